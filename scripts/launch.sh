@@ -1,0 +1,26 @@
+# The launcher every script ends in. To be sourced; sets the working folder to the repository's top.
+#
+#   launch_single PROGRAM ARGUMENTS...       one process on this machine
+#
+#   PYTHON   the interpreter (default: the active environment, else ./.venv, else python3)
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+find_python() {
+    if [ -n "${PYTHON:-}" ]; then
+        echo "$PYTHON"
+    elif [ -n "${VIRTUAL_ENV:-}" ]; then
+        echo "$VIRTUAL_ENV/bin/python"
+    elif [ -x .venv/bin/python ]; then
+        echo ".venv/bin/python"
+    else
+        echo "python3"
+    fi
+}
+
+launch_single() {
+    local python
+    python="$(find_python)"
+    echo "+ $python $*" >&2
+    "$python" "$@"
+}

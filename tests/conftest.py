@@ -1,0 +1,48 @@
+"""Fixtures that every test shares: where the golden vectors, the vocabularies and the real data are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.golden_index import GoldenFolder
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+# Two cores are shared by the tests and by the processes they start.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Return the top folder of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def golden() -> GoldenFolder:
+    """Return the folder of recorded vectors: ``GLM_GOLDEN_DIR``, else ``tests/golden``."""
+    return GoldenFolder.from_environment()
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Return the folder of real data sets (``GLM_DATA_DIR``), or skip where there is none."""
+    folder = Path(os.environ.get("GLM_DATA_DIR", SHARED_DATA))
+    if not folder.is_dir():
+        pytest.skip("no real data here: set GLM_DATA_DIR to a folder of data sets")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vocab_dir() -> Path:
+    """Return the folder of released vocabularies (``GLM_VOCAB_DIR``), or skip where there is none."""
+    folder = Path(os.environ.get("GLM_VOCAB_DIR", SHARED_DATA / "vocab"))
+    if not folder.is_dir():
+        pytest.skip("no released vocabularies here: set GLM_VOCAB_DIR (layout: bert-uncased/, gpt2/, roberta/, chinese-sp/)")
+    return folder
