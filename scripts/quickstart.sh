@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Set up, pre-train a small GLM on real text, fill blanks with it. Run it again and it resumes.
+#
+#   bash scripts/quickstart.sh [--data FILE ...] [--steps N] [--output FOLDER]
+#
+#   --data     your own text (.txt with a document per line, .jsonl with a key "text", .parquet, also .gz .zst);
+#              default: the English prose that every CPython carries
+#   --steps    length of the training (default 600, about six minutes on two cores)
+#   --output   where everything goes (default: quickstart)
+set -euo pipefail
+
+DATA=() STEPS=600 OUTPUT=quickstart
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --data) shift; while [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; do DATA+=("$(realpath -- "$1")"); shift; done ;;
+        --steps) STEPS="$2"; shift 2 ;;
+        --output) OUTPUT="$(realpath -m -- "$2")"; shift 2 ;;
+        -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) echo "error: unknown option '$1'; known are --data, --steps, --output" >&2; exit 2 ;;
+    esac
+done
+
+source "$(dirname "$0")/launch.sh"
+source scripts/setup_environment.sh
+setup_environment
+
+step() { printf '\n== %s\n' "$*"; }
+
+step "1/4 corpus"
+launch_single scripts/quickstart_corpus.py "$OUTPUT" ${DATA[0]+--data "${DATA[@]}"}
+
+step "2/4 tokenizer"
+if [ ! -f "$OUTPUT/tokenizer.model" ] || [ "$OUTPUT/train.jsonl" -nt "$OUTPUT/tokenizer.model" ]; then
+    bash scripts/train_tokenizer.sh "$OUTPUT/train.jsonl" --vocab-size 4000 --output "$OUTPUT/tokenizer.model"
+fi
+
+MODEL_ARGS=(
+    --block-lm --task-mask
+    --num-layers 4 --hidden-size 256 --num-attention-heads 4 --max-position-embeddings 256
+    --tokenizer-type SentencePieceTokenizer --tokenizer-path "$OUTPUT/tokenizer.model"
+)
+step "3/4 pre-training: words, sentences and documents are blanked out and filled in"
+launch_single pretrain_glm.py "${MODEL_ARGS[@]}" \
+    --bert-prob 0.5 --gap-sentence-prob 0.3 --gpt-min-ratio 0.25 --seq-length 128 \
+    --train-data "$OUTPUT/train.jsonl" --valid-data "$OUTPUT/valid.jsonl" \
+    --batch-size 16 --lr 2e-3 --warmup 0.05 --lr-decay-style cosine --weight-decay 0.05 \
+    --hidden-dropout 0.1 --attention-dropout 0.1 \
+    --train-iters "$STEPS" --log-interval 20 --eval-interval 200 --eval-iters 20 --save-interval 100 \
+    --save "$OUTPUT/checkpoints" --summary-dir "$OUTPUT"
+
+step "4/4 filling blanks in sentences held out from training"
+launch_single generate_samples.py "${MODEL_ARGS[@]}" --load-pretrained "$OUTPUT/checkpoints" \
+    --input "$OUTPUT/blanks.jsonl" --num-beams 4
