@@ -1,0 +1,1 @@
+"""The GLM language model: configuration, network, heads, prompt encoder and checkpoint format."""

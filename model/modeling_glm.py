@@ -1,0 +1,197 @@
+"""The GLM network: word embeddings, transformer, tied output, loss at target positions (spec: model 2, 3, 6, 7).
+
+b batch, s new positions, m cached positions, h hidden, v vocabulary, t tensor-parallel size, T prompt length
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from model.config import GLMConfig
+from model.prompt import PromptEncoder, replace_embeddings
+from mpu.cache import KeyValueCache
+from mpu.cross_entropy import vocab_parallel_cross_entropy
+from mpu.initialize import ParallelTopology
+from mpu.layers import VocabParallelEmbedding
+from mpu.mappings import copy_to_model_parallel, gather_from_model_parallel
+from mpu.random import ModelParallelRandomState
+from mpu.transformer import LayerContext, Transformer
+
+OUTPUTS = ("logits", "last_logits", "sharded_logits", "hidden")
+
+
+class LanguageModelLoss(NamedTuple):
+    """Sums over target positions: the training loss is the global ``loss_sum`` over the global ``weight_sum``."""
+
+    loss_sum: Tensor  # fp32, 0-dim
+    weight_sum: Tensor  # fp32, 0-dim
+
+    @property
+    def mean(self) -> Tensor:
+        """Return the loss per target position, and 0 when there is none."""
+        return self.loss_sum / self.weight_sum.masked_fill(self.weight_sum == 0, 1.0)
+
+
+class GLMModel(nn.Module):
+    """A GLM language model. Its state-dict keys are those of the released checkpoints (spec: model 7)."""
+
+    def __init__(
+        self,
+        config: GLMConfig,
+        *,
+        topology: ParallelTopology | None = None,
+        generator: Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Build and initialise the model, or this rank's shard of it.
+
+        ``generator`` is a CPU generator that has to be in the same state on all ranks of a model-parallel group (None:
+        torch's default one); the numbers do not depend on the model-parallel size. On the meta device nothing is
+        allocated. Raises ValueError when the sizes cannot be cut into ``topology.model_parallel_size`` parts.
+        """
+        super().__init__()
+        topology = ParallelTopology.single() if topology is None else topology
+        self.config = config
+        self.topology = topology
+        self.random_state = ModelParallelRandomState(topology)
+        self.word_embeddings = VocabParallelEmbedding(
+            config.vocab_size,
+            config.hidden_size,
+            topology=topology,
+            initializer_std=config.initializer_std,
+            generator=generator,
+            device=device,
+            dtype=dtype,
+        )
+        context = LayerContext(topology, self.random_state, generator=generator, device=device, dtype=dtype)
+        self.transformer = Transformer(config.transformer_settings(), context)
+        self.prompt_spell: PromptEncoder | None = None
+        if config.prompt_length is not None:
+            self.prompt_spell = PromptEncoder(
+                config.prompt_length, config.hidden_size, function=config.prompt_function, device=device, dtype=dtype
+            )
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        attention_mask: Tensor,
+        *,
+        labels: Tensor | None = None,
+        loss_mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        prompt_positions: Tensor | None = None,
+        output: str = "logits",
+    ) -> Tensor | LanguageModelLoss:
+        """Run the network on ``input_ids`` [b,s].
+
+        ``position_ids``: [b or 1,2,s] with block positions (row 0 position, row 1 block position), [b or 1,s] without,
+        unused in relative mode. ``attention_mask``: separators [] / [1] / [b] / [b,1], or a mask
+        [b or 1,1,s or 1,>= m+s] where nonzero means visible (spec: model 2.1). ``cache``: earlier positions; the inputs
+        are then only the new ones, which are appended to it. ``prompt_positions`` [b,T]: where the prompt vectors
+        replace word embeddings.
+
+        With ``labels`` [b,s] (and ``loss_mask`` [b,s], default all ones) it returns a ``LanguageModelLoss``: the
+        vocabulary projection is computed only where ``loss_mask`` is not 0. A mask left on the CPU saves a wait for the
+        GPU. Otherwise ``output`` chooses: ``logits`` [b,s,v], ``last_logits`` [b,v] of the last position,
+        ``sharded_logits`` [b,s,v/t], or ``hidden`` [b,s,h], the final LayerNorm's output.
+        """
+        if output not in OUTPUTS:
+            raise ValueError(f"output {output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
+        hidden = self._hidden(input_ids, position_ids, attention_mask, cache=cache, prompt_positions=prompt_positions)
+        if labels is not None:
+            return self._loss(hidden, labels, loss_mask)
+        if output == "hidden":
+            return hidden
+        if output == "last_logits":
+            return self.project(hidden[:, -1])
+        return self.project(hidden, gather=output == "logits")
+
+    def project(self, hidden: Tensor, *, gather: bool = True) -> Tensor:
+        """Map hidden states [...,h] to logits [...,v], or to this rank's [...,v/t] without ``gather``."""
+        logits = F.linear(copy_to_model_parallel(hidden, self.topology), self.word_embeddings.weight)
+        return gather_from_model_parallel(logits, self.topology) if gather else logits
+
+    def token_losses(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        attention_mask: Tensor,
+        *,
+        labels: Tensor,
+        prompt_positions: Tensor | None = None,
+    ) -> Tensor:
+        """Return the fp32 loss [b,s] at every position, masked or not."""
+        hidden = self._hidden(input_ids, position_ids, attention_mask, cache=None, prompt_positions=prompt_positions)
+        logits = self.project(hidden, gather=False)
+        return vocab_parallel_cross_entropy(logits, labels, topology=self.topology)
+
+    def new_cache(
+        self, batch_size: int, max_length: int, *, window: int | None = None, differentiable: bool = False
+    ) -> KeyValueCache:
+        """Allocate an empty key/value cache for ``max_length`` positions, on the device of the weights.
+
+        ``window`` limits how many positions are kept between calls; None takes ``config.max_memory_length`` (0: no
+        limit). A ``differentiable`` cache lets gradients flow back into the calls that filled it.
+        """
+        window = self.config.max_memory_length if window is None else window
+        weight = self.word_embeddings.weight
+        heads = self.config.num_attention_heads
+        return KeyValueCache.allocate(
+            num_layers=self.config.num_layers,
+            batch_size=batch_size,
+            max_length=max_length,
+            num_heads=heads // self.topology.model_parallel_size,
+            head_dim=self.config.hidden_size // heads,
+            dtype=weight.dtype,
+            device=weight.device,
+            window=window or None,
+            differentiable=differentiable,
+        )
+
+    def freeze_transformer(self, *, tune_prefix_layers: int = 0) -> None:
+        """Stop training word embeddings and transformer, except its first ``tune_prefix_layers`` layers."""
+        self.word_embeddings.requires_grad_(False)
+        self.transformer.requires_grad_(False)
+        self.transformer.layers[:tune_prefix_layers].requires_grad_(True)
+
+    def num_parameters(self) -> int:
+        """Count the parameters this rank holds; the tied output counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def _hidden(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        attention_mask: Tensor,
+        *,
+        cache: KeyValueCache | None,
+        prompt_positions: Tensor | None,
+    ) -> Tensor:
+        embeddings = self.word_embeddings(input_ids)  # [b,s,h]
+        if prompt_positions is not None:
+            if self.prompt_spell is None:
+                raise ValueError("prompt_positions are given to a model without a prompt; set prompt_length")
+            embeddings = replace_embeddings(embeddings, self.prompt_spell(), prompt_positions)
+        return self.transformer(embeddings, position_ids, attention_mask, cache=cache)
+
+    def _loss(self, hidden: Tensor, labels: Tensor, loss_mask: Tensor | None) -> LanguageModelLoss:
+        """Sum the weighted losses of the positions whose weight is not 0 (spec: platform 5)."""
+        if loss_mask is None:
+            loss_mask = torch.ones(labels.shape, dtype=torch.float32, device=labels.device)
+        flat_mask = loss_mask.flatten()
+        indices = flat_mask.nonzero().squeeze(-1)  # [targets]
+        if indices.numel() == 0:
+            zero = hidden.float().sum() * 0.0  # keeps the graph and its collectives alive
+            return LanguageModelLoss(zero, torch.zeros_like(zero.detach()))
+        weights = flat_mask[indices].to(hidden.device, torch.float32, non_blocking=True)
+        indices = indices.to(hidden.device, non_blocking=True)
+        targets = labels.to(hidden.device, non_blocking=True).flatten()[indices]
+        logits = self.project(hidden.flatten(0, 1)[indices], gather=False)  # [targets,v/t]
+        losses = vocab_parallel_cross_entropy(logits, targets, topology=self.topology)
+        return LanguageModelLoss((losses * weights).sum(), weights.sum())

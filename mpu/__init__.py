@@ -1,0 +1,1 @@
+"""Tensor (model) parallelism and the transformer stack built on it; knows nothing of GLM."""

@@ -1,0 +1,276 @@
+"""Prefix-LM attention: which keys a query sees, and how the result is computed (spec: model 2.1, 3.3-3.5).
+
+b batch, s new positions (queries), m cached positions, k = m + s keys, h hidden, n heads of this rank, d head dim,
+t tensor-parallel size
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from mpu.cache import KeyValueCache
+from mpu.initialize import ParallelTopology
+from mpu.layers import ColumnParallelLinear, RowParallelLinear
+from mpu.random import Dropout, ModelParallelRandomState, dropout
+
+# From this key length on the fused kernel wins on the CPU in bf16 too, and saves the memory of the scores
+# (spec: platform 4).
+FUSED_FROM_KEY_LENGTH = 1024
+
+
+@dataclass
+class PrefixMask:
+    """Say which keys every query sees.
+
+    ``visible`` is bool [b or 1, 1, s or 1, k] (None: everything is visible). Rows listed in ``blind`` (bool
+    [b or 1, 1, s or 1, 1]) see nothing in the given mask; they attend uniformly to all keys, which attention gets by
+    zeroing their query, and their row of ``visible`` is all true. The additive form is made once per step.
+    """
+
+    visible: Tensor | None
+    blind: Tensor | None = None
+    _biases: dict[tuple[torch.dtype, int], Tensor] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_attention_mask(
+        cls, attention_mask: Tensor, *, query_length: int, key_length: int, device: torch.device | str
+    ) -> PrefixMask:
+        """Build the mask from either form of ``attention_mask``, told apart by rank (spec: model 2.1).
+
+        Rank 0, [1], [b] or [b,1]: separators; columns below the separator are visible to all, the rest causally, and
+        cached columns always. Rank 4 [b or 1, 1, s or 1, >= k]: nonzero means visible; the last k columns count.
+        Raises ValueError for any other shape.
+        """
+        if attention_mask.dim() == 4:
+            return cls._from_matrix(attention_mask, query_length=query_length, key_length=key_length, device=device)
+        if attention_mask.dim() > 2 or (attention_mask.dim() == 2 and attention_mask.size(1) != 1):
+            raise ValueError(
+                f"attention_mask has shape {list(attention_mask.shape)}; give separators of shape [], [b] or [b,1], "
+                "or a mask of shape [b,1,s,k]"
+            )
+        if query_length == 1:
+            return cls(visible=None)  # the one new position sees the cache and itself
+        separators = attention_mask.to(device, non_blocking=True).reshape(-1, 1, 1, 1)  # [b or 1,1,1,1]
+        num_cached = key_length - query_length
+        columns = torch.arange(-num_cached, query_length, device=device)  # [k], cached ones are negative
+        rows = torch.arange(query_length, device=device).unsqueeze(1)  # [s,1]
+        return cls(visible=(columns <= rows) | (columns < separators))
+
+    @classmethod
+    def _from_matrix(
+        cls, attention_mask: Tensor, *, query_length: int, key_length: int, device: torch.device | str
+    ) -> PrefixMask:
+        _, heads, rows, columns = attention_mask.shape
+        if heads != 1 or rows not in (1, query_length) or columns < key_length:
+            raise ValueError(
+                f"attention_mask has shape {list(attention_mask.shape)}; for {query_length} new positions and "
+                f"{key_length} keys it has to be [b or 1, 1, {query_length} or 1, at least {key_length}]"
+            )
+        visible = attention_mask[..., columns - key_length :].to(device, non_blocking=True) != 0
+        blind = ~visible.any(dim=-1, keepdim=True)  # [b or 1,1,s or 1,1]
+        if visible.device.type == "cpu" and not blind.any():
+            return cls(visible=visible)  # looking costs nothing here; on a GPU it would wait for the device
+        return cls(visible=visible | blind, blind=blind)
+
+    @property
+    def num_rows(self) -> int:
+        """Return the batch size the mask was made for, or 1 when it fits any."""
+        return 1 if self.visible is None else self.visible.size(0)
+
+    def silence_blind_rows(self, query: Tensor) -> Tensor:
+        """Zero the queries [b,n,s,d] of rows that see nothing: their scores are all 0, their attention uniform."""
+        return query if self.blind is None else query.masked_fill(self.blind, 0.0)
+
+    def bias(self, *, batch_size: int, num_heads: int, dtype: torch.dtype) -> Tensor | None:
+        """Return the additive form [b * num_heads, s or 1, k]: 0 where visible, minus infinity elsewhere."""
+        if self.visible is None:
+            return None
+        if (dtype, num_heads) not in self._biases:
+            zeros = torch.zeros_like(self.visible, dtype=dtype)
+            bias = zeros.masked_fill_(~self.visible, -math.inf)  # [b or 1,1,s or 1,k]
+            shape = (batch_size, num_heads, *bias.shape[2:])
+            self._biases[dtype, num_heads] = bias.expand(shape).flatten(0, 1)
+        return self._biases[dtype, num_heads]
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: PrefixMask,
+    *,
+    dropout_probability: float = 0.0,
+    fast_dropout: bool = True,
+    attention_scale: float = 1.0,
+) -> Tensor:
+    """Return softmax(query key^T / sqrt(d)) value, [b,n,s,d].
+
+    ``query`` [b,n,s,d]; ``key`` and ``value`` [b,n,k,d]. ``dropout_probability`` is 0 outside training. On a GPU, and
+    on the CPU in fp32 without dropout, the fused kernel does it without keeping scores; there ``attention_scale``, which
+    only guards half-precision scores against overflow, has nothing to do (it cancels in the softmax). The other CPU
+    cases are faster with explicit scores (spec: platform 4).
+    """
+    query = mask.silence_blind_rows(query)
+    if _fused_is_better(query, key, dropout_probability):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask.visible, dropout_p=dropout_probability)
+    batch_size, num_heads, query_length, head_dim = query.shape
+    factor = 1.0 / (math.sqrt(head_dim) * attention_scale)
+    flat_query = query.reshape(-1, query_length, head_dim)  # [b*n,s,d]
+    flat_key = key.reshape(-1, key.size(2), head_dim).transpose(1, 2)  # [b*n,d,k]
+    bias = mask.bias(batch_size=batch_size, num_heads=num_heads, dtype=query.dtype)
+    if bias is None:
+        scores = torch.bmm(flat_query * factor, flat_key)  # [b*n,s,k]
+    else:
+        scores = torch.baddbmm(bias, flat_query, flat_key, alpha=factor)
+    probabilities = _probabilities(scores, attention_scale)
+    probabilities = dropout(probabilities, dropout_probability, training=True, fast=fast_dropout)
+    return torch.bmm(probabilities, value.reshape(-1, value.size(2), head_dim)).view(query.shape)
+
+
+def _fused_is_better(query: Tensor, key: Tensor, dropout_probability: float) -> bool:
+    if query.device.type != "cpu":
+        return True
+    if dropout_probability > 0.0:
+        return False
+    return query.dtype in (torch.float32, torch.float64) or key.size(2) >= FUSED_FROM_KEY_LENGTH
+
+
+def _probabilities(scores: Tensor, attention_scale: float) -> Tensor:
+    """Return the softmax over keys of scores [...,s,k] that were divided by ``attention_scale`` (spec: model 3.4)."""
+    if attention_scale > 1.0:
+        scores = (scores - scores.amax(dim=-1, keepdim=True)) * attention_scale
+    return torch.softmax(scores, dim=-1).to(scores.dtype)
+
+
+@dataclass
+class RelativePositions:
+    """What relative attention adds to a step: encodings of distances and the two shared biases (spec: model 3.5)."""
+
+    encodings: Tensor  # [k,h], row t encodes the distance k-1-t
+    content_bias: Tensor  # [n,d], u
+    position_bias: Tensor  # [n,d], v
+
+
+def relative_shift(scores: Tensor) -> Tensor:
+    """Move row i of [...,s,k] so that column j holds the score of the distance between query i and key j.
+
+    One zero column is put in front, the [s,k+1] block is read as [k+1,s] and its first row dropped. Columns beyond the
+    diagonal hold wrapped values, as in the original (spec: model 3.5).
+    """
+    *outer, num_queries, num_keys = scores.shape
+    padded = F.pad(scores, (1, 0))  # [...,s,k+1]
+    return padded.reshape(*outer, num_keys + 1, num_queries)[..., 1:, :].reshape(scores.shape)
+
+
+def attend_relative(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: PrefixMask,
+    *,
+    encodings: Tensor,
+    positions: RelativePositions,
+    dropout_probability: float = 0.0,
+    fast_dropout: bool = True,
+    attention_scale: float = 1.0,
+) -> Tensor:
+    """Return Transformer-XL attention [b,n,s,d]: scores ((q+u) k^T + shift((q+v) r^T)) / sqrt(d).
+
+    ``encodings`` [k,n,d] is r, the projected distances. A row that sees nothing attends uniformly.
+    """
+    batch_size, num_heads, query_length, head_dim = query.shape
+    factor = 1.0 / (math.sqrt(head_dim) * attention_scale)
+    content_bias = positions.content_bias.to(query.dtype).unsqueeze(1)  # [n,1,d]
+    position_bias = positions.position_bias.to(query.dtype).unsqueeze(1)
+    scores = torch.matmul((query + content_bias) * factor, key.transpose(-1, -2))  # [b,n,s,k]
+    scores = scores + relative_shift(torch.matmul((query + position_bias) * factor, encodings.permute(1, 2, 0)))
+    bias = mask.bias(batch_size=batch_size, num_heads=num_heads, dtype=scores.dtype)
+    if bias is not None:
+        scores = scores + bias.view(batch_size, num_heads, -1, scores.size(-1))
+    if mask.blind is not None:
+        # Not by zeroed queries: the shift hands values of a row on to the row before it.
+        scores = scores.masked_fill(mask.blind, 0.0)
+    probabilities = _probabilities(scores, attention_scale)
+    probabilities = dropout(probabilities, dropout_probability, training=True, fast=fast_dropout)
+    return torch.matmul(probabilities, value)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with fused query/key/value projection, heads cut over the model-parallel ranks."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        topology: ParallelTopology,
+        random_state: ModelParallelRandomState,
+        relative: bool = False,
+        attention_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+        fast_dropout: bool = True,
+        attention_scale: float = 1.0,
+        initializer_std: float = 0.02,
+        output_initializer_std: float = 0.02,
+        generator: Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_heads = topology.share(num_heads, what="the number of attention heads")  # of this rank
+        self.head_dim = hidden_size // num_heads
+        self.topology = topology
+        self.random_state = random_state
+        self.attention_dropout = attention_dropout
+        self.fast_dropout = fast_dropout
+        self.attention_scale = max(1.0, attention_scale)
+        common = {"topology": topology, "generator": generator, "device": device, "dtype": dtype}
+        self.query_key_value = ColumnParallelLinear(
+            hidden_size, 3 * hidden_size, stride=3, initializer_std=initializer_std, **common
+        )
+        self.relative: ColumnParallelLinear | None = None
+        if relative:
+            self.relative = ColumnParallelLinear(hidden_size, hidden_size, initializer_std=initializer_std, **common)
+        self.dense = RowParallelLinear(hidden_size, hidden_size, initializer_std=output_initializer_std, **common)
+        self.output_dropout = Dropout(output_dropout, fast=fast_dropout)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        mask: PrefixMask,
+        *,
+        cache: KeyValueCache | None = None,
+        layer: int = 0,
+        positions: RelativePositions | None = None,
+    ) -> Tensor:
+        """Map the normalised hidden states [b,s,h] to the attention output [b,s,h], dropout included.
+
+        With a ``cache`` the keys and values are appended as those of ``layer``. ``positions`` is given in relative mode.
+        """
+        batch_size, length, _ = hidden.shape
+        fused = self.query_key_value(hidden).view(batch_size, length, 3, self.num_heads, self.head_dim)
+        query, key, value = (part.transpose(1, 2) for part in fused.unbind(dim=2))  # [b,n,s,d] each
+        if cache is not None:
+            key, value = cache.append(layer, key, value)
+            key, value = key.to(query.dtype), value.to(query.dtype)
+        probability = self.attention_dropout if self.training else 0.0
+        options = {
+            "dropout_probability": probability,
+            "fast_dropout": self.fast_dropout,
+            "attention_scale": self.attention_scale,
+        }
+        with self.random_state.fork(query.device) if probability > 0.0 else nullcontext():
+            if self.relative is None:
+                context = attend(query, key, value, mask, **options)
+            else:
+                assert positions is not None, "relative attention needs the encodings of distances"
+                encodings = self.relative(positions.encodings).view(-1, self.num_heads, self.head_dim)  # [k,n,d]
+                context = attend_relative(query, key, value, mask, encodings=encodings, positions=positions, **options)
+        context = context.transpose(1, 2).reshape(batch_size, length, -1)  # [b,s,h/t]
+        return self.output_dropout(self.dense(context))

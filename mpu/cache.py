@@ -1,0 +1,126 @@
+"""Keys and values of earlier positions, kept between calls in place of hidden states (spec: model 3.9).
+
+b batch, n attention heads of this rank, d head dim, c capacity, m positions held so far, s new positions
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class KeyValueCache:
+    """Hold the keys and values [b,n,m,d] of every layer.
+
+    Without gradients new entries are written in place into preallocated buffers. With gradients they are concatenated,
+    because autograd needs the earlier values unchanged; the kept copy is detached, unless the cache is
+    ``differentiable``: then gradients flow through what earlier calls stored.
+    """
+
+    def __init__(
+        self, keys: list[Tensor], values: list[Tensor], *, window: int | None = None, differentiable: bool = False
+    ) -> None:
+        self.keys = keys  # one [b,n,c,d] per layer
+        self.values = values
+        self.window = window
+        self.differentiable = differentiable
+        self.length = 0
+
+    @classmethod
+    def allocate(
+        cls,
+        *,
+        num_layers: int,
+        batch_size: int,
+        max_length: int,
+        num_heads: int,
+        head_dim: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        window: int | None = None,
+        differentiable: bool = False,
+    ) -> KeyValueCache:
+        """Reserve room for ``max_length`` positions of every layer.
+
+        ``num_heads`` counts the heads of this rank. After each call of the model only the last ``window`` positions
+        are kept (None: all of them); with a window ``max_length`` must hold the window and the longest call.
+        """
+        shape = (batch_size, num_heads, 0 if differentiable else max_length, head_dim)
+        keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        return cls(keys, values, window=window, differentiable=differentiable)
+
+    @property
+    def batch_size(self) -> int:
+        """Return the number of rows b."""
+        return self.keys[0].size(0)
+
+    @property
+    def capacity(self) -> int | None:
+        """Return how many positions fit, or None when the cache grows by itself."""
+        return None if self.differentiable else self.keys[0].size(2)
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new ``key`` and ``value`` [b,n,s,d] of one layer; return all m + s of them.
+
+        ``advance`` has to be called once after the last layer. Raises ValueError when the cache is full.
+        """
+        if key.size(0) != self.batch_size:
+            raise ValueError(f"a batch of {key.size(0)} rows does not fit a cache of {self.batch_size}; reorder it first")
+        if self.differentiable:
+            self.keys[layer] = torch.cat([self.keys[layer], key], dim=2)
+            self.values[layer] = torch.cat([self.values[layer], value], dim=2)
+            return self.keys[layer], self.values[layer]
+        end = self.length + key.size(2)
+        if end > self.capacity:
+            raise ValueError(
+                f"{end} positions do not fit a key/value cache for {self.capacity}; allocate it for the whole sequence"
+            )
+        key_buffer, value_buffer = self.keys[layer], self.values[layer]
+        if torch.is_grad_enabled() and (key.requires_grad or value.requires_grad):
+            past_key, past_value = key_buffer[:, :, : self.length], value_buffer[:, :, : self.length]
+            full_key = torch.cat([past_key.to(key.dtype), key], dim=2)
+            full_value = torch.cat([past_value.to(value.dtype), value], dim=2)
+            key_buffer[:, :, self.length : end] = key.detach()
+            value_buffer[:, :, self.length : end] = value.detach()
+            return full_key, full_value
+        key_buffer[:, :, self.length : end] = key
+        value_buffer[:, :, self.length : end] = value
+        return key_buffer[:, :, :end], value_buffer[:, :, :end]
+
+    def advance(self, num_positions: int) -> None:
+        """Count the positions that every layer has just appended, and forget those before the window."""
+        self.length += num_positions
+        if self.window is not None and self.length > self.window:
+            self.keep_last(self.window)
+
+    def keep_last(self, num_positions: int) -> None:
+        """Keep only the last ``num_positions`` positions, moved to the front."""
+        drop = max(0, self.length - num_positions)
+        self.length -= drop
+        for tensors in (self.keys, self.values):
+            for layer, tensor in enumerate(tensors):
+                if self.differentiable:
+                    tensors[layer] = tensor[:, :, drop:]
+                elif drop:
+                    tensor[:, :, : self.length] = tensor[:, :, drop : drop + self.length].clone()
+
+    def crop(self, length: int) -> None:
+        """Forget every position from ``length`` on."""
+        self.length = min(self.length, length)
+        if self.differentiable:
+            self.keys = [key[:, :, : self.length] for key in self.keys]
+            self.values = [value[:, :, : self.length] for value in self.values]
+
+    def reorder(self, row_indices: Tensor) -> None:
+        """Make row i the present row ``row_indices[i]``; the number of rows may change (beams, choices)."""
+        same_rows = row_indices.numel() == self.batch_size
+        for tensors in (self.keys, self.values):
+            for layer, tensor in enumerate(tensors):
+                chosen = tensor[:, :, : self.length].index_select(0, row_indices)
+                if self.differentiable:
+                    tensors[layer] = chosen
+                    continue
+                if not same_rows:
+                    tensors[layer] = tensor.new_empty((row_indices.numel(), *tensor.shape[1:]))
+                tensors[layer][:, :, : self.length] = chosen

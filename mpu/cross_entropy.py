@@ -1,0 +1,56 @@
+"""Cross entropy over a vocabulary that is cut over the model-parallel ranks (spec: model 6 and 8.5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+from mpu.initialize import ParallelTopology
+from mpu.mappings import all_reduce
+
+
+class _VocabParallelCrossEntropy(Function):
+    """loss = log(sum of exp) - target logit, of logits shifted by their maximum over all shards."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target_ids: Tensor, topology: ParallelTopology) -> Tensor:
+        width = logits.size(-1)
+        maximum = all_reduce(logits.max(dim=-1).values, topology, operation=dist.ReduceOp.MAX)  # [...]
+        shifted = logits - maximum.unsqueeze(-1)  # [...,v/t]
+        local_ids = target_ids - topology.model_parallel_rank * width
+        foreign = (local_ids < 0) | (local_ids >= width)
+        local_ids = local_ids.masked_fill(foreign, 0).unsqueeze(-1)
+        target_logits = shifted.gather(-1, local_ids).squeeze(-1).masked_fill(foreign, 0.0)
+        target_logits = all_reduce(target_logits, topology)
+        probabilities = shifted.exp_()
+        total = all_reduce(probabilities.sum(dim=-1), topology)
+        probabilities.div_(total.unsqueeze(-1))
+        ctx.save_for_backward(probabilities, local_ids, foreign)
+        return total.log() - target_logits
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        probabilities, local_ids, foreign = ctx.saved_tensors
+        upstream = gradient.unsqueeze(-1)
+        logit_gradient = probabilities * upstream
+        own = upstream.masked_fill(foreign.unsqueeze(-1), 0.0)
+        return logit_gradient.scatter_add(-1, local_ids, -own), None, None
+
+
+def vocab_parallel_cross_entropy(logits: Tensor, target_ids: Tensor, *, topology: ParallelTopology) -> Tensor:
+    """Return the fp32 loss [...] of every token.
+
+    ``logits`` [...,v/t] is this rank's shard in any floating type; ``target_ids`` [...] are global ids. The sum is
+    taken in fp32. No id is ignored: callers mask.
+    """
+    assert logits.shape[:-1] == target_ids.shape, (logits.shape, target_ids.shape)
+    with torch.autocast(device_type=logits.device.type, enabled=False):
+        if topology.model_parallel_size > 1:
+            return _VocabParallelCrossEntropy.apply(logits.float(), target_ids, topology)
+        flat = F.cross_entropy(logits.float().flatten(0, -2), target_ids.flatten(), reduction="none")
+    return flat.view(target_ids.shape)

@@ -1,0 +1,177 @@
+"""Linear layers and embeddings whose weights are cut over the model-parallel ranks (spec: model 8.2-8.4).
+
+Every rank draws the whole matrix with the same CPU generator and keeps its part, so that the initialisation does not
+depend on the model-parallel size. The draw is skipped for parameters on the meta device, which hold no numbers.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from mpu.initialize import ParallelTopology
+from mpu.mappings import (
+    copy_to_model_parallel,
+    gather_from_model_parallel,
+    reduce_from_model_parallel,
+    scatter_to_model_parallel,
+)
+
+
+def shard_of(full: Tensor, *, dim: int, topology: ParallelTopology, stride: int = 1) -> Tensor:
+    """Return this rank's part of a full parameter.
+
+    The tensor is cut into ``stride * t`` equal blocks along ``dim``; rank r keeps blocks r, r + t, r + 2t ... in order
+    (spec: model 8.3; stride 3 for the fused query, key and value matrix).
+    """
+    size, rank = topology.model_parallel_size, topology.model_parallel_rank
+    if size == 1:
+        return full
+    if full.size(dim) % (stride * size):
+        raise ValueError(
+            f"a dimension of {full.size(dim)} cannot be cut into {stride * size} equal blocks; "
+            "choose a model-parallel size that divides the heads, the hidden size and the vocabulary"
+        )
+    return torch.cat(full.chunk(stride * size, dim=dim)[rank::size], dim=dim)
+
+
+@torch.no_grad()
+def initialize_normal(
+    parameter: nn.Parameter,
+    full_shape: tuple[int, ...],
+    *,
+    std: float,
+    generator: Generator | None,
+    topology: ParallelTopology,
+    dim: int = 0,
+    stride: int = 1,
+) -> None:
+    """Fill ``parameter`` with this rank's part of a normal draw of ``full_shape`` (spec: model 3.8, 8.4).
+
+    ``generator`` is a CPU generator; None means torch's default one.
+    """
+    if parameter.is_meta:
+        return
+    full = torch.empty(full_shape, device="cpu", dtype=torch.float32).normal_(0.0, std, generator=generator)
+    parameter.copy_(shard_of(full, dim=dim, topology=topology, stride=stride))
+
+
+def mark_model_parallel(parameter: nn.Parameter) -> nn.Parameter:
+    """Flag a parameter as split over the ranks: gradient norms sum it over the group (spec: model 8.8)."""
+    parameter.model_parallel = True
+    return parameter
+
+
+class VocabParallelEmbedding(nn.Module):
+    """Look up rows of a table [v,h] of which rank r owns ids [r v/t, (r+1) v/t)."""
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        topology: ParallelTopology,
+        initializer_std: float = 0.02,
+        generator: Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.topology = topology
+        self.num_embeddings = num_embeddings
+        rows = topology.share(num_embeddings, what="the vocabulary size")
+        self.first_id = topology.model_parallel_rank * rows
+        self.weight = mark_model_parallel(nn.Parameter(torch.empty(rows, embedding_dim, device=device, dtype=dtype)))
+        initialize_normal(
+            self.weight,
+            (num_embeddings, embedding_dim),
+            std=initializer_std,
+            generator=generator,
+            topology=topology,
+        )
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """Return the rows [...,h] of ``token_ids`` [...]; every rank gets the whole result."""
+        if self.topology.model_parallel_size == 1:
+            return F.embedding(token_ids, self.weight)
+        local_ids = token_ids - self.first_id
+        foreign = (local_ids < 0) | (local_ids >= self.weight.size(0))
+        rows = F.embedding(local_ids.masked_fill(foreign, 0), self.weight)
+        return reduce_from_model_parallel(rows.masked_fill(foreign.unsqueeze(-1), 0.0), self.topology)
+
+
+class ColumnParallelLinear(nn.Module):
+    """Compute x W^T + b with the rows of W [out,in] (and b) cut over the ranks."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        topology: ParallelTopology,
+        gather_output: bool = False,
+        stride: int = 1,
+        initializer_std: float = 0.02,
+        generator: Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.topology = topology
+        self.gather_output = gather_output
+        rows = topology.share(out_features, what="the output width of a parallel linear layer")
+        self.weight = mark_model_parallel(nn.Parameter(torch.empty(rows, in_features, device=device, dtype=dtype)))
+        self.bias = mark_model_parallel(nn.Parameter(torch.zeros(rows, device=device, dtype=dtype)))
+        initialize_normal(
+            self.weight,
+            (out_features, in_features),
+            std=initializer_std,
+            generator=generator,
+            topology=topology,
+            stride=stride,
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map [...,in], equal on all ranks, to [...,out/t], or to [...,out] with ``gather_output``."""
+        outputs = F.linear(copy_to_model_parallel(inputs, self.topology), self.weight, self.bias)
+        return gather_from_model_parallel(outputs, self.topology) if self.gather_output else outputs
+
+
+class RowParallelLinear(nn.Module):
+    """Compute x W^T + b with the columns of W [out,in] cut over the ranks; b is whole everywhere, added once."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        topology: ParallelTopology,
+        input_is_parallel: bool = True,
+        initializer_std: float = 0.02,
+        generator: Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.topology = topology
+        self.input_is_parallel = input_is_parallel
+        columns = topology.share(in_features, what="the input width of a parallel linear layer")
+        self.weight = mark_model_parallel(nn.Parameter(torch.empty(out_features, columns, device=device, dtype=dtype)))
+        self.bias = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype))
+        initialize_normal(
+            self.weight,
+            (out_features, in_features),
+            std=initializer_std,
+            generator=generator,
+            topology=topology,
+            dim=1,
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map [...,in/t] (or the whole [...,in] when the input is not parallel) to [...,out], equal on all ranks."""
+        if self.topology.model_parallel_size == 1:
+            return F.linear(inputs, self.weight, self.bias)
+        own_inputs = inputs if self.input_is_parallel else scatter_to_model_parallel(inputs, self.topology)
+        outputs = reduce_from_model_parallel(F.linear(own_inputs, self.weight), self.topology)
+        return outputs + self.bias.to(outputs.dtype)

@@ -1,0 +1,233 @@
+"""The stack of pre-LayerNorm transformer layers with learned or relative positions (spec: model 3).
+
+b batch, s new positions, m cached positions, k = m + s keys, h hidden, n heads, d head dim, t tensor-parallel size
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from mpu.attention import PrefixMask, RelativePositions, SelfAttention
+from mpu.cache import KeyValueCache
+from mpu.initialize import ParallelTopology
+from mpu.layers import ColumnParallelLinear, RowParallelLinear, initialize_normal, mark_model_parallel
+from mpu.random import Dropout, ModelParallelRandomState, checkpoint_activations
+
+
+@dataclass(frozen=True)
+class TransformerSettings:
+    """Sizes and options of a transformer stack; see ``model.config.GLMConfig`` for what they mean."""
+
+    num_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    position_rows: int
+    block_position_encoding: bool = True
+    relative_encoding: bool = False
+    embedding_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    output_dropout: float = 0.1
+    fast_dropout: bool = True
+    attention_scale: float = 1.0
+    checkpoint_activations: bool = False
+    checkpoint_num_layers: int = 1
+    layernorm_epsilon: float = 1e-5
+    initializer_std: float = 0.02
+
+    @property
+    def output_initializer_std(self) -> float:
+        """Return the deviation of the two matrices that write to the residual stream (spec: model 3.8)."""
+        return self.initializer_std / math.sqrt(2.0 * self.num_layers)
+
+
+@dataclass(frozen=True)
+class LayerContext:
+    """What every layer needs besides its input: where it runs, and how its parameters are made."""
+
+    topology: ParallelTopology
+    random_state: ModelParallelRandomState
+    generator: Generator | None = None
+    device: torch.device | str | None = None
+    dtype: torch.dtype | None = None
+
+    def parallel(self) -> dict:
+        """Return the keyword arguments of a parallel layer."""
+        return {"topology": self.topology, "generator": self.generator, **self.factory()}
+
+    def factory(self) -> dict:
+        """Return the keyword arguments of a plain torch layer."""
+        return {"device": self.device, "dtype": self.dtype}
+
+
+class MLP(nn.Module):
+    """Two linear layers, h to 4h to h, with the tanh form of GELU between them (spec: model 3.6)."""
+
+    def __init__(self, settings: TransformerSettings, context: LayerContext) -> None:
+        super().__init__()
+        hidden_size = settings.hidden_size
+        self.dense_h_to_4h = ColumnParallelLinear(
+            hidden_size, 4 * hidden_size, initializer_std=settings.initializer_std, **context.parallel()
+        )
+        self.dense_4h_to_h = RowParallelLinear(
+            4 * hidden_size, hidden_size, initializer_std=settings.output_initializer_std, **context.parallel()
+        )
+        self.output_dropout = Dropout(settings.output_dropout, fast=settings.fast_dropout)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map [b,s,h] to [b,s,h], dropout included."""
+        inner = F.gelu(self.dense_h_to_4h(hidden), approximate="tanh")  # [b,s,4h/t]
+        return self.output_dropout(self.dense_4h_to_h(inner))
+
+
+class TransformerLayer(nn.Module):
+    """x + attention(LayerNorm(x)), then x + MLP(LayerNorm(x))."""
+
+    def __init__(self, settings: TransformerSettings, context: LayerContext) -> None:
+        super().__init__()
+        norm = {"eps": settings.layernorm_epsilon, **context.factory()}
+        self.input_layernorm = nn.LayerNorm(settings.hidden_size, **norm)
+        self.attention = SelfAttention(
+            settings.hidden_size,
+            settings.num_attention_heads,
+            random_state=context.random_state,
+            relative=settings.relative_encoding,
+            attention_dropout=settings.attention_dropout,
+            output_dropout=settings.output_dropout,
+            fast_dropout=settings.fast_dropout,
+            attention_scale=settings.attention_scale,
+            initializer_std=settings.initializer_std,
+            output_initializer_std=settings.output_initializer_std,
+            **context.parallel(),
+        )
+        self.post_attention_layernorm = nn.LayerNorm(settings.hidden_size, **norm)
+        self.mlp = MLP(settings, context)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        mask: PrefixMask,
+        *,
+        cache: KeyValueCache | None = None,
+        layer: int = 0,
+        positions: RelativePositions | None = None,
+    ) -> Tensor:
+        """Map the residual stream [b,s,h] to the next one."""
+        normalised = self.input_layernorm(hidden)
+        hidden = hidden + self.attention(normalised, mask, cache=cache, layer=layer, positions=positions)
+        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+
+
+class SinusoidalEncoding(nn.Module):
+    """Encode distances by sines and cosines of falling frequencies (spec: model 3.5)."""
+
+    def __init__(self, hidden_size: int, *, device: torch.device | str | None = None) -> None:
+        super().__init__()
+        exponents = torch.arange(0, hidden_size, 2, device=device, dtype=torch.float32) / hidden_size
+        self.register_buffer("inv_freq", 10000.0**-exponents)  # [h/2]
+
+    def forward(self, num_keys: int, *, dtype: torch.dtype) -> Tensor:
+        """Return [k,h]: row t encodes the distance k-1-t."""
+        distances = torch.arange(num_keys - 1, -1, -1, device=self.inv_freq.device, dtype=torch.float32)
+        angles = distances.unsqueeze(1) * self.inv_freq.float()
+        return torch.cat([angles.sin(), angles.cos()], dim=1).to(dtype)
+
+
+class Transformer(nn.Module):
+    """Add positions to word embeddings, apply the layers and the final LayerNorm."""
+
+    def __init__(self, settings: TransformerSettings, context: LayerContext) -> None:
+        super().__init__()
+        self.settings = settings
+        self.random_state = context.random_state
+        self.embedding_dropout = Dropout(settings.embedding_dropout, fast=settings.fast_dropout)
+        if settings.relative_encoding:
+            heads = context.topology.share(settings.num_attention_heads, what="the number of attention heads")
+            shape = (heads, settings.hidden_size // settings.num_attention_heads)  # [n,d]
+            self.r_w_bias = mark_model_parallel(nn.Parameter(torch.zeros(shape, **context.factory())))
+            self.r_r_bias = mark_model_parallel(nn.Parameter(torch.zeros(shape, **context.factory())))
+            self.position_embeddings = SinusoidalEncoding(settings.hidden_size, device=context.device)
+        else:
+            self.position_embeddings = _position_table(settings, context)
+            if settings.block_position_encoding:
+                self.block_position_embeddings = _position_table(settings, context)
+        self.layers = nn.ModuleList(TransformerLayer(settings, context) for _ in range(settings.num_layers))
+        self.final_layernorm = nn.LayerNorm(
+            settings.hidden_size, eps=settings.layernorm_epsilon, **context.factory()
+        )
+
+    def forward(
+        self,
+        word_embeddings: Tensor,
+        position_ids: Tensor | None,
+        attention_mask: Tensor,
+        *,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Return the hidden states [b,s,h] after the final LayerNorm.
+
+        ``word_embeddings`` [b,s,h]; ``position_ids`` [b or 1,2,s] with block positions, [b or 1,s] without, ignored in
+        relative mode; ``attention_mask`` as in ``PrefixMask.from_attention_mask``. A ``cache`` supplies the earlier
+        positions and receives the new ones; activations are then not checkpointed.
+        """
+        batch_size, length, _ = word_embeddings.shape
+        num_keys = length + (cache.length if cache is not None else 0)
+        mask = PrefixMask.from_attention_mask(
+            attention_mask, query_length=length, key_length=num_keys, device=word_embeddings.device
+        )
+        if mask.num_rows not in (1, batch_size):
+            raise ValueError(f"attention_mask is for {mask.num_rows} rows, the batch has {batch_size}; give one or all")
+        hidden, positions = self._embed(word_embeddings, position_ids, num_keys)
+        chunked = self.settings.checkpoint_activations and cache is None and torch.is_grad_enabled()
+        chunk = self.settings.checkpoint_num_layers if chunked else self.settings.num_layers
+        for first in range(0, self.settings.num_layers, chunk):
+
+            def run_layers(states: Tensor, first: int = first) -> Tensor:
+                for index, layer in enumerate(self.layers[first : first + chunk], start=first):
+                    states = layer(states, mask, cache=cache, layer=index, positions=positions)
+                return states
+
+            if chunked:
+                hidden = checkpoint_activations(run_layers, hidden, random_state=self.random_state)
+            else:
+                hidden = run_layers(hidden)
+        if cache is not None:
+            cache.advance(length)
+        return self.final_layernorm(hidden)
+
+    def _embed(
+        self, word_embeddings: Tensor, position_ids: Tensor | None, num_keys: int
+    ) -> tuple[Tensor, RelativePositions | None]:
+        """Return the first residual stream [b,s,h] and, in relative mode, the encodings of distances."""
+        if self.settings.relative_encoding:
+            encodings = self.position_embeddings(num_keys, dtype=word_embeddings.dtype)  # [k,h]
+            hidden = self.embedding_dropout(word_embeddings)
+            return hidden, RelativePositions(self.embedding_dropout(encodings), self.r_w_bias, self.r_r_bias)
+        two_rows = self.settings.block_position_encoding
+        expected = "[b,2,s]" if two_rows else "[b,s]"
+        if position_ids is None or position_ids.dim() != (3 if two_rows else 2):
+            given = "none" if position_ids is None else f"shape {list(position_ids.shape)}"
+            raise ValueError(f"position_ids are given as {given}; this model needs {expected}")
+        if two_rows:
+            sums = self.position_embeddings(position_ids[:, 0]) + self.block_position_embeddings(position_ids[:, 1])
+        else:
+            sums = self.position_embeddings(position_ids)
+        return self.embedding_dropout(word_embeddings + sums), None
+
+
+def _position_table(settings: TransformerSettings, context: LayerContext) -> nn.Embedding:
+    """Make a table of positions [rows,h], drawn from the given generator instead of torch's own default."""
+    shape = (settings.position_rows, settings.hidden_size)
+    table = nn.Embedding.from_pretrained(torch.empty(shape, **context.factory()), freeze=False)
+    initialize_normal(
+        table.weight,
+        shape,
+        std=settings.initializer_std,
+        generator=context.generator,
+        topology=ParallelTopology.single(),
+    )
+    return table
