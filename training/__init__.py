@@ -1,0 +1,1 @@
+"""Training: arguments, engine, loop, optimizer, schedules, checkpoints, metrics."""

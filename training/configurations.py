@@ -1,0 +1,447 @@
+"""Frozen settings, one small class per concern, made from a parsed command line.
+
+Entry points parse, build a ``PretrainingConfiguration`` and hand each callee the one group it needs. Whatever can be
+checked without touching files or devices is checked here, with the flag's name in the message.
+Imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.arguments import ParsedArguments
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Size, dropout and form of the model (spec: model 1); the vocabulary comes from the tokenizer."""
+
+    num_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    max_position_embeddings: int
+    block_position_encoding: bool
+    relative_encoding: bool
+    hidden_dropout: float
+    attention_dropout: float
+    attention_scale: float
+    max_memory_length: int
+    checkpoint_activations: bool
+    checkpoint_num_layers: int
+    fast_dropout: bool
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """Which tokenizer, with which extra command tokens (spec: pretraining 6.6)."""
+
+    tokenizer_type: str
+    model_type: str | None
+    path: str | None
+    block_symbols: bool
+    task_mask: bool
+    decoder_mask: bool
+    num_sentinels: int
+    fix_command_token: bool
+    vocab_dir: str | None
+    cache_dir: str | None
+    vocab_divisor: int
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """Which documents are read, where they are cached, how they are split (spec: pretraining 2-4)."""
+
+    train_data: tuple[str, ...]
+    valid_data: tuple[str, ...]
+    test_data: tuple[str, ...]
+    split: str
+    load_splits: str | None
+    save_splits: str | None
+    save_test_data: str | None
+    text_field: str
+    cache_dir: str | None
+    skip_malformed: bool
+    filter_english: bool
+    half_of_documents: bool
+    scatter: int | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How documents become micro batches (spec: pretraining 5-7)."""
+
+    seq_length: int
+    eval_seq_length: int
+    batch_size: int
+    eval_batch_size: int
+    accumulation_steps: int
+    shuffle: bool
+    num_workers: int
+    sample_one_document: bool
+    non_sentence_start: float
+
+
+@dataclass(frozen=True)
+class BlankSettings:
+    """Options of the blank construction (spec: pretraining 6)."""
+
+    bert_prob: float
+    gap_sentence_prob: float
+    gpt_infill_prob: float
+    gpt_min_ratio: float
+    gap_sentence_ratio: float
+    average_block_length: int
+    block_mask_prob: float
+    context_mask_ratio: float
+    short_seq_prob: float
+    single_span_prob: float
+    shuffle_blocks: bool
+    block_position_encoding: bool
+    sentinel_token: bool
+    task_mask: bool
+    random_position: bool
+    masked_lm: bool
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Optimizer and gradient clipping (spec: model 10.2); ``clip_grad`` 0 is off."""
+
+    name: str
+    lr: float
+    weight_decay: float
+    betas: tuple[float, float]
+    eps: float
+    clip_grad: float
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """Learning rate schedule (spec: model 10.3); ``num_iters`` is its length in updates."""
+
+    decay_style: str
+    num_iters: int
+    warmup: float
+    decay_ratio: float
+    switch_linear: bool
+
+
+@dataclass(frozen=True)
+class PrecisionSettings:
+    """Arithmetic of forward and backward: ``fp32``, ``bf16`` or ``fp16``; the rest concerns fp16 (spec: model 9)."""
+
+    kind: str
+    loss_scale: float | None
+    loss_scale_window: float
+    hysteresis: int
+    min_scale: float
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """What is saved and loaded, when and where (spec: model 11.4, pretraining 9)."""
+
+    save: Path | None
+    save_interval: int
+    save_optimizer: bool
+    save_random_state: bool
+    keep: int | None
+    load: Path | None
+    load_pretrained: Path | None
+    load_optimizer: bool
+    load_random_state: bool
+    load_schedule: bool
+    finetune: bool
+    auto_resume: bool
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Length of the run and how it is watched."""
+
+    experiment_name: str
+    train_iters: int
+    log_interval: int
+    eval_interval: int
+    eval_iters: int
+    eval_at_start: bool
+    exit_after: int | None
+    seed: int
+    summary_folder: Path
+    metrics_file: Path
+    wandb: bool
+    progress: bool
+    precision: str
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """Processes and devices."""
+
+    device: str
+    rank: int
+    world_size: int
+    local_rank: int
+    backend: str
+    model_parallel_size: int
+
+
+@dataclass(frozen=True)
+class PretrainingConfiguration:
+    """All settings of one pre-training run; ``values`` is the whole command line for ``config.json``."""
+
+    model: ModelSettings
+    tokenizer: TokenizerSettings
+    corpus: CorpusSettings
+    batch: BatchSettings
+    blank: BlankSettings
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
+    precision: PrecisionSettings
+    checkpoint: CheckpointSettings
+    run: RunSettings
+    device: DeviceSettings
+    values: Mapping[str, Any]
+    deepspeed_content: Mapping[str, Any] | None
+
+
+def experiment_name(values: argparse.Namespace, *, date: str) -> str:
+    """Return the run's name (spec: pretraining 9.1): that of the loaded folder, or the given one with the date."""
+    if values.load and not values.new_save_directory:
+        return Path(values.load).resolve().name
+    if values.auto_resume:
+        return values.experiment_name
+    return f"{values.experiment_name}{date}"
+
+
+def model_settings(values: argparse.Namespace) -> ModelSettings:
+    """Collect the model's settings (spec: model 1)."""
+    return ModelSettings(
+        num_layers=values.num_layers,
+        hidden_size=values.hidden_size,
+        num_attention_heads=values.num_attention_heads,
+        max_position_embeddings=values.max_position_embeddings,
+        block_position_encoding=values.block_lm and not values.masked_lm,
+        relative_encoding=values.transformer_xl,
+        hidden_dropout=values.hidden_dropout,
+        attention_dropout=values.attention_dropout,
+        attention_scale=values.attention_scale,
+        max_memory_length=values.mem_length if values.transformer_xl else 0,
+        checkpoint_activations=values.checkpoint_activations,
+        checkpoint_num_layers=values.checkpoint_num_layers,
+        fast_dropout=not values.exact_dropout,
+    )
+
+
+def tokenizer_settings(values: argparse.Namespace) -> TokenizerSettings:
+    """Collect the tokenizer's settings; sentinels are numbered 1 .. max_position_embeddings - 1."""
+    return TokenizerSettings(
+        tokenizer_type=values.tokenizer_type,
+        model_type=values.tokenizer_model_type,
+        path=values.tokenizer_path if values.tokenizer_type == "SentencePieceTokenizer" else None,
+        block_symbols=values.block_lm,
+        task_mask=values.task_mask,
+        decoder_mask=values.block_mask_prob > 0 or values.context_mask_ratio > 0,
+        num_sentinels=values.max_position_embeddings - 1 if values.sentinel_token else 0,
+        fix_command_token=values.fix_command_token,
+        vocab_dir=values.vocab_dir,
+        cache_dir=values.cache_dir,
+        vocab_divisor=values.make_vocab_size_divisible_by,
+    )
+
+
+def _check_pretraining(values: argparse.Namespace) -> None:
+    """Refuse what cannot run, in the words of the flags."""
+    for name in ("num_layers", "hidden_size", "num_attention_heads", "seq_length", "max_position_embeddings",
+                 "batch_size", "gradient_accumulation_steps", "log_interval", "checkpoint_num_layers"):  # fmt: skip
+        if getattr(values, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(values, name)}; at least 1 is needed")
+    for name in ("train_iters", "eval_iters", "eval_interval", "save_interval", "num_workers", "clip_grad"):
+        if getattr(values, name) < 0:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(values, name)}; it cannot be negative")
+    refusals = (
+        (not (math.isfinite(values.lr) and values.lr > 0), f"--lr is {values.lr}; a positive number is needed"),
+        (
+            not values.train_data,
+            "no --train-data: name corpora of NAMED_CORPORA (data_utils/corpora.py), files or globs",
+        ),
+        (
+            values.encoder_decoder,
+            "--encoder-decoder was never finished in the original and is not supported; leave it out",
+        ),
+        (
+            values.multi_task_ratio > 0 or values.multi_task_data,
+            "--multi-task-data needs the downstream tasks, which this version does not have; leave it out",
+        ),
+        (
+            not values.block_lm or values.transformer_xl,
+            "pre-training is blank infilling: give --block-lm and leave --transformer-xl out (plain causal and "
+            "Transformer-XL pre-training are not supported by this version)",
+        ),
+        (
+            values.seq_length > values.max_position_embeddings,
+            f"--seq-length {values.seq_length} does not fit --max-position-embeddings "
+            f"{values.max_position_embeddings}: shorten the samples or add positions",
+        ),
+        (values.warmup > 0.5, f"--warmup is {values.warmup}, a fraction of the schedule; at most 0.5 is possible"),
+        (
+            values.load and values.load_pretrained,
+            "--load continues a run, --load-pretrained starts one from its weights; give one of them",
+        ),
+        (
+            values.auto_resume and (values.load or not values.save),
+            "--auto-resume continues from <save>/<experiment-name>: it needs --save and excludes --load",
+        ),
+    )
+    for refused, message in refusals:
+        if refused:
+            raise ValueError(message)
+
+
+def pretraining_configuration(parsed: ParsedArguments, *, date: str | None = None) -> PretrainingConfiguration:
+    """Turn a parsed command line into the settings of a pre-training run.
+
+    Args:
+        parsed: from ``parse_arguments``.
+        date: suffix of a new run's name, ``MM-DD-hh-mm``; None takes the clock.
+
+    Raises:
+        ValueError: values that cannot work together, or that this program does not support.
+    """
+    values = parsed.values
+    _check_pretraining(values)
+    name = experiment_name(values, date=date or time.strftime("%m-%d-%H-%M"))
+    save = Path(values.save) / name if values.save else None
+    load = Path(values.load) if values.load else None
+    summary_folder = Path(values.summary_dir) / "runs" / name
+    num_iters = values.lr_decay_iters or values.train_iters
+    if values.finetune:
+        num_iters //= values.gradient_accumulation_steps
+    return PretrainingConfiguration(
+        model=model_settings(values),
+        tokenizer=tokenizer_settings(values),
+        corpus=CorpusSettings(
+            train_data=tuple(values.train_data),
+            valid_data=tuple(values.valid_data or ()),
+            test_data=tuple(values.test_data or ()),
+            split=values.split,
+            load_splits=values.load_splits,
+            save_splits=values.save_splits,
+            save_test_data=values.save_test_data,
+            text_field=values.text_field,
+            cache_dir=values.data_cache_dir,
+            skip_malformed=values.skip_malformed,
+            filter_english=values.filter_english,
+            half_of_documents=values.half_lazy_loader,
+            scatter=values.loader_scatter,
+            seed=values.seed,
+        ),
+        batch=BatchSettings(
+            seq_length=values.seq_length,
+            eval_seq_length=values.eval_seq_length or values.seq_length,
+            batch_size=values.batch_size,
+            eval_batch_size=values.eval_batch_size or values.batch_size,
+            accumulation_steps=values.gradient_accumulation_steps,
+            shuffle=values.shuffle,
+            num_workers=values.num_workers,
+            sample_one_document=values.sample_one_document,
+            non_sentence_start=values.non_sentence_start,
+        ),
+        blank=BlankSettings(
+            bert_prob=values.bert_prob,
+            gap_sentence_prob=values.gap_sentence_prob,
+            gpt_infill_prob=values.gpt_infill_prob,
+            gpt_min_ratio=values.gpt_min_ratio,
+            gap_sentence_ratio=values.gap_sentence_ratio,
+            average_block_length=values.avg_block_length,
+            block_mask_prob=values.block_mask_prob,
+            context_mask_ratio=values.context_mask_ratio,
+            short_seq_prob=values.short_seq_prob,
+            single_span_prob=values.single_span_prob,
+            shuffle_blocks=not values.no_shuffle_block,
+            block_position_encoding=not values.no_block_position,
+            sentinel_token=values.sentinel_token,
+            task_mask=values.task_mask,
+            random_position=values.random_position,
+            masked_lm=values.masked_lm,
+        ),
+        optimizer=OptimizerSettings(
+            name=values.optimizer,
+            lr=values.lr,
+            weight_decay=values.weight_decay,
+            betas=(values.adam_beta1, values.adam_beta2),
+            eps=values.adam_eps,
+            clip_grad=values.clip_grad,
+        ),
+        schedule=ScheduleSettings(
+            decay_style=values.lr_decay_style,
+            num_iters=max(1, num_iters),
+            warmup=values.warmup,
+            decay_ratio=values.lr_decay_ratio,
+            switch_linear=values.switch_linear,
+        ),
+        precision=precision_settings(values),
+        checkpoint=CheckpointSettings(
+            save=save,
+            save_interval=values.save_interval,
+            save_optimizer=not values.no_save_optim,
+            save_random_state=not values.no_save_rng,
+            keep=values.keep_checkpoints,
+            load=load,
+            load_pretrained=Path(values.load_pretrained) if values.load_pretrained else None,
+            load_optimizer=not values.no_load_optim,
+            load_random_state=not values.no_load_rng,
+            load_schedule=not values.no_load_lr_scheduler,
+            finetune=values.finetune,
+            auto_resume=values.auto_resume,
+        ),
+        run=RunSettings(
+            experiment_name=name,
+            train_iters=values.train_iters,
+            log_interval=values.log_interval,
+            eval_interval=values.eval_interval,
+            eval_iters=values.eval_iters,
+            eval_at_start=values.eval_at_start,
+            exit_after=values.exit_after,
+            seed=values.seed,
+            summary_folder=summary_folder,
+            metrics_file=Path(values.metrics_file) if values.metrics_file else summary_folder / "metrics.jsonl",
+            wandb=values.wandb,
+            progress=not values.no_progress,
+            precision=precision_settings(values).kind,
+        ),
+        device=device_settings(values),
+        values=dict(vars(values)),
+        deepspeed_content=parsed.deepspeed_file.content if parsed.deepspeed_file else None,
+    )
+
+
+def precision_settings(values: argparse.Namespace) -> PrecisionSettings:
+    """Collect the arithmetic's settings."""
+    return PrecisionSettings(
+        kind="fp16" if values.fp16 else "bf16" if values.bf16 else "fp32",
+        loss_scale=values.loss_scale,
+        loss_scale_window=values.loss_scale_window,
+        hysteresis=values.hysteresis,
+        min_scale=values.min_scale,
+    )
+
+
+def device_settings(values: argparse.Namespace) -> DeviceSettings:
+    """Collect what the launcher and the flags say about processes and devices."""
+    return DeviceSettings(
+        device=values.device,
+        rank=values.rank,
+        world_size=values.world_size,
+        local_rank=values.local_rank or 0,
+        backend=values.distributed_backend,
+        model_parallel_size=values.model_parallel_size,
+    )
