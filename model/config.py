@@ -244,7 +244,8 @@ RELEASED_MODELS: dict[str, ReleasedModel] = {
 
 def released_models_table() -> str:
     """Return the table of released models, one line each, with parameter counts."""
-    header = ("model", "layers", "hidden", "heads", "positions", "vocabulary", "parameters", "tokenizer", "configuration")
+    numeric = ("layers", "hidden", "heads", "positions", "vocabulary", "parameters")
+    header = ("model", *numeric, "tokenizer", "configuration")
     rows = [header]
     for released in RELEASED_MODELS.values():
         config = released.config
@@ -255,7 +256,7 @@ def released_models_table() -> str:
         counts = (f"{config.vocab_size:,}", f"{config.num_parameters():,}")
         rows.append((released.name, *map(str, numbers), *counts, tokenizer, released.config_task))
     widths = [max(map(len, column)) for column in zip(*rows)]
-    is_number = [name not in ("model", "tokenizer", "configuration") for name in header]
+    is_number = [name in numeric for name in header]
     lines = []
     for row in rows:
         cells = (cell.rjust(w) if number else cell.ljust(w) for cell, w, number in zip(row, widths, is_number))

@@ -112,9 +112,9 @@ def attend(
     """Return softmax(query key^T / sqrt(d)) value, [b,n,s,d].
 
     ``query`` [b,n,s,d]; ``key`` and ``value`` [b,n,k,d]. ``dropout_probability`` is 0 outside training. On a GPU, and
-    on the CPU in fp32 without dropout, the fused kernel does it without keeping scores; there ``attention_scale``, which
-    only guards half-precision scores against overflow, has nothing to do (it cancels in the softmax). The other CPU
-    cases are faster with explicit scores (spec: platform 4).
+    on the CPU in fp32 without dropout, the fused kernel does it without keeping scores. There ``attention_scale`` has
+    nothing to do: it guards half-precision scores against overflow and cancels in the softmax. The other CPU cases are
+    faster with explicit scores (spec: platform 4).
     """
     query = mask.silence_blind_rows(query)
     if _fused_is_better(query, key, dropout_probability):
@@ -184,7 +184,7 @@ def attend_relative(
 
     ``encodings`` [k,n,d] is r, the projected distances. A row that sees nothing attends uniformly.
     """
-    batch_size, num_heads, query_length, head_dim = query.shape
+    batch_size, num_heads, _, head_dim = query.shape
     factor = 1.0 / (math.sqrt(head_dim) * attention_scale)
     content_bias = positions.content_bias.to(query.dtype).unsqueeze(1)  # [n,1,d]
     position_bias = positions.position_bias.to(query.dtype).unsqueeze(1)
@@ -251,7 +251,7 @@ class SelfAttention(nn.Module):
     ) -> Tensor:
         """Map the normalised hidden states [b,s,h] to the attention output [b,s,h], dropout included.
 
-        With a ``cache`` the keys and values are appended as those of ``layer``. ``positions`` is given in relative mode.
+        With a ``cache`` the keys and values are appended as those of ``layer``. Relative mode needs ``positions``.
         """
         batch_size, length, _ = hidden.shape
         fused = self.query_key_value(hidden).view(batch_size, length, 3, self.num_heads, self.head_dim)

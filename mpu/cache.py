@@ -66,7 +66,9 @@ class KeyValueCache:
         ``advance`` has to be called once after the last layer. Raises ValueError when the cache is full.
         """
         if key.size(0) != self.batch_size:
-            raise ValueError(f"a batch of {key.size(0)} rows does not fit a cache of {self.batch_size}; reorder it first")
+            raise ValueError(
+                f"a batch of {key.size(0)} rows meets a cache of {self.batch_size}; reorder the cache first"
+            )
         if self.differentiable:
             self.keys[layer] = torch.cat([self.keys[layer], key], dim=2)
             self.values[layer] = torch.cat([self.values[layer], value], dim=2)

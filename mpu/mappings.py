@@ -29,7 +29,8 @@ def all_reduce(tensor: Tensor, topology: ParallelTopology, *, operation: Any = N
     if topology.model_parallel_size == 1:
         return tensor
     total = tensor.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total, op=dist.ReduceOp.SUM if operation is None else operation, group=topology.model_parallel_group)
+    operation = dist.ReduceOp.SUM if operation is None else operation
+    dist.all_reduce(total, op=operation, group=topology.model_parallel_group)
     return total
 
 

@@ -156,9 +156,7 @@ class Transformer(nn.Module):
             if settings.block_position_encoding:
                 self.block_position_embeddings = _position_table(settings, context)
         self.layers = nn.ModuleList(TransformerLayer(settings, context) for _ in range(settings.num_layers))
-        self.final_layernorm = nn.LayerNorm(
-            settings.hidden_size, eps=settings.layernorm_epsilon, **context.factory()
-        )
+        self.final_layernorm = nn.LayerNorm(settings.hidden_size, eps=settings.layernorm_epsilon, **context.factory())
 
     def forward(
         self,
