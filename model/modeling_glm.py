@@ -5,6 +5,8 @@ b batch, s new positions, m cached positions, h hidden, v vocabulary, t tensor-p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -72,9 +74,14 @@ class GLMModel(nn.Module):
         self.transformer = Transformer(config.transformer_settings(), context)
         self.prompt_spell: PromptEncoder | None = None
         if config.prompt_length is not None:
-            self.prompt_spell = PromptEncoder(
-                config.prompt_length, config.hidden_size, function=config.prompt_function, device=device, dtype=dtype
-            )
+            with _default_generator_from(generator):
+                self.prompt_spell = PromptEncoder(
+                    config.prompt_length,
+                    config.hidden_size,
+                    function=config.prompt_function,
+                    device=device,
+                    dtype=dtype,
+                )
 
     def forward(
         self,
@@ -195,3 +202,15 @@ class GLMModel(nn.Module):
         logits = self.project(hidden.flatten(0, 1)[indices], gather=False)  # [targets,v/t]
         losses = vocab_parallel_cross_entropy(logits, targets, topology=self.topology)
         return LanguageModelLoss((losses * weights).sum(), weights.sum())
+
+
+@contextmanager
+def _default_generator_from(generator: Generator | None) -> Iterator[None]:
+    """Let torch's own layer initialisation, which knows no generator, follow the given one; None changes nothing."""
+    if generator is None:
+        yield
+        return
+    seed = int(torch.randint(2**62, (1,), generator=generator, device="cpu"))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

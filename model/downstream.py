@@ -1,0 +1,282 @@
+"""Heads that score answers or classify with a GLM (spec: model 5).
+
+b batch, c choices, s sequence, r positions of an answer, h hidden, v vocabulary
+
+Inputs may carry a choice dimension after the batch: [b,c,...]. It is folded into the batch, and the scores come back
+as [b,c].
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.modeling_glm import GLMModel
+from mpu.random import Dropout
+
+POOL_TOKENS = ("start", "pad", "cls")
+MODEL_PREFIX = "model."
+
+
+class _TransparentHead(nn.Module):
+    """A head without weights: its state dict is that of the language model inside, without a prefix.
+
+    State dicts whose language-model keys carry the prefix ``model.`` load as well (spec: model 5.5).
+    """
+
+    def __init__(self, model: GLMModel) -> None:
+        super().__init__()
+        self.model = model
+        self.register_state_dict_post_hook(_drop_prefix)
+        self.register_load_state_dict_pre_hook(_add_prefix)
+
+
+def _drop_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: dict) -> None:
+    for name in [name for name in state_dict if name.startswith(prefix + MODEL_PREFIX)]:
+        state_dict[prefix + name.removeprefix(prefix + MODEL_PREFIX)] = state_dict.pop(name)
+
+
+def _add_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    for name in [name for name in state_dict if name.startswith(prefix)]:
+        if not name.startswith(prefix + MODEL_PREFIX):
+            state_dict[prefix + MODEL_PREFIX + name.removeprefix(prefix)] = state_dict.pop(name)
+
+
+class MultiTokenCloze(_TransparentHead):
+    """Score answers of several tokens by their log-probability (spec: model 5.1)."""
+
+    def __init__(self, model: GLMModel, *, length_penalty: float = 0.0, take_softmax: bool = True) -> None:
+        super().__init__(model)
+        self.length_penalty = length_penalty
+        self.take_softmax = take_softmax
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        attention_mask: Tensor,
+        target_ids: Tensor | None = None,
+        logit_mask: Tensor | None = None,
+        *,
+        prompt_positions: Tensor | None = None,
+    ) -> Tensor:
+        """Return the scores [b] or [b,c] of ``target_ids`` [...,s], which stand at their own positions (no shift).
+
+        ``logit_mask`` [...,s] weights the positions. Without targets the result is the model's logits [b,s,v], or
+        [b*c,s,v] with choices.
+        """
+        leading = input_ids.shape[:-1]
+        flat = _fold_choices(input_ids, position_ids, attention_mask, prompt_positions)
+        if target_ids is None:
+            return self.model(*flat.arguments, prompt_positions=flat.prompt_positions)
+        assert logit_mask is not None, "targets need a logit_mask"
+        hidden = self.model(*flat.arguments, prompt_positions=flat.prompt_positions, output="hidden")
+        target_ids, logit_mask = target_ids.flatten(0, -2), logit_mask.flatten(0, -2)  # [b*c,s]
+        scores = _answer_scores(
+            self.model, hidden, target_ids, logit_mask, length_penalty=self.length_penalty, softmax=self.take_softmax
+        )
+        return scores.view(leading)
+
+
+class MultiTokenClozeFast(_TransparentHead):
+    """Score several answers to one context, which is encoded once (spec: model 5.2)."""
+
+    def __init__(self, model: GLMModel, *, length_penalty: float = 0.0, take_softmax: bool = True) -> None:
+        super().__init__(model)
+        self.length_penalty = length_penalty
+        self.take_softmax = take_softmax
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        answer_ids: Tensor,
+        answer_position_ids: Tensor,
+        answer_separators: Tensor,
+        target_ids: Tensor,
+        logit_mask: Tensor,
+    ) -> Tensor:
+        """Return the scores [b,c].
+
+        The context: ``input_ids`` [b,s], ``position_ids`` [b,2,s], separators ``attention_mask`` [b]. The answers:
+        ``answer_ids`` [b,c,r], ``answer_position_ids`` [b,c,2,r], ``answer_separators`` [b,c] (context columns below it
+        are visible), ``target_ids`` and ``logit_mask`` [b,c,r].
+        """
+        batch_size, num_choices, answer_length = answer_ids.shape
+        context_length = input_ids.size(1)
+        cache = self.model.new_cache(
+            batch_size, context_length + answer_length, window=0, differentiable=torch.is_grad_enabled()
+        )
+        self.model(input_ids, position_ids, attention_mask, cache=cache, output="hidden")
+        rows = torch.arange(batch_size, device=input_ids.device).repeat_interleave(num_choices)
+        cache.reorder(rows)  # every choice gets its context
+        columns = torch.arange(context_length, device=input_ids.device)
+        context = columns < answer_separators.reshape(-1, 1, 1, 1)  # [b*c,1,1,s]
+        causal = columns.new_ones(answer_length, answer_length).tril().bool()
+        mask = torch.cat(
+            [
+                context.expand(-1, -1, answer_length, -1),
+                causal.expand(context.size(0), 1, -1, -1),
+            ],
+            dim=-1,
+        )
+        hidden = self.model(
+            answer_ids.flatten(0, 1), answer_position_ids.flatten(0, 1), mask, cache=cache, output="hidden"
+        )
+        scores = _answer_scores(
+            self.model,
+            hidden,
+            target_ids.flatten(0, 1),
+            logit_mask.flatten(0, 1),
+            length_penalty=self.length_penalty,
+            softmax=self.take_softmax,
+        )
+        return scores.view(batch_size, num_choices)
+
+
+class SingleTokenCloze(_TransparentHead):
+    """Score answers of one token at the first position of the answer part (spec: model 5.3)."""
+
+    def __init__(self, model: GLMModel, *, take_softmax: bool = False) -> None:
+        super().__init__(model)
+        self.take_softmax = take_softmax
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        attention_mask: Tensor,
+        target_ids: Tensor | None = None,
+        *,
+        prompt_positions: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the scores [b,c] of ``target_ids`` [b,c] and the raw logits [b,v] they are taken from.
+
+        ``attention_mask`` [b] are separators: the logits are read at that position. Without targets the result is the
+        model's logits [b,s,v].
+        """
+        if target_ids is None:
+            return self.model(input_ids, position_ids, attention_mask, prompt_positions=prompt_positions)
+        hidden = self.model(input_ids, position_ids, attention_mask, prompt_positions=prompt_positions, output="hidden")
+        logits = self.model.project(_rows_at(hidden, _separators(attention_mask, len(input_ids))))  # [b,v]
+        scores = torch.log_softmax(logits.float(), dim=-1) if self.take_softmax else logits
+        return scores.gather(1, target_ids), logits
+
+
+class SequenceClassification(nn.Module):
+    """Classify a sequence, or score choices, from one hidden state (spec: model 5.4)."""
+
+    def __init__(
+        self, model: GLMModel, num_class: int, *, pool_token: str = "cls", dropout_probability: float = 0.1
+    ) -> None:
+        """Add a pooling and an output layer to ``model``; raise ValueError for an unknown ``pool_token``."""
+        super().__init__()
+        if pool_token not in POOL_TOKENS:
+            raise ValueError(f"--pool-token is {pool_token!r}; choose one of {', '.join(POOL_TOKENS)}")
+        self.pool_token = pool_token
+        self.model = model
+        weight = model.word_embeddings.weight
+        hidden_size = model.config.hidden_size
+        factory = {"device": weight.device, "dtype": weight.dtype}
+        self.pool_layer = nn.Linear(hidden_size, hidden_size, **factory)
+        self.multichoice_dropout = Dropout(dropout_probability, fast=model.config.fast_dropout)
+        self.multichoice_head = nn.Linear(hidden_size, num_class, **factory)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        attention_mask: Tensor,
+        *,
+        prompt_positions: Tensor | None = None,
+    ) -> Tensor:
+        """Return the logits [b,classes], or [b,c] for inputs with a choice dimension (then there is one class).
+
+        ``attention_mask`` holds separators; the pooled state is the one at the separator (``start``), before it
+        (``pad``) or at position 0 (``cls``).
+        """
+        leading = input_ids.shape[:-1]
+        flat = _fold_choices(input_ids, position_ids, attention_mask, prompt_positions)
+        hidden = self.model(*flat.arguments, prompt_positions=flat.prompt_positions, output="hidden")  # [b*c,s,h]
+        if self.pool_token == "cls":
+            pooled = hidden[:, 0]
+        else:
+            separators = _separators(flat.arguments[2], hidden.size(0))
+            pooled = _rows_at(hidden, separators if self.pool_token == "start" else separators - 1)
+        pooled = torch.tanh(self.pool_layer(self._cast(pooled)))
+        logits = self.multichoice_head(self.multichoice_dropout(pooled))
+        if len(leading) == 1:
+            return logits
+        if logits.size(-1) != 1:
+            raise ValueError(f"inputs with a choice dimension need one class, the head has {logits.size(-1)}")
+        return logits.view(leading)
+
+    def _cast(self, pooled: Tensor) -> Tensor:
+        return pooled if torch.is_autocast_enabled(pooled.device.type) else pooled.to(self.pool_layer.weight.dtype)
+
+
+class _Folded(NamedTuple):
+    """Inputs with the choice dimension folded into the batch."""
+
+    arguments: tuple[Tensor, Tensor | None, Tensor]
+    prompt_positions: Tensor | None
+
+
+def _fold_choices(
+    input_ids: Tensor, position_ids: Tensor | None, attention_mask: Tensor, prompt_positions: Tensor | None
+) -> _Folded:
+    if input_ids.dim() == 2:
+        return _Folded((input_ids, position_ids, attention_mask), prompt_positions)
+    assert input_ids.dim() == 3, input_ids.shape
+    # Separators [b,c] and matrices [b,c,1,s,k] lose one dimension like the rest.
+    return _Folded(
+        (
+            input_ids.flatten(0, 1),
+            None if position_ids is None else position_ids.flatten(0, 1),
+            attention_mask.flatten(0, 1),
+        ),
+        None if prompt_positions is None else prompt_positions.flatten(0, 1),
+    )
+
+
+def _separators(attention_mask: Tensor, batch_size: int) -> Tensor:
+    """Return one separator per row, int64 [b]; raise ValueError for a mask that holds none."""
+    if attention_mask.dim() > 2 or attention_mask.numel() != batch_size:
+        raise ValueError(
+            f"this head reads positions from separators [b], the attention_mask has shape {list(attention_mask.shape)}"
+        )
+    return attention_mask.reshape(-1).long()
+
+
+def _rows_at(hidden: Tensor, positions: Tensor) -> Tensor:
+    """Return [b,h], row i being ``hidden[i, positions[i]]``."""
+    return hidden[torch.arange(hidden.size(0), device=hidden.device), positions]
+
+
+def _answer_scores(
+    model: GLMModel,
+    hidden: Tensor,
+    target_ids: Tensor,
+    logit_mask: Tensor,
+    *,
+    length_penalty: float,
+    softmax: bool,
+) -> Tensor:
+    """Return the weighted sum [b] of the targets' (log-softmax) logits, divided by length ** penalty.
+
+    ``hidden`` [b,s,h]; ``target_ids`` and ``logit_mask`` [b,s]. Only positions with a weight reach the vocabulary.
+    """
+    rows, columns = logit_mask.nonzero(as_tuple=True)
+    logits = model.project(hidden[rows, columns]).float()  # [targets,v]
+    token_scores = logits.gather(1, target_ids[rows, columns].unsqueeze(1)).squeeze(1)
+    if softmax:
+        token_scores = token_scores - logits.logsumexp(dim=-1)
+    weights = logit_mask[rows, columns].to(token_scores.dtype)
+    scores = token_scores.new_zeros(hidden.size(0)).index_add(0, rows, token_scores * weights)
+    if length_penalty > 0.0:
+        scores = scores / logit_mask.sum(dim=-1).to(scores.dtype) ** length_penalty
+    return scores
