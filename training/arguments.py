@@ -19,7 +19,7 @@ from training.flags import (
     GROUPS,
     HIDDEN_ALIASES,
     HIDDEN_SWITCHES,
-    ORIGINAL_DESTINATIONS,
+    ORIGINAL_NAMES,
     WITHOUT_EFFECT,
     Flag,
 )
@@ -37,7 +37,7 @@ class FlagParser(argparse.ArgumentParser):
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
         matches = super()._get_option_tuples(option_string)
-        original = [match for match in matches if match[0].dest in ORIGINAL_DESTINATIONS]
+        original = [match for match in matches if match[1] in ORIGINAL_NAMES]
         return original or matches
 
 

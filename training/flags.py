@@ -297,7 +297,7 @@ GROUPS: tuple[tuple[str, tuple[Flag, ...]], ...] = (
     ("DeepSpeed", DEEPSPEED_FLAGS),
     ("new in this implementation", OWN_FLAGS),
 )
-ORIGINAL_DESTINATIONS = frozenset(flag.dest for title, flags in GROUPS[:-1] for flag in flags)
+ORIGINAL_NAMES = frozenset(flag.name for title, flags in GROUPS[:-1] for flag in flags)
 
 # Accepted and ignored; not listed by --help. `--lazy-loader` is what a released configuration passes although the
 # original's own parser rejects it; `--local-rank` is how newer launchers spell `--local_rank`.

@@ -1,0 +1,68 @@
+"""Pre-train a GLM by autoregressive blank infilling.
+
+    python pretrain_glm.py --block-lm --train-data corpus.jsonl --train-iters 1000 --save checkpoints ...
+
+``--help`` lists the flags. From here to the loss: ``training/loop.py`` (the loop), ``training/engine.py`` (one update),
+``model/modeling_glm.py`` (the model).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from data_utils.errors import run_main
+from training.arguments import get_parser, parse_arguments
+from training.configurations import PretrainingConfiguration, pretraining_configuration
+
+
+def pretrain(configuration: PretrainingConfiguration, *, notices: Sequence[str]) -> int:
+    """Build everything that ``configuration`` describes and train; return the exit code."""
+    from training.build import (
+        build_engine,
+        build_log,
+        build_pretraining_data,
+        build_pretraining_tokenizer,
+        compute_cost,
+        find_starting_point,
+    )
+    from training.distributed import finish_distributed, seed_everything, start_distributed
+    from training.loop import Trainer
+
+    run = configuration.run
+    topology, device = start_distributed(configuration.device)
+    seed_everything(run.seed)
+    first = topology.rank == 0
+    tokenizer = build_pretraining_tokenizer(configuration.tokenizer)
+    engine, engine_notices = build_engine(configuration, tokenizer=tokenizer, topology=topology, device=device)
+    start, load_notices = find_starting_point(engine, configuration)
+    data, data_notices = build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology)
+    log = build_log(configuration, start=start, silent=not first)
+    for line in (*notices, *engine_notices, *load_notices, *data_notices):
+        log.console.print(line)
+    trainer = Trainer(
+        engine,
+        data=data,
+        accumulation_steps=configuration.batch.accumulation_steps,
+        run=run,
+        checkpoint=configuration.checkpoint,
+        log=log,
+        cost=compute_cost(engine, configuration),
+    )
+    try:
+        trainer.train(start)
+    finally:
+        log.close()
+    if first and run.train_iters > 0:
+        trainer.draw(run.summary_folder / "loss.png")
+    return finish_distributed(0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and pre-train."""
+    parser = get_parser(__doc__, program="pretrain_glm.py")
+    parsed = parse_arguments(argv, parser=parser)
+    return pretrain(pretraining_configuration(parsed), notices=parsed.notices)
+
+
+if __name__ == "__main__":
+    run_main(main)

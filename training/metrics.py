@@ -1,0 +1,309 @@
+"""What a run reports: the original's log strings and scalar names, and the measurements of a log interval.
+
+Steps hand over tensors that stay on the device; they are read only when a line is due (spec: pretraining 9).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mpu.initialize import ParallelTopology
+
+# mode of a batch -> (label in the evaluation line, part of the scalar's name); the order is that of the line.
+OBJECTIVES: dict[str, tuple[str, str]] = {
+    "gpt": ("GPT", "gpt"),
+    "bert": ("BERT", "bert"),
+    "sentence": ("Sent", "sent"),
+    "multi-task": ("Multi", "multi"),
+}
+OBJECTIVE_INDEX = {mode: index for index, mode in enumerate(OBJECTIVES)}
+MAXIMUM_EXPONENT = 20.0  # of the perplexity
+
+# Dense peak of one device in the arithmetic of autocast, FLOP/s, from the vendors' data sheets (first match counts).
+PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "A40": 150e12,
+    "A10": 125e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "V100": 125e12,
+    "T4": 65e12,
+    "4090": 165e12,
+    "3090": 71e12,
+}
+
+Scalar = tuple[str, float, int]
+
+
+def iteration_line(
+    step: int, total: int, *, elapsed_ms: float, learning_rate: float, loss: float, loss_scale: float | None = None
+) -> str:
+    """Write the log line of the original; people parse it. ``loss_scale`` is given with fp16 only."""
+    line = (
+        f" iteration {step:8d}/{total:8d} | elapsed time per iteration (ms): {elapsed_ms:.1f} |"
+        f" learning rate {learning_rate:.3E} | lm loss {loss:.6E} |"
+    )
+    return line if loss_scale is None else f"{line} loss scale {loss_scale:.1f} |"
+
+
+def iteration_scalars(step: int, *, elapsed_ms: float, learning_rate: float, loss: float) -> list[Scalar]:
+    """Return the TensorBoard scalars that go with ``iteration_line``."""
+    return [
+        ("Train/lr", learning_rate, step),
+        ("Train/train_loss", loss, step),
+        ("Train/elapsed_time", elapsed_ms, step),
+    ]
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Mean loss per batch over all objectives, and over the batches of each one seen (absent or 0: not seen)."""
+
+    loss: float
+    objective_losses: Mapping[str, float]
+
+    @property
+    def perplexity(self) -> float:
+        """Return exp(loss), with the exponent capped at 20."""
+        return math.exp(min(MAXIMUM_EXPONENT, self.loss))
+
+
+def evaluation_lines(prefix: str, result: EvaluationResult) -> list[str]:
+    """Write the evaluation lines of the original: an opening rule, then the line between two rules of its length."""
+    line = f" validation loss at {prefix} | LM loss: {result.loss:.6E} | LM PPL: {result.perplexity:.6E}"
+    for mode, (label, _) in OBJECTIVES.items():
+        if result.objective_losses.get(mode):
+            line += f" | {label} loss: {result.objective_losses[mode]:.6E}"
+    rule = "-" * (len(line) + 1)
+    return ["-" * 100, rule, line, rule]
+
+
+def evaluation_scalars(result: EvaluationResult, *, step: int) -> list[Scalar]:
+    """Return the TensorBoard scalars that go with ``evaluation_lines``."""
+    scalars = [("Train/valid_ppl", result.perplexity, step), ("Train/valid_loss", result.loss, step)]
+    for mode, (_, name) in OBJECTIVES.items():
+        if result.objective_losses.get(mode):
+            scalars.append((f"Train/valid_{name}_loss", result.objective_losses[mode], step))
+    return scalars
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one update of one data rank measured; the tensors stay on the device.
+
+    Attributes:
+        objective_sums: fp32 [objectives,2], this rank's sums of target losses and of target weights per objective.
+        loss: 0-dim, this rank's share of the loss: the shares of all data ranks add up to the step's loss.
+        grad_norm: 0-dim, before clipping.
+        skipped: 0-dim, 1 when the update was not applied because its gradients were not finite.
+        num_tokens: input tokens of this rank, padding included.
+        learning_rate: the one this update used.
+        loss_scale: fp16's loss scale, else None.
+        milliseconds: host time by part of the step.
+    """
+
+    objective_sums: Tensor
+    loss: Tensor
+    grad_norm: Tensor
+    skipped: Tensor
+    num_tokens: int
+    learning_rate: float
+    loss_scale: float | None = None
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class IntervalReport:
+    """The measurements of the updates since the last report, over all data ranks."""
+
+    step: int
+    loss: float
+    objective_losses: Mapping[str, float]
+    learning_rate: float
+    grad_norm: float
+    num_steps: int
+    num_skipped: int
+    longest_streak: int
+    num_tokens: int
+    seconds: float
+    loss_scale: float | None
+    milliseconds: Mapping[str, float]
+
+    @property
+    def elapsed_ms(self) -> float:
+        """Return the wall time per update, without evaluations and saving."""
+        return 1000.0 * self.seconds / max(self.num_steps, 1)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Return the input tokens of all ranks per second, padding included."""
+        return self.num_tokens / max(self.seconds, 1e-9)
+
+    def row(self) -> dict[str, Any]:
+        """Return the JSON lines row; everything but the times is reproducible."""
+        return {
+            "kind": "train",
+            "iteration": self.step,
+            "loss": self.loss,
+            **{f"{OBJECTIVES[mode][1]}_loss": loss for mode, loss in self.objective_losses.items()},
+            "learning_rate": self.learning_rate,
+            "grad_norm": self.grad_norm,
+            "tokens": self.num_tokens,
+            "skipped": self.num_skipped,
+            **({} if self.loss_scale is None else {"loss_scale": self.loss_scale}),
+            "elapsed_ms": round(self.elapsed_ms, 3),
+            "tokens_per_second": round(self.tokens_per_second, 1),
+        }
+
+
+class IntervalMetrics:
+    """Add up the steps of a log interval without waiting for the device."""
+
+    def __init__(self, device: torch.device, *, topology: ParallelTopology) -> None:
+        self._device = device
+        self._topology = topology
+        self._streak = torch.zeros((), device=device)  # of skipped updates, across intervals
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new interval."""
+        self._objective_sums = torch.zeros(len(OBJECTIVES), 2, device=self._device)
+        self._loss = torch.zeros((), device=self._device)
+        self._skipped = torch.zeros((), device=self._device)
+        self._longest_streak = self._streak.clone()
+        self._last: StepResult | None = None
+        self._num_steps = 0
+        self._num_tokens = 0
+        self._milliseconds: dict[str, float] = {}
+
+    def add(self, result: StepResult, *, fetch_ms: float = 0.0) -> None:
+        """Count one update, whose batches took ``fetch_ms`` to get; skipped updates do not enter the losses."""
+        kept = 1.0 - result.skipped
+        self._objective_sums += torch.where(kept.bool(), result.objective_sums, 0.0)
+        self._loss += torch.where(kept.bool(), result.loss, 0.0)
+        self._skipped += result.skipped
+        self._streak = (self._streak + 1.0) * result.skipped
+        self._longest_streak = torch.maximum(self._longest_streak, self._streak)
+        self._last = result
+        self._num_steps += 1
+        self._num_tokens += result.num_tokens
+        for name, milliseconds in {**result.milliseconds, "batch generator": fetch_ms}.items():
+            self._milliseconds[name] = self._milliseconds.get(name, 0.0) + milliseconds
+
+    def report(self, step: int, *, seconds: float) -> IntervalReport:
+        """Read the interval's values (the one wait for the device), add the data ranks up, and start a new interval."""
+        assert self._last is not None, "report without a step"
+        last = self._last
+        local = torch.cat([self._objective_sums.flatten(), self._loss[None]]).double()  # [2*objectives+1]
+        if self._topology.data_parallel_group is not None:
+            dist.all_reduce(local, group=self._topology.data_parallel_group)
+        flags = torch.stack([self._skipped, self._longest_streak, last.grad_norm.float()]).tolist()
+        *sums, loss = local.tolist()
+        skipped, streak, grad_norm = int(flags[0]), int(flags[1]), flags[2]
+        pairs = zip(OBJECTIVES, sums[0::2], sums[1::2], strict=True)
+        report = IntervalReport(
+            step=step,
+            loss=loss / max(self._num_steps - skipped, 1),
+            objective_losses={mode: total / weight for mode, total, weight in pairs if weight > 0},
+            learning_rate=last.learning_rate,
+            grad_norm=grad_norm,
+            num_steps=self._num_steps,
+            num_skipped=skipped,
+            longest_streak=streak,
+            num_tokens=self._num_tokens * self._topology.data_parallel_size,
+            seconds=seconds,
+            loss_scale=last.loss_scale,
+            milliseconds={name: total / self._num_steps for name, total in self._milliseconds.items()},
+        )
+        self.reset()
+        return report
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums of an unfinished interval over all data ranks, so that a resumed run reports the same lines.
+
+        Every data rank has to call it.
+        """
+        sums = torch.cat([self._objective_sums.flatten(), self._loss[None]])  # [2*objectives+1]
+        if self._topology.data_parallel_group is not None:
+            dist.all_reduce(sums, group=self._topology.data_parallel_group)
+        return {
+            "sums": sums.tolist(),
+            "skipped": self._skipped.item(),
+            "streak": self._streak.item(),
+            "num_steps": self._num_steps,
+            "num_tokens": self._num_tokens,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue an interval from what ``state_dict`` returned; data rank 0 takes the sums."""
+        self._streak = torch.tensor(state["streak"], device=self._device)
+        self.reset()
+        if self._topology.data_parallel_rank == 0:
+            *sums, loss = state["sums"]
+            self._objective_sums = torch.tensor(sums, device=self._device).view(len(OBJECTIVES), 2)
+            self._loss = torch.tensor(loss, device=self._device)
+        self._skipped = torch.tensor(state["skipped"], device=self._device)
+        self._num_steps, self._num_tokens = state["num_steps"], state["num_tokens"]
+
+
+@dataclass(frozen=True)
+class ComputeCost:
+    """Arithmetic of training, for the utilisation (MFU): 6 x parameters + 12 x layers x hidden x length per token."""
+
+    flops_per_token: float
+    peak_flops: float | None
+
+    @classmethod
+    def of(
+        cls, *, num_parameters: int, num_layers: int, hidden_size: int, seq_length: int, device_name: str | None
+    ) -> ComputeCost:
+        """Count the FLOPs of one token, forward and backward (the usual estimate, PaLM appendix B)."""
+        flops = 6.0 * num_parameters + 12.0 * num_layers * hidden_size * seq_length
+        peak = next((p for name, p in PEAK_FLOPS.items() if device_name and name in device_name), None)
+        return cls(flops, peak)
+
+    def utilisation(self, tokens_per_second: float, *, num_devices: int) -> float | None:
+        """Return the used fraction of the peak, or None where the peak is not known."""
+        if self.peak_flops is None:
+            return None
+        return tokens_per_second * self.flops_per_token / (self.peak_flops * num_devices)
+
+
+def short_number(number: float) -> str:
+    """Write a count in three digits: 950, 9.5k, 12.3M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time as h:mm:ss."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def dense_line(report: IntervalReport, *, total: int, utilisation: float | None, memory_bytes: int | None) -> str:
+    """Write everything about an interval in one line."""
+    per_objective = " ".join(f"{OBJECTIVES[m][1]} {loss:.3f}" for m, loss in report.objective_losses.items())
+    parts: Sequence[str | None] = (
+        f"step {report.step}/{total}",
+        f"loss {report.loss:.3f} ({per_objective})" if per_objective else f"loss {report.loss:.3f}",
+        f"lr {report.learning_rate:.2e}",
+        f"grad norm {report.grad_norm:.2f}",
+        f"{short_number(report.tokens_per_second)} tokens/s",
+        None if utilisation is None else f"MFU {100 * utilisation:.1f}%",
+        None if memory_bytes is None else f"{memory_bytes / 2**30:.2f} GB",
+        f"ETA {duration((total - report.step) * report.elapsed_ms / 1000)}",
+    )
+    return " | ".join(part for part in parts if part is not None)

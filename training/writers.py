@@ -1,0 +1,165 @@
+"""Where the measurements go: the console with its progress bar, TensorBoard, a JSON lines file, Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from training.metrics import Scalar
+
+
+class Writer(Protocol):
+    """A place that takes measurements."""
+
+    def write(self, row: Mapping[str, Any], scalars: Sequence[Scalar]) -> None:
+        """Take one row of measurements and the same as named scalars."""
+
+    def close(self) -> None:
+        """Finish writing."""
+
+
+class JsonLinesWriter:
+    """One JSON object a line, flushed at once. A resumed run drops the rows behind its checkpoint first."""
+
+    def __init__(self, path: Path, *, iteration: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_lines(path) if json.loads(line)["iteration"] <= iteration] if iteration else []
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        temporary.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, row: Mapping[str, Any], scalars: Sequence[Scalar]) -> None:
+        """Append ``row``; numbers that JSON does not have become null."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        self._file.write(json.dumps(finite) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the complete lines of a JSON lines file: a last one without its end was cut off by a crash."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return [line for line in text[: text.rfind("\n") + 1].split("\n") if line]
+
+
+class TensorBoardWriter:
+    """Event files with the original's scalar names; events behind ``iteration`` are purged."""
+
+    def __init__(self, folder: Path, *, iteration: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(log_dir=str(folder), purge_step=iteration + 1 if iteration else None)
+
+    def write(self, row: Mapping[str, Any], scalars: Sequence[Scalar]) -> None:
+        """Add ``scalars``."""
+        for name, value, step in scalars:
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        self._writer.close()
+
+
+class WandbWriter:
+    """A Weights & Biases run."""
+
+    def __init__(self, name: str, *, config: Mapping[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise ValueError("--wandb needs the wandb package: pip install wandb, or leave --wandb out") from None
+        self._run = wandb.init(project="glm", name=name, config=dict(config), resume="allow")
+
+    def write(self, row: Mapping[str, Any], scalars: Sequence[Scalar]) -> None:
+        """Log ``scalars`` at their step."""
+        if scalars:
+            self._run.log({name: value for name, value, _ in scalars}, step=scalars[0][2])
+
+    def close(self) -> None:
+        """End the run."""
+        self._run.finish()
+
+
+class Console:
+    """Print lines, and on a terminal keep a progress bar with a dense line below them."""
+
+    def __init__(self, *, total: int, initial: int, progress: bool, silent: bool = False) -> None:
+        """Start at update ``initial`` of ``total``; a ``silent`` console (all ranks but the first) prints nothing."""
+        self._silent = silent
+        self._bar = None
+        if progress and not silent and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True, smoothing=0.1)
+
+    def print(self, line: str) -> None:
+        """Print one line, above the bar when there is one."""
+        if self._silent:
+            return
+        if self._bar is None:
+            print(line, flush=True)
+        else:
+            self._bar.write(line)
+
+    def step(self) -> None:
+        """Advance the bar by one update."""
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def dense(self, line: str) -> None:
+        """Show the dense line: beside the bar, or as a line of its own."""
+        if self._bar is None:
+            self.print(line)
+        else:
+            self._bar.set_postfix_str(line.split(" | ", 1)[1], refresh=False)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class RunLog:
+    """The console and all writers of a run as one; ranks other than the first have an empty, silent one."""
+
+    def __init__(self, console: Console, writers: Sequence[Writer] = ()) -> None:
+        self.console = console
+        self._writers = list(writers)
+
+    def write(self, row: Mapping[str, Any], scalars: Sequence[Scalar] = ()) -> None:
+        """Hand a row and its scalars to every writer."""
+        for writer in self._writers:
+            writer.write(row, scalars)
+
+    def close(self) -> None:
+        """Close everything."""
+        self.console.close()
+        for writer in self._writers:
+            writer.close()
+
+
+def tensorboard_writer(folder: Path, *, iteration: int) -> tuple[list[Writer], str | None]:
+    """Return a TensorBoard writer, or none and the line to print where tensorboard is not installed."""
+    try:
+        return [TensorBoardWriter(folder, iteration=iteration)], None
+    except ImportError:
+        return [], "note: no TensorBoard event files (pip install tensorboard)"
+
+
+def store_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` as a JSON file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    temporary.replace(path)
