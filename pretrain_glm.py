@@ -17,28 +17,28 @@ from training.configurations import PretrainingConfiguration, pretraining_config
 
 def pretrain(configuration: PretrainingConfiguration, *, notices: Sequence[str]) -> int:
     """Build everything that ``configuration`` describes and train; return the exit code."""
-    from training.build import (
-        build_engine,
-        build_log,
-        build_pretraining_data,
-        build_pretraining_tokenizer,
-        compute_cost,
-        find_starting_point,
-    )
+    from training.build import build_engine, build_log, compute_cost, find_starting_point
+    from training.data import build_pretraining_data, build_pretraining_tokenizer
     from training.distributed import finish_distributed, seed_everything, start_distributed
     from training.loop import Trainer
 
     run = configuration.run
     topology, device = start_distributed(configuration.device)
-    seed_everything(run.seed)
     first = topology.rank == 0
+
+    def announce(line: str) -> None:
+        if first:
+            print(line, flush=True)
+
+    for notice in notices:
+        announce(notice)
+    seed_everything(run.seed)
     tokenizer = build_pretraining_tokenizer(configuration.tokenizer)
-    engine, engine_notices = build_engine(configuration, tokenizer=tokenizer, topology=topology, device=device)
-    start, load_notices = find_starting_point(engine, configuration)
-    data, data_notices = build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology)
+    vocab_size = tokenizer.padded_size(configuration.tokenizer.vocab_divisor)
+    engine = build_engine(configuration, vocab_size=vocab_size, topology=topology, device=device, announce=announce)
+    start = find_starting_point(engine, configuration, announce=announce)
+    data = build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology, announce=announce)
     log = build_log(configuration, start=start, silent=not first)
-    for line in (*notices, *engine_notices, *load_notices, *data_notices):
-        log.console.print(line)
     trainer = Trainer(
         engine,
         data=data,

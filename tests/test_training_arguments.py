@@ -144,7 +144,8 @@ def test_experiment_name_and_folders(tmp_path: Path):
 def test_derived_settings():
     configuration = configure(
         "--fp16", "--sentinel-token", "--max-position-embeddings", "64", "--seq-length", "64",
-        "--block-mask-prob", "0.1", "--mem-length", "9", "--finetune", "--train-iters", "100", "--gradient-accumulation-steps", "4",
+        "--block-mask-prob", "0.1", "--mem-length", "9", "--finetune", "--train-iters", "100",
+        "--gradient-accumulation-steps", "4",
     )  # fmt: skip
     assert configuration.precision.kind == "fp16" and configuration.precision.loss_scale is None
     assert configuration.tokenizer.num_sentinels == 63 and configuration.tokenizer.decoder_mask

@@ -67,9 +67,11 @@ class TrainingData:
         train: makes the endless sequence of this rank's micro batches from an absolute batch number on.
         valid: makes the validation batches, the same ones each time; None without validation data.
         test: the same for the test data.
+        samples_per_batch: samples that all data ranks together draw for one micro batch.
     """
 
     train: Callable[[int], Iterable[Batch]]
+    samples_per_batch: int
     valid: Callable[[], Iterable[Batch]] | None = None
     test: Callable[[], Iterable[Batch]] | None = None
 
@@ -165,7 +167,7 @@ class Trainer:
         numbers = {"elapsed_ms": report.elapsed_ms, "learning_rate": report.learning_rate, "loss": report.loss}
         console = self.log.console
         if report.num_skipped:
-            console.print(f"skipped {report.num_skipped} of {report.num_steps} updates: loss or gradients not finite")
+            console.print(f"skipped {report.num_skipped} of {report.num_steps} updates: gradients not finite")
         console.print(iteration_line(report.step, self.run.train_iters, **numbers, loss_scale=report.loss_scale))
         parts = " | ".join(f"{name}: {ms:.2f}" for name, ms in report.milliseconds.items())
         console.print(f"time (ms) | {parts}")
@@ -184,7 +186,7 @@ class Trainer:
         self.log.write({**report.row(), **extra}, scalars)
         if report.longest_streak >= LONGEST_SKIPPED_STREAK:
             raise ValueError(
-                f"{report.longest_streak} updates in a row had a loss or gradients that are not finite (up to iteration "
+                f"{report.longest_streak} updates in a row had gradients that are not finite (up to iteration "
                 f"{report.step}): lower --lr, lengthen --warmup, or use --bf16 instead of --fp16"
             )
 
@@ -205,7 +207,7 @@ class Trainer:
     def save(self, iteration: int, consumed: int) -> int:
         """Save a checkpoint, if there is a folder to save to, and return ``iteration``."""
         if self.checkpoint.save is not None:
-            state = {"train_batches": consumed, "interval": self.metrics.state_dict()}
+            state = {"samples": consumed * self.data.samples_per_batch, "interval": self.metrics.state_dict()}
             folder = self.engine.save(self.checkpoint, iteration=iteration, data_state=state)
             self.log.console.print(f"saved a checkpoint at iteration {iteration} to {folder}")
         return iteration

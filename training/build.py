@@ -1,0 +1,192 @@
+"""Build the parts of a run from its settings: model, optimizer, engine, starting point, log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from model.checkpoint_format import load_model_weights
+from model.config import GLMConfig
+from model.modeling_glm import GLMModel
+from mpu.initialize import ParallelTopology
+from training.checkpointing import ResumeState
+from training.configurations import BatchSettings, CheckpointSettings, ModelSettings, PretrainingConfiguration
+from training.engine import TorchEngine
+from training.learning_rates import AnnealingLR
+from training.loop import StartingPoint
+from training.metrics import ComputeCost
+from training.optimizer import DynamicLossScaler, build_optimizer
+from training.precision import supported_precision
+from training.writers import Console, JsonLinesWriter, RunLog, WandbWriter, store_json, tensorboard_writer
+
+Announce = Callable[[str], None]
+
+
+def model_config(settings: ModelSettings, *, vocab_size: int) -> GLMConfig:
+    """Return the model's configuration for a padded vocabulary of ``vocab_size`` (spec: model 1)."""
+    return GLMConfig(
+        num_layers=settings.num_layers,
+        hidden_size=settings.hidden_size,
+        num_attention_heads=settings.num_attention_heads,
+        vocab_size=vocab_size,
+        max_position_embeddings=settings.max_position_embeddings,
+        block_position_encoding=settings.block_position_encoding,
+        relative_encoding=settings.relative_encoding,
+        embedding_dropout=settings.hidden_dropout,
+        attention_dropout=settings.attention_dropout,
+        output_dropout=settings.hidden_dropout,
+        attention_scale=settings.attention_scale,
+        max_memory_length=settings.max_memory_length,
+        checkpoint_activations=settings.checkpoint_activations,
+        checkpoint_num_layers=settings.checkpoint_num_layers,
+        fast_dropout=settings.fast_dropout,
+    )
+
+
+def build_engine(
+    configuration: PretrainingConfiguration,
+    *,
+    vocab_size: int,
+    topology: ParallelTopology,
+    device: torch.device,
+    announce: Announce,
+) -> TorchEngine:
+    """Build model, optimizer, schedule and loss scaler, and the engine that holds them.
+
+    Weights are random, or those of ``--load-pretrained``; ``find_starting_point`` restores a run.
+    """
+    config = model_config(configuration.model, vocab_size=vocab_size)
+    model = GLMModel(config, topology=topology)
+    model.random_state.seed(configuration.run.seed)
+    announce(f"model: {model.num_parameters():,} parameters on this rank, vocabulary {vocab_size}, {device}")
+    if configuration.deepspeed_content is not None:
+        announce(
+            "warning: this version has no DeepSpeed engine; the torch engine runs with the values of the JSON file"
+        )
+    if configuration.checkpoint.load_pretrained is not None:
+        report = load_model_weights(model, configuration.checkpoint.load_pretrained, topology=topology)
+        announce(report.summary())
+    model.to(device)
+    kind, warning = supported_precision(configuration.precision, device=device)
+    if warning:
+        announce(warning)
+    optimizer_settings, schedule = configuration.optimizer, configuration.schedule
+    optimizer = build_optimizer(
+        model,
+        lr=optimizer_settings.lr,
+        weight_decay=optimizer_settings.weight_decay,
+        betas=optimizer_settings.betas,
+        eps=optimizer_settings.eps,
+        name=optimizer_settings.name,
+    )
+    scheduler = AnnealingLR(
+        optimizer,
+        start_lr=optimizer_settings.lr,
+        warmup_iters=schedule.warmup * schedule.num_iters,
+        num_iters=schedule.num_iters,
+        decay_style=schedule.decay_style,
+        decay_ratio=schedule.decay_ratio,
+    )
+    scaler = None
+    if kind == "fp16":
+        precision = configuration.precision
+        scaler = DynamicLossScaler(
+            loss_scale=precision.loss_scale,
+            window=precision.loss_scale_window,
+            hysteresis=precision.hysteresis,
+            min_scale=precision.min_scale,
+        )
+    return TorchEngine(
+        model,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        precision=kind,
+        loss_scaler=scaler,
+        clip_grad=optimizer_settings.clip_grad,
+        topology=topology,
+        device=device,
+    )
+
+
+def checkpoint_to_load(settings: CheckpointSettings) -> Path | None:
+    """Return the folder to continue from: that of ``--load``, or with ``--auto-resume`` the run's own if it has one."""
+    if settings.auto_resume and settings.save is not None:
+        tracker = settings.save / "latest_checkpointed_iteration.txt"
+        return settings.save if tracker.exists() else None
+    return settings.load
+
+
+def find_starting_point(
+    engine: TorchEngine, configuration: PretrainingConfiguration, *, announce: Announce
+) -> StartingPoint:
+    """Restore the run that ``--load`` or ``--auto-resume`` names, and return where it goes on."""
+    settings = configuration.checkpoint
+    folder = checkpoint_to_load(settings)
+    start = StartingPoint()
+    if folder is None:
+        if settings.auto_resume:
+            announce(f"no checkpoint in {settings.save} yet: a new run")
+        if settings.load_pretrained is None:
+            announce("weights: random (no --load, no --load-pretrained)")
+    else:
+        state = engine.load(folder, settings)
+        announce(state.report.summary())
+        if not settings.finetune:
+            start = resume_position(
+                state, batch=configuration.batch, data_parallel_size=engine.topology.data_parallel_size
+            )
+        announce(f"continuing from iteration {start.iteration}")
+    if configuration.schedule.switch_linear:
+        engine.scheduler.switch_linear(configuration.run.train_iters - start.iteration)
+    return start
+
+
+def resume_position(state: ResumeState, *, batch: BatchSettings, data_parallel_size: int) -> StartingPoint:
+    """Return where a restored run goes on.
+
+    The checkpoint counts the samples drawn by all data ranks, so that none is seen twice with another batch size or
+    another number of ranks. A checkpoint of the original has no such count: its updates tell.
+    """
+    drawn = state.data_state.get("samples")
+    if drawn is None:
+        return StartingPoint(state.iteration, state.iteration * batch.accumulation_steps)
+    train_batches = math.ceil(drawn / (batch.batch_size * data_parallel_size))
+    return StartingPoint(state.iteration, train_batches, state.data_state.get("interval"))
+
+
+def compute_cost(engine: TorchEngine, configuration: PretrainingConfiguration) -> ComputeCost:
+    """Return the arithmetic per token, and the device's peak where it is known and autocast reaches it."""
+    half = engine.device.type == "cuda" and engine.precision != "fp32"
+    return ComputeCost.of(
+        num_parameters=engine.model.num_parameters() * engine.topology.model_parallel_size,
+        num_layers=configuration.model.num_layers,
+        hidden_size=configuration.model.hidden_size,
+        seq_length=configuration.batch.seq_length,
+        device_name=torch.cuda.get_device_name(engine.device) if half else None,
+    )
+
+
+def build_log(configuration: PretrainingConfiguration, *, start: StartingPoint, silent: bool) -> RunLog:
+    """Open the console and the writers of a run, and store its arguments (spec: pretraining 9.4).
+
+    A ``silent`` log (all ranks but the first) writes nothing anywhere.
+    """
+    run = configuration.run
+    console = Console(total=run.train_iters, initial=start.iteration, progress=run.progress, silent=silent)
+    if silent or run.train_iters == 0:
+        return RunLog(console)
+    for name in sorted(configuration.values):
+        console.print(f"  {name} {'.' * max(2, 32 - len(name))} {configuration.values[name]}")
+    store_json(run.summary_folder / "config.json", configuration.values)
+    if configuration.deepspeed_content is not None:
+        store_json(run.summary_folder / "config_gpt_large.json", configuration.deepspeed_content)
+    writers, note = tensorboard_writer(run.summary_folder, iteration=start.iteration)
+    if note:
+        console.print(note)
+    writers.append(JsonLinesWriter(run.metrics_file, iteration=start.iteration))
+    if run.wandb:
+        writers.append(WandbWriter(run.experiment_name, config=configuration.values))
+    return RunLog(console, writers)
