@@ -63,7 +63,8 @@ class KeyValueCache:
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new ``key`` and ``value`` [b,n,s,d] of one layer; return all m + s of them.
 
-        ``advance`` has to be called once after the last layer. Raises ValueError when the cache is full.
+        ``advance`` has to be called once after the last layer; without gradients the result is a view that is valid
+        until then. Raises ValueError when the cache is full.
         """
         if key.size(0) != self.batch_size:
             raise ValueError(

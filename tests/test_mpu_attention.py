@@ -43,9 +43,7 @@ def test_free_masks_match_the_original_arithmetic(
     generator = torch.Generator().manual_seed(seed)
     shape = (3, 1, length if rows == "all" else 1, length + cached + 1)  # one column too many, in front
     visible = torch.rand(shape, generator=generator) < 0.4
-    mask = PrefixMask.from_attention_mask(
-        visible.long(), query_length=length, key_length=length + cached, device="cpu"
-    )
+    mask = PrefixMask.from_attention_mask(visible.long(), query_length=length, key_length=length + cached, device="cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "_fused_is_better", lambda *_: fused)
         actual = attend(query, key, value, mask, attention_scale=scale)
@@ -63,9 +61,7 @@ def test_separators(separators: list[int], cached: int) -> None:
                 expected[sample, 0, row, cached + column] = column <= row or column < separator
     for shape in ([len(separators)], [len(separators), 1]):
         given_mask = torch.tensor(separators).view(shape)
-        mask = PrefixMask.from_attention_mask(
-            given_mask, query_length=length, key_length=cached + length, device="cpu"
-        )
+        mask = PrefixMask.from_attention_mask(given_mask, query_length=length, key_length=cached + length, device="cpu")
         assert torch.equal(mask.visible, expected)
         assert mask.blind is None
 
@@ -112,7 +108,5 @@ def test_attention_dropout_keeps_the_mean(monkeypatch: pytest.MonkeyPatch) -> No
     mask = PrefixMask.from_attention_mask(torch.tensor([4]), query_length=6, key_length=8, device="cpu")
     expected = attend(query, key, value, mask)
     for fast in (True, False):
-        draws = [
-            attend(query, key, value, mask, dropout_probability=0.25, fast_dropout=fast) for _ in range(4000)
-        ]
+        draws = [attend(query, key, value, mask, dropout_probability=0.25, fast_dropout=fast) for _ in range(4000)]
         torch.testing.assert_close(torch.stack(draws).mean(dim=0), expected, atol=0.08, rtol=0.0)

@@ -24,7 +24,9 @@ def _rank(rank: int, size: int = 2) -> ParallelTopology:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_fast_dropout(probability: float, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    inputs = torch.full((513, 127), 2.0, dtype=dtype).requires_grad_()  # a number of elements that eight does not divide
+    inputs = torch.full(
+        (513, 127), 2.0, dtype=dtype
+    ).requires_grad_()  # a number of elements that eight does not divide
     outputs = dropout(inputs, probability, training=True, fast=True)
     quantised = round(256 * probability) / 256
     dropped = outputs == 0
