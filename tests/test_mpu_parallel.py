@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
@@ -191,3 +192,35 @@ def test_strided_shards() -> None:
     two = replace(ParallelTopology.single(), model_parallel_size=2)
     with pytest.raises(ValueError, match="cannot be cut into 6 equal blocks"):
         shard_of(torch.zeros(8, 4), dim=0, topology=two, stride=3)
+
+
+def _data_parallel_worker(config: GLMConfig, targets: Tensor) -> list[Tensor]:
+    """Return the gradients of one data-parallel step: the global loss sum over the global weight."""
+    topology = initialize_model_parallel(1)
+    model = GLMModel(config, topology=topology, generator=torch.Generator().manual_seed(3))
+    replica = DistributedDataParallel(model, process_group=topology.data_parallel_group)
+    ids = torch.arange(24).view(2, 12) * 37 % config.vocab_size
+    positions = torch.stack([torch.arange(12), torch.zeros(12, dtype=torch.long)]).expand(2, 2, 12)
+    own = slice(topology.data_parallel_rank, 2, topology.data_parallel_size)
+    loss = replica(ids[own], positions[own], torch.tensor(4), labels=ids[own], loss_mask=targets[own])
+    weight = loss.weight_sum.clone()
+    dist.all_reduce(weight)
+    (loss.loss_sum * topology.data_parallel_size / weight).backward()
+    return [parameter.grad for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_data_parallel_ranks_with_unequal_and_no_targets(checkpointed: bool) -> None:
+    config = replace(
+        CONFIG,
+        embedding_dropout=0.0,
+        attention_dropout=0.0,
+        output_dropout=0.0,
+        checkpoint_activations=checkpointed,
+    )
+    targets = torch.zeros(2, 12)
+    targets[0, 3:7] = 1.0  # the second rank has nothing to predict
+    (expected,) = run(_data_parallel_worker, 1, config, targets)
+    for gradients in run(_data_parallel_worker, 2, config, targets):
+        for actual, wanted in zip(gradients, expected):
+            torch.testing.assert_close(actual, wanted, atol=1e-6, rtol=1e-4)
