@@ -1,4 +1,4 @@
-"""The training loop, a straight line: fetch, update, log, save, evaluate (spec: pretraining 9)."""
+"""The training loop, a straight line: fetch, update, log, evaluate, save (spec: pretraining 9)."""
 
 from __future__ import annotations
 
@@ -107,6 +107,7 @@ class Trainer:
         self.log = log
         self.cost = cost
         self.metrics = IntervalMetrics(engine.device, topology=engine.topology)
+        self._validated: tuple[int, EvaluationResult] | None = None  # iteration and result of the last validation
 
     def train(self, start: StartingPoint) -> int:
         """Make updates until ``train_iters`` (or ``exit_after``, or a signal), then evaluate and save.
@@ -146,10 +147,10 @@ class Trainer:
                 evaluating = run_every(run.eval_interval, iteration) and self.data.valid and not leaving
                 if saving or evaluating:  # not part of the time per update
                     seconds += time.perf_counter() - clock
+                    if evaluating:  # first, so that a checkpoint never lacks the evaluation of its iteration
+                        self.evaluate(f"iteration {iteration}", step=iteration)
                     if saving:
                         saved = self.save(iteration, consumed)
-                    if evaluating:
-                        self.evaluate(f"iteration {iteration}", step=iteration)
                     clock = time.perf_counter()
                 if leaving:
                     self.log.console.print(f"stopped by a signal after iteration {iteration}")
@@ -195,7 +196,11 @@ class Trainer:
         batches = self.data.test if test else self.data.valid
         if batches is None:
             return None
-        result = evaluate(self.engine, batches())
+        if test or self._validated is None or self._validated[0] != step:
+            result = evaluate(self.engine, batches())
+            self._validated = self._validated if test else (step, result)
+        else:  # the evaluation at the end of training repeats that of the last iteration
+            result = self._validated[1]
         for line in evaluation_lines(prefix, result):
             self.log.console.print(line)
         row = {"kind": "test" if test else "evaluation", "iteration": step, "prefix": prefix, "loss": result.loss}

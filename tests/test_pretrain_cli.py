@@ -1,0 +1,238 @@
+"""pretrain_glm.py as a user runs it: tiny real runs, killed and resumed, and mistakes that end in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+# fmt: off
+WORDS = [
+    "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state",
+    "family", "student", "group", "country", "problem", "hand", "part", "place", "case", "week", "company", "system",
+]
+# fmt: on
+MEASURED_TIMES = {"elapsed_ms", "tokens_per_second", "memory_bytes", "mfu"}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A folder with a training and a validation file and a trained tokenizer."""
+
+    folder: Path
+
+    def words(self) -> list[str]:
+        """Return the flags every run here shares."""
+        return [
+            "--block-lm", "--task-mask", "--bert-prob", "0.4", "--gap-sentence-prob", "0.3", "--gpt-min-ratio", "0.25",
+            "--num-layers", "2", "--hidden-size", "32", "--num-attention-heads", "2",
+            "--seq-length", "48", "--max-position-embeddings", "64", "--device", "cpu",
+            "--tokenizer-type", "SentencePieceTokenizer", "--tokenizer-path", str(self.folder / "tokenizer.model"),
+            "--train-data", str(self.folder / "train.jsonl"), "--valid-data", str(self.folder / "valid.jsonl"),
+            "--batch-size", "4", "--lr", "0.01", "--warmup", "0.1", "--lr-decay-style", "cosine",
+            "--log-interval", "2", "--eval-interval", "6", "--eval-iters", "4", "--num-workers", "0",
+        ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    import sentencepiece
+
+    folder = tmp_path_factory.mktemp("corpus")
+    generator = random.Random(3)
+
+    def document() -> str:
+        sentences = (" ".join(generator.choices(WORDS, k=generator.randint(4, 9))) for _ in range(12))
+        return " ".join(sentence.capitalize() + "." for sentence in sentences)
+
+    for name, count in (("train", 60), ("valid", 10)):
+        lines = (json.dumps({"text": document()}) + "\n" for _ in range(count))
+        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(document() for _ in range(100)),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=100,
+        minloglevel=2,
+    )
+    return Corpus(folder)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "pretrain_glm.py"), *words],
+        cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
+    )  # fmt: skip
+
+
+def run(*words: str, cwd: Path, code: int = 0) -> str:
+    process = start(*words, cwd=cwd)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == code, output
+    return output
+
+
+def rows(summary: Path, name: str) -> list[dict[str, Any]]:
+    lines = (summary / "runs" / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in MEASURED_TIMES} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def straight(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Run 24 updates without a break; return the folder and what was printed."""
+    folder = tmp_path_factory.mktemp("straight")
+    words = [*corpus.words(), "--train-iters", "24", "--save", "c", "--save-interval", "7", "--eval-at-start",
+             "--experiment-name", "s", "--auto-resume", "--keep-checkpoints", "2"]  # fmt: skip
+    return folder, run(*words, cwd=folder)
+
+
+def test_a_run_leaves_what_it_promises(straight: tuple[Path, str]):
+    folder, output = straight
+    summary = folder / "runs" / "s"
+    assert json.loads((summary / "config.json").read_text(encoding="utf-8"))["hidden_size"] == 32
+    assert list(summary.glob("events.out.tfevents.*"))
+    assert (summary / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "c" / "s" / "latest_checkpointed_iteration.txt").read_text(encoding="utf-8") == "24"
+    checkpoints = sorted(int(path.parent.name) for path in (folder / "c" / "s").glob("*/mp_rank_00_model_states.pt"))
+    assert checkpoints == [21, 24]
+    pattern = r" iteration        2/      24 \| elapsed time per iteration \(ms\): [\d.]+ \| learning rate 4.167E-03 \|"
+    assert re.search(pattern + r" lm loss \d\.\d{6}E\+00 \|\n", output)
+    assert len(re.findall(r"^ validation loss at iteration \d+ \| LM loss: ", output, re.MULTILINE)) == 5
+    assert " validation loss at the end of training for val data | LM loss: " in output
+    assert "weights: random" in output
+
+
+def test_training_lowers_the_loss_and_evaluations_repeat(straight: tuple[Path, str]):
+    evaluations = [row for row in rows(straight[0], "s") if row["kind"] == "evaluation"]
+    assert evaluations[-1]["loss"] < evaluations[0]["loss"] - 0.5
+    assert evaluations[-1]["loss"] == evaluations[-2]["loss"]  # iteration 24 twice: the same batches
+    train = [row for row in rows(straight[0], "s") if row["kind"] == "train"]
+    assert [row["iteration"] for row in train] == list(range(2, 25, 2))
+    assert {"bert_loss", "sent_loss", "gpt_loss"} <= {key for row in train for key in row}
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_straight(corpus: Corpus, straight: tuple[Path, str], tmp_path: Path):
+    words = [*corpus.words(), "--train-iters", "24", "--save", "c", "--save-interval", "7", "--eval-at-start"]
+    process = start(*words, "--experiment-name", "k", "--auto-resume", cwd=tmp_path)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(" iteration        8/"):  # one update behind the checkpoint of iteration 7
+            process.send_signal(signal.SIGKILL)
+            break
+    process.stdout.close()
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    output = run(*corpus.words(), "--train-iters", "24", "--save", "c", "--save-interval", "7", "--load", "c/k",
+                 cwd=tmp_path)  # fmt: skip
+    resumed_at = int(re.search(r"continuing from iteration (\d+)", output).group(1))
+    assert resumed_at in (7, 14, 21)
+    assert re.search(r"loaded \d+", output)
+    assert rows(tmp_path, "k") == rows(straight[0], "s")
+
+
+@pytest.mark.slow
+def test_a_signal_saves_and_leaves_and_a_second_start_finishes(
+    corpus: Corpus, straight: tuple[Path, str], tmp_path: Path
+):
+    words = [*corpus.words(), "--train-iters", "24", "--save", "c", "--save-interval", "0", "--experiment-name", "t",
+             "--auto-resume", "--eval-at-start"]  # fmt: skip
+    process = start(*words, cwd=tmp_path)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(" iteration        4/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.stdout.read()
+    assert process.wait(timeout=60) == 0
+    stopped_at = int(re.search(r"stopped by a signal after iteration (\d+)", rest).group(1))
+    assert stopped_at < 24
+    output = run(*[word for word in words if word != "--eval-at-start"], cwd=tmp_path)
+    assert f"continuing from iteration {stopped_at}" in output
+    assert rows(tmp_path, "t") == rows(straight[0], "s")
+
+
+@pytest.mark.slow
+def test_workers_accumulation_and_bf16_run(corpus: Corpus, tmp_path: Path):
+    config = tmp_path / "ds.json"
+    config.write_text(
+        json.dumps(
+            {
+                "train_micro_batch_size_per_gpu": 2,
+                "gradient_accumulation_steps": 2,
+                "fp16": {"enabled": True},
+                "optimizer": {"type": "Adam", "params": {"lr": 1e-3, "betas": [0.9, 0.98], "eps": 1e-6}},
+            }
+        ),
+        encoding="utf-8",
+    )
+    output = run(
+        *corpus.words(), "--train-iters", "4", "--num-workers", "2", "--checkpoint-activations", "--deepspeed",
+        "--deepspeed_config", str(config), "--exit-after", "3", "--save", "c", "--shuffle", "--short-seq-prob", "0.5",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert "batch_size = 2" in output and "no DeepSpeed engine" in output and "uses bf16 instead" in output
+    (folder,) = (tmp_path / "c").iterdir()
+    assert re.fullmatch(r"glm\d\d-\d\d-\d\d-\d\d", folder.name)
+    assert (folder / "latest_checkpointed_iteration.txt").read_text(encoding="utf-8") == "3"
+
+
+@pytest.mark.slow
+def test_pretrained_weights_start_a_new_run(corpus: Corpus, straight: tuple[Path, str], tmp_path: Path):
+    output = run(*corpus.words(), "--train-iters", "2", "--load-pretrained", str(straight[0] / "c" / "s"), cwd=tmp_path)
+    assert re.search(r"loaded \d+", output) and "random" not in output
+    (name,) = (path.name for path in (tmp_path / "runs").iterdir())
+    last = [row for row in rows(straight[0], "s") if row["kind"] == "evaluation"][-1]["loss"]
+    first = rows(tmp_path, name)[0]
+    assert first["kind"] == "train" and first["iteration"] == 2 and first["loss"] < last + 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--load", "nowhere"], "nowhere"),
+        (["--load-pretrained", "nowhere"], "nowhere"),
+        (["--train-data", "absent.jsonl"], "absent.jsonl"),
+        (["--train-data", "no-such-corpus"], "no-such-corpus"),
+        (["--train-data", "empty.jsonl"], "empty.jsonl"),
+        (["--train-data", "broken.jsonl"], "broken.jsonl"),
+        (["--tokenizer-path", "absent.model"], "absent.model"),
+        (["--batch-size", "none"], "--batch-size"),
+        (["--seq-length", "65"], "--seq-length 65"),
+    ],
+)
+def test_mistakes_end_in_one_line(corpus: Corpus, tmp_path: Path, words: list[str], message: str):
+    (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
+    (tmp_path / "broken.jsonl").write_text('{"text": "fine"}\n{"text": \n', encoding="utf-8")
+    process = subprocess.run(
+        [sys.executable, str(REPOSITORY / "pretrain_glm.py"), *corpus.words(), "--train-iters", "2", *words],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert process.returncode == 2, process.stdout + process.stderr
+    errors = [line for line in process.stderr.splitlines() if "Traceback" in line or line.startswith("error: ")]
+    assert len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0], process.stderr
+
+
+def test_help_is_quick():
+    began = time.perf_counter()
+    process = subprocess.run(
+        [sys.executable, str(REPOSITORY / "pretrain_glm.py"), "--help"],
+        env=environment(), capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert time.perf_counter() - began < 3.0
+    assert "--train-data" in process.stdout and "--text-field" in process.stdout
