@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from model.modeling_glm import GLMModel
 from mpu.broadcast import broadcast_tensors
 from mpu.cross_entropy import vocab_parallel_cross_entropy
+from mpu.gradients import gradient_norm
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from mpu.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding, shard_of
 from mpu.mappings import (
@@ -191,9 +192,7 @@ def _model_worker(size: int, variant: str, sizes: dict[str, int], files: list[Pa
     arguments = inputs["input_ids"], inputs["position_ids"], inputs["attention_mask"]
     loss = model(*arguments, labels=inputs["labels"], loss_mask=inputs["loss_mask"]).mean
     loss.backward()
-    from training.optimizer import clip_gradients
-
-    norm = clip_gradients(list(model.parameters()), 0.0, topology=topology)
+    norm = gradient_norm(model.parameters(), topology=topology)
     with torch.no_grad():
         logits = model(*arguments)
         sharded = model(*arguments, output="sharded_logits")
@@ -245,7 +244,7 @@ def _clip_worker(size: int, ranks: list[dict[str, Any]]) -> dict[str, Any]:
 
     clipped = parameters()
     norm = clip_gradients(clipped, case["max_norm"], topology=topology)
-    inf_norm = clip_gradients(parameters(), case["max_norm"], topology=topology, norm_type=math.inf)
+    inf_norm = gradient_norm(parameters(), topology=topology, norm_type=math.inf)
     return {
         "norm": float(norm),
         "inf_norm": float(inf_norm),

@@ -1,0 +1,43 @@
+"""The norm of gradients that are partly cut over the model-parallel ranks (spec: model 8.8)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mpu.initialize import ParallelTopology
+
+
+@torch.no_grad()
+def gradient_norm(
+    parameters: Iterable[torch.nn.Parameter], *, topology: ParallelTopology, norm_type: float = 2.0
+) -> Tensor:
+    """Return the norm over the whole model, an fp32 scalar that is equal on all ranks of a model-parallel group.
+
+    Parameters flagged ``model_parallel`` count on every rank, replicated ones once. Parameters without a gradient are
+    left out; without any the norm is 0. ``norm_type`` is a positive number or infinity (the largest element).
+    """
+    parameters = list(parameters)
+    own = [
+        parameter.grad
+        for parameter in parameters
+        if parameter.grad is not None
+        and (topology.model_parallel_rank == 0 or getattr(parameter, "model_parallel", False))
+    ]
+    if own:
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm(own, norm_type)])
+        total = torch.linalg.vector_norm(norms, norm_type)
+    else:
+        total = torch.zeros((), device=parameters[0].device if parameters else None)
+    if topology.model_parallel_size == 1:
+        return total
+    if math.isinf(norm_type):
+        dist.all_reduce(total, op=dist.ReduceOp.MAX, group=topology.model_parallel_group)
+        return total
+    power = total**norm_type
+    dist.all_reduce(power, group=topology.model_parallel_group)
+    return power ** (1.0 / norm_type)
