@@ -1,0 +1,89 @@
+"""Numbered blank-infilling batches for training, resumable at any number (spec: pretraining 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from data_utils.block_infilling import Batch, BlankInfillingCollator
+from data_utils.packing import BlockDataset
+from data_utils.samplers import BatchPlan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BATCHES_AHEAD = 4  # that every worker process prepares
+
+
+@dataclass(frozen=True)
+class BatchLoader:
+    """Build the batches of one data-parallel rank from packed samples.
+
+    What batch n holds depends on n alone: not on the number of workers, nor on where the run started.
+
+    Attributes:
+        dataset: packed samples.
+        collator: blanks them out; knows its rank and the number of ranks.
+        plan: which samples form a batch.
+        num_workers: processes that build batches ahead; 0 builds them in this one.
+        collator_start: number that the collator gives to batch 0. The original counts from 0 again after a resume.
+    """
+
+    dataset: BlockDataset
+    collator: BlankInfillingCollator
+    plan: BatchPlan
+    num_workers: int = 0
+    collator_start: int = 0
+
+    def build(self, batch_index: int) -> Batch:
+        """Build batch ``batch_index``."""
+        samples = [self.dataset[number] for number in self.plan.numbers(batch_index)]
+        return self.collator(samples, batch_index=self.collator_start + batch_index)
+
+    def batches(self, start: int = 0, count: int | None = None) -> Iterator[Batch]:
+        """Yield ``count`` batches (None: without end) from batch number ``start`` on; earlier ones are not read."""
+        if self.num_workers == 0:
+            stop = None if count is None else start + count
+            index = start
+            while stop is None or index < stop:
+                yield self.build(index)
+                index += 1
+            return
+        yield from _batches_of_workers(self, start, count)
+
+
+def _batches_of_workers(loader: BatchLoader, start: int, count: int | None) -> Iterator[Batch]:
+    """Build batches in worker processes, in order."""
+    import itertools
+
+    from torch.utils.data import DataLoader, Dataset
+
+    class Numbered(Dataset):
+        def __getitem__(self, index: int) -> Batch:
+            return loader.build(index)
+
+    numbers = itertools.count(start) if count is None else range(start, start + count)
+    yield from DataLoader(
+        Numbered(),
+        sampler=numbers,  # type: ignore[arg-type]  # any iterable of indices
+        batch_size=None,
+        collate_fn=_unchanged,
+        num_workers=loader.num_workers,
+        prefetch_factor=BATCHES_AHEAD,
+    )
+
+
+def _unchanged(batch: Batch) -> Batch:
+    return batch
+
+
+def to_tensors(batch: Batch) -> Mapping[str, Tensor]:
+    """Turn a batch into int64 tensors that share its memory; the one place where arrays become tensors.
+
+    Keys: input_ids [b,s], target_ids [b,s], loss_mask [b,s], position_ids [b,2,s], attention_mask [b].
+    """
+    import torch
+
+    names = ("input_ids", "target_ids", "loss_mask", "position_ids", "attention_mask")
+    return {name: torch.from_numpy(getattr(batch, name)) for name in names}
