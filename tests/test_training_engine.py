@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_utils.loaders import Batch
+from data_utils.block_infilling import Batch
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from training.configurations import CheckpointSettings

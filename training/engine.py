@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from data_utils.loaders import Batch, to_tensors
+from data_utils.block_infilling import Batch
+from data_utils.loaders import to_tensors
 from model.modeling_glm import GLMModel, LanguageModelLoss
 from mpu.initialize import ParallelTopology
 from training.checkpointing import ResumeState, load_checkpoint, save_checkpoint
@@ -166,15 +167,16 @@ class TorchEngine:
         return state
 
     def _loss(self, forward: GLMModel | DistributedDataParallel, batch: Batch) -> LanguageModelLoss:
-        tensors = to_tensors(batch)
+        tensors = dict(to_tensors(batch))
+        loss_mask = tensors.pop("loss_mask")  # stays on the host, where its targets are counted without a wait
+        tensors = {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
         with autocast(self.precision, device=self.device):
-            # The loss mask stays on the host, where its target positions are counted without waiting for the device.
             return forward(
-                tensors.input_ids.to(self.device, non_blocking=True),
-                tensors.position_ids.to(self.device, non_blocking=True),
-                tensors.attention_mask.to(self.device, non_blocking=True),
-                labels=tensors.target_ids.to(self.device, non_blocking=True),
-                loss_mask=tensors.loss_mask,
+                tensors["input_ids"],
+                tensors["position_ids"],
+                tensors["attention_mask"],
+                labels=tensors["target_ids"],
+                loss_mask=loss_mask,
             )
 
     def _inverse_weight(self, batches: Sequence[Batch]) -> Tensor:
