@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from data_utils.block_infilling import Batch, BlankInfillingCollator
 from data_utils.packing import BlockDataset
@@ -78,12 +78,18 @@ def _unchanged(batch: Batch) -> Batch:
     return batch
 
 
-def to_tensors(batch: Batch) -> Mapping[str, Tensor]:
-    """Turn a batch into int64 tensors that share its memory; the one place where arrays become tensors.
+class TensorBatch(NamedTuple):
+    """A batch as int64 tensors."""
 
-    Keys: input_ids [b,s], target_ids [b,s], loss_mask [b,s], position_ids [b,2,s], attention_mask [b].
-    """
+    input_ids: Tensor  # [b,s]
+    target_ids: Tensor  # [b,s]
+    loss_mask: Tensor  # [b,s]
+    position_ids: Tensor  # [b,2,s]
+    attention_mask: Tensor  # [b] separators
+
+
+def to_tensors(batch: Batch) -> TensorBatch:
+    """Turn a batch into tensors that share its memory; the one place where arrays become tensors."""
     import torch
 
-    names = ("input_ids", "target_ids", "loss_mask", "position_ids", "attention_mask")
-    return {name: torch.from_numpy(getattr(batch, name)) for name in names}
+    return TensorBatch(*(torch.from_numpy(getattr(batch, name)) for name in TensorBatch._fields))
