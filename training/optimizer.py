@@ -1,26 +1,26 @@
-"""Optimizer, gradient clipping and loss scaling (spec: model 8.8, 9, 10.1, 10.2)."""
+"""Optimizers: parameter groups, update rules, gradient clipping, loss scale, and states of other origin."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from mpu.gradients import gradient_norm
 from mpu.initialize import ParallelTopology
 
 OPTIMIZERS = ("adam", "adafactor")
-CLIP_EPSILON = 1e-6  # added to the norm that the limit is divided by (spec: model 8.8)
-INITIAL_LOSS_SCALE = 2.0**32
 
 
 def build_parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Split the trainable parameters into those with weight decay and those without, in module order.
+    """Return the trainable parameters as two groups: with weight decay, and without (spec: model 10.1).
 
-    No decay: parameters of a LayerNorm and those named exactly ``bias``. Everything else decays, embeddings and the
-    biases of an LSTM included, as in the original: its optimizer states are stored in this order.
+    LayerNorm parameters and those whose own name is ``bias`` are not decayed. A group keeps the order in which the
+    modules are walked: optimizer states number their parameters by it. (The biases of an LSTM have other names and
+    are decayed, as in the original.)
     """
     decay: list[nn.Parameter] = []
     no_decay: list[nn.Parameter] = []
@@ -39,90 +39,163 @@ def build_optimizer(
     *,
     lr: float,
     weight_decay: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
+    betas: tuple[float, float],
+    eps: float,
     name: str = "adam",
-) -> torch.optim.Optimizer:
-    """Build AdamW (``adam``: decoupled decay, bias correction, one fused kernel) or ``adafactor``.
+    fused: bool = True,
+) -> Optimizer:
+    """Build the optimizer of the trainable parameters of ``model`` (spec: model 10.2).
 
-    Raises ValueError for another name.
+    ``adam`` is AdamW: decoupled weight decay and bias correction; ``fused`` updates all tensors in one kernel, on the
+    CPU too. ``adafactor`` has factored second moments, no first moment and takes the rate as it is given (``betas`` and
+    ``eps`` do not concern it). Raises ValueError for another name or when nothing is trainable.
     """
     groups = build_parameter_groups(model)
+    if not any(group["params"] for group in groups):
+        raise ValueError("the model has no trainable parameter; freeze less of it")
     if name == "adam":
-        return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, fused=True)
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
     if name == "adafactor":
-        return torch.optim.Adafactor(groups, lr=lr, weight_decay=weight_decay)
-    raise ValueError(f"--optimizer {name}; choose one of {', '.join(OPTIMIZERS)}")
+        from training.adafactor import Adafactor
+
+        return Adafactor(groups, lr=lr, weight_decay=weight_decay)
+    raise ValueError(f"optimizer {name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}")
 
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, *, topology: ParallelTopology) -> Tensor:
-    """Scale all gradients so that their norm over the model-parallel group is at most ``max_norm`` (0: leave them).
+    """Scale all gradients by ``max_norm / (norm + 1e-6)`` when that is below one (spec: model 8.8).
 
-    Returns the norm before clipping, an fp32 scalar on the device; nothing waits for it.
+    Returns the global norm from before, a 0-dim fp32 tensor on the gradients' device; the host does not wait for it. A
+    ``max_norm`` of 0 leaves the gradients alone.
     """
-    parameters = list(parameters)
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
     norm = gradient_norm(parameters, topology=topology)
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if max_norm > 0.0 and gradients:
-        torch._foreach_mul_(gradients, (max_norm / (norm + CLIP_EPSILON)).clamp(max=1.0))
+    if max_norm > 0 and parameters:
+        factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
+        torch._foreach_mul_([parameter.grad for parameter in parameters], factor)
     return norm
 
 
 class DynamicLossScaler:
-    """Scale fp16 losses: halve on overflow, double after ``window`` updates without one (spec: model 9).
+    """Choose the factor that keeps half-precision gradients in range (spec: model 9).
 
-    With ``loss_scale`` given the scale is fixed. ``hysteresis`` overflows are tolerated before the scale falls; the
-    count is only restored when the scale grows, as in the original.
+    The scale halves when gradients overflow (after ``hysteresis`` overflows, the first time) and doubles after
+    ``window`` updates without one. As in the original, the allowance is refilled by a growth only, or with
+    ``consecutive_hysteresis`` by any update without overflow.
     """
 
     def __init__(
         self,
         *,
         loss_scale: float | None = None,
-        initial_scale: float = INITIAL_LOSS_SCALE,
-        factor: float = 2.0,
+        initial_scale: float = 2.0**32,
         window: float = 1000,
-        min_scale: float = 1.0,
         hysteresis: int = 2,
+        min_scale: float = 1.0,
         consecutive_hysteresis: bool = False,
     ) -> None:
-        self.fixed = loss_scale is not None
-        self.scale = float(initial_scale if loss_scale is None else loss_scale)
-        self.factor = factor
+        """Start at ``initial_scale``, or stay at ``loss_scale`` for good when it is given (and not 0)."""
+        self.dynamic = not loss_scale
+        self.scale = float(loss_scale or initial_scale)
         self.window = window
-        self.min_scale = min_scale
         self.hysteresis = hysteresis
+        self.min_scale = min_scale
         self.consecutive_hysteresis = consecutive_hysteresis
-        self.tolerance = hysteresis
         self.num_updates = 0
         self.last_overflow = -1
+        self.remaining_hysteresis = hysteresis
 
     def update(self, overflow: bool) -> None:
-        """Adapt the scale to an update that overflowed, or did not."""
-        if self.fixed:
-            return
-        if overflow:
-            if self.hysteresis == 1 or self.tolerance == 1:
-                self.scale = max(self.scale / self.factor, self.min_scale)
+        """Count one update and adapt the scale; ``overflow`` tells whether its gradients were not finite."""
+        if self.dynamic:
+            if overflow:
+                self._shrink()
             else:
-                self.tolerance -= 1
-            self.last_overflow = self.num_updates
-        else:
-            grows = (self.num_updates - self.last_overflow) % self.window == 0
-            if self.consecutive_hysteresis or grows:
-                self.tolerance = self.hysteresis
-            if grows:
-                self.scale *= self.factor
+                self._grow_when_due()
         self.num_updates += 1
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
-        names = ("scale", "tolerance", "num_updates", "last_overflow")
-        return {name: getattr(self, name) for name in names}
+    def state_dict(self) -> dict[str, float | int]:
+        """Return the scale and the counters."""
+        return {
+            "scale": self.scale,
+            "num_updates": self.num_updates,
+            "last_overflow": self.last_overflow,
+            "remaining_hysteresis": self.remaining_hysteresis,
+        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore ``state_dict()``; a fixed scale stays as the flags say."""
-        for name, value in state.items():
-            if not (self.fixed and name == "scale"):
-                setattr(self, name, value)
+    def load_state_dict(self, state: Mapping[str, float | int]) -> None:
+        """Continue from ``state_dict``'s result; a constant scale stays what it is."""
+        if self.dynamic:
+            self.scale = float(state["scale"])
+        self.num_updates = int(state["num_updates"])
+        self.last_overflow = int(state["last_overflow"])
+        self.remaining_hysteresis = int(state["remaining_hysteresis"])
+
+    def _shrink(self) -> None:
+        if self.hysteresis == 1 or self.remaining_hysteresis == 1:
+            self.scale = max(self.scale / 2.0, self.min_scale)
+        else:
+            self.remaining_hysteresis -= 1
+        self.last_overflow = self.num_updates
+
+    def _grow_when_due(self) -> None:
+        due = (self.num_updates - self.last_overflow) % self.window == 0
+        if self.consecutive_hysteresis or due:
+            self.remaining_hysteresis = self.hysteresis
+        if due:
+            self.scale *= 2.0
+
+
+def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Continue ``optimizer`` from the moments of ``state``; rate, betas and decay stay those of this run.
+
+    Besides our own states it takes those of the original: wrapped for fp16 (``optimizer_state_dict`` with fp32 masters
+    under ``fp32_from_fp16``, which replace the rounded weights), and with the step count in the group. Raises
+    ValueError when the state belongs to other parameters.
+    """
+    masters = state.get("fp32_from_fp16")
+    state = state.get("optimizer_state_dict", state)
+    if not (isinstance(state.get("state"), Mapping) and isinstance(state.get("param_groups"), list)):
+        raise ValueError("the optimizer state has an unknown layout; continue without it (--no-load-optim)")
+    groups = optimizer.param_groups
+    sizes = [len(group["params"]) for group in state["param_groups"]]
+    if sizes != [len(group["params"]) for group in groups]:
+        raise ValueError(
+            f"the optimizer state is for groups of {sizes} parameters, this model has "
+            f"{[len(group['params']) for group in groups]}; continue without it (--no-load-optim)"
+        )
+    moments: dict[int, dict[str, Any]] = {}
+    for group, saved_group in zip(groups, state["param_groups"], strict=True):
+        for parameter, index in zip(group["params"], saved_group["params"], strict=True):
+            if index in state["state"]:
+                moments[index] = _moments_of(parameter, state["state"][index], step=saved_group.get("step"))
+    own_groups = optimizer.state_dict()["param_groups"]
+    for own, saved_group in zip(own_groups, state["param_groups"], strict=True):
+        own["params"] = saved_group["params"]
+    optimizer.load_state_dict({"state": moments, "param_groups": own_groups})
+    if masters is not None:
+        _copy_masters(groups, masters)
+
+
+def _moments_of(parameter: nn.Parameter, saved: Mapping[str, Any], *, step: Any) -> dict[str, Any]:
+    """Return the saved state of one parameter as tensors of its own memory, with its step count."""
+    own = {key: value.clone() if isinstance(value, Tensor) else value for key, value in saved.items()}
+    moment = own.get("exp_avg")
+    if moment is not None and moment.shape != parameter.shape:
+        raise ValueError(
+            f"the optimizer state holds a moment of shape {tuple(moment.shape)} for a parameter of shape "
+            f"{tuple(parameter.shape)}; continue without it (--no-load-optim)"
+        )
+    if "step" not in own and step is not None:
+        own["step"] = torch.tensor(float(step))
+    elif isinstance(own.get("step"), int) and moment is not None:
+        own["step"] = torch.tensor(float(own["step"]))
+    return own
+
+
+@torch.no_grad()
+def _copy_masters(groups: list[dict[str, Any]], masters: list[list[Tensor]]) -> None:
+    for group, group_masters in zip(groups, masters, strict=True):
+        for parameter, master in zip(group["params"], group_masters, strict=True):
+            parameter.copy_(master)
