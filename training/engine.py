@@ -167,16 +167,14 @@ class TorchEngine:
         return state
 
     def _loss(self, forward: GLMModel | DistributedDataParallel, batch: Batch) -> LanguageModelLoss:
-        tensors = dict(to_tensors(batch))
-        loss_mask = tensors.pop("loss_mask")  # stays on the host, where its targets are counted without a wait
-        tensors = {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
+        tensors = to_tensors(batch)
         with autocast(self.precision, device=self.device):
             return forward(
-                tensors["input_ids"],
-                tensors["position_ids"],
-                tensors["attention_mask"],
-                labels=tensors["target_ids"],
-                loss_mask=loss_mask,
+                tensors.input_ids.to(self.device, non_blocking=True),
+                tensors.position_ids.to(self.device, non_blocking=True),
+                tensors.attention_mask.to(self.device, non_blocking=True),
+                labels=tensors.target_ids.to(self.device, non_blocking=True),
+                loss_mask=tensors.loss_mask,  # on the host, where its targets are counted without a wait
             )
 
     def _inverse_weight(self, batches: Sequence[Batch]) -> Tensor:
