@@ -1,0 +1,66 @@
+"""The stand-in tokenizer and documents that the golden pre-training vectors were recorded with."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data_utils.block_infilling import BlankInfillingSettings
+
+NUM_IDS = 2000
+
+
+class StandInVocabulary:
+    """Command ids and sentence ends, as given in a golden file under ``tokenizer``."""
+
+    def __init__(self, recorded: dict[str, Any]) -> None:
+        self._commands = recorded["commands"]
+        self._ends = {
+            "span": recorded["sentence_end_ids_collator"],
+            "document": recorded["sentence_end_ids_dataset"],
+        }
+
+    def command_id(self, name: str) -> int:
+        if name in self._commands:
+            return self._commands[name]
+        kind, number = re.fullmatch(r"(MASK|sop)(\d+)", name).groups()
+        return 900 + 2 * (int(number) - 1) + (kind == "sop")
+
+    def sentence_end_table(self, predicate: str) -> np.ndarray:
+        table = np.zeros(NUM_IDS, dtype=bool)
+        table[self._ends[predicate]] = True
+        return table
+
+
+@dataclass(frozen=True)
+class StandInDocument:
+    tokens: np.ndarray
+    prompt_length: int
+
+
+class StandInDocuments:
+    """Documents given as ``{"tokens", "loss_masks"}``; the loss mask is zeros, then ones."""
+
+    def __init__(self, recorded: list[dict[str, Any]]) -> None:
+        self._documents = []
+        for document in recorded:
+            mask = document["loss_masks"]
+            assert mask == sorted(mask)
+            self._documents.append(StandInDocument(np.array(document["tokens"]), mask.count(0)))
+        self.lengths = np.array([len(document.tokens) for document in self._documents], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def __getitem__(self, index: int) -> StandInDocument:
+        return self._documents[index]
+
+
+def settings_of(recorded: dict[str, Any]) -> BlankInfillingSettings:
+    """Return the settings of a recorded constructor call; an option we do not know is an error."""
+    options = dict(recorded)
+    assert options.pop("encoder_decoder") is False
+    return BlankInfillingSettings(**options)
