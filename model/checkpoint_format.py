@@ -1,175 +1,217 @@
-"""The layout of checkpoints: folders, parameter names, shards, loading of weights (spec: model 7, 8.3, 11, 12).
+"""Checkpoint folders: where the files of a run are, and how their weights get into a model (spec: model 11).
 
-One table says how every parameter is cut over tensor-parallel ranks; saving, loading and resharding follow it.
+    <root>/latest_checkpointed_iteration.txt        the tag of the newest checkpoint
+    <root>/latest                                   the same
+    <root>/<tag>/mp_rank_00_model_states.pt         one file per model-parallel rank
+
+v vocabulary, h hidden
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model.safe_loading import read_checkpoint_file
+from model.parameter_rules import (
+    BLOCK_POSITION_TABLE,
+    POSITION_TABLES,
+    WORD_TABLE,
+    canonical_name,
+    reshard_tensor,
+)
+from model.safe_loading import UnreadableCheckpointError, read_checkpoint_file
 from mpu.initialize import ParallelTopology
 
-TRACKER = "latest_checkpointed_iteration.txt"
-DEEPSPEED_TRACKER = "latest"
-SHARD_NAME = "mp_rank_{:02d}_model_states.pt"
-SHARD_PATTERN = re.compile(r"mp_rank_(\d+)_model_states\.pt")
-
-Rule = Literal["rows", "three_rows", "columns", "replicated"]
-
-# How a parameter is cut: along its rows, along the rows of each of its three thirds (query, key, value), along its
-# columns, or not at all. The first pattern that matches the name counts.
-PARAMETER_RULES: tuple[tuple[re.Pattern[str], Rule], ...] = tuple(
-    (re.compile(pattern), rule)
-    for pattern, rule in (
-        (r"(^|\.)prompt_spell\.", "replicated"),
-        (r"(^|\.)(pool_layer|multichoice_head)\.", "replicated"),
-        (r"(^|\.)word_embeddings\.weight$", "rows"),
-        (r"position_embeddings\.(weight|inv_freq)$", "replicated"),
-        (r"attention\.query_key_value\.(weight|bias)$", "three_rows"),
-        (r"attention\.relative\.(weight|bias)$", "rows"),
-        (r"attention\.dense\.weight$", "columns"),
-        (r"attention\.dense\.bias$", "replicated"),
-        (r"mlp\.dense_h_to_4h\.(weight|bias)$", "rows"),
-        (r"mlp\.dense_4h_to_h\.weight$", "columns"),
-        (r"mlp\.dense_4h_to_h\.bias$", "replicated"),
-        (r"layernorm\.(weight|bias)$", "replicated"),
-        (r"transformer\.r_[wr]_bias$", "rows"),
-    )
-)
-
-# Other names that checkpoints of the same model carry (spec: model 11.6).
-FOREIGN_PREFIXES = ("module.", "model.", "glm.")
-FOREIGN_NAMES = {
-    "transformer.word_embeddings.weight": "word_embeddings.weight",
-    "mixins.block_position_embedding.block_position_embeddings.weight": "transformer.block_position_embeddings.weight",
-}
+TRACKERS = ("latest_checkpointed_iteration.txt", "latest")
+RELEASE_TAG = "release"
+# A checkpoint that is being replaced by one of the same tag waits under this prefix until the new one is complete.
+REPLACED_PREFIX = ".old-"
+SHARD_NAME = re.compile(r"mp_rank_(\d+)_model_states\.pt")
 
 
-def split_rule(name: str) -> Rule:
-    """Return how parameter ``name`` is cut. Raises ValueError for a name that no model here has."""
-    for pattern, rule in PARAMETER_RULES:
-        if pattern.search(name):
-            return rule
-    raise ValueError(f"{name}: no such parameter in a GLM checkpoint; it cannot be cut over tensor-parallel ranks")
-
-
-def split_tensor(name: str, tensor: Tensor, num_parts: int) -> list[Tensor]:
-    """Cut a whole parameter into one shard per rank (views where possible)."""
-    rule = split_rule(name)
-    if rule == "replicated" or num_parts == 1:
-        return [tensor] * num_parts
-    dim = 1 if rule == "columns" else 0
-    blocks = 3 if rule == "three_rows" else 1
-    if tensor.size(dim) % (num_parts * blocks):
-        raise ValueError(f"{name}: {tensor.size(dim)} along dimension {dim} do not divide into {num_parts} parts")
-    if rule == "three_rows":
-        thirds = [third.chunk(num_parts) for third in tensor.chunk(3)]
-        return [torch.cat(parts) for parts in zip(*thirds, strict=True)]
-    return list(tensor.chunk(num_parts, dim=dim))
-
-
-def merge_tensors(name: str, shards: Sequence[Tensor]) -> Tensor:
-    """Join the shards of a parameter, in rank order."""
-    rule = split_rule(name)
-    if rule == "replicated" or len(shards) == 1:
-        return shards[0]
-    if rule == "three_rows":
-        thirds = zip(*(shard.chunk(3) for shard in shards), strict=True)
-        return torch.cat([piece for third in thirds for piece in third])
-    return torch.cat(list(shards), dim=1 if rule == "columns" else 0)
+def shard_name(rank: int) -> str:
+    """Return the file name of model-parallel rank ``rank``."""
+    return f"mp_rank_{rank:02d}_model_states.pt"
 
 
 @dataclass(frozen=True)
 class CheckpointLocation:
-    """Where a checkpoint lies: ``folder`` holds one file per tensor-parallel rank, ``root`` the trackers."""
+    """One checkpoint on disk.
 
-    root: Path
+    Attributes:
+        folder: the folder that holds the shard files.
+        tag: its name, usually the iteration.
+        iteration: the tag as a number; None for ``best``, ``release`` or a folder of another name.
+        root: the run's folder with the tracker; None when ``folder`` was named directly.
+    """
+
     folder: Path
     tag: str
+    iteration: int | None
+    root: Path | None
 
-    @property
-    def shards(self) -> list[Path]:
-        """Return the model files in rank order."""
-        numbered = [(SHARD_PATTERN.fullmatch(path.name), path) for path in self.folder.iterdir()]
-        return [path for _, path in sorted((int(match[1]), path) for match, path in numbered if match)]
+    def shard_files(self) -> list[Path]:
+        """Return the shard files in rank order; raise ``UnreadableCheckpointError`` when one is missing."""
+        found = {int(match[1]): path for path in self.folder.iterdir() if (match := SHARD_NAME.fullmatch(path.name))}
+        if not found:
+            raise UnreadableCheckpointError(f"{self.folder} holds no {shard_name(0)}; give a checkpoint folder")
+        missing = sorted(set(range(max(found) + 1)) - set(found))
+        if missing:
+            raise UnreadableCheckpointError(f"{self.folder} lacks {shard_name(missing[0])}; copy all shards into it")
+        return [found[rank] for rank in range(len(found))]
+
+
+def locate_tag(root: Path, tag: str) -> CheckpointLocation | None:
+    """Return the checkpoint ``tag`` of a run's folder, or None when there is no such folder."""
+    folder = root / tag
+    if not folder.is_dir():
+        folder = root / f"{REPLACED_PREFIX}{tag}"
+    if not folder.is_dir():
+        return None
+    return CheckpointLocation(folder, tag, int(tag) if tag.isdecimal() else None, root)
 
 
 def resolve_checkpoint(path: str | Path) -> CheckpointLocation:
     """Find the checkpoint that ``path`` names (spec: model 11.3).
 
-    A folder with a tracker leads to the sub-folder of its tag; otherwise the folder itself holds the model files; a
-    model file stands for its folder. Raises ValueError with one line when there is none.
+    ``path`` is a run's folder with a tracker, a folder that holds the shard files itself, or one of these files. Raises
+    ValueError with one line when there is none.
     """
     path = Path(path)
-    if SHARD_PATTERN.fullmatch(path.name) and path.is_file():
+    if SHARD_NAME.fullmatch(path.name) and path.is_file():
         path = path.parent
     if not path.is_dir():
-        raise ValueError(f"{path}: no such checkpoint folder")
-    location = CheckpointLocation(path.parent, path, path.name)
-    for name in (TRACKER, DEEPSPEED_TRACKER):
-        if (path / name).is_file():
-            tag = (path / name).read_text(encoding="utf-8").strip()
-            location = CheckpointLocation(path, path / tag, tag)
-            if not location.folder.is_dir():
-                raise ValueError(f"{path / name} names checkpoint {tag!r}, but there is no folder {location.folder}")
-            break
-    if not location.shards:
+        raise ValueError(f"checkpoint folder {path} does not exist; give the folder of a run or of a released model")
+    for name in TRACKERS:
+        if not (path / name).is_file():
+            continue
+        tag = (path / name).read_text(encoding="utf-8", errors="replace").strip()
+        if not re.fullmatch(r"[\w.-]+", tag) or tag in (".", ".."):
+            raise ValueError(f"{path / name} holds {tag[:40]!r} where the name of a checkpoint belongs; write it there")
+        location = locate_tag(path, tag)
+        if location is None:
+            raise ValueError(f"{path / name} names checkpoint {tag!r}, which {path} does not hold; correct the file")
+        return location
+    if any(SHARD_NAME.fullmatch(file.name) for file in path.iterdir()):
+        tag = path.resolve().name
+        return CheckpointLocation(path, tag, int(tag) if tag.isdecimal() else None, None)
+    raise ValueError(
+        f"no checkpoint in {path}: it has neither {TRACKERS[0]} nor {shard_name(0)}; give the folder of a run"
+    )
+
+
+@dataclass(frozen=True)
+class CheckpointShards:
+    """The contents of a checkpoint's files: this rank's ``own`` alone, or those of all ranks in order."""
+
+    location: CheckpointLocation
+    contents: list[dict[str, Any]]
+    own: bool
+
+
+def read_shards(location: CheckpointLocation, *, topology: ParallelTopology) -> CheckpointShards:
+    """Read the files this rank needs: its own, or all of them when the model-parallel size is another one."""
+    files = location.shard_files()
+    own = len(files) == topology.model_parallel_size
+    if own:
+        files = [files[topology.model_parallel_rank]]
+    return CheckpointShards(location, [read_checkpoint_file(file) for file in files], own)
+
+
+def weights_in(content: dict[str, Any], *, file: Path) -> dict[str, Tensor]:
+    """Return the weights in a file's content: the dictionary under ``module``, or the content itself when bare."""
+    weights = content.get("module", content)
+    if not isinstance(weights, dict) or not weights or not all(isinstance(w, Tensor) for w in weights.values()):
         raise ValueError(
-            f"{location.folder}: no {SHARD_NAME.format(0)} here; name the folder of a checkpoint, or the one that "
-            f"holds its {TRACKER}"
+            f"{file} has an unknown layout: its keys are {_few(map(str, content))} and no weights are under 'module'; "
+            "give a GLM checkpoint"
         )
-    return location
+    return {str(name): tensor for name, tensor in weights.items()}
+
+
+def iteration_of(content: dict[str, Any], location: CheckpointLocation) -> int:
+    """Return the number of updates a checkpoint was written after; ``release`` and unnumbered ones count 0."""
+    if location.tag == RELEASE_TAG:
+        return 0
+    for iteration in (content.get("iteration"), content.get("total_iters"), location.iteration):
+        if isinstance(iteration, int):
+            return iteration
+    return 0
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What loading weights did; names are those of the model."""
+    """What was loaded: names of the model's parameters (wrappers' prefixes removed).
 
-    file: Path
-    iteration: int
+    Attributes:
+        loaded: parameters that have the file's values.
+        missing: parameters the file lacks; they keep their values.
+        unexpected: parameters of the file that the model lacks.
+        grown: position tables of which the file has the first rows.
+        iteration: updates the weights were trained for.
+        file: the folder read.
+        notes: what else the user should know.
+    """
+
     loaded: tuple[str, ...]
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    grown: tuple[str, ...] = field(default=())
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    grown: tuple[str, ...]
+    iteration: int
+    file: Path
+    notes: tuple[str, ...] = ()
 
     def summary(self) -> str:
-        """Return one line: the file, and how many tensors were loaded, missing, unexpected, grown."""
-        line = f"loaded {len(self.loaded)} tensors from {self.file} (iteration {self.iteration})"
+        """Return one line: the counts, and the first names of what does not match."""
+        parts = [f"loaded {len(self.loaded)} parameters of iteration {self.iteration} from {self.file}"]
         for what, names in (("missing", self.missing), ("unexpected", self.unexpected), ("grown", self.grown)):
-            shown = f": {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else ""
-            line += f", {len(names)} {what}{shown}"
-        return line
+            parts.append(f"{len(names)} {what}" + (f" ({_few(names)})" if names else ""))
+        return "; ".join([", ".join(parts), *self.notes])
 
 
-def canonical_names(module: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of a foreign layout to ours: wrapper prefixes off, other names mapped."""
-    renamed = {}
-    for name, tensor in module.items():
-        while prefix := next((p for p in FOREIGN_PREFIXES if name.startswith(p)), None):
-            name = name[len(prefix) :]  # noqa: PLW2901
-        renamed[FOREIGN_NAMES.get(name, name)] = tensor
-    return renamed
+@dataclass(frozen=True)
+class _Slot:
+    """A place in a model that holds a parameter or a buffer."""
+
+    owner: nn.Module
+    name: str
+
+    @property
+    def tensor(self) -> Tensor:
+        return getattr(self.owner, self.name)
+
+    @property
+    def is_parameter(self) -> bool:
+        return self.name in self.owner._parameters
+
+    def fill(self, rows: Tensor) -> None:
+        """Take over ``rows``, which may be only the first ones; a tensor on the meta device is replaced."""
+        tensor = self.tensor
+        if not tensor.is_meta:
+            with torch.no_grad():
+                tensor[: len(rows)].copy_(rows)
+            return
+        assert rows.shape == tensor.shape, (self.name, rows.shape, tensor.shape)
+        value = rows.to(tensor.dtype)
+        if self.is_parameter:
+            value = nn.Parameter(value, requires_grad=tensor.requires_grad)
+            value.__dict__.update(tensor.__dict__)  # the model-parallel flag
+        setattr(self.owner, self.name, value)
 
 
-def iteration_of(content: Mapping[str, Any]) -> int:
-    """Return the updates a checkpoint has behind it (old files call it ``total_iters``)."""
-    return int(content.get("iteration", content.get("total_iters", 0)) or 0)
-
-
-def weights_of(content: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint's ``module`` under our names. Raises ValueError when it has none."""
-    module = content.get("module")
-    if not isinstance(module, Mapping) or not all(isinstance(tensor, Tensor) for tensor in module.values()):
-        raise ValueError(f"{file}: no weights under the key 'module' (keys: {', '.join(map(str, content))[:80]})")
-    return canonical_names(module)
+def _slots(model: nn.Module) -> Iterator[tuple[str, _Slot]]:
+    """Yield every parameter and saved buffer with its name in the table of parameters."""
+    for prefix, module in model.named_modules():
+        saved = {name for name in module._buffers if name not in module._non_persistent_buffers_set}
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None and (name in module._parameters or name in saved):
+                yield canonical_name(f"{prefix}.{name}" if prefix else name), _Slot(module, name)
 
 
 def load_model_weights(
@@ -177,99 +219,115 @@ def load_model_weights(
     path: str | Path,
     *,
     topology: ParallelTopology | None = None,
-    dtype: torch.dtype | None = None,
+    grow_positions: bool = True,
 ) -> LoadReport:
-    """Load the weights of the checkpoint at ``path`` into ``model``, or into this rank's shard of it.
+    """Load the weights of the checkpoint at ``path`` into ``model``, a GLM or a head around one.
 
-    The checkpoint may be cut for another number of tensor-parallel ranks. Position tables that are shorter than the
-    model's are grown: the rows beyond keep their initial values (spec: model 11.5). Parameters on the meta device
-    receive the file's tensors themselves, as ``dtype`` (None: as stored).
+    The file may be written for another model-parallel size, carry wrappers' prefixes or be of a foreign layout (spec:
+    model 11.6). Files are mapped into memory and copied tensor by tensor; on the meta device the mapped tensors become
+    the model's. With ``grow_positions`` a model with block positions may have more of them than the file: new rows
+    keep their values (spec: model 11.5).
 
     Raises:
-        ValueError: no checkpoint, a damaged file, another vocabulary or model size, nothing that fits.
+        ValueError: no checkpoint, an unreadable or unknown file, no parameter in common, or another architecture.
     """
-    location = resolve_checkpoint(path)
-    contents = [read_checkpoint_file(shard) for shard in _shards_to_read(location, topology)]
-    return load_contents(model, contents, location, topology=topology, dtype=dtype)
-
-
-def _shards_to_read(location: CheckpointLocation, topology: ParallelTopology | None) -> list[Path]:
-    shards = location.shards
     topology = topology or ParallelTopology.single()
-    if len(shards) == topology.model_parallel_size:
-        return [shards[topology.model_parallel_rank]]
-    return shards
+    shards = read_shards(resolve_checkpoint(path), topology=topology)
+    return load_weights(model, shards, topology=topology, grow_positions=grow_positions)
 
 
-def load_contents(
-    model: nn.Module,
-    contents: Sequence[Mapping[str, Any]],
-    location: CheckpointLocation,
-    *,
-    topology: ParallelTopology | None = None,
-    dtype: torch.dtype | None = None,
+def load_weights(
+    model: nn.Module, shards: CheckpointShards, *, topology: ParallelTopology, grow_positions: bool = True
 ) -> LoadReport:
-    """Load what ``read_checkpoint_file`` returned: this rank's shard, or all shards to be cut anew."""
-    topology = topology or ParallelTopology.single()
-    file = location.shards[0]
-    shards = [weights_of(content, file) for content in contents]
-    own = model.state_dict()
-    fitting: dict[str, Tensor] = {}
-    grown: list[str] = []
-    for name in own:
-        if name not in shards[0]:
-            continue
-        tensor = shards[0][name]
-        if len(shards) > 1 or len(location.shards) != topology.model_parallel_size:
-            whole = merge_tensors(name, [shard[name] for shard in shards])
-            tensor = split_tensor(name, whole, topology.model_parallel_size)[topology.model_parallel_rank]
-        if tensor.shape != own[name].shape:
-            tensor = _grow_positions(name, tensor, own[name], file=file)
+    """Load what ``read_shards`` returned for the same topology; see ``load_model_weights``."""
+    file = shards.location.folder
+    parts = [
+        {canonical_name(name): tensor for name, tensor in weights_in(content, file=file).items()}
+        for content in shards.contents
+    ]
+    if any(set(part) != set(parts[0]) for part in parts):
+        raise ValueError(f"the files in {file} hold different parameters; they are not shards of one model")
+    slots = dict(_slots(model))
+    loaded = [name for name in slots if name in parts[0]]
+    missing = [name for name in slots if name not in parts[0]]
+    unexpected = [name for name in parts[0] if name not in slots]
+    if not loaded:
+        raise ValueError(
+            f"{file} has no parameter of the model: its names are {_few(parts[0])}; give a GLM checkpoint"
+        )
+    if WORD_TABLE in parts[0]:
+        _check_completeness(slots, missing, unexpected, file=file)
+    size, rank = topology.model_parallel_size, topology.model_parallel_rank
+    _check_vocabulary(slots, [part[WORD_TABLE] for part in parts if WORD_TABLE in part], shards, size=size)
+    grown = []
+    for name in loaded:
+        slot, pieces = slots[name], [part[name] for part in parts]
+        value = pieces[0] if shards.own else reshard_tensor(name, pieces, size=size, rank=rank)
+        if value.shape != slot.tensor.shape:
+            may_grow = grow_positions and BLOCK_POSITION_TABLE in slots and BLOCK_POSITION_TABLE in parts[0]
+            _check_growth(name, value, slots, may_grow=may_grow, file=file)
             grown.append(name)
-        fitting[name] = tensor
-    if not fitting:
-        raise ValueError(
-            f"{file}: none of its {len(shards[0])} tensors belongs to this model (the first is "
-            f"{next(iter(shards[0]), 'missing')!r}); is it a GLM checkpoint?"
-        )
-    _assign(model, fitting, dtype=dtype)
+        slot.fill(value)
     return LoadReport(
-        file=file,
-        iteration=iteration_of(contents[0]),
-        loaded=tuple(fitting),
-        missing=tuple(name for name in own if name not in fitting),
-        unexpected=tuple(name for name in shards[0] if name not in own),
+        loaded=tuple(loaded),
+        missing=tuple(missing),
+        unexpected=tuple(unexpected),
         grown=tuple(grown),
+        iteration=iteration_of(shards.contents[0], shards.location),
+        file=file,
     )
 
 
-def _assign(model: nn.Module, tensors: dict[str, Tensor], *, dtype: torch.dtype | None) -> None:
-    """Copy tensors into the model; a model on the meta device takes them as they are."""
-    on_meta = any(parameter.is_meta for parameter in model.parameters())
-    if on_meta:
-        absent = [name for name, parameter in model.named_parameters() if name not in tensors]
-        if absent:
-            raise ValueError(f"the checkpoint lacks {len(absent)} of the model's tensors, the first is {absent[0]}")
-        if dtype is not None:
-            tensors = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
-    with torch.no_grad():
-        model.load_state_dict(tensors, strict=False, assign=on_meta)
+def _check_completeness(slots: dict[str, _Slot], missing: list[str], unexpected: list[str], *, file: Path) -> None:
+    """Raise ValueError when a file of a whole language model does not have exactly the network's parameters.
 
-
-def _grow_positions(name: str, tensor: Tensor, own: Tensor, *, file: Path) -> Tensor:
-    """Return ``tensor`` continued by the rows that ``own`` has more, or explain why it does not fit."""
-    if name == "word_embeddings.weight":
+    Files of frozen models hold a part of it (spec: model 11.2); they lack the word embeddings and are not checked.
+    """
+    lacking = [name for name in missing if name.startswith("transformer.") and slots[name].is_parameter]
+    surplus = [name for name in unexpected if name.startswith("transformer.") and not name.endswith("inv_freq")]
+    if lacking or surplus:
+        parts = [f"lacks {_few(lacking)}"] * bool(lacking) + [f"has {_few(surplus)} besides"] * bool(surplus)
         raise ValueError(
-            f"{file}: a vocabulary of {tensor.size(0)} rows x {tensor.size(1)}, but the tokenizer and model here make "
-            f"{own.size(0)} x {own.size(1)}: give the tokenizer and the sizes the checkpoint was trained with"
+            f"{file} is of another architecture than the model: it {' and '.join(parts)}; check --num-layers, "
+            "--block-lm and --transformer-xl"
         )
-    is_position_table = name.endswith("position_embeddings.weight")
-    if is_position_table and tensor.size(1) == own.size(1) and tensor.size(0) < own.size(0):
-        start = torch.zeros_like(own, device="cpu") if own.is_meta else own.detach().cpu().clone()
-        start[: tensor.size(0)] = tensor
-        return start
-    flags = "--max-position-embeddings" if is_position_table else "--num-layers, --hidden-size"
-    raise ValueError(
-        f"{file}: {name} is {list(tensor.shape)}, the model here has {list(own.shape)}: give the sizes the checkpoint "
-        f"was trained with ({flags})"
-    )
+
+
+def _check_vocabulary(slots: dict[str, _Slot], tables: list[Tensor], shards: CheckpointShards, *, size: int) -> None:
+    """Raise ValueError when the word embeddings [v,h] have another size than the model's."""
+    if not tables or WORD_TABLE not in slots:
+        return
+    saved = tables[0].size(0) * (size if shards.own else len(tables))
+    rows, hidden_size = slots[WORD_TABLE].tensor.shape
+    if saved != rows * size:
+        raise ValueError(
+            f"{shards.location.folder} has a vocabulary of {saved}, the model one of {rows * size}; choose the "
+            "tokenizer the checkpoint was trained with (--tokenizer-type, --tokenizer-model-type, --task-mask)"
+        )
+    if tables[0].size(1) != hidden_size:
+        raise ValueError(
+            f"{shards.location.folder} has hidden size {tables[0].size(1)}, the model {hidden_size}; "
+            f"set --hidden-size {tables[0].size(1)}"
+        )
+
+
+def _check_growth(name: str, value: Tensor, slots: dict[str, _Slot], *, may_grow: bool, file: Path) -> None:
+    """Raise ValueError unless ``value`` is a position table that the model's may extend."""
+    own = slots[name].tensor
+    if name not in POSITION_TABLES or value.shape[1:] != own.shape[1:]:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)} in {file} and {tuple(own.shape)} in the model; "
+            "check the sizes of the model"
+        )
+    if len(value) > len(own) or not may_grow:
+        surplus = 1 if BLOCK_POSITION_TABLE in slots else 0  # the tables of block positions have a row more
+        raise ValueError(
+            f"{file} has {len(value)} rows of positions, the model {len(own)}; "
+            f"set --max-position-embeddings {len(value) - surplus}"
+        )
+
+
+def _few(names: Iterable[str]) -> str:
+    """Quote up to three names and count the others."""
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

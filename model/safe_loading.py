@@ -1,134 +1,182 @@
-"""Read a checkpoint file without running anything that is in it (spec: model 11.2).
+"""Read files written by ``torch.save`` without running anything they contain (spec: model 11.2).
 
-Files are pickles. Plain ones load with torch's own restricted reader. Files of the original also hold objects of its
-classes (loss scalers ...): those are read as inert stand-ins, so that the tensors beside them stay readable.
+torch's weights-only reader comes first, with NumPy's random state on its allow-list. Files of the original also hold
+instances of its own classes (loss scalers, configurations). For those a second reader is used that is as strict: a
+fixed table of functions builds tensors, arrays and plain containers, and every other name in the file becomes an inert
+stand-in, which ignores whatever the file does with it. So the weights stay readable.
 """
 
 from __future__ import annotations
 
-import collections
 import pickle
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
-TENSOR_FUNCTIONS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
-NUMPY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")  # NumPy 1 and 2 name it differently
+ZIP_MAGIC = b"PK\x03\x04"
+
+
+class UnreadableCheckpointError(ValueError):
+    """A file is missing, cut off or not a checkpoint; an earlier checkpoint may be used instead."""
 
 
 class InertObject:
-    """Stands for an object of a class that is not loaded: calls do nothing, its state is kept as plain data."""
+    """Stand in for an instance of a class or the result of a function that is not trusted; does and keeps nothing."""
 
-    def __new__(cls, *arguments: Any, **options: Any) -> InertObject:
+    pickled_name = ""
+
+    def __new__(cls, *args: Any, **options: Any) -> InertObject:
+        """Take any arguments."""
         return object.__new__(cls)
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        pass
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Ignore all arguments."""
 
-    def __setstate__(self, state: Any) -> None:
-        self.__dict__["state"] = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, item: Any) -> None:
-        """Ignore an item of a pickled list-like object."""
-
-    def extend(self, items: Any) -> None:
-        """Ignore items of a pickled list-like object."""
-
-    def __call__(self, *arguments: Any, **options: Any) -> InertObject:
+    def __call__(self, *args: Any, **options: Any) -> InertObject:
+        """Return itself: what an untrusted function returns, may be called as well."""
         return self
 
+    def __setstate__(self, state: Any) -> None:
+        """Ignore the attributes."""
 
-def _allowed_globals() -> dict[tuple[str, str], Any]:
-    """Return what a pickle may name: containers, rebuilding of tensors and of NumPy arrays."""
-    reconstruct = np._core.multiarray._reconstruct if hasattr(np, "_core") else np.core.multiarray._reconstruct
-    allowed: dict[tuple[str, str], Any] = {
-        ("collections", "OrderedDict"): collections.OrderedDict,
-        ("builtins", "set"): set,
-        ("builtins", "frozenset"): frozenset,
-        ("builtins", "complex"): complex,
-        ("torch", "Size"): torch.Size,
-        ("torch", "device"): torch.device,
-        ("torch.nn.parameter", "Parameter"): torch.nn.Parameter,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Ignore an item of a dictionary."""
+
+    def append(self, value: Any) -> None:
+        """Ignore an item of a list."""
+
+    extend = add = append
+
+    def __repr__(self) -> str:
+        return f"<inert stand-in for {self.pickled_name}>"
+
+
+class _Permitted:
+    """A trusted function, wrapped so that the file can call it but not set attributes on it."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError(f"the file sets attribute {name!r} of a function")
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Rebuild bytes: protocol 2 keeps them as Latin-1 text."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"the file encodes bytes as {encoding!r}")
+    return text.encode("latin1")
+
+
+def _empty_array(kind: object, shape: tuple[int, ...], type_code: bytes) -> np.ndarray:
+    """Make the empty array whose content follows as its state."""
+    return np.ndarray.__new__(np.ndarray, shape, type_code)
+
+
+def _plain_dtype(name: str, *flags: bool) -> np.dtype:
+    """Make a dtype of numbers; arrays of objects are refused."""
+    dtype = np.dtype(name, *flags)
+    if dtype.hasobject:
+        raise pickle.UnpicklingError("the file holds an array of objects")
+    return dtype
+
+
+def _permitted_names() -> dict[tuple[str, str], Any]:
+    """Return what each trusted (module, name) of a pickle stands for."""
+    rebuild = torch._utils
+    table: dict[tuple[str, str], Any] = {
+        ("torch._utils", "_rebuild_tensor"): _Permitted(rebuild._rebuild_tensor),
+        ("torch._utils", "_rebuild_tensor_v2"): _Permitted(rebuild._rebuild_tensor_v2),
+        ("torch._utils", "_rebuild_parameter"): _Permitted(rebuild._rebuild_parameter),
+        ("torch", "Size"): _Permitted(torch.Size),
+        ("torch", "device"): _Permitted(torch.device),
+        ("collections", "OrderedDict"): _Permitted(OrderedDict),
+        ("_codecs", "encode"): _Permitted(_encode),
     }
-    allowed |= {("torch._utils", name): getattr(torch._utils, name) for name in TENSOR_FUNCTIONS}
-    allowed |= {(module, "_reconstruct"): reconstruct for module in NUMPY_MODULES}
-    for name in ("float16", "float32", "float64", "bfloat16", "int8", "uint8", "int16", "int32", "int64", "bool"):
-        allowed["torch", name] = getattr(torch, name)
-    return allowed
+    for module in ("builtins", "__builtin__"):
+        for kind in (set, frozenset, bytearray, complex):
+            table[module, kind.__name__] = _Permitted(kind)
+    # torch.load itself answers for the storage classes with a number type ("FloatStorage"), before it asks here.
+    for storage in (torch.storage.TypedStorage, torch.storage.UntypedStorage):
+        table[storage.__module__, storage.__name__] = storage
+    for dtype in {value for value in vars(torch).values() if isinstance(value, torch.dtype)}:
+        table["torch", str(dtype).removeprefix("torch.")] = dtype
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        table[module, "_reconstruct"] = _Permitted(_empty_array)
+    table["numpy", "ndarray"] = _Permitted(np.ndarray)
+    table["numpy", "dtype"] = _Permitted(_plain_dtype)
+    table["numpy.dtypes", "UInt32DType"] = _Permitted(_plain_dtype)
+    return table
 
 
 class _InertUnpickler(pickle.Unpickler):
+    def __init__(self, file: BinaryIO, **options: Any) -> None:
+        super().__init__(file, **options)
+        self._permitted = _permitted_names()
+
     def find_class(self, module: str, name: str) -> Any:
-        allowed = _allowed_globals()
-        if (module, name) in allowed:
-            return allowed[module, name]
-        return type(name.rsplit(".", 1)[-1], (InertObject,), {"__module__": f"inert.{module}"})
+        """Look ``module.name`` up in the table; nothing is ever imported."""
+        if (module, name) not in self._permitted:
+            self._permitted[module, name] = type("Inert", (InertObject,), {"pickled_name": f"{module}.{name}"})
+        return self._permitted[module, name]
 
 
-def _inert_load(file: Any, **options: Any) -> Any:
-    return _InertUnpickler(file, **options).load()
+class _InertPickle:
+    """What ``torch.load`` needs of a pickle module."""
+
+    Unpickler = _InertUnpickler
+
+    @staticmethod
+    def load(file: BinaryIO, **options: Any) -> Any:
+        """Read one pickle (the format before torch 1.6 has several in a row)."""
+        return _InertUnpickler(file, **options).load()
 
 
-_INERT_PICKLE = SimpleNamespace(
-    Unpickler=_InertUnpickler, load=_inert_load, UnpicklingError=pickle.UnpicklingError, __name__="inert pickle"
-)
-
-
-def _safe_globals() -> list[Any]:
-    """Return what torch's restricted reader needs for NumPy's random state."""
-    allowed = _allowed_globals()
-    reconstruct = allowed["numpy.core.multiarray", "_reconstruct"]
-    types = [np.ndarray, np.dtype, type(np.dtype("uint32"))]
-    return [*types, *((reconstruct, f"{module}._reconstruct") for module in NUMPY_MODULES)]
+def _numpy_allow_list() -> list[Any]:
+    """Return what NumPy's random state is pickled with, under the module names of NumPy 1 and 2."""
+    reconstruct = np.zeros(1).__reduce__()[0]
+    random_state_dtype = type(np.dtype(np.uint32))
+    modules = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
+    return [*((reconstruct, name) for name in modules), np.ndarray, np.dtype, random_state_dtype]
 
 
 def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
-    """Return the dictionary in a checkpoint file, tensors on the CPU and mapped from the file where possible.
+    """Return the dictionary in a checkpoint file, with its tensors on the CPU and, where possible, memory-mapped.
 
-    Nothing in the file is executed. Raises ValueError with one line when the file is missing, truncated, or no
-    checkpoint.
+    Instances of unknown classes appear as ``InertObject``; nothing in the file is executed. Raises
+    ``UnreadableCheckpointError`` (a ValueError, one line) when the file is missing, cut off or of another kind.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint file")
+        raise UnreadableCheckpointError(f"{path} does not exist; give a checkpoint folder")
+    with path.open("rb") as file:
+        # Files from before torch 1.6 are no zip archives and cannot be mapped into memory.
+        mapped = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
     try:
-        content = _read(path)
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise _damaged(path, error) from error
-    except pickle.UnpicklingError as error:
-        raise _damaged(path, error) from error
+        content = _load(path, mapped=mapped)
+    except Exception as error:  # a damaged file can end in any error of torch, pickle or Python
+        raise UnreadableCheckpointError(
+            f"{path} cannot be read as a checkpoint: it is cut off, damaged or of another kind; use another one"
+        ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}; a checkpoint is a dictionary with a key 'module'")
+        raise UnreadableCheckpointError(
+            f"{path} holds a {type(content).__name__} where a checkpoint has a dictionary; use another file"
+        )
     return content
 
 
-def _read(path: Path) -> Any:
-    mapped = _is_zip(path)  # files older than torch 1.6 cannot be mapped
+def _load(path: Path, *, mapped: bool) -> Any:
     try:
-        with torch.serialization.safe_globals(_safe_globals()):
+        with torch.serialization.safe_globals(_numpy_allow_list()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError:
-        options = {"map_location": "cpu", "weights_only": False, "pickle_module": _INERT_PICKLE}
-        return torch.load(path, mmap=mapped, **options)
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    size = path.stat().st_size if path.exists() else 0
-    reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0][:120]
-    return ValueError(
-        f"{path}: not a readable checkpoint ({size:,} bytes: truncated, or another kind of file); "
-        f"copy or download it again ({reason})"
-    )
+        return torch.load(path, map_location="cpu", weights_only=False, mmap=mapped, pickle_module=_InertPickle)

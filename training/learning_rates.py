@@ -30,10 +30,10 @@ class AnnealingLR:
     ) -> None:
         """Describe the schedule and set the rate of the first update.
 
-        ``start_lr`` is the rate after ``warmup_iters`` updates (a fraction of one is possible), ``decay_ratio`` times it
-        the rate at ``num_iters``, where the decay ends. Behind it the rate stays, or, for the linear decay without
-        ``clamp``, goes on falling through zero as in the original. Raises ValueError when the warm-up is longer than
-        half of the schedule or a value is out of range.
+        ``start_lr`` is the rate after ``warmup_iters`` updates, which may be a fraction. At ``num_iters`` updates the
+        decay ends at ``decay_ratio`` times it. From there on the rate stays; that of the linear decay without ``clamp``
+        goes on falling through zero, as in the original. Raises ValueError when the warm-up is longer than half of the
+        schedule or a value is out of range.
         """
         num_iters = max(1, num_iters)
         if decay_style not in DECAY_STYLES:
@@ -58,7 +58,7 @@ class AnnealingLR:
 
     def rate(self, num_iters: float) -> float:
         """Return the rate of the update that follows ``num_iters`` updates."""
-        if 0.0 < self.warmup_iters and num_iters <= self.warmup_iters:
+        if self.warmup_iters > 0.0 and num_iters <= self.warmup_iters:
             return self.start_lr * num_iters / self.warmup_iters
         progress = (num_iters - self.warmup_iters) / self.decay_iters
         if self.decay_style == "linear":
