@@ -1,0 +1,1 @@
+"""Text to batches: tokenizers, corpora, token stores, packing, blank infilling, loaders."""
