@@ -1,80 +1,59 @@
-"""Save and resume runs, in the original's folders and under its keys (spec: model 11).
+"""Save and restore a run (spec: model 11). A checkpoint appears as a whole or not at all.
 
-    <save>/latest_checkpointed_iteration.txt      tag of the newest checkpoint
-    <save>/latest                                 the same, for DeepSpeed's readers
-    <save>/<tag>/mp_rank_00_model_states.pt       one file per tensor-parallel rank
-
-A checkpoint is written into a hidden folder, flushed, renamed, and only then named by the trackers: whenever a run is
-killed, the trackers name a complete checkpoint.
+Files are written to ``<root>/.tmp-<tag>``, made durable, and renamed to ``<root>/<tag>``; the trackers are replaced last.
+Whatever moment the process dies at, the trackers name a complete checkpoint.
 """
 
 from __future__ import annotations
 
 import os
-import random
+import re
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
+from torch.optim import Optimizer
 
 from model.checkpoint_format import (
-    DEEPSPEED_TRACKER,
-    SHARD_NAME,
-    TRACKER,
+    RELEASE_TAG,
+    REPLACED_PREFIX,
+    TRACKERS,
     CheckpointLocation,
+    CheckpointShards,
     LoadReport,
-    iteration_of,
-    load_contents,
+    load_weights,
+    locate_tag,
+    read_shards,
     resolve_checkpoint,
+    shard_name,
 )
-from model.safe_loading import read_checkpoint_file
+from model.safe_loading import UnreadableCheckpointError
 from mpu.initialize import ParallelTopology
+from training.distributed import agree
 from training.learning_rates import AnnealingLR
+from training.optimizer import load_optimizer_state
+from training.random_states import gather_random_states, restore_random_states
 
-PARTIAL_PREFIX = ".partial-"
-REPLACED_PREFIX = ".replaced-"
+TEMPORARY_PREFIX = ".tmp-"
 
 
 @dataclass(frozen=True)
 class ResumeState:
-    """Where a loaded checkpoint leaves a run: updates made, the run's own notes, and what was loaded."""
+    """Where a restored run goes on.
+
+    Attributes:
+        iteration: updates made; 0 when only the weights count (``finetune``, a released model).
+        data_state: what ``save_checkpoint`` was given; empty for files of the original.
+        report: what was loaded into the model, with notes for the user.
+    """
 
     iteration: int
+    data_state: dict[str, Any]
     report: LoadReport
-    data_state: dict[str, Any] = field(default_factory=dict)
-
-
-def capture_random_state(model: nn.Module) -> dict[str, Any]:
-    """Return all random states under the original's keys."""
-    state = {
-        "random_rng_state": random.getstate(),
-        "np_rng_state": np.random.get_state(),
-        "torch_rng_state": torch.get_rng_state(),
-        "rng_tracker_states": model.random_state.state_dict() if hasattr(model, "random_state") else {},
-    }
-    if torch.cuda.is_available():
-        state["cuda_rng_state"] = torch.cuda.get_rng_state()
-    return state
-
-
-def restore_random_state(state: dict[str, Any], model: nn.Module, *, device: torch.device) -> None:
-    """Set all random states that ``state`` holds."""
-    if "random_rng_state" in state:
-        version, numbers, gauss = state["random_rng_state"]
-        random.setstate((version, tuple(numbers), gauss))
-    if "np_rng_state" in state:
-        np.random.set_state(tuple(state["np_rng_state"]))
-    if "torch_rng_state" in state:
-        torch.set_rng_state(state["torch_rng_state"].cpu())
-    if "cuda_rng_state" in state and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda_rng_state"].cpu())
-    if state.get("rng_tracker_states") and hasattr(model, "random_state"):
-        model.random_state.load_state_dict(state["rng_tracker_states"], device=device)
 
 
 def save_checkpoint(
@@ -83,178 +62,138 @@ def save_checkpoint(
     tag: str,
     iteration: int,
     model: nn.Module,
-    topology: ParallelTopology,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Optimizer | None = None,
     scheduler: AnnealingLR | None = None,
-    data_state: dict[str, Any] | None = None,
+    topology: ParallelTopology | None = None,
+    data_state: Mapping[str, Any] | None = None,
     random_state: bool = True,
     keep: int | None = None,
 ) -> Path:
-    """Write checkpoint ``tag`` below ``root`` and return its folder; every rank has to call it.
+    """Write checkpoint ``tag`` of a run to ``root`` and return its folder; every rank has to call it.
 
-    ``data_state`` (plain values) comes back from ``load_checkpoint``. ``keep`` deletes all but that many of the newest
-    numbered checkpoints.
+    The first data rank of each model-parallel rank writes a file. ``data_state`` consists of plain values and tensors.
+    With ``keep`` the oldest numbered checkpoints are deleted so that this many remain; never this one, ``best`` or
+    one of a higher number. Raises OSError (on all ranks) when a file cannot be written: earlier checkpoints are
+    untouched then; ValueError for a bad tag or ``keep``.
     """
-    root = Path(root)
-    folder, partial = root / tag, root / f"{PARTIAL_PREFIX}{tag}"
-    random_states = _gather_random_states(model, topology=topology) if random_state else []
-    if topology.rank == 0:
-        for stale in [*root.glob(f"{PARTIAL_PREFIX}*"), *root.glob(f"{REPLACED_PREFIX}*")]:
-            shutil.rmtree(stale, ignore_errors=True)
-        partial.mkdir(parents=True)
-    _barrier(topology)
-    if topology.data_parallel_rank == 0:
-        content = {"iteration": iteration, "module": model.state_dict()}
-        if optimizer is not None:
-            content["optimizer"] = optimizer.state_dict()
-        if scheduler is not None:
-            content["lr_scheduler"] = scheduler.state_dict()
-        if random_states:
-            content |= random_states[0] | {"data_parallel_random_states": random_states[1:]}
-        content |= {
-            "data_state": data_state or {},
-            "dp_world_size": topology.data_parallel_size,
-            "mp_world_size": topology.model_parallel_size,
-        }
-        _write_flushed(content, partial / SHARD_NAME.format(topology.model_parallel_rank))
-    _barrier(topology)
-    if topology.rank == 0:
-        _flush_folder(partial)
-        if folder.exists():
-            folder.rename(root / f"{REPLACED_PREFIX}{tag}")
-        partial.rename(folder)
-        _flush_folder(root)
-        shutil.rmtree(root / f"{REPLACED_PREFIX}{tag}", ignore_errors=True)
-        for name in (TRACKER, DEEPSPEED_TRACKER):
-            write_text(root / name, tag)
-        if keep is not None:
-            for old in numbered_checkpoints(root)[keep:]:
-                shutil.rmtree(old)
-    _barrier(topology)
-    return folder
+    root, topology = Path(root), topology or ParallelTopology.single()
+    if not re.fullmatch(r"\w[\w-]*", tag):
+        raise ValueError(f"checkpoint tag {tag!r} is no name of a folder; use the iteration or a word")
+    if keep is not None and keep < 1:
+        raise ValueError(f"{keep} checkpoints to keep; at least 1 is needed (--keep-checkpoints)")
+    temporary = root / f"{TEMPORARY_PREFIX}{tag}"
+    content: dict[str, Any] = {
+        "module": {name: tensor.detach() for name, tensor in model.state_dict().items()},
+        "iteration": iteration,
+        "mp_world_size": topology.model_parallel_size,
+        "dp_world_size": topology.data_parallel_size,
+        "data_state": dict(data_state or {}),
+    }
+    if optimizer is not None:
+        content["optimizer"] = optimizer.state_dict()
+    if scheduler is not None:
+        content["lr_scheduler"] = scheduler.state_dict()
+    if random_state:
+        content.update(gather_random_states(model, topology=topology))
+    device = next(model.parameters()).device
+
+    def on_ranks(chosen: bool, action: Callable[[], None]) -> None:
+        _run_on_ranks(action if chosen else None, root=root, topology=topology, device=device)
+
+    on_ranks(topology.rank == 0, lambda: prepare_folder(temporary))
+    on_ranks(
+        topology.data_parallel_rank == 0,
+        lambda: write_shard(temporary / shard_name(topology.model_parallel_rank), content),
+    )
+    on_ranks(topology.rank == 0, lambda: publish_checkpoint(root, tag))
+    if keep is not None:
+        on_ranks(topology.rank == 0 and tag.isdecimal(), lambda: _delete_old(root, tag, keep))
+    return root / tag
 
 
 def load_checkpoint(
     root: str | Path,
     *,
     model: nn.Module,
-    topology: ParallelTopology,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Optimizer | None = None,
     scheduler: AnnealingLR | None = None,
+    topology: ParallelTopology | None = None,
     load_optimizer: bool = True,
     load_random: bool = True,
     finetune: bool = False,
 ) -> ResumeState:
-    """Restore a run from the newest readable checkpoint of ``root`` (spec: model 11.4).
+    """Continue from the checkpoint ``root`` names; every rank has to call it.
 
-    A damaged newest checkpoint is reported, and the one before it is taken. ``finetune`` restores the weights only and
-    counts from 0.
+    Weights may be of another model-parallel size, the optimizer's state may not. The schedule goes with the optimizer
+    (spec: model 11.4). ``finetune``, and a released model, take the weights alone. When the newest checkpoint of a run
+    cannot be read, the one before it is taken, and the report says so.
 
     Raises:
-        ValueError: no checkpoint, none readable, another model, or an optimizer state that is missing.
+        ValueError: no checkpoint, none that can be read, another architecture, or a state to restore is missing.
     """
-    location, contents = _read_newest(resolve_checkpoint(root), topology=topology)
-    report = load_contents(model, contents, location, topology=topology)
-    content = contents[0]
-    if finetune or location.tag == "release":
-        return ResumeState(0, report)
-    if load_optimizer and optimizer is not None:
-        _load_optimizer(content, optimizer, file=report.file)
-        state = content.get("lr_scheduler") or content.get("client_lr_scheduler")
-        if scheduler is not None and state:
-            scheduler.load_state_dict(state)
+    topology = topology or ParallelTopology.single()
+    device = next(model.parameters()).device
+    shards, notes = _read_newest(resolve_checkpoint(root), topology=topology, device=device)
+    report = load_weights(model, shards, topology=topology, grow_positions=False)
+    content = shards.contents[0]
+    if finetune or shards.location.tag == RELEASE_TAG:
+        return ResumeState(0, {}, replace(report, notes=notes))
+    if load_optimizer:
+        if optimizer is not None:
+            _restore_optimizer(optimizer, shards)
+        if scheduler is not None:
+            _restore_schedule(scheduler, content, folder=report.file)
+    else:
+        notes += ("optimizer and schedule start anew",)
     if load_random:
-        device = next(model.parameters()).device
-        restore_random_state(_random_state_of(content, topology), model, device=device)
-    return ResumeState(iteration_of(content), report, dict(content.get("data_state", {})))
+        notes += restore_random_states(content, model, topology=topology)
+    return ResumeState(report.iteration, dict(content.get("data_state") or {}), replace(report, notes=notes))
 
 
-def numbered_checkpoints(root: Path) -> list[Path]:
-    """Return the folders of numbered checkpoints, the newest first."""
-    return sorted((p for p in root.iterdir() if p.name.isdigit() and p.is_dir()), key=lambda p: -int(p.name))
+def prepare_folder(temporary: Path) -> None:
+    """Make an empty folder to write a checkpoint to, and remove what an interrupted save left behind."""
+    root = temporary.parent
+    root.mkdir(parents=True, exist_ok=True)
+    for leftover in root.glob(f"{TEMPORARY_PREFIX}*"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    for replaced in root.glob(f"{REPLACED_PREFIX}*"):
+        if (root / replaced.name.removeprefix(REPLACED_PREFIX)).is_dir():
+            shutil.rmtree(replaced)
+    temporary.mkdir()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a small text file in one step."""
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _read_newest(
-    location: CheckpointLocation, *, topology: ParallelTopology
-) -> tuple[CheckpointLocation, list[dict[str, Any]]]:
-    """Read this rank's shard; fall back to the checkpoint before when a numbered one is damaged."""
-    candidates = [location]
-    if location.tag.isdigit() and (location.root / TRACKER).is_file():
-        older = [folder for folder in numbered_checkpoints(location.root) if int(folder.name) < int(location.tag)]
-        candidates += [CheckpointLocation(location.root, folder, folder.name) for folder in older]
-    for candidate, following in zip(candidates, [*candidates[1:], None], strict=True):
-        shards = candidate.shards
-        if len(shards) != topology.model_parallel_size:
-            raise ValueError(
-                f"{candidate.folder} is cut for {len(shards)} tensor-parallel ranks, this run has "
-                f"{topology.model_parallel_size}: python change_mp.py {location.root} {topology.model_parallel_size}, "
-                f"or take its weights only with --load-pretrained"
-            )
-        try:
-            return candidate, [read_checkpoint_file(shards[topology.model_parallel_rank])]
-        except ValueError as error:
-            if following is None:
-                raise
-            print(f"warning: {error}; falling back to checkpoint {following.tag}", flush=True)
-    raise AssertionError("the loop returns or raises")
-
-
-def _load_optimizer(content: dict[str, Any], optimizer: torch.optim.Optimizer, *, file: Path) -> None:
-    """Restore moments and step counts; rates and decays stay as the flags say."""
-    state = content.get("optimizer")
-    if not isinstance(state, dict) or "param_groups" not in state:
-        raise ValueError(
-            f"{file}: holds no optimizer state that fits; continue with its weights only (--load-pretrained), or "
-            "without the optimizer (--no-load-optim)"
-        )
-    own = optimizer.state_dict()
-    sizes = [len(group["params"]) for group in own["param_groups"]]
-    stored = [len(group["params"]) for group in state["param_groups"]]
-    if sizes != stored:
-        raise ValueError(f"{file}: an optimizer for groups of {stored} parameters, the model has {sizes}")
-    groups = [
-        {**group, "params": saved["params"]}
-        for group, saved in zip(own["param_groups"], state["param_groups"], strict=True)
-    ]
-    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
-
-
-def _gather_random_states(model: nn.Module, *, topology: ParallelTopology) -> list[dict[str, Any]]:
-    """Return the random states of all data-parallel ranks, in rank order."""
-    own = capture_random_state(model)
-    if topology.data_parallel_size == 1:
-        return [own]
-    states: list[Any] = [None] * topology.data_parallel_size
-    dist.all_gather_object(states, own, group=topology.data_parallel_group)
-    return states
-
-
-def _random_state_of(content: dict[str, Any], topology: ParallelTopology) -> dict[str, Any]:
-    """Return the random state of this data-parallel rank; that of rank 0 when the number of ranks has changed."""
-    others = content.get("data_parallel_random_states", [])
-    if topology.data_parallel_rank > 0 and len(others) + 1 == topology.data_parallel_size:
-        return others[topology.data_parallel_rank - 1]
-    return content
-
-
-def _write_flushed(content: dict[str, Any], path: Path) -> None:
+def write_shard(path: Path, content: dict[str, Any]) -> None:
+    """Write one file of a checkpoint and wait until it is on the disk."""
     with path.open("wb") as file:
         torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _flush_folder(folder: Path) -> None:
+def publish_checkpoint(root: Path, tag: str, *, tracker_text: str | None = None) -> None:
+    """Give the complete folder ``.tmp-<tag>`` its name, replacing an older one, and let the trackers name it."""
+    folder, replaced = root / tag, root / f"{REPLACED_PREFIX}{tag}"
+    _sync_folder(root / f"{TEMPORARY_PREFIX}{tag}")
+    if folder.exists():
+        folder.rename(replaced)
+    (root / f"{TEMPORARY_PREFIX}{tag}").rename(folder)
+    _sync_folder(root)
+    if replaced.exists():
+        shutil.rmtree(replaced)
+    for name in TRACKERS:
+        temporary = root / f"{TEMPORARY_PREFIX}{name}"
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(tracker_text or tag)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(root / name)
+    _sync_folder(root)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames and new names in ``folder`` durable, where the system can."""
+    if os.name != "posix":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -262,6 +201,79 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _barrier(topology: ParallelTopology) -> None:
-    if topology.world_size > 1:
-        dist.barrier()
+def _run_on_ranks(
+    action: Callable[[], None] | None, *, root: Path, topology: ParallelTopology, device: torch.device
+) -> None:
+    """Run this rank's part of a save, wait for the others, and raise OSError everywhere when one failed."""
+    failure: Exception | None = None
+    try:
+        if action is not None:
+            action()
+    except (OSError, RuntimeError) as error:  # torch reports some failed writes as RuntimeError
+        failure = error
+    if agree(failure is not None, topology=topology, device=device):
+        reason = failure if failure is not None else "another rank failed"
+        raise OSError(f"cannot save a checkpoint in {root}: {reason}; earlier checkpoints are untouched") from failure
+
+
+def _numbered(root: Path) -> list[int]:
+    """Return the numbers of the checkpoints in ``root``, the newest first."""
+    names = (folder.name for folder in root.iterdir() if (folder / shard_name(0)).is_file())
+    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+
+def _delete_old(root: Path, tag: str, keep: int) -> None:
+    """Delete checkpoints older than ``tag`` except the newest ``keep - 1`` of them."""
+    for number in [number for number in _numbered(root) if number < int(tag)][keep - 1 :]:
+        # Renamed first: a half-deleted folder must not look like a checkpoint.
+        doomed = root / f"{TEMPORARY_PREFIX}deleted-{number}"
+        (root / str(number)).rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def _read_newest(
+    location: CheckpointLocation, *, topology: ParallelTopology, device: torch.device
+) -> tuple[CheckpointShards, tuple[str, ...]]:
+    """Read the checkpoint at ``location``, or the newest before it that all ranks can read."""
+    candidates = [location]
+    if location.root is not None and location.iteration is not None:
+        older = (number for number in _numbered(location.root) if number < location.iteration)
+        candidates += [found for number in older if (found := locate_tag(location.root, str(number)))]
+    notes: tuple[str, ...] = ()
+    first_failure: UnreadableCheckpointError | None = None
+    for candidate in candidates:
+        shards, failure = None, None
+        try:
+            shards = read_shards(candidate, topology=topology)
+        except UnreadableCheckpointError as error:
+            failure = error
+        if not agree(failure is not None, topology=topology, device=device):
+            assert shards is not None
+            return shards, notes
+        failure = failure or UnreadableCheckpointError(f"{candidate.folder} cannot be read by another rank")
+        first_failure = first_failure or failure
+        notes += (f"WARNING: {failure}: an OLDER checkpoint is used",)
+    assert first_failure is not None
+    raise first_failure
+
+
+def _restore_optimizer(optimizer: Optimizer, shards: CheckpointShards) -> None:
+    folder, state = shards.location.folder, shards.contents[0].get("optimizer")
+    if not shards.own:
+        raise ValueError(
+            f"{folder} is of model-parallel size {len(shards.contents)}: its optimizer state does not fit this run; "
+            "continue without it (--no-load-optim), or with that size"
+        )
+    if not isinstance(state, Mapping):
+        raise ValueError(
+            f"{folder} has no optimizer state that can be read; continue without it (--no-load-optim), "
+            "or start a new run from its weights (--finetune)"
+        )
+    load_optimizer_state(optimizer, state)
+
+
+def _restore_schedule(scheduler: AnnealingLR, content: Mapping[str, Any], *, folder: Path) -> None:
+    state = content.get("lr_scheduler") or content.get("client_lr_scheduler")
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{folder} has no learning rate state; continue without it (--no-load-lr-scheduler)")
+    scheduler.load_state_dict(dict(state))
