@@ -1,0 +1,173 @@
+"""The command tokens of every tokenizer family, with the ids of the released models (spec: generation 1.2).
+
+Order matters: it is the order in which texts are split, and of names that share an id the later one names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+END_OF_TEXT = "<|endoftext|>"
+START_OF_PIECE = "<|startofpiece|>"
+END_OF_PIECE = "<|endofpiece|>"
+
+
+@dataclass(frozen=True)
+class CommandToken:
+    """A token that stands for itself in a text; ``lstrip`` removes the whitespace in front of it."""
+
+    name: str
+    text: str
+    id: int
+    lstrip: bool = False
+    rstrip: bool = False
+
+
+@dataclass(frozen=True)
+class CommandOptions:
+    """Which command tokens a model uses; ``num_sentinels`` counts pairs of numbered mask and start tokens."""
+
+    block_symbols: bool = True
+    task_mask: bool = False
+    decoder_mask: bool = False
+    num_sentinels: int = 0
+    fix_command_token: bool = True
+
+
+@dataclass(frozen=True)
+class CommandTable:
+    """The command tokens of a tokenizer and the number of ids that text and command tokens take together."""
+
+    tokens: tuple[CommandToken, ...]
+    num_tokens: int
+    num_text_tokens: int
+
+
+class _Builder:
+    """Collect command tokens, handing out ids from ``next_id`` on."""
+
+    def __init__(self, next_id: int) -> None:
+        self.tokens: list[CommandToken] = []
+        self.next_id = next_id
+
+    def at(self, name: str, text: str, token_id: int, *, lstrip: bool = False) -> None:
+        self.tokens.append(CommandToken(name, text, token_id, lstrip))
+        self.next_id = max(self.next_id, token_id + 1)
+
+    def append(self, name: str, text: str, *, lstrip: bool = False) -> None:
+        self.at(name, text, self.next_id, lstrip=lstrip)
+
+    def extras(self, options: CommandOptions, *, lstrip: bool) -> None:
+        """Add what the options ask for on top of the block symbols."""
+        if options.block_symbols and options.task_mask:
+            self.append("gMASK", "[gMASK]", lstrip=lstrip)
+            self.append("sMASK", "[sMASK]", lstrip=lstrip)
+        self.decoder_mask(options)
+
+    def decoder_mask(self, options: CommandOptions) -> None:
+        if options.block_symbols and options.decoder_mask:
+            self.append("dBLOCK", "[dBLOCK]")
+
+    def table(self, num_text_tokens: int) -> CommandTable:
+        return CommandTable(tuple(self.tokens), self.next_id, num_text_tokens)
+
+
+def bert_commands(size: int, options: CommandOptions) -> CommandTable:
+    """Commands of a BERT vocabulary: most are pieces of it, the rest follow it."""
+    builder = _Builder(size)
+    for name, text, token_id in (
+        ("pad", "[PAD]", 0),
+        ("ENC", "[CLS]", 101),
+        ("MASK", "[MASK]", 103),
+        ("unk", "[UNK]", 100),
+        ("sep", "[SEP]", 102),
+        ("eos", "[PAD]", 0),
+    ):
+        builder.at(name, text, token_id)
+    if options.block_symbols:
+        builder.append("sop", START_OF_PIECE)
+        builder.append("eop", END_OF_PIECE)
+        builder.extras(options, lstrip=False)
+    for number in range(1, options.num_sentinels + 1):
+        builder.append(f"MASK{number}", f"[MASK{number}]")
+        builder.append(f"sop{number}", f"<|startofpiece{number}|>")
+    return builder.table(size - 5)
+
+
+def gpt2_commands(size: int, options: CommandOptions) -> CommandTable:
+    """Commands of GPT-2's vocabulary, whose last piece ends a text."""
+    builder = _Builder(size)
+    builder.at("pad", END_OF_TEXT, size - 1)
+    builder.at("eos", END_OF_TEXT, size - 1)
+    _append_block_symbols(builder, options)
+    return builder.table(size - 1)
+
+
+def generic_commands(size: int, options: CommandOptions) -> CommandTable:
+    """Commands of any SentencePiece model: they follow its pieces, in the order of GPT-2's."""
+    builder = _Builder(size)
+    builder.at("pad", END_OF_TEXT, size)
+    builder.at("eos", END_OF_TEXT, size)
+    _append_block_symbols(builder, options)
+    return builder.table(size)
+
+
+def _append_block_symbols(builder: _Builder, options: CommandOptions) -> None:
+    if not options.block_symbols:
+        return
+    builder.append("sop", START_OF_PIECE)
+    builder.append("eop", END_OF_PIECE)
+    builder.append("ENC", "[CLS]")
+    builder.append("MASK", "[MASK]", lstrip=True)
+    builder.append("sep", "[SEP]")
+    builder.append("unk", "[UNK]")
+    builder.extras(options, lstrip=True)
+
+
+def roberta_commands(size: int, options: CommandOptions) -> CommandTable:
+    """Commands of RoBERTa's vocabulary, which has most of them under other texts."""
+    builder = _Builder(size)
+    builder.at("pad", END_OF_TEXT, 2)
+    builder.at("eos", END_OF_TEXT, 2)
+    builder.at("sep", "[SEP]", 2)
+    builder.at("ENC", "[CLS]", 0)
+    builder.at("MASK", "[MASK]", size - 1, lstrip=True)
+    builder.at("unk", "[UNK]", 3)
+    if options.block_symbols:
+        builder.append("sop", START_OF_PIECE)
+        builder.append("eop", END_OF_PIECE)
+        builder.extras(options, lstrip=True)
+    return builder.table(size - 3)
+
+
+def chinese_commands(size: int, options: CommandOptions) -> CommandTable:
+    """Commands of the Chinese vocabulary; without the fix [gMASK] shares the id of the end of a piece."""
+    builder = _Builder(size)
+    builder.append("pad", END_OF_TEXT)
+    builder.at("eos", END_OF_TEXT, size)
+    builder.append("sep", "[SEP]")
+    builder.append("ENC", "[CLS]")
+    builder.append("MASK", "[MASK]", lstrip=True)
+    builder.append("unk", "[UNK]")
+    if options.block_symbols:
+        builder.at("sop", START_OF_PIECE, size + 6)
+        builder.at("eop", END_OF_PIECE, size + 7)
+        if options.task_mask and options.fix_command_token:
+            builder.at("sMASK", "[sMASK]", size + 8, lstrip=True)
+            builder.at("gMASK", "[gMASK]", size + 9, lstrip=True)
+        elif not options.fix_command_token:
+            builder.next_id = size + 7  # the id that was left out is not counted: what follows takes eop's
+            builder.extras(options, lstrip=True)
+        if options.fix_command_token:
+            builder.decoder_mask(options)
+    return builder.table(size)
+
+
+COMMAND_TABLES: dict[str, Callable[[int, CommandOptions], CommandTable]] = {
+    "bert": bert_commands,
+    "gpt2": gpt2_commands,
+    "roberta": roberta_commands,
+    "chinese": chinese_commands,
+    "sentencepiece": generic_commands,
+}

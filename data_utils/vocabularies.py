@@ -1,0 +1,83 @@
+"""Find vocabulary files: the user's path, a vocabulary folder, the Hugging Face cache or hub (in this order)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+HUB_TIMEOUT = 10  # seconds
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Where the files of a released vocabulary are: a folder below GLM_VOCAB_DIR, a repository of the hub."""
+
+    folder: str
+    files: tuple[str, ...]
+    repository: str
+
+
+VOCABULARIES = {
+    "bert": Vocabulary("bert-uncased", ("vocab.txt",), "bert-base-uncased"),
+    "gpt2": Vocabulary("gpt2", ("vocab.json", "merges.txt"), "gpt2"),
+    "roberta": Vocabulary("roberta", ("vocab.json", "merges.txt"), "roberta-base"),
+    "chinese": Vocabulary("chinese-sp", ("cog-pretrain.model",), "THUDM/glm-10b-chinese"),
+}
+
+
+def find_vocabulary(
+    family: str,
+    *,
+    path: str | Path | None = None,
+    vocab_dir: str | Path | None = None,
+    cache_dir: str | None = None,
+    repository: str | None = None,
+) -> list[Path]:
+    """Return the files of a vocabulary, in the order of ``Vocabulary.files``.
+
+    ``path``: the file itself, or a folder that holds the files. ``vocab_dir``: laid out as ``VOCABULARIES`` says
+    (default: GLM_VOCAB_DIR of the environment). ``repository``: another repository of the hub.
+    Raises ValueError with one line that says how to get them.
+    """
+    vocabulary = VOCABULARIES[family]
+    if path is not None:
+        return _at_path(Path(path), vocabulary.files)
+    folder = vocab_dir or os.environ.get("GLM_VOCAB_DIR")
+    if folder:
+        files = [Path(folder) / vocabulary.folder / name for name in vocabulary.files]
+        if all(file.is_file() for file in files):
+            return files
+    repository = repository or vocabulary.repository
+    files = _from_hub(repository, vocabulary.files, cache_dir)
+    if files:
+        return files
+    looked = f"{Path(folder) / vocabulary.folder}, " if folder else ""
+    raise ValueError(
+        f"vocabulary {family!r} not found (looked in {looked}the Hugging Face cache and hub {repository}): download "
+        f"{' and '.join(vocabulary.files)} of {repository} into FOLDER/{vocabulary.folder} and set GLM_VOCAB_DIR=FOLDER"
+    )
+
+
+def _at_path(path: Path, names: tuple[str, ...]) -> list[Path]:
+    files = [path / name for name in names] if path.is_dir() or len(names) > 1 else [path]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise ValueError(f"{missing[0]}: no such vocabulary file; --tokenizer-path names {' and '.join(names)}")
+    return files
+
+
+def _from_hub(repository: str, names: tuple[str, ...], cache_dir: str | None) -> list[Path] | None:
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        return None
+    attempts = [{"local_files_only": True}]
+    if os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("1", "true", "yes", "on"):
+        attempts.append({"etag_timeout": HUB_TIMEOUT})
+    for options in attempts:
+        try:
+            return [Path(hf_hub_download(repository, name, cache_dir=cache_dir, **options)) for name in names]
+        except Exception:  # noqa: BLE001, S112  # the hub's errors have no common root; the caller reports
+            continue
+    return None
