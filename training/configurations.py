@@ -17,6 +17,8 @@ from typing import Any
 
 from training.arguments import ParsedArguments
 
+DEFAULT_TOKENIZER_PATH = "tokenizer.model"  # the original's
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -241,12 +243,18 @@ def model_settings(values: argparse.Namespace) -> ModelSettings:
     )
 
 
+def tokenizer_path(values: argparse.Namespace) -> str | None:
+    """Return the vocabulary file that ``--tokenizer-path`` names; its default concerns SentencePiece models only."""
+    given = values.tokenizer_type == "SentencePieceTokenizer" or values.tokenizer_path != DEFAULT_TOKENIZER_PATH
+    return values.tokenizer_path if given else None
+
+
 def tokenizer_settings(values: argparse.Namespace) -> TokenizerSettings:
     """Collect the tokenizer's settings; sentinels are numbered 1 .. max_position_embeddings - 1."""
     return TokenizerSettings(
         tokenizer_type=values.tokenizer_type,
         model_type=values.tokenizer_model_type,
-        path=values.tokenizer_path if values.tokenizer_type == "SentencePieceTokenizer" else None,
+        path=tokenizer_path(values),
         block_symbols=values.block_lm,
         task_mask=values.task_mask,
         decoder_mask=values.block_mask_prob > 0 or values.context_mask_ratio > 0,
