@@ -252,9 +252,7 @@ def load_weights(
     missing = [name for name in slots if name not in parts[0]]
     unexpected = [name for name in parts[0] if name not in slots]
     if not loaded:
-        raise ValueError(
-            f"{file} has no parameter of the model: its names are {_few(parts[0])}; give a GLM checkpoint"
-        )
+        raise ValueError(f"{file} has no parameter of the model: its names are {_few(parts[0])}; give a GLM checkpoint")
     if WORD_TABLE in parts[0]:
         _check_completeness(slots, missing, unexpected, file=file)
     size, rank = topology.model_parallel_size, topology.model_parallel_rank

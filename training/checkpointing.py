@@ -1,7 +1,7 @@
 """Save and restore a run (spec: model 11). A checkpoint appears as a whole or not at all.
 
-Files are written to ``<root>/.tmp-<tag>``, made durable, and renamed to ``<root>/<tag>``; the trackers are replaced last.
-Whatever moment the process dies at, the trackers name a complete checkpoint.
+Files are written to ``<root>/.tmp-<tag>``, made durable, and the folder gets its name ``<root>/<tag>``; the trackers
+are replaced last. Whatever moment the process dies at, the trackers name a complete checkpoint.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def save_checkpoint(
         raise ValueError(f"checkpoint tag {tag!r} is no name of a folder; use the iteration or a word")
     if keep is not None and keep < 1:
         raise ValueError(f"{keep} checkpoints to keep; at least 1 is needed (--keep-checkpoints)")
+    assert _is_plain(data_state or {}), data_state
     temporary = root / f"{TEMPORARY_PREFIX}{tag}"
     content: dict[str, Any] = {
         "module": {name: tensor.detach() for name, tensor in model.state_dict().items()},
@@ -95,19 +96,23 @@ def save_checkpoint(
         content["lr_scheduler"] = scheduler.state_dict()
     if random_state:
         content.update(gather_random_states(model, topology=topology))
+    first, writes = topology.rank == 0, topology.data_parallel_rank == 0
+    shard = temporary / shard_name(topology.model_parallel_rank)
+    steps: list[tuple[bool, Callable[[], None]]] = [
+        (first, lambda: _prepare_run_folder(root / tag)),
+        (writes, lambda: write_shard(shard, content)),
+        (first, lambda: publish_folder(root / tag)),
+        (first, lambda: write_trackers(root, tag)),
+        (first and keep is not None and tag.isdecimal(), lambda: _delete_old(root, tag, keep or 1)),
+    ]
     device = next(model.parameters()).device
-
-    def on_ranks(chosen: bool, action: Callable[[], None]) -> None:
-        _run_on_ranks(action if chosen else None, root=root, topology=topology, device=device)
-
-    on_ranks(topology.rank == 0, lambda: prepare_folder(temporary))
-    on_ranks(
-        topology.data_parallel_rank == 0,
-        lambda: write_shard(temporary / shard_name(topology.model_parallel_rank), content),
-    )
-    on_ranks(topology.rank == 0, lambda: publish_checkpoint(root, tag))
-    if keep is not None:
-        on_ranks(topology.rank == 0 and tag.isdecimal(), lambda: _delete_old(root, tag, keep))
+    try:
+        for chosen, action in steps:
+            _run_on_ranks(action if chosen else None, root=root, topology=topology, device=device)
+    except OSError:
+        if first:
+            shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the space
+        raise
     return root / tag
 
 
@@ -150,16 +155,24 @@ def load_checkpoint(
     return ResumeState(report.iteration, dict(content.get("data_state") or {}), replace(report, notes=notes))
 
 
-def prepare_folder(temporary: Path) -> None:
-    """Make an empty folder to write a checkpoint to, and remove what an interrupted save left behind."""
-    root = temporary.parent
-    root.mkdir(parents=True, exist_ok=True)
+def prepare_folder(folder: Path) -> Path:
+    """Make an empty temporary folder beside ``folder``, which a checkpoint is written to first, and return it."""
+    temporary = folder.with_name(f"{TEMPORARY_PREFIX}{folder.name}")
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def _prepare_run_folder(folder: Path) -> None:
+    """Remove what interrupted saves left in the run's folder, and make the temporary folder of ``folder``."""
+    root = folder.parent
     for leftover in root.glob(f"{TEMPORARY_PREFIX}*"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     for replaced in root.glob(f"{REPLACED_PREFIX}*"):
         if (root / replaced.name.removeprefix(REPLACED_PREFIX)).is_dir():
             shutil.rmtree(replaced)
-    temporary.mkdir()
+    prepare_folder(folder)
 
 
 def write_shard(path: Path, content: dict[str, Any]) -> None:
@@ -170,24 +183,38 @@ def write_shard(path: Path, content: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def publish_checkpoint(root: Path, tag: str, *, tracker_text: str | None = None) -> None:
-    """Give the complete folder ``.tmp-<tag>`` its name, replacing an older one, and let the trackers name it."""
-    folder, replaced = root / tag, root / f"{REPLACED_PREFIX}{tag}"
-    _sync_folder(root / f"{TEMPORARY_PREFIX}{tag}")
+def publish_folder(folder: Path) -> None:
+    """Give the complete temporary folder of ``folder`` its name; it replaces an older one."""
+    temporary = folder.with_name(f"{TEMPORARY_PREFIX}{folder.name}")
+    replaced = folder.with_name(f"{REPLACED_PREFIX}{folder.name}")
+    _sync_folder(temporary)
     if folder.exists():
         folder.rename(replaced)
-    (root / f"{TEMPORARY_PREFIX}{tag}").rename(folder)
-    _sync_folder(root)
+    temporary.rename(folder)
+    _sync_folder(folder.parent)
     if replaced.exists():
         shutil.rmtree(replaced)
+
+
+def write_trackers(root: Path, text: str) -> None:
+    """Let both trackers of a run's folder hold ``text``, the tag of the newest checkpoint."""
     for name in TRACKERS:
         temporary = root / f"{TEMPORARY_PREFIX}{name}"
         with temporary.open("w", encoding="utf-8") as file:
-            file.write(tracker_text or tag)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(root / name)
     _sync_folder(root)
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value can be read back without trusting the file: no classes but the built-in ones."""
+    if isinstance(value, Mapping):
+        return all(_is_plain(key) and _is_plain(item) for key, item in value.items())
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (str, int, float, bool, torch.Tensor)
 
 
 def _sync_folder(folder: Path) -> None:

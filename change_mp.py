@@ -1,0 +1,78 @@
+"""Cut a checkpoint's weights for another model-parallel size.
+
+    python change_mp.py checkpoints/blocklm-10b 2      writes checkpoints/blocklm-10b_MP2
+
+The folder is that of a run (with latest_checkpointed_iteration.txt) or holds the mp_rank_XX_model_states.pt itself.
+Every tensor is cut or put together exactly; sizes need not divide each other. The optimizer state is not converted:
+continue with --no-load-optim, or start from the weights with --load-pretrained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from training.errors import run_main
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line: a folder and the new size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=str, help="checkpoint folder")
+    parser.add_argument("size", type=int, help="new model-parallel size: files (and GPUs) per model")
+    return parser.parse_args(argv)
+
+
+def change_model_parallel_size(folder: Path, size: int) -> Path | None:
+    """Write the checkpoint in ``folder`` for ``size`` ranks to ``<folder>_MP<size>`` and return that folder.
+
+    Returns None when it has this size already. Raises ValueError when it cannot be read or cut.
+    """
+    from model.checkpoint_format import resolve_checkpoint, shard_name
+    from model.resharding import dropped_keys, reshard_content
+    from model.safe_loading import read_checkpoint_file
+    from training.checkpointing import prepare_folder, publish_folder, write_shard, write_trackers
+
+    if size < 1:
+        raise ValueError(f"model-parallel size {size} is not possible; give a number of at least 1")
+    location = resolve_checkpoint(folder)
+    files = location.shard_files()
+    if len(files) == size:
+        print(f"{location.folder} is of model-parallel size {size} already: nothing to do")
+        return None
+    contents = [read_checkpoint_file(file) for file in files]
+    root = folder.with_name(f"{folder.name}_MP{size}")
+    # A folder that holds the files itself becomes another one like it, without a tracker.
+    target = root if location.root is None else root / location.tag
+    temporary = prepare_folder(target)
+    try:
+        for rank in range(size):  # one at a time: memory holds one new shard, the present ones are mapped
+            content = reshard_content(contents, size=size, rank=rank, file=location.folder)
+            write_shard(temporary / shard_name(rank), content)
+    except (ValueError, OSError):
+        shutil.rmtree(temporary)
+        if location.root is not None and not any(root.iterdir()):
+            root.rmdir()
+        raise
+    publish_folder(target)
+    if location.root is not None:
+        write_trackers(root, f"{location.tag}\n")
+    dropped = dropped_keys(contents[0])
+    if any(location.folder.glob("*optim_states.pt")):
+        dropped.append("the ZeRO optimizer files")
+    if dropped:
+        print(f"not converted: {', '.join(dropped)}; continue with --no-load-optim")
+    print(f"wrote {target}")
+    return root
+
+
+def main() -> int:
+    """Run the command."""
+    arguments = parse_arguments()
+    change_model_parallel_size(Path(arguments.folder), arguments.size)
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

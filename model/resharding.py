@@ -1,0 +1,55 @@
+"""Rewrite the files of a checkpoint for another model-parallel size (spec: model 12)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from model.checkpoint_format import weights_in
+from model.parameter_rules import reshard_tensor
+
+# Everything else but the weights (the optimizer state above all) is not converted: it becomes None.
+KEPT_KEYS = frozenset({
+    "lr_scheduler", "client_lr_scheduler", "iteration", "total_iters", "skipped_steps", "global_steps",
+    "global_samples", "dp_world_size", "random_rng_state", "np_rng_state", "torch_rng_state", "cuda_rng_state",
+    "rng_tracker_states", "data_state",
+})  # fmt: skip
+
+
+def reshard_content(contents: Sequence[dict[str, Any]], *, size: int, rank: int, file: Path) -> dict[str, Any]:
+    """Return the content of shard ``rank`` of ``size`` from the contents of all present shards, in rank order.
+
+    Names keep their order, tensors their dtype. The other keys are those of the first present shard. ``file`` names the
+    checkpoint in messages. Raises ValueError when a parameter is unknown or cannot be cut evenly.
+    """
+    shards = [weights_in(content, file=file) for content in contents]
+    if any(list(shard) != list(shards[0]) for shard in shards):
+        raise ValueError(f"the files in {file} hold different parameters; they are not shards of one model")
+    weights = {
+        name: _compact(reshard_tensor(name, [shard[name] for shard in shards], size=size, rank=rank))
+        for name in shards[0]
+    }
+    if "module" not in contents[0]:
+        return dict(weights)
+    result = {key: value if key in KEPT_KEYS else None for key, value in contents[0].items()}
+    result["module"] = weights
+    if "mp_world_size" in result:
+        result["mp_world_size"] = size
+    return result
+
+
+def _compact(tensor: Tensor) -> Tensor:
+    """Copy a tensor that is part of a larger storage, all of which would be written with it."""
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
+
+
+def dropped_keys(content: dict[str, Any]) -> list[str]:
+    """List the keys that hold something which resharding leaves behind."""
+    return [
+        key
+        for key, value in content.items()
+        if key not in KEPT_KEYS and key not in ("module", "mp_world_size") and value not in (None, [], {})
+    ]
