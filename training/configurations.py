@@ -68,8 +68,11 @@ class CorpusSettings:
     save_splits: str | None
     save_test_data: str | None
     text_field: str
+    text_unit: str
     cache_dir: str | None
     skip_malformed: bool
+    pre_tokenize: bool
+    in_memory: bool
     filter_english: bool
     half_of_documents: bool
     scatter: int | None
@@ -345,6 +348,9 @@ def pretraining_configuration(parsed: ParsedArguments, *, date: str | None = Non
             save_splits=values.save_splits,
             save_test_data=values.save_test_data,
             text_field=values.text_field,
+            text_unit=values.text_unit,
+            pre_tokenize=not values.no_pre_tokenize,
+            in_memory=values.no_lazy_loader,
             cache_dir=values.data_cache_dir,
             skip_malformed=values.skip_malformed,
             filter_english=values.filter_english,

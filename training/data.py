@@ -1,0 +1,246 @@
+"""From the settings of a run to its batches: tokenizer, documents, split, packing, blank construction, loaders."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from data_utils.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
+from data_utils.indexed_dataset import Documents
+from data_utils.language_detection import DetectorMissingError, english_detector
+from data_utils.loaders import BatchLoader
+from data_utils.packing import BlockDataset
+from data_utils.samplers import BatchPlan, random_sample_numbers
+from data_utils.splits import (
+    document_order,
+    load_order,
+    parse_split,
+    save_order,
+    save_texts,
+    should_split,
+    split_documents,
+)
+from data_utils.tokenization import Tokenizer, build_tokenizer
+from data_utils.tokenize_corpus import prepare_documents
+from mpu.initialize import ParallelTopology
+from training.configurations import CorpusSettings, PretrainingConfiguration, TokenizerSettings
+from training.loop import TrainingData
+
+ENGLISH_SAMPLE = 1024  # tokens of a document that the language detector sees
+ENTROPY_SAMPLE = 20_000_000  # tokens of the training text that its unigram entropy is taken from
+Announce = Callable[[str], None]
+
+
+def tokenizer_keywords(settings: TokenizerSettings) -> dict[str, Any]:
+    """Return the settings as keyword arguments of ``build_tokenizer``."""
+    return {name: value for name, value in asdict(settings).items() if name != "vocab_divisor"}
+
+
+def build_pretraining_tokenizer(settings: TokenizerSettings) -> Tokenizer:
+    """Build the tokenizer of a run."""
+    return build_tokenizer(**tokenizer_keywords(settings))
+
+
+class PretrainingDocuments:
+    """Read, tokenize and split the documents of a run."""
+
+    def __init__(
+        self,
+        corpus: CorpusSettings,
+        *,
+        tokenizer: Tokenizer,
+        keywords: dict[str, Any],
+        topology: ParallelTopology,
+        announce: Announce,
+    ) -> None:
+        self.corpus = corpus
+        self.tokenizer = tokenizer
+        self._keywords = keywords
+        self._topology = topology
+        self._announce = announce
+        scatter = corpus.scatter
+        if scatter is not None and (scatter < 1 or topology.data_parallel_size % scatter):
+            raise ValueError(
+                f"--loader-scatter {scatter}: the {topology.data_parallel_size} data-parallel ranks cannot share that "
+                f"many shards evenly; give a divisor of {topology.data_parallel_size}"
+            )
+
+    def parts(self) -> tuple[Documents, Documents | None, Documents | None]:
+        """Return the documents for training, validation and test; what has no documents is None.
+
+        The first rank tokenizes; the others wait, then find its stores.
+        """
+        first = self._topology.rank == 0
+        if not first:
+            dist.barrier()
+        parts = self._parts(first=first)
+        if first and self._topology.world_size > 1:
+            dist.barrier()
+        return parts
+
+    def _parts(self, *, first: bool) -> tuple[Documents, Documents | None, Documents | None]:
+        corpus = self.corpus
+        train = self.read(corpus.train_data)
+        fractions = parse_split(corpus.split, valid_data=corpus.valid_data, test_data=corpus.test_data)
+        order = None
+        if should_split(fractions):
+            count = len(train)
+            order = load_order(corpus.load_splits, count) if corpus.load_splits else document_order(count)
+            if corpus.save_splits and not corpus.load_splits and first:
+                save_order(corpus.save_splits, order)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            train_part, valid, test = split_documents(train, fractions, order=order)
+        for message in dict.fromkeys(str(warning.message) for warning in caught):
+            self._announce(f"warning: {message}")
+        if train_part is None:
+            raise ValueError(f"--split {corpus.split} leaves no document to train on: there are {len(train)}")
+        valid = self.read(corpus.valid_data) if corpus.valid_data else valid
+        test = self.read(corpus.test_data) if corpus.test_data else test
+        if corpus.save_test_data and first:
+            if test is None:
+                raise ValueError("--save-test-data: there are no test documents; see --test-data and --split")
+            save_texts(corpus.save_test_data, test, decode=self.tokenizer.decode)
+        return train_part, valid, test
+
+    def read(self, sources: Sequence[str]) -> Documents:
+        """Return the documents of ``sources``, tokenized once and kept on disk."""
+        corpus = self.corpus
+        return prepare_documents(
+            sources,
+            tokenizer=self.tokenizer,
+            tokenizer_settings=self._keywords,
+            cache_dir=corpus.cache_dir,
+            text_field=corpus.text_field,
+            text_unit=corpus.text_unit,
+            num_workers=os.cpu_count() or 1,
+            skip_malformed=corpus.skip_malformed,
+            pre_tokenize=corpus.pre_tokenize,
+            in_memory=corpus.in_memory,
+            half_of_documents=corpus.half_of_documents,
+            num_shards=corpus.scatter,
+            shard=self._topology.data_parallel_rank % (corpus.scatter or 1),
+            seed=corpus.seed,
+            progress=sys.stderr.isatty(),
+            announce=self._announce,
+        )
+
+
+def build_pretraining_data(
+    configuration: PretrainingConfiguration, *, tokenizer: Tokenizer, topology: ParallelTopology, announce: Announce
+) -> TrainingData:
+    """Return where the batches of a run come from (spec: pretraining 1)."""
+    documents = PretrainingDocuments(
+        configuration.corpus,
+        tokenizer=tokenizer,
+        keywords=tokenizer_keywords(configuration.tokenizer),
+        topology=topology,
+        announce=announce,
+    )
+    train, valid, test = documents.parts()
+    batch, run = configuration.batch, configuration.run
+    for name, part in (("training", train), ("validation", valid), ("test", test)):
+        if part is not None:
+            announce(f"{name}: {len(part):,} documents, {int(part.lengths.sum()):,} tokens")
+    announce(f"unigram entropy of the training text: {unigram_entropy(train, size=tokenizer.num_tokens):.3f} nats")
+    make = partial(batch_loader, configuration=configuration, tokenizer=tokenizer, topology=topology)
+    num_batches = run.train_iters * batch.accumulation_steps
+    train_loader = make(train, seq_length=batch.seq_length, batch_size=batch.batch_size, num_batches=num_batches)
+
+    def evaluation(part: Documents | None) -> Callable[[], Iterator[Batch]] | None:
+        if part is None or run.eval_iters == 0:
+            return None
+        loader = make(part, seq_length=batch.eval_seq_length, batch_size=batch.eval_batch_size,
+                      num_batches=run.eval_iters)  # fmt: skip
+        return lambda: undisturbed(loader.batches(0, run.eval_iters))
+
+    return TrainingData(
+        train=lambda start: undisturbed(train_loader.batches(start)),
+        samples_per_batch=batch.batch_size * topology.data_parallel_size,
+        valid=evaluation(valid),
+        test=evaluation(test),
+    )
+
+
+def batch_loader(
+    documents: Documents,
+    *,
+    configuration: PretrainingConfiguration,
+    tokenizer: Tokenizer,
+    topology: ParallelTopology,
+    seq_length: int,
+    batch_size: int,
+    num_batches: int,
+) -> BatchLoader:
+    """Return the loader of this data rank's batches of ``documents`` (spec: pretraining 5-7)."""
+    batch, rank, world_size = configuration.batch, topology.data_parallel_rank, topology.data_parallel_size
+    dataset = BlockDataset(
+        documents,
+        vocabulary=tokenizer,
+        seq_length=seq_length,
+        sample_across_documents=not batch.sample_one_document,
+        non_sentence_start=batch.non_sentence_start,
+        accept=english_filter(tokenizer) if configuration.corpus.filter_english else None,
+    )
+    collator = BlankInfillingCollator(
+        tokenizer,
+        BlankInfillingSettings(**asdict(configuration.blank)),
+        max_seq_length=batch.seq_length,
+        rank=rank,
+        world_size=world_size,
+    )
+    global_batch_size = batch_size * world_size
+    order = random_sample_numbers(len(dataset), global_batch_size * num_batches) if batch.shuffle else None
+    shards = configuration.corpus.scatter or 1  # the ranks of one shard share its samples
+    plan = BatchPlan(
+        num_samples=len(dataset) if order is None else len(order),
+        global_batch_size=global_batch_size // shards,
+        rank=rank // shards,
+        world_size=world_size // shards,
+        order=order,
+        drop_last=world_size // shards > 1,
+    )
+    return BatchLoader(dataset, collator, plan, num_workers=batch.num_workers)
+
+
+def english_filter(tokenizer: Tokenizer) -> Callable[[np.ndarray], bool]:
+    """Return a function that tells from its token ids whether a document is English (``--filter-english``)."""
+    try:
+        is_english = english_detector()
+    except DetectorMissingError as error:
+        raise ValueError(f"--filter-english: {error}") from None
+
+    def accept(tokens: np.ndarray) -> bool:
+        return is_english(tokenizer.decode(tokens[:ENGLISH_SAMPLE].tolist()).replace("\n", " "))
+
+    return accept
+
+
+def undisturbed(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield ``batches`` with torch's random state as it was: starting worker processes draws a number from it."""
+    state = torch.get_rng_state()
+    first = next(batches, None)
+    torch.set_rng_state(state)
+    if first is not None:
+        yield first
+        yield from batches
+
+
+def unigram_entropy(documents: Documents, *, size: int) -> float:
+    """Return the entropy in nats of the first documents' tokens: the loss of a model that knows frequencies only."""
+    counts = np.zeros(size, dtype=np.int64)
+    for index in range(len(documents)):
+        counts += np.bincount(np.asarray(documents[index].tokens), minlength=size)
+        if index % 1000 == 0 and counts.sum() >= ENTROPY_SAMPLE:
+            break
+    probabilities = counts[counts > 0] / counts.sum()
+    return float(-(probabilities * np.log(probabilities)).sum())
