@@ -1,0 +1,154 @@
+"""Tokenizers without released vocabularies: a trained one, finding files, mistakes."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import unicodedata
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_utils.text_tokenizers import WordPiece
+from data_utils.tokenization import build_tokenizer, sentence_end_table
+from data_utils.train_tokenizer import train
+from data_utils.vocabularies import find_vocabulary
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    text = folder / "text.jsonl"
+    words = "the cat sat on the mat . a dog ran to the red house ! who saw it ?".split()
+    lines = [" ".join(words[i % 7 : i % 7 + 9]) for i in range(200)]
+    text.write_text("\n".join(json.dumps({"text": line}) for line in lines), encoding="utf-8")
+    return train([str(text)], folder / "tokenizer.model", vocab_size=300, num_threads=1)
+
+
+def test_training_is_deterministic(model, tmp_path):
+    text = model.parent / "text.jsonl"
+    again = train([str(text)], tmp_path / "again.model", vocab_size=300, num_threads=1)
+    assert again.read_bytes() == model.read_bytes()
+
+
+def test_too_large_a_vocabulary_is_one_line(model, tmp_path):
+    with pytest.raises(ValueError, match="--vocab-size 9000 does not fit this text") as caught:
+        train([str(model.parent / "text.jsonl")], tmp_path / "t.model", vocab_size=9000)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=40))
+def test_a_trained_tokenizer_knows_every_character(model, text):
+    tokenizer = build_tokenizer("SentencePieceTokenizer", path=model)
+    unknown = tokenizer.token_to_id("<unk>")
+    assert unknown not in tokenizer.encode(text.replace("<unk>", ""))
+
+
+def test_command_tokens_of_a_trained_tokenizer(model):
+    tokenizer = build_tokenizer("SentencePieceTokenizer", path=model, task_mask=True, decoder_mask=True)
+    size = tokenizer.text_tokenizer.size
+    assert [t.id for t in tokenizer.command_tokens] == [size, *range(size, tokenizer.num_tokens)]
+    ids = tokenizer.encode("the cat [MASK] the mat [gMASK]")
+    assert ids.count(tokenizer.command_id("MASK")) == ids.count(tokenizer.command_id("gMASK")) == 1
+    assert ids == [
+        *tokenizer.encode("the cat"),
+        tokenizer.command_id("MASK"),
+        *tokenizer.encode(" the mat"),
+        tokenizer.command_id("gMASK"),
+    ]
+    assert tokenizer.padded_size() % 128 == 0
+
+
+def test_fingerprints_tell_tokenizers_apart(model, tmp_path):
+    one = build_tokenizer("SentencePieceTokenizer", path=model)
+    same = build_tokenizer("SentencePieceTokenizer", path=model)
+    other = build_tokenizer("SentencePieceTokenizer", path=model, task_mask=True)
+    assert one.fingerprint == same.fingerprint != other.fingerprint
+
+
+def test_tokenizers_travel_to_worker_processes(model):
+    tokenizer = build_tokenizer("SentencePieceTokenizer", path=model)
+    assert pickle.loads(pickle.dumps(tokenizer)).encode("the cat [MASK]") == tokenizer.encode("the cat [MASK]")
+
+
+def test_blank_text_has_no_tokens(model):
+    tokenizer = build_tokenizer("SentencePieceTokenizer", path=model)
+    assert tokenizer.encode_batch(["", " \n\t"]) == [[], []]
+
+
+def test_ids_that_stand_for_nothing(model):
+    tokenizer = build_tokenizer("SentencePieceTokenizer", path=model)
+    assert tokenizer.decode([tokenizer.num_tokens, 10**6]) == ""
+    with pytest.raises(ValueError, match="stands for no token"):
+        tokenizer.id_to_token(10**6)
+    with pytest.raises(ValueError, match="no command token 'gMASK'"):
+        tokenizer.command_id("gMASK")
+
+
+def test_sentence_ends():
+    texts = ["a", "b.", "?", None, "…", "：", "\n"]
+    assert sentence_end_table(texts, "span").tolist() == [False, True, True, False, True, False, True]
+    assert sentence_end_table(texts, "causal").tolist() == [False, True, True, False, False, False, False]
+    assert sentence_end_table(texts, "document").dtype == np.bool_
+
+
+def test_wordpiece_cleaning(tmp_path):
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("\n".join(["[UNK]", "cafe", "σας", "!", "中", "文", "##s"]), encoding="utf-8")
+    tokenizer = WordPiece(vocabulary)
+    assert tokenizer.tokens("Café!\u0000") == ["cafe", "!"]
+    assert tokenizer.tokens("ΣΑΣ") == ["σας"]  # a sigma that ends a word has a form of its own
+    assert tokenizer.tokens("中文 cafes") == ["中", "文", "cafe", "##s"]
+    assert tokenizer.tokens("x" * 101) == ["[UNK]"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=30))
+def test_cleaning_leaves_no_accents_and_no_control_characters(text):
+    cleaned = WordPiece.normalize(_bare_wordpiece(), text)
+    assert not any(unicodedata.category(character) == "Mn" for character in cleaned)
+    assert "\x00" not in cleaned
+    assert "\ufffd" not in cleaned
+
+
+def _bare_wordpiece() -> WordPiece:
+    from data_utils.text_tokenizers import _Cleaning, _Splitting
+
+    tokenizer = object.__new__(WordPiece)
+    tokenizer._lower_case, tokenizer._cleaning = True, _Cleaning()
+    tokenizer._splitting = _Splitting(drop_accents=True)
+    return tokenizer
+
+
+def test_vocabulary_is_found_in_order(tmp_path, monkeypatch):
+    for folder in ("given", "shelf/bert-uncased"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "vocab.txt").write_text("[UNK]\n", encoding="utf-8")
+    monkeypatch.setenv("GLM_VOCAB_DIR", str(tmp_path / "shelf"))
+    assert find_vocabulary("bert") == [tmp_path / "shelf/bert-uncased/vocab.txt"]
+    assert find_vocabulary("bert", path=tmp_path / "given") == [tmp_path / "given/vocab.txt"]
+    assert find_vocabulary("bert", path=tmp_path / "given/vocab.txt") == [tmp_path / "given/vocab.txt"]
+
+
+def test_a_missing_vocabulary_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("GLM_VOCAB_DIR", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(ValueError, match="set GLM_VOCAB_DIR=FOLDER") as caught:
+        find_vocabulary("gpt2", cache_dir=str(tmp_path / "hub"))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="no such vocabulary file"):
+        find_vocabulary("bert", path=tmp_path / "nowhere")
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match="choose one of"):
+        build_tokenizer("BertTokenizer")
+    with pytest.raises(ValueError, match="no such SentencePiece model"):
+        build_tokenizer("SentencePieceTokenizer", path="nowhere.model")
+    with pytest.raises(ValueError, match="CharacterLevelTokenizer"):
+        build_tokenizer("CharacterLevelTokenizer")
