@@ -81,9 +81,11 @@ def text_in(row: Any, name: str, *, required: bool = False) -> str:
     value = row.get(name)
     if value is None and not required:
         return ""
-    if not isinstance(value, str):
+    if value is None:
         found = ", ".join(map(str, row))[:80]
-        raise ValueError(f"no text under the key {name!r} (found: {found or 'nothing'})")
+        raise ValueError(f"no text under the key {name!r} (keys: {found or 'none'})")
+    if not isinstance(value, str):
+        raise ValueError(f"{type(value).__name__} under the key {name!r} instead of text")
     return value
 
 

@@ -306,10 +306,10 @@ def _read_list(path: Path) -> Iterator[Row]:
     buffer, place, line, size, inside = "", 0, 1, READ_BYTES, False
     with text:
         while True:
-            problem = "the list does not end" if inside else "no list in the file"
             if not inside and "[" in buffer:
                 place, inside = buffer.index("[") + 1, True
                 line += buffer.count("\n", 0, place)
+            problem = "the list does not end" if inside else "no list in the file"
             if inside:
                 start = _SEPARATORS.match(buffer, place).end()
                 line += buffer.count("\n", place, start)

@@ -100,9 +100,7 @@ class IndexedDataset:
         tokens = int(self.lengths.sum())
         self._tokens = _open_array(_with_suffix(self.prefix, ".bin"), self.dtype, tokens, in_memory=in_memory)
         prompts = _with_suffix(self.prefix, ".prompts.npy")
-        self._prompts = np.load(prompts, mmap_mode=None if in_memory else "r") if prompts.is_file() else None
-        if self._prompts is not None and len(self._prompts) != len(self.lengths):
-            raise ValueError(f"{prompts} tells {len(self._prompts)} documents, the index {len(self.lengths)}: rebuild")
+        self._prompts = _read_prompts(prompts, len(self.lengths), in_memory=in_memory) if prompts.is_file() else None
         mask = _with_suffix(self.prefix, ".mask.bin")
         has_mask = self.details is not None and self.details.get("prompts_inside", False)
         self._mask = _open_array(mask, np.dtype(np.uint8), tokens, in_memory=in_memory) if has_mask else None
@@ -288,6 +286,17 @@ def _open_array(path: Path, dtype: np.dtype, length: int, *, in_memory: bool) ->
     if length == 0:
         return np.zeros(0, dtype)
     return np.fromfile(path, dtype) if in_memory else np.memmap(path, mode="r", dtype=dtype).view(np.ndarray)
+
+
+def _read_prompts(path: Path, num_documents: int, *, in_memory: bool) -> np.ndarray:
+    """Map or read the prompt lengths."""
+    try:
+        prompts = np.load(path, mmap_mode=None if in_memory else "r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); tokenize the corpus again") from None
+    if prompts.shape != (num_documents,):
+        raise ValueError(f"{path} is damaged: {prompts.shape} instead of {num_documents} numbers; tokenize again")
+    return prompts
 
 
 # ------------------------------------------------------------------------------------------------------ writing
