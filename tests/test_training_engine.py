@@ -11,10 +11,12 @@ import torch
 from data_utils.block_infilling import Batch
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
+from mpu.initialize import ParallelTopology, initialize_model_parallel
+from tests.distributed import run
 from training.configurations import CheckpointSettings
 from training.engine import TorchEngine
 from training.learning_rates import AnnealingLR
-from training.metrics import OBJECTIVE_INDEX
+from training.metrics import OBJECTIVE_INDEX, IntervalMetrics
 from training.optimizer import DynamicLossScaler, build_optimizer
 
 VOCABULARY = 64
@@ -30,14 +32,21 @@ def one_thread():
 
 
 def make_engine(
-    *, dropout: float = 0.0, precision: str = "fp32", seed: int = 1, name: str = "adam", clip_grad: float = 1.0, **extra
+    *,
+    dropout: float = 0.0,
+    precision: str = "fp32",
+    seed: int = 1,
+    name: str = "adam",
+    clip_grad: float = 1.0,
+    topology: ParallelTopology | None = None,
+    **extra: object,
 ) -> TorchEngine:
     torch.manual_seed(seed)
     config = GLMConfig(
         2, 16, 2, VOCABULARY, max_position_embeddings=32,
         embedding_dropout=dropout, attention_dropout=dropout, output_dropout=dropout, **extra,
     )  # fmt: skip
-    model = GLMModel(config)
+    model = GLMModel(config, topology=topology)
     if name == "sgd":  # moves by the gradient itself
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     else:
@@ -47,8 +56,9 @@ def make_engine(
     )
     scaler = DynamicLossScaler() if precision == "fp16" else None
     return TorchEngine(
-        model, optimizer=optimizer, scheduler=scheduler, precision=precision, loss_scaler=scaler, clip_grad=clip_grad
-    )
+        model, optimizer=optimizer, scheduler=scheduler, precision=precision, loss_scaler=scaler, clip_grad=clip_grad,
+        topology=topology,
+    )  # fmt: skip
 
 
 def make_batch(seed: int, *, rows: int = 4, targets: int = 5, mode: str = "bert") -> Batch:
@@ -217,3 +227,45 @@ def test_finetune_takes_the_weights_only(tmp_path: Path):
     assert state.iteration == 0
     assert same(parameters(engine), parameters(other))
     assert other.train_step([make_batch(0)]).learning_rate == 0.0
+
+
+def data_parallel_worker(folder: str) -> dict:
+    """Take three updates on this rank's batches, one rank having twice the targets; save, resume, take one more."""
+    topology = initialize_model_parallel(1)
+    rank = topology.data_parallel_rank
+    engine = make_engine(topology=topology)
+    metrics = IntervalMetrics(engine.device, topology=topology)
+    for step in range(3):
+        metrics.add(engine.train_step(rank_batches(rank, step)))
+    report = metrics.report(3, seconds=1.0)
+    engine.save(settings(Path(folder)), iteration=3, data_state={})
+    resumed = make_engine(topology=topology, seed=9)
+    resumed.load(Path(folder), settings(Path(folder)))
+    after = [one.train_step(rank_batches(rank, 3)).loss for one in (engine, resumed)]
+    return {
+        "loss": report.loss, "objectives": dict(report.objective_losses), "tokens": report.num_tokens,
+        "parameters": parameters(engine),
+        "equal": torch.equal(*after) and same(parameters(engine), parameters(resumed)),
+    }  # fmt: skip
+
+
+def rank_batches(rank: int, step: int) -> list[Batch]:
+    mode = "gpt" if rank else "bert"
+    return [make_batch(10 * step + 2 * rank + part, targets=3 + 3 * rank, mode=mode) for part in range(2)]
+
+
+def test_two_data_ranks_are_one_rank_with_all_the_batches(tmp_path: Path):
+    ranks = run(data_parallel_worker, 2, str(tmp_path))
+    engine = make_engine()
+    metrics = IntervalMetrics(engine.device, topology=engine.topology)
+    for step in range(3):
+        metrics.add(engine.train_step(rank_batches(0, step) + rank_batches(1, step)))
+    report = metrics.report(3, seconds=1.0)
+    engine.train_step(rank_batches(0, 3) + rank_batches(1, 3))
+    for result in ranks:
+        assert result["loss"] == pytest.approx(report.loss, rel=1e-5)
+        assert result["objectives"] == pytest.approx(report.objective_losses, rel=1e-5)
+        assert result["tokens"] == report.num_tokens
+        assert result["equal"]
+        for name, value in parameters(engine).items():
+            torch.testing.assert_close(result["parameters"][name], value, rtol=1e-3, atol=2e-5)

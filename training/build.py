@@ -14,6 +14,7 @@ from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from training.checkpointing import ResumeState
 from training.configurations import BatchSettings, CheckpointSettings, ModelSettings, PretrainingConfiguration
+from training.distributed import seed_data_rank
 from training.engine import TorchEngine
 from training.learning_rates import AnnealingLR
 from training.loop import StartingPoint
@@ -60,7 +61,9 @@ def build_engine(
     """
     config = model_config(configuration.model, vocab_size=vocab_size)
     model = GLMModel(config, topology=topology)
-    model.random_state.seed(configuration.run.seed)
+    seed = configuration.run.seed
+    model.random_state.seed(seed + topology.data_parallel_rank * topology.model_parallel_size)
+    seed_data_rank(seed, topology=topology)
     announce(f"model: {model.num_parameters():,} parameters on this rank, vocabulary {vocab_size}, {device}")
     if configuration.deepspeed_content is not None:
         announce(

@@ -69,6 +69,12 @@ def seed_everything(seed: int) -> None:
         torch.manual_seed(seed)
 
 
+def seed_data_rank(seed: int, *, topology: ParallelTopology) -> None:
+    """Give each data rank dropout masks of its own, once the model is built from the seed that all ranks share."""
+    if seed > 0 and topology.data_parallel_rank > 0:
+        torch.manual_seed(seed + topology.data_parallel_rank)
+
+
 def agree(flag: bool, *, topology: ParallelTopology, device: torch.device) -> bool:
     """Return whether any rank of the world has ``flag`` set; every rank has to ask."""
     if topology.world_size == 1:
