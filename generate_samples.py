@@ -1,0 +1,122 @@
+"""Fill blanks with a trained GLM: interactively, from a file, or for prompts on the command line.
+
+    python generate_samples.py --block-lm ... --load-pretrained CHECKPOINT                     (interactive)
+    python generate_samples.py ... --input prompts.txt --output filled.jsonl --num-beams 4     (file)
+    python generate_samples.py ... --prompt "The capital of France is [MASK]."
+
+Model and tokenizer flags as in training (config_tasks/model_blocklm_*.sh). Greedy: --top-k 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_utils.errors import run_main
+from training.arguments import get_parser, parse_arguments
+from training.configurations import device_settings, model_settings, precision_settings, tokenizer_settings
+
+if TYPE_CHECKING:
+    from generation.infill import BlankFiller
+    from generation.sampling import DecodingSettings
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the shared parser with the flags of this program."""
+    parser = get_parser(__doc__, program="generate_samples.py")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    group = parser.add_argument_group("generate_samples.py")
+    group.add_argument("--prompt", nargs="+", help="fill these prompts and leave")
+    group.add_argument("--input", help="file of prompts: one a line, or .jsonl objects with a key 'prompt'")
+    group.add_argument("--output", help="JSON lines file for the results of --prompt or --input")
+    group.add_argument("--samples-dir", default="samples", help="folder of the interactive program's transcripts")
+    group.add_argument("--draw-candidates", action="store_true", help="draw the candidates of beams, as the original")
+    return parser
+
+
+def decoding_settings(values: argparse.Namespace) -> DecodingSettings:
+    """Return how blanks are filled; a length that the model cannot reach is lowered, with a line that says so."""
+    from generation.sampling import DecodingSettings
+
+    max_length = values.out_seq_length
+    if max_length > values.max_position_embeddings:
+        max_length = values.max_position_embeddings
+        print(f"note: --out-seq-length {values.out_seq_length} is lowered to the model's {max_length} positions")
+    return DecodingSettings(
+        max_length=max_length,
+        temperature=values.temperature,
+        top_k=values.top_k,
+        top_p=values.top_p,
+        num_beams=values.num_beams,
+        length_penalty=values.length_penalty,
+        no_repeat_ngram_size=values.no_repeat_ngram_size,
+        min_length=values.min_tgt_length,
+        draw_candidates=values.draw_candidates,
+    )
+
+
+def load_filler(values: argparse.Namespace) -> BlankFiller:
+    """Build tokenizer and model and load the weights; print what was loaded."""
+    from data_utils.tokenization import build_tokenizer
+    from generation.infill import BlankFiller
+    from generation.loading import load_model
+    from training.build import model_config
+    from training.data import tokenizer_keywords
+    from training.distributed import choose_device
+    from training.precision import AUTOCAST_TYPES, supported_precision
+
+    settings = tokenizer_settings(values)
+    tokenizer = build_tokenizer(**tokenizer_keywords(settings))
+    config = model_config(model_settings(values), vocab_size=tokenizer.padded_size(settings.vocab_divisor))
+    device = choose_device(device_settings(values))
+    precision, warning = supported_precision(precision_settings(values), device=device)
+    if warning:
+        print(warning)
+    checkpoint = values.load_pretrained or values.load
+    model, report = load_model(config, checkpoint, dtype=AUTOCAST_TYPES.get(precision), device=device)
+    print(report.summary(), flush=True)
+    return BlankFiller(model, tokenizer, block_positions=not values.no_block_position)
+
+
+def generate(values: argparse.Namespace) -> int:
+    """Fill prompts of the command line and of a file, or else ask for them."""
+    from generation.interactive import InteractiveSession, open_samples_file
+    from generation.prompt_files import PromptRecord, fill_records, format_result, read_prompts, write_results
+
+    settings = decoding_settings(values)
+    records = [PromptRecord(text, f"--prompt {number}") for number, text in enumerate(values.prompt or [], start=1)]
+    records += read_prompts(values.input) if values.input else []
+    filler = load_filler(values)
+    if not records:
+        options = {"settings": settings, "seq_length": values.seq_length, "seed": values.seed}
+        with open_samples_file(Path(values.samples_dir)) as samples:
+            InteractiveSession(filler, samples=samples, **options).run()
+        return 0
+    batch_size = values.eval_batch_size or values.batch_size
+    rows = fill_records(filler, records, settings=settings, seed=values.seed, batch_size=batch_size)
+    for row in rows:
+        print(format_result(row))
+    if values.output:
+        write_results(values.output, rows)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and generate."""
+    parsed = parse_arguments(argv, parser=build_parser())
+    values = parsed.values
+    for notice in parsed.notices:
+        print(notice)
+    if not (values.load_pretrained or values.load):
+        raise ValueError("no weights: name a checkpoint with --load-pretrained")
+    if values.output and not (values.input or values.prompt):
+        raise ValueError("--output needs --input or --prompt")
+    if values.world_size > 1:
+        raise ValueError("this program runs as one process; shards of a model-parallel checkpoint are merged")
+    return generate(values)
+
+
+if __name__ == "__main__":
+    run_main(main)

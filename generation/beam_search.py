@@ -1,0 +1,191 @@
+"""Beam search over next-token scores, apart from any model (spec: generation 3.3).
+
+b examples, n beams, v vocabulary
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor
+
+from generation.sampling import filter_logits, process_scores
+
+
+@dataclass(frozen=True)
+class BeamOptions:
+    """How a search runs.
+
+    ``max_steps`` tokens at most. A hypothesis of l tokens scores its sum of log-probabilities divided by
+    (``start_length`` + l) ^ ``length_penalty``; ``start_length`` counts a start token as part of it.
+    ``draw_candidates`` draws the candidates without replacement instead of taking the best.
+    """
+
+    num_beams: int
+    end_ids: tuple[int, ...]
+    pad_id: int
+    max_steps: int
+    length_penalty: float = 0.0
+    start_length: int = 0
+    top_k: int = 0
+    top_p: float = 0.0
+    min_length: int = 0
+    no_repeat_ngram_size: int = 0
+    draw_candidates: bool = False
+
+    @property
+    def num_candidates(self) -> int:
+        """Return how many candidates always hold enough live ones: every beam may meet every end token."""
+        return (1 + len(self.end_ids)) * self.num_beams
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A finished sequence, without its end token, and its normalised score."""
+
+    tokens: tuple[int, ...]
+    score: float
+
+
+@dataclass
+class _Example:
+    """The search of one example: live beams (tokens and sums) and the best finished hypotheses, oldest first."""
+
+    beams: list[tuple[int, ...]]
+    sums: list[float]
+    finished: list[Hypothesis] = field(default_factory=list)
+    done: bool = False
+
+    def add(self, tokens: tuple[int, ...], total: float, *, options: BeamOptions) -> None:
+        """Keep a hypothesis if it is among the n best; of equal worst ones the oldest leaves."""
+        length = max(options.start_length + len(tokens), 1)
+        new = Hypothesis(tokens, total / length**options.length_penalty)
+        if len(self.finished) < options.num_beams:
+            self.finished.append(new)
+        elif new.score > (worst := min(h.score for h in self.finished)):
+            self.finished.pop(next(i for i, h in enumerate(self.finished) if h.score == worst))
+            self.finished.append(new)
+
+    def best_first(self) -> list[Hypothesis]:
+        """Return the finished hypotheses; of equal ones the latest comes first."""
+        newest_first = self.finished[::-1]
+        return sorted(newest_first, key=lambda hypothesis: -hypothesis.score)
+
+
+class BeamSearch:
+    """Search for b examples at once.
+
+    Row i * n + k of the model's batch is beam k of example i. At the start all beams of an example are equal and only
+    the first one counts. Feed the model, call ``step`` with its logits, feed it what ``step`` returns, and so on until
+    ``finished``.
+    """
+
+    def __init__(self, num_examples: int, *, options: BeamOptions, generators: Sequence[Generator] = ()) -> None:
+        """Start a search; ``generators`` (CPU, one per example) are needed only to draw candidates."""
+        assert not options.draw_candidates or len(generators) == num_examples, (len(generators), num_examples)
+        self.options = options
+        self.generators = generators
+        others = [-math.inf] * (options.num_beams - 1)
+        self.examples = [_Example([()] * options.num_beams, [0.0, *others]) for _ in range(num_examples)]
+        self.num_steps = 0
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether nothing is left to search."""
+        return self.num_steps >= self.options.max_steps or all(example.done for example in self.examples)
+
+    def step(self, logits: Tensor) -> tuple[list[int], list[int]]:
+        """Extend every beam by one token, given the next-token ``logits`` [b*n,v].
+
+        Returns the tokens to feed next [b*n] and, for each row, the row of the present batch that it continues.
+        """
+        options, num_beams = self.options, self.options.num_beams
+        filtered = filter_logits(logits.float(), top_k=options.top_k, top_p=options.top_p)
+        log_probabilities = process_scores(
+            filtered.log_softmax(dim=-1),
+            [tokens for example in self.examples for tokens in example.beams],
+            end_ids=options.end_ids,
+            min_length=options.min_length,
+            no_repeat_ngram_size=options.no_repeat_ngram_size,
+        )
+        sums = torch.tensor([example.sums for example in self.examples], device=logits.device)  # [b,n]
+        totals = (log_probabilities + sums.view(-1, 1)).view(len(self.examples), -1)  # [b,n*v]
+        scores, indices = self._candidates(totals)
+        next_tokens: list[int] = []
+        source_rows: list[int] = []
+        for number, example in enumerate(self.examples):
+            row = number * num_beams
+            if example.done:
+                next_tokens += [options.pad_id] * num_beams
+                source_rows += range(row, row + num_beams)
+                continue
+            parents = self._walk(example, scores[number], indices[number], vocabulary=logits.size(-1))
+            next_tokens += [tokens[-1] if total > -math.inf else options.pad_id
+                            for tokens, total in zip(example.beams, example.sums)]  # fmt: skip
+            source_rows += [row + parent for parent in parents]
+        self.num_steps += 1
+        return next_tokens, source_rows
+
+    def _candidates(self, totals: Tensor) -> tuple[list[list[float]], list[list[int]]]:
+        """Return scores and flat indices of the candidates of each example, best first."""
+        count = min(self.options.num_candidates, totals.size(-1))
+        if not self.options.draw_candidates:
+            scores, indices = totals.topk(count, dim=-1)
+            return scores.tolist(), indices.tolist()
+        # The largest of log-probability + Gumbel noise are draws without replacement from the softmax.
+        width = totals.size(-1)
+        uniform = torch.stack([torch.rand(width, generator=g, dtype=torch.float64) for g in self.generators])
+        gumbel = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16))).to(totals.device)
+        drawn = (totals.double() + gumbel).topk(count, dim=-1).indices
+        scores, order = totals.gather(-1, drawn).sort(dim=-1, descending=True, stable=True)
+        return scores.tolist(), drawn.gather(-1, order).tolist()
+
+    def _walk(self, example: _Example, scores: list[float], indices: list[int], *, vocabulary: int) -> list[int]:
+        """Turn candidates into finished hypotheses and new beams; return the parent beam of each new one."""
+        options = self.options
+        beams: list[tuple[int, ...]] = []
+        sums: list[float] = []
+        parents: list[int] = []
+        for rank, (total, index) in enumerate(zip(scores, indices)):
+            if total == -math.inf or len(beams) == options.num_beams:
+                break
+            parent, token = divmod(index, vocabulary)
+            if token in options.end_ids:
+                if rank < options.num_beams:
+                    example.add(example.beams[parent], total, options=options)
+                continue
+            beams.append((*example.beams[parent], token))
+            sums.append(total)
+            parents.append(parent)
+        length = max(options.start_length + self.num_steps, 1)
+        if len(example.finished) == options.num_beams:
+            worst = min(hypothesis.score for hypothesis in example.finished)
+            example.done = worst >= scores[0] / length**options.length_penalty
+        example.done = example.done or not beams
+        lacking = options.num_beams - len(beams)  # fewer tokens are allowed than there are beams
+        example.beams = beams + [()] * lacking
+        example.sums = sums + [-math.inf] * lacking
+        return parents + [0] * lacking
+
+    def results(self) -> list[list[Hypothesis]]:
+        """Return the hypotheses of each example, best first; the live beams of an unfinished one count too."""
+        for example in self.examples:
+            if not example.done:
+                for tokens, total in zip(example.beams, example.sums):
+                    if total > -math.inf:
+                        example.add(tokens, total, options=self.options)
+                example.done = True
+        return [example.best_first() for example in self.examples]
+
+
+def pad_results(winners: Sequence[Sequence[int]], *, end_id: int, pad_id: int) -> list[list[int]]:
+    """Return rows of equal length: the end token directly after a shorter row, then padding (spec: generation 3.3)."""
+    width = max(map(len, winners), default=0)
+    rows = []
+    for tokens in winners:
+        ending = [end_id] if len(tokens) < width else []
+        rows.append([*tokens, *ending, *[pad_id] * (width - len(tokens) - len(ending))])
+    return rows

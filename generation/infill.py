@@ -1,0 +1,262 @@
+"""Fill the blanks of prompts, left to right, many prompts at once (spec: generation 2.2).
+
+The way: text, ``inputs.py`` (ids, positions, blanks), ``decoding_state.py`` (cache), ``sampling.py`` or
+``beam_search.py``, text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Generator
+
+from generation.beam_search import BeamOptions, BeamSearch
+from generation.decoding_state import DecodingState
+from generation.inputs import (
+    Blank,
+    BlankTokens,
+    PromptInputs,
+    PromptTokenizer,
+    check_prompt_fits,
+    encode_prompt,
+    insert_answers,
+    require_blank,
+)
+from generation.sampling import DecodingSettings, choose_tokens
+from model.modeling_glm import GLMModel
+
+
+@dataclass(frozen=True)
+class FilledPrompt:
+    """A prompt with its blanks filled.
+
+    Attributes:
+        inputs: what the model was given.
+        pieces: the generated ids of each blank, without start and end tokens.
+        answers: their texts.
+        output_ids: start token and ids of all pieces, one after the other.
+        output_text: the text of ``output_ids``, which the interactive program prints.
+        text: the prompt with each mask replaced by its answer.
+    """
+
+    inputs: PromptInputs
+    pieces: tuple[tuple[int, ...], ...]
+    answers: tuple[str, ...]
+    output_ids: tuple[int, ...]
+    output_text: str
+    text: str
+
+
+def prompt_generator(seed: int, number: int) -> Generator:
+    """Return the random generator of prompt ``number`` of a run: it does not depend on how prompts are batched."""
+    state = np.random.SeedSequence([max(0, seed), number]).generate_state(1, np.uint64)[0]
+    return Generator().manual_seed(int(state) >> 1)
+
+
+class _Row:
+    """A prompt whose blanks are filled token by token."""
+
+    def __init__(self, inputs: PromptInputs, generator: Generator, *, tokens: BlankTokens) -> None:
+        self.inputs = inputs
+        self.generator = generator
+        self.tokens = tokens
+        self.pieces: list[list[int]] = []
+        self.done = False
+        self._open_next()
+
+    def _open_next(self) -> None:
+        """Go on to the next blank, or be done."""
+        if len(self.pieces) == len(self.inputs.blanks):
+            self.done = True
+            return
+        self.pieces.append([])
+        self.next_token = self.tokens.start
+
+    @property
+    def blank(self) -> Blank:
+        return self.inputs.blanks[len(self.pieces) - 1]
+
+    def accept(self, token: int, *, max_length: int) -> None:
+        """Take the chosen token: an end token or the last allowed one closes the blank and is never fed."""
+        piece = self.pieces[-1]
+        if token not in self.tokens.ends:
+            piece.append(token)
+            self.next_token = token
+            if len(piece) < max_length:
+                return
+        self._open_next()
+
+
+class BlankFiller:
+    """Fill blanks with a model and its tokenizer.
+
+    ``block_positions`` False is the ablation that counts the tokens of a piece in the first position row.
+    """
+
+    def __init__(self, model: GLMModel, tokenizer: PromptTokenizer, *, block_positions: bool = True) -> None:
+        """Take a model in evaluation mode. Raises ValueError when model and tokenizer cannot fill blanks together."""
+        config = model.config
+        if not config.block_position_encoding or config.relative_encoding:
+            raise ValueError("filling blanks needs a model with 2-D positions: give --block-lm, not --transformer-xl")
+        if tokenizer.num_tokens > config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {tokenizer.num_tokens} tokens, the model a vocabulary of {config.vocab_size}; "
+                "choose the tokenizer the model was trained with"
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.block_positions = block_positions
+        self.tokens = BlankTokens.of(tokenizer)
+
+    def encode(self, text: str, *, settings: DecodingSettings) -> PromptInputs:
+        """Return the inputs for ``text``; raise ValueError when they do not fit the model's positions."""
+        inputs = encode_prompt(
+            text, tokenizer=self.tokenizer, max_length=settings.max_length, block_positions=self.block_positions
+        )
+        check_prompt_fits(
+            inputs,
+            max_length=settings.max_length,
+            max_position_embeddings=self.model.config.max_position_embeddings,
+            block_positions=self.block_positions,
+        )
+        return inputs
+
+    def fill(
+        self, prompts: Sequence[str], *, settings: DecodingSettings, seed: int = 1234, batch_size: int = 8
+    ) -> list[FilledPrompt]:
+        """Fill the blanks of every prompt; prompts of similar length share a batch.
+
+        Raises ValueError for a prompt without a blank or too long for the model, before anything is computed.
+        """
+        inputs = [self.encode(text, settings=settings) for text in prompts]
+        for row in inputs:
+            require_blank(row, tokenizer=self.tokenizer)
+        results: dict[int, FilledPrompt] = {}
+        order = sorted(range(len(inputs)), key=lambda number: len(inputs[number]))
+        for first in range(0, len(order), batch_size):
+            numbers = order[first : first + batch_size]
+            generators = [prompt_generator(seed, number) for number in numbers]
+            filled = self.fill_inputs([inputs[n] for n in numbers], settings=settings, generators=generators)
+            results.update(zip(numbers, filled))
+        return [results[number] for number in range(len(inputs))]
+
+    @torch.inference_mode()
+    def fill_inputs(
+        self, inputs: Sequence[PromptInputs], *, settings: DecodingSettings, generators: Sequence[Generator]
+    ) -> list[FilledPrompt]:
+        """Fill one batch, with a random generator per prompt. A prompt without a blank comes back as it is."""
+        pieces: list[list[list[int]]] = [[] for _ in inputs]
+        chosen = [number for number, row in enumerate(inputs) if row.blanks]
+        if chosen:
+            search = self._sample if settings.num_beams == 1 else self._beam_search
+            rows = [inputs[number] for number in chosen]
+            found = search(rows, settings=settings, generators=[generators[number] for number in chosen])
+            for number, row_pieces in zip(chosen, found):
+                pieces[number] = row_pieces
+        return [self._result(row, row_pieces) for row, row_pieces in zip(inputs, pieces)]
+
+    def _result(self, inputs: PromptInputs, pieces: list[list[int]]) -> FilledPrompt:
+        output_ids = [token for piece in pieces for token in (self.tokens.start, *piece)]
+        answers = [self.tokenizer.decode(piece) for piece in pieces]
+        return FilledPrompt(
+            inputs=inputs,
+            pieces=tuple(map(tuple, pieces)),
+            answers=tuple(answers),
+            output_ids=tuple(output_ids),
+            output_text=self.tokenizer.decode(output_ids),
+            text=insert_answers(inputs.text, answers, tokenizer=self.tokenizer),
+        )
+
+    def _context(self, inputs: Sequence[PromptInputs]) -> DecodingState:
+        return DecodingState(self.model, inputs, num_tokens=self.tokenizer.num_tokens, pad_id=self.tokens.pad)
+
+    def _sample(
+        self, inputs: Sequence[PromptInputs], *, settings: DecodingSettings, generators: Sequence[Generator]
+    ) -> list[list[list[int]]]:
+        """Fill every row at its own pace, one token per row and call; rows that are done leave the batch."""
+        rows = [_Row(row, generator, tokens=self.tokens) for row, generator in zip(inputs, generators)]
+        active, state = rows, self._context(inputs)
+        while active:
+            logits = state.feed(
+                [row.next_token for row in active],
+                [row.blank.position_of(len(row.pieces[-1]), block_positions=self.block_positions) for row in active],
+            )
+            tokens = choose_tokens(
+                logits,
+                [row.pieces[-1] for row in active],
+                settings=settings,
+                end_ids=self.tokens.ends,
+                generators=[row.generator for row in active],
+            )
+            for row, token in zip(active, tokens):
+                row.accept(token, max_length=settings.max_length)
+            kept = [number for number, row in enumerate(active) if not row.done]
+            if kept:
+                state.reorder(kept)
+            active = [active[number] for number in kept]
+        return [row.pieces for row in rows]
+
+    def _beam_search(
+        self, inputs: Sequence[PromptInputs], *, settings: DecodingSettings, generators: Sequence[Generator]
+    ) -> list[list[list[int]]]:
+        """Search blank after blank, all rows together; the winner of a blank is context of the next."""
+        pieces: list[list[list[int]]] = [[] for _ in inputs]
+        active, state = list(range(len(inputs))), self._context(inputs)
+        while True:
+            blanks = [inputs[number].blanks[len(pieces[number])] for number in active]
+            winners = self._search_blank(state, blanks, settings, [generators[number] for number in active])
+            for number, winner in zip(active, winners):
+                pieces[number].append(list(winner))
+            kept = [i for i, number in enumerate(active) if len(pieces[number]) < len(inputs[number].blanks)]
+            if not kept:
+                return pieces
+            state.reorder(kept)
+            active = [active[i] for i in kept]
+            fed = [[self.tokens.start, *winners[i][: settings.max_length - 1]] for i in kept]
+            state.append(fed, [self._positions(blanks[i], len(row)) for i, row in zip(kept, fed)])
+
+    def _search_blank(
+        self,
+        state: DecodingState,
+        blanks: Sequence[Blank],
+        settings: DecodingSettings,
+        generators: Sequence[Generator],
+    ) -> list[tuple[int, ...]]:
+        """Return the best piece for one blank of each row; leave ``state`` as it was."""
+        options = BeamOptions(
+            num_beams=settings.num_beams,
+            end_ids=self.tokens.ends,
+            pad_id=self.tokens.pad,
+            max_steps=settings.max_length,
+            length_penalty=settings.length_penalty,
+            start_length=1,  # the interactive original counts the start token (spec: generation 3.3)
+            min_length=settings.min_length,
+            no_repeat_ngram_size=settings.no_repeat_ngram_size,
+            draw_candidates=settings.draw_candidates,
+        )
+        search = BeamSearch(len(blanks), options=options, generators=generators if settings.draw_candidates else ())
+        length, num_beams = state.length, settings.num_beams
+        rows = [row for row in range(len(blanks)) for _ in range(num_beams)]
+        logits = state.feed(
+            [self.tokens.start] * len(blanks),
+            [blank.position_of(0, block_positions=self.block_positions) for blank in blanks],
+        ).repeat_interleave(num_beams, dim=0)
+        state.reorder(rows)
+        while True:
+            tokens, source_rows = search.step(logits)
+            if search.finished:
+                break
+            state.reorder(source_rows)
+            step = search.num_steps
+            logits = state.feed(
+                tokens, [blanks[row].position_of(step, block_positions=self.block_positions) for row in rows]
+            )
+        state.reorder(range(0, len(rows), num_beams))
+        state.crop(length)
+        return [hypotheses[0].tokens if hypotheses else () for hypotheses in search.results()]
+
+    def _positions(self, blank: Blank, length: int) -> list[tuple[int, int]]:
+        return [blank.position_of(step, block_positions=self.block_positions) for step in range(length)]

@@ -1,0 +1,102 @@
+"""The interactive program: read a prompt, fill its blanks, print and keep the result (spec: generation 2.2)."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from generation.infill import BlankFiller, FilledPrompt, prompt_generator
+from generation.inputs import PromptInputs, complete_prompt
+from generation.sampling import DecodingSettings
+
+PROMPT_TEXT = "\nContext prompt (stop to exit) >>> "
+STOP_WORD = "stop"
+CLEAR_SCREEN = "\033[H\033[2J\033[3J"
+
+
+def open_samples_file(folder: Path) -> TextIO:
+    """Open the file that receives prompts and answers, named by the minute; a second start in it overwrites."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / time.strftime("sample-%m-%d-%H-%M.txt")).open("w", encoding="utf-8")
+
+
+class InteractiveSession:
+    """Ask for prompts until ``stop`` or the end of the input."""
+
+    def __init__(
+        self,
+        filler: BlankFiller,
+        *,
+        settings: DecodingSettings,
+        seq_length: int,
+        seed: int,
+        samples: TextIO,
+        read_line: Callable[[str], str] = input,
+    ) -> None:
+        """Prepare a session; prompts need fewer than ``seq_length`` tokens, ``samples`` receives all texts."""
+        self.filler = filler
+        self.settings = settings
+        self.seq_length = seq_length
+        self.seed = seed
+        self.samples = samples
+        self.read_line = read_line
+        self.num_filled = 0
+
+    def run(self) -> None:
+        """Ask, fill, print, again and again."""
+        while (text := self._ask()) is not None:
+            inputs = self._accept(text)
+            if inputs is not None:
+                self._answer(inputs)
+
+    def _ask(self) -> str | None:
+        """Return the next prompt that is not empty, or None at the end."""
+        while True:
+            try:
+                text = self.read_line(PROMPT_TEXT)
+            except EOFError:
+                print()
+                return None
+            if text == STOP_WORD:
+                return None
+            if text:
+                return text
+            print("Prompt should not be empty!")
+
+    def _accept(self, text: str) -> PromptInputs | None:
+        """Return the inputs of a prompt, or say why it cannot be filled and return None."""
+        text = complete_prompt(text, tokenizer=self.filler.tokenizer)
+        self._store(text)
+        try:
+            inputs = self.filler.encode(text, settings=self.settings)
+        except ValueError as error:
+            print(f"\n{error}")
+            return None
+        if len(inputs) >= self.seq_length:
+            print("\nContext length", len(inputs), "\nPlease give smaller context than the window length!")
+            return None
+        return inputs
+
+    def _answer(self, inputs: PromptInputs) -> None:
+        start = time.perf_counter()
+        generator = prompt_generator(self.seed, self.num_filled)
+        [filled] = self.filler.fill_inputs([inputs], settings=self.settings, generators=[generator])
+        self.num_filled += 1
+        self._show(filled, seconds=time.perf_counter() - start)
+        self._store(filled.output_text + "\n")
+
+    def _show(self, filled: FilledPrompt, *, seconds: float) -> None:
+        if sys.stdout.isatty():
+            print(CLEAR_SCREEN, end="")
+        print(f"\nTaken time {seconds:.2f}\n", flush=True)
+        print(f"\nContext: {filled.inputs.text}", flush=True)
+        print(f"\nGLM: {filled.output_text}", flush=True)
+        if filled.answers:
+            print(f"\nFilled: {filled.text}", flush=True)
+
+    def _store(self, text: str) -> None:
+        self.samples.write(text)
+        self.samples.flush()
