@@ -165,13 +165,13 @@ def prepare_folder(folder: Path) -> Path:
 
 
 def _prepare_run_folder(folder: Path) -> None:
-    """Remove what interrupted saves left in the run's folder, and make the temporary folder of ``folder``."""
+    """Clear up what interrupted saves left in the run's folder, and make the temporary folder of ``folder``."""
     root = folder.parent
     for leftover in root.glob(f"{TEMPORARY_PREFIX}*"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     for replaced in root.glob(f"{REPLACED_PREFIX}*"):
-        if (root / replaced.name.removeprefix(REPLACED_PREFIX)).is_dir():
-            shutil.rmtree(replaced)
+        own = root / replaced.name.removeprefix(REPLACED_PREFIX)
+        shutil.rmtree(replaced) if own.is_dir() else replaced.rename(own)
     prepare_folder(folder)
 
 
