@@ -152,15 +152,14 @@ class Preparation:
 
     def _build(self, corpus: Corpus, files: Sequence[Path], prefix: Path) -> None:
         """Tokenize a corpus into a store."""
-        vocabulary = self.tokenizer.num_tokens
-        dtype = np.uint16 if vocabulary <= LARGEST_UINT16_VOCABULARY else np.int32
-        chunk_tokenizer = ChunkTokenizer(
-            corpus, dtype if self.pre_tokenize else np.uint8, self.build_tokenizer if self.pre_tokenize else None
-        )
         total = sum(path.stat().st_size for path in files)
         parallel = self.num_workers if total >= MINIMUM_PARALLEL_BYTES else 0
-        if parallel <= 1 and self.pre_tokenize:
-            chunk_tokenizer.build_tokenizer = lambda: self.tokenizer
+        if self.pre_tokenize:
+            dtype = np.uint16 if self.tokenizer.num_tokens <= LARGEST_UINT16_VOCABULARY else np.int32
+            build = self.build_tokenizer if parallel > 1 else lambda: self.tokenizer
+            chunk_tokenizer = ChunkTokenizer(corpus, dtype, build)
+        else:
+            chunk_tokenizer = ChunkTokenizer(corpus, np.uint8, None)
         sources = _source_list(prefix, files)
         writer = StoreWriter(prefix, dtype=chunk_tokenizer.dtype, prompts_inside=corpus.kind.has_prompts_inside)
         num_rows, malformed, groups = 0, _Malformed(), Counter[str]()
