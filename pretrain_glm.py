@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from data_utils.errors import run_main
 from training.arguments import get_parser, parse_arguments
 from training.configurations import PretrainingConfiguration, pretraining_configuration
+from training.flags import PRETRAINING_WITHOUT_EFFECT
 
 
 def pretrain(configuration: PretrainingConfiguration, *, notices: Sequence[str]) -> int:
@@ -60,7 +61,7 @@ def pretrain(configuration: PretrainingConfiguration, *, notices: Sequence[str])
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and pre-train."""
     parser = get_parser(__doc__, program="pretrain_glm.py")
-    parsed = parse_arguments(argv, parser=parser)
+    parsed = parse_arguments(argv, parser=parser, without_effect=PRETRAINING_WITHOUT_EFFECT)
     return pretrain(pretraining_configuration(parsed), notices=parsed.notices)
 
 

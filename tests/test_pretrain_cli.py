@@ -4,69 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.small_corpus import SmallCorpus, make_corpus
 
-# fmt: off
-WORDS = [
-    "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state",
-    "family", "student", "group", "country", "problem", "hand", "part", "place", "case", "week", "company", "system",
-]
-# fmt: on
 MEASURED_TIMES = {"elapsed_ms", "tokens_per_second", "memory_bytes", "mfu"}
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """A folder with a training and a validation file and a trained tokenizer."""
-
-    folder: Path
-
-    def words(self) -> list[str]:
-        """Return the flags every run here shares."""
-        return [
-            "--block-lm", "--task-mask", "--bert-prob", "0.4", "--gap-sentence-prob", "0.3", "--gpt-min-ratio", "0.25",
-            "--num-layers", "2", "--hidden-size", "32", "--num-attention-heads", "2",
-            "--seq-length", "48", "--max-position-embeddings", "64", "--device", "cpu",
-            "--tokenizer-type", "SentencePieceTokenizer", "--tokenizer-path", str(self.folder / "tokenizer.model"),
-            "--train-data", str(self.folder / "train.jsonl"), "--valid-data", str(self.folder / "valid.jsonl"),
-            "--batch-size", "4", "--lr", "0.01", "--warmup", "0.1", "--lr-decay-style", "cosine",
-            "--log-interval", "2", "--eval-interval", "6", "--eval-iters", "4", "--num-workers", "0",
-        ]  # fmt: skip
-
-
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    import sentencepiece
-
-    folder = tmp_path_factory.mktemp("corpus")
-    generator = random.Random(3)
-
-    def document() -> str:
-        sentences = (" ".join(generator.choices(WORDS, k=generator.randint(4, 9))) for _ in range(12))
-        return " ".join(sentence.capitalize() + "." for sentence in sentences)
-
-    for name, count in (("train", 60), ("valid", 10)):
-        lines = (json.dumps({"text": document()}) + "\n" for _ in range(count))
-        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(document() for _ in range(100)),
-        model_prefix=str(folder / "tokenizer"),
-        vocab_size=80,
-        minloglevel=2,
-    )
-    return Corpus(folder)
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def environment() -> dict[str, str]:
@@ -93,7 +49,7 @@ def rows(summary: Path, name: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def straight(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def straight(corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Run 24 updates without a break; return the folder and what was printed."""
     folder = tmp_path_factory.mktemp("straight")
     words = [*corpus.words(), "--train-iters", "24", "--save", "c", "--save-interval", "7", "--eval-at-start",
@@ -127,7 +83,7 @@ def test_training_lowers_the_loss_and_evaluations_repeat(straight: tuple[Path, s
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_equals_straight(corpus: Corpus, straight: tuple[Path, str], tmp_path: Path):
+def test_killed_and_resumed_equals_straight(corpus: SmallCorpus, straight: tuple[Path, str], tmp_path: Path):
     words = [*corpus.words(), "--train-iters", "24", "--save", "c", "--save-interval", "7", "--eval-at-start"]
     process = start(*words, "--experiment-name", "k", "--auto-resume", cwd=tmp_path)
     assert process.stdout is not None
@@ -147,7 +103,7 @@ def test_killed_and_resumed_equals_straight(corpus: Corpus, straight: tuple[Path
 
 @pytest.mark.slow
 def test_a_signal_saves_and_leaves_and_a_second_start_finishes(
-    corpus: Corpus, straight: tuple[Path, str], tmp_path: Path
+    corpus: SmallCorpus, straight: tuple[Path, str], tmp_path: Path
 ):
     words = [*corpus.words(), "--train-iters", "24", "--save", "c", "--save-interval", "0", "--experiment-name", "t",
              "--auto-resume", "--eval-at-start"]  # fmt: skip
@@ -167,7 +123,7 @@ def test_a_signal_saves_and_leaves_and_a_second_start_finishes(
 
 
 @pytest.mark.slow
-def test_workers_accumulation_and_bf16_run(corpus: Corpus, tmp_path: Path):
+def test_workers_accumulation_and_bf16_run(corpus: SmallCorpus, tmp_path: Path):
     config = tmp_path / "ds.json"
     config.write_text(
         json.dumps(
@@ -192,7 +148,7 @@ def test_workers_accumulation_and_bf16_run(corpus: Corpus, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_pretrained_weights_start_a_new_run(corpus: Corpus, straight: tuple[Path, str], tmp_path: Path):
+def test_pretrained_weights_start_a_new_run(corpus: SmallCorpus, straight: tuple[Path, str], tmp_path: Path):
     output = run(*corpus.words(), "--train-iters", "2", "--load-pretrained", str(straight[0] / "c" / "s"), cwd=tmp_path)
     assert re.search(r"loaded \d+", output) and "weights: random" not in output
     (name,) = (path.name for path in (tmp_path / "runs").iterdir())
@@ -216,7 +172,7 @@ def test_pretrained_weights_start_a_new_run(corpus: Corpus, straight: tuple[Path
         (["--seq-length", "65"], "--seq-length 65"),
     ],
 )
-def test_mistakes_end_in_one_line(corpus: Corpus, tmp_path: Path, words: list[str], message: str):
+def test_mistakes_end_in_one_line(corpus: SmallCorpus, tmp_path: Path, words: list[str], message: str):
     (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
     (tmp_path / "broken.jsonl").write_text('{"text": "fine"}\n{"text": \n', encoding="utf-8")
     process = subprocess.run(

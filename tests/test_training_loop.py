@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from data_utils.block_infilling import Batch
-from tests.test_training_engine import make_batch, make_engine
+from tests.small_engine import make_batch, make_engine
 from training.arguments import parse_arguments
 from training.build import resume_position
 from training.configurations import (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint_format import load_model_weights
+from model.checkpoint_format import TRACKERS, load_model_weights
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
@@ -117,8 +117,7 @@ def build_engine(
 def checkpoint_to_load(settings: CheckpointSettings) -> Path | None:
     """Return the folder to continue from: that of ``--load``, or with ``--auto-resume`` the run's own if it has one."""
     if settings.auto_resume and settings.save is not None:
-        tracker = settings.save / "latest_checkpointed_iteration.txt"
-        return settings.save if tracker.exists() else None
+        return settings.save if (settings.save / TRACKERS[0]).exists() else None
     return settings.load
 
 
@@ -127,6 +126,8 @@ def find_starting_point(
 ) -> StartingPoint:
     """Restore the run that ``--load`` or ``--auto-resume`` names, and return where it goes on."""
     settings = configuration.checkpoint
+    if settings.save is None and configuration.run.train_iters > 0:
+        announce("note: no --save, so this run leaves no checkpoint")
     folder = checkpoint_to_load(settings)
     start = StartingPoint()
     if folder is None:

@@ -272,7 +272,8 @@ def tokenizer_settings(values: argparse.Namespace) -> TokenizerSettings:
 def _check_pretraining(values: argparse.Namespace) -> None:
     """Refuse what cannot run, in the words of the flags."""
     for name in ("num_layers", "hidden_size", "num_attention_heads", "seq_length", "max_position_embeddings",
-                 "batch_size", "gradient_accumulation_steps", "log_interval", "checkpoint_num_layers"):  # fmt: skip
+                 "batch_size", "gradient_accumulation_steps", "log_interval", "checkpoint_num_layers",
+                 "make_vocab_size_divisible_by"):  # fmt: skip
         if getattr(values, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(values, name)}; at least 1 is needed")
     for name in ("train_iters", "eval_iters", "eval_interval", "save_interval", "num_workers", "clip_grad"):

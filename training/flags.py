@@ -322,3 +322,19 @@ WITHOUT_EFFECT: dict[str, str] = {
     "DDP_impl": "torch's DistributedDataParallel is used",
     "resume_dataloader": "a resumed run always continues at its data position",
 }  # fmt: skip
+
+_USED_BY_PRETRAINING = {"load_pretrained", "optimizer", "adam_beta1", "adam_beta2", "adam_eps"}
+_OF_OTHER_PROGRAMS = (
+    *(flag.dest for flag in (*FINETUNE_FLAGS, *GENERATION_FLAGS) if flag.dest not in _USED_BY_PRETRAINING),
+    "pretrained_bert", "output_dropout", "epochs", "label_smoothing", "save_epoch", "eval_epoch", "overlapping_eval",
+    "data_dir",
+)  # fmt: skip
+PRETRAINING_WITHOUT_EFFECT: dict[str, str] = {
+    **WITHOUT_EFFECT,
+    **dict.fromkeys(_OF_OTHER_PROGRAMS, "concerns fine-tuning, evaluation or generation"),
+    **dict.fromkeys(("reset_position_ids", "reset_attention_mask", "mem_length"), "concerns causal models"),
+    **dict.fromkeys(("cpu_optimizer", "cpu_torch_adam"), "the optimizer lives where the model does"),
+    "vocab_size": "the tokenizer says how large the vocabulary is",
+    "multi_seq_length": "no downstream tasks are mixed in",
+    "multi_batch_size": "no downstream tasks are mixed in",
+}
