@@ -16,8 +16,14 @@ from typing import Protocol
 
 import numpy as np
 
-from data_utils.span_sampling import Span, SpanLengths, sentence_spans, short_pieces, spans_in_documents
-from data_utils.span_sampling import SHORTEST_SHORT_SEQUENCE
+from data_utils.span_sampling import (
+    SHORTEST_SHORT_SEQUENCE,
+    Span,
+    SpanLengths,
+    sentence_spans,
+    short_pieces,
+    spans_in_documents,
+)
 
 
 class CommandVocabulary(Protocol):
@@ -158,9 +164,7 @@ class BlankInfillingCollator:
         token_generator = random.Random(f"block mask {batch_index * self.world_size + self.rank}")
         return self.collate(samples, generator=generator, token_generator=token_generator)
 
-    def collate(
-        self, samples: Sequence[Sample], *, generator: random.Random, token_generator: random.Random
-    ) -> Batch:
+    def collate(self, samples: Sequence[Sample], *, generator: random.Random, token_generator: random.Random) -> Batch:
         """Blank out spans of ``samples`` (spec: pretraining 6, order of draws).
 
         ``token_generator`` gives the draws of ``block_mask_prob``. Samples whose spans do not fit are dropped; when
@@ -195,9 +199,7 @@ class BlankInfillingCollator:
         for sample in samples:
             tokens, loss_mask = sample.tokens[1:], sample.loss_mask[1:]
             boundary = self._sentence_end[tokens] | (tokens == self._eos)
-            for start, end in short_pieces(
-                generator, tokens, boundary, length=length, count=count, eos=self._eos
-            ):
+            for start, end in short_pieces(generator, tokens, boundary, length=length, count=count, eos=self._eos):
                 with_enc = np.concatenate([[self._enc], tokens[start:end]])
                 pieces.append(Sample(with_enc, np.concatenate([[0], loss_mask[start:end]])))
         return pieces

@@ -46,9 +46,7 @@ def item_generator(index: int) -> np.random.RandomState:
 class DocumentPicker:
     """Draw documents in proportion to their length and close them with eos."""
 
-    def __init__(
-        self, documents: Documents, *, eos: int, accept: Callable[[np.ndarray], bool] | None = None
-    ) -> None:
+    def __init__(self, documents: Documents, *, eos: int, accept: Callable[[np.ndarray], bool] | None = None) -> None:
         """``accept`` sees the token ids of a drawn document; a rejected one is drawn again."""
         self.documents = documents
         self.eos = eos
@@ -63,12 +61,19 @@ class DocumentPicker:
         return int(self._ends[-1])
 
     def pick(self, generator: np.random.RandomState) -> Sample:
-        """Draw a document and return its tokens with eos, and 1 for each that is to be predicted."""
+        """Draw a document that is accepted."""
         while True:
-            place = generator.randint(self.num_tokens)
-            document = self.documents[int(np.searchsorted(self._ends, place, side="right"))]
-            if self.accept is None or self.accept(document.tokens):
-                break
+            number = self.draw(generator)
+            if self.accept is None or self.accept(self.documents[number].tokens):
+                return self.closed(number)
+
+    def draw(self, generator: np.random.RandomState) -> int:
+        """Draw the number of a document."""
+        return int(np.searchsorted(self._ends, generator.randint(self.num_tokens), side="right"))
+
+    def closed(self, number: int) -> Sample:
+        """Return document ``number`` with eos at its end, and 1 for each token that is to be predicted."""
+        document = self.documents[number]
         tokens = np.empty(len(document.tokens) + 1, dtype=np.int64)
         tokens[:-1] = document.tokens
         tokens[-1] = self.eos

@@ -16,9 +16,7 @@ DEFAULT_GENERATOR_SEED = 67280421310721
 RANDOM_CHUNK = 32  # numbers the original draws at a time
 
 
-def random_sample_numbers(
-    dataset_length: int, num_samples: int, *, seed: int = DEFAULT_GENERATOR_SEED
-) -> np.ndarray:
+def random_sample_numbers(dataset_length: int, num_samples: int, *, seed: int = DEFAULT_GENERATOR_SEED) -> np.ndarray:
     """Draw ``num_samples`` numbers below ``dataset_length`` with replacement, int64."""
     import torch
 

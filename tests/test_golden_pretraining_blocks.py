@@ -157,7 +157,9 @@ def check_splitting(case: dict, vocabulary: StandInVocabulary) -> None:
     generator = random.Random(case["seed"])
     samples = [Sample(np.array(s["text"]), np.array(s["loss_mask"])) for s in case["samples"]]
     pieces = collator.split_samples(samples, generator)
-    expected = next(value for key, value in case.items() if key not in {"seed", "max_seq_length", "samples", "rng_probe"})
+    expected = next(
+        value for key, value in case.items() if key not in {"seed", "max_seq_length", "samples", "rng_probe"}
+    )
     assert [piece.tokens.tolist() for piece in pieces] == [piece["text"] for piece in expected]
     assert [piece.loss_mask.tolist() for piece in pieces] == [piece["loss_mask"] for piece in expected]
     if "rng_probe" in case:

@@ -125,9 +125,7 @@ def build_loader(
         block_position_encoding=not arguments.pop("no_block_position"),
         **{name: arguments.pop(name) for name in list(arguments) if hasattr(BlankInfillingSettings, name)},
     )
-    collator = BlankInfillingCollator(
-        vocabulary, settings, max_seq_length=seq_length, rank=rank, world_size=world_size
-    )
+    collator = BlankInfillingCollator(vocabulary, settings, max_seq_length=seq_length, rank=rank, world_size=world_size)
     global_batch = case["batch_size_per_rank"] * world_size
     order = None
     if case["shuffle"]:
