@@ -148,7 +148,7 @@ def test_derived_settings():
         "--gradient-accumulation-steps", "4",
     )  # fmt: skip
     assert configuration.precision.kind == "fp16" and configuration.precision.loss_scale is None
-    assert configuration.tokenizer.num_sentinels == 63 and configuration.tokenizer.decoder_mask
+    assert configuration.tokenizer.num_sentinels == 64 and configuration.tokenizer.decoder_mask
     assert configuration.model.max_memory_length == 0
     assert configuration.schedule.num_iters == 25
     assert configuration.batch.eval_batch_size == configuration.batch.batch_size

@@ -253,7 +253,7 @@ def tokenizer_path(values: argparse.Namespace) -> str | None:
 
 
 def tokenizer_settings(values: argparse.Namespace) -> TokenizerSettings:
-    """Collect the tokenizer's settings; sentinels are numbered 1 .. max_position_embeddings - 1."""
+    """Collect the tokenizer's settings; of S sentinels those numbered 1 .. S-1 exist (spec: generation 1)."""
     return TokenizerSettings(
         tokenizer_type=values.tokenizer_type,
         model_type=values.tokenizer_model_type,
@@ -261,7 +261,7 @@ def tokenizer_settings(values: argparse.Namespace) -> TokenizerSettings:
         block_symbols=values.block_lm,
         task_mask=values.task_mask,
         decoder_mask=values.block_mask_prob > 0 or values.context_mask_ratio > 0,
-        num_sentinels=values.max_position_embeddings - 1 if values.sentinel_token else 0,
+        num_sentinels=values.max_position_embeddings if values.sentinel_token else 0,
         fix_command_token=values.fix_command_token,
         vocab_dir=values.vocab_dir,
         cache_dir=values.cache_dir,
