@@ -74,8 +74,8 @@ def load_filler(values: argparse.Namespace) -> BlankFiller:
     precision, warning = supported_precision(precision_settings(values), device=device)
     if warning:
         print(warning)
-    checkpoint = values.load_pretrained or values.load
-    model, report = load_model(config, checkpoint, dtype=AUTOCAST_TYPES.get(precision), device=device)
+    dtype, path = AUTOCAST_TYPES.get(precision), values.load_pretrained or values.load
+    model, report = load_model(config, path, dtype=dtype, device=device)
     print(report.summary(), flush=True)
     return BlankFiller(model, tokenizer, block_positions=not values.no_block_position)
 
@@ -96,8 +96,7 @@ def generate(values: argparse.Namespace) -> int:
         return 0
     batch_size = values.eval_batch_size or values.batch_size
     rows = fill_records(filler, records, settings=settings, seed=values.seed, batch_size=batch_size)
-    for row in rows:
-        print(format_result(row))
+    print(*map(format_result, rows), sep="\n")
     if values.output:
         write_results(values.output, rows)
     return 0
@@ -107,8 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and generate."""
     parsed = parse_arguments(argv, parser=build_parser())
     values = parsed.values
-    for notice in parsed.notices:
-        print(notice)
+    print("".join(f"{notice}\n" for notice in parsed.notices), end="")
     if not (values.load_pretrained or values.load):
         raise ValueError("no weights: name a checkpoint with --load-pretrained")
     if values.output and not (values.input or values.prompt):

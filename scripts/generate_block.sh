@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Fill the blanks of contexts typed in: [MASK] a few words, [sMASK] a sentence, [gMASK] a long text.
+#
+#   bash scripts/generate_block.sh MODEL_FILE [any flag of generate_samples.py]
+#
+#   MODEL_FILE        config_tasks/model_blocklm_*.sh
+#   CHECKPOINT_PATH   folder that holds the unpacked checkpoints (default: checkpoints)
+#
+# For example greedy (--top-k 1), beams (--num-beams 4), or a file instead of typing (--input FILE --output FILE).
+set -euo pipefail
+if [ $# -lt 1 ] || [ ! -f "$1" ]; then
+    echo "error: name a model file: bash scripts/generate_block.sh config_tasks/model_blocklm_*.sh (given: '${1:-}')" >&2
+    exit 2
+fi
+MODEL_FILE="$(realpath -- "$1")"
+shift
+source "$(dirname "$0")/launch.sh"
+source "$MODEL_FILE"
+
+# shellcheck disable=SC2086  # MODEL_ARGS is a list of words
+launch_single generate_samples.py $MODEL_ARGS \
+    --model-parallel-size 1 --fp16 \
+    --seq-length 512 --mem-length 0 --out-seq-length 512 \
+    --temperature 0.9 --top-k 40 --top-p 0 "$@"
