@@ -106,7 +106,7 @@ class SegmentDataset:
             if number > first:
                 mask[filled:, : filled + memory] = 0
             weights = np.ones(len(document.tokens) + 1, dtype=np.int64)
-            weights[: document.prompt_length] = 0
+            weights[:-1] = document.loss_mask()
             closed = np.append(np.asarray(document.tokens, dtype=np.int64), self.eos)
             count = min(length - filled, len(closed) - 1 - inside)
             tokens[filled : filled + count] = closed[inside : inside + count]
@@ -140,8 +140,8 @@ def causal_masks(
 ) -> CausalMasks:
     """Build the masks of a batch of tokens [b,L] (spec: pretraining 8).
 
-    ``attention_mask`` [b,L,M+L], when given, restricts the causal one further. The resets begin anew after every eos. With a memory of M
-    positions a row sees the M + 1 columns that end at its own.
+    ``attention_mask`` [b,L,M+L], when given, restricts the causal one further. The resets begin anew after every eos.
+    With a memory of M positions a row sees the M + 1 columns that end at its own.
     """
     batch_size, length = tokens.shape
     if loss_mask is None:

@@ -19,10 +19,12 @@ SEED_WORDS = 16  # 32-bit words that seed the generator of one item
 
 
 class Document(Protocol):
-    """Token ids of one document; the first ``prompt_length`` of them are read but not predicted."""
+    """Token ids of one document, and which of them are to be predicted (a prompt is only read)."""
 
     tokens: np.ndarray
-    prompt_length: int
+
+    def loss_mask(self) -> np.ndarray:
+        """Return 1 for each token that is to be predicted."""
 
 
 class Documents(Protocol):
@@ -78,7 +80,7 @@ class DocumentPicker:
         tokens[:-1] = document.tokens
         tokens[-1] = self.eos
         loss_mask = np.ones(len(tokens), dtype=np.int64)
-        loss_mask[: document.prompt_length] = 0
+        loss_mask[:-1] = document.loss_mask()
         return Sample(tokens, loss_mask)
 
 

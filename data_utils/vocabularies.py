@@ -78,6 +78,6 @@ def _from_hub(repository: str, names: tuple[str, ...], cache_dir: str | None) ->
     for options in attempts:
         try:
             return [Path(hf_hub_download(repository, name, cache_dir=cache_dir, **options)) for name in names]
-        except Exception:  # noqa: BLE001, S112  # the hub's errors have no common root; the caller reports
+        except Exception:  # the hub's errors have no common root; the caller reports
             continue
     return None

@@ -38,18 +38,19 @@ class StandInVocabulary:
 @dataclass(frozen=True)
 class StandInDocument:
     tokens: np.ndarray
-    prompt_length: int
+    mask: np.ndarray
+
+    def loss_mask(self) -> np.ndarray:
+        return self.mask
 
 
 class StandInDocuments:
-    """Documents given as ``{"tokens", "loss_masks"}``; the loss mask is zeros, then ones."""
+    """Documents given as ``{"tokens", "loss_masks"}``."""
 
     def __init__(self, recorded: list[dict[str, Any]]) -> None:
         self._documents = []
         for document in recorded:
-            mask = document["loss_masks"]
-            assert mask == sorted(mask)
-            self._documents.append(StandInDocument(np.array(document["tokens"]), mask.count(0)))
+            self._documents.append(StandInDocument(np.array(document["tokens"]), np.array(document["loss_masks"])))
         self.lengths = np.array([len(document.tokens) for document in self._documents], dtype=np.int64)
 
     def __len__(self) -> int:
