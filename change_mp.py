@@ -13,7 +13,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from training.errors import run_main
+from data_utils.errors import run_main
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

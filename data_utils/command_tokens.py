@@ -12,6 +12,9 @@ END_OF_TEXT = "<|endoftext|>"
 START_OF_PIECE = "<|startofpiece|>"
 END_OF_PIECE = "<|endofpiece|>"
 
+# Returns the id of a piece that the table cannot do without; ValueError when the vocabulary does not hold it.
+PieceLookup = Callable[[str], int]
+
 
 @dataclass(frozen=True)
 class CommandToken:
@@ -26,7 +29,11 @@ class CommandToken:
 
 @dataclass(frozen=True)
 class CommandOptions:
-    """Which command tokens a model uses; ``num_sentinels`` counts pairs of numbered mask and start tokens."""
+    """Which command tokens a model uses.
+
+    ``num_sentinels`` is S where the numbered mask and start tokens run from 1 to S - 1 (``--max-position-embeddings``
+    with ``--sentinel-token``); only BERT's table has them.
+    """
 
     block_symbols: bool = True
     task_mask: bool = False
@@ -73,38 +80,38 @@ class _Builder:
         return CommandTable(tuple(self.tokens), self.next_id, num_text_tokens)
 
 
-def bert_commands(size: int, options: CommandOptions) -> CommandTable:
+def bert_commands(size: int, options: CommandOptions, id_of: PieceLookup) -> CommandTable:
     """Commands of a BERT vocabulary: most are pieces of it, the rest follow it."""
     builder = _Builder(size)
-    for name, text, token_id in (
-        ("pad", "[PAD]", 0),
-        ("ENC", "[CLS]", 101),
-        ("MASK", "[MASK]", 103),
-        ("unk", "[UNK]", 100),
-        ("sep", "[SEP]", 102),
-        ("eos", "[PAD]", 0),
+    for name, text in (
+        ("pad", "[PAD]"),
+        ("ENC", "[CLS]"),
+        ("MASK", "[MASK]"),
+        ("unk", "[UNK]"),
+        ("sep", "[SEP]"),
+        ("eos", "[PAD]"),
     ):
-        builder.at(name, text, token_id)
+        builder.at(name, text, id_of(text))
     if options.block_symbols:
         builder.append("sop", START_OF_PIECE)
         builder.append("eop", END_OF_PIECE)
         builder.extras(options, lstrip=False)
-    for number in range(1, options.num_sentinels + 1):
+    for number in range(1, options.num_sentinels):
         builder.append(f"MASK{number}", f"[MASK{number}]")
         builder.append(f"sop{number}", f"<|startofpiece{number}|>")
     return builder.table(size - 5)
 
 
-def gpt2_commands(size: int, options: CommandOptions) -> CommandTable:
-    """Commands of GPT-2's vocabulary, whose last piece ends a text."""
+def gpt2_commands(size: int, options: CommandOptions, id_of: PieceLookup) -> CommandTable:
+    """Commands of GPT-2's vocabulary, which has the end of a text."""
     builder = _Builder(size)
-    builder.at("pad", END_OF_TEXT, size - 1)
-    builder.at("eos", END_OF_TEXT, size - 1)
+    builder.at("pad", END_OF_TEXT, id_of(END_OF_TEXT))
+    builder.at("eos", END_OF_TEXT, id_of(END_OF_TEXT))
     _append_block_symbols(builder, options)
     return builder.table(size - 1)
 
 
-def generic_commands(size: int, options: CommandOptions) -> CommandTable:
+def generic_commands(size: int, options: CommandOptions, id_of: PieceLookup) -> CommandTable:
     """Commands of any SentencePiece model: they follow its pieces, in the order of GPT-2's."""
     builder = _Builder(size)
     builder.at("pad", END_OF_TEXT, size)
@@ -125,15 +132,15 @@ def _append_block_symbols(builder: _Builder, options: CommandOptions) -> None:
     builder.extras(options, lstrip=True)
 
 
-def roberta_commands(size: int, options: CommandOptions) -> CommandTable:
+def roberta_commands(size: int, options: CommandOptions, id_of: PieceLookup) -> CommandTable:
     """Commands of RoBERTa's vocabulary, which has most of them under other texts."""
     builder = _Builder(size)
-    builder.at("pad", END_OF_TEXT, 2)
-    builder.at("eos", END_OF_TEXT, 2)
-    builder.at("sep", "[SEP]", 2)
-    builder.at("ENC", "[CLS]", 0)
-    builder.at("MASK", "[MASK]", size - 1, lstrip=True)
-    builder.at("unk", "[UNK]", 3)
+    builder.at("pad", END_OF_TEXT, id_of("</s>"))
+    builder.at("eos", END_OF_TEXT, id_of("</s>"))
+    builder.at("sep", "[SEP]", id_of("</s>"))
+    builder.at("ENC", "[CLS]", id_of("<s>"))
+    builder.at("MASK", "[MASK]", id_of("<mask>"), lstrip=True)
+    builder.at("unk", "[UNK]", id_of("<unk>"))
     if options.block_symbols:
         builder.append("sop", START_OF_PIECE)
         builder.append("eop", END_OF_PIECE)
@@ -141,7 +148,7 @@ def roberta_commands(size: int, options: CommandOptions) -> CommandTable:
     return builder.table(size - 3)
 
 
-def chinese_commands(size: int, options: CommandOptions) -> CommandTable:
+def chinese_commands(size: int, options: CommandOptions, id_of: PieceLookup) -> CommandTable:
     """Commands of the Chinese vocabulary; without the fix [gMASK] shares the id of the end of a piece."""
     builder = _Builder(size)
     builder.append("pad", END_OF_TEXT)
@@ -164,7 +171,7 @@ def chinese_commands(size: int, options: CommandOptions) -> CommandTable:
     return builder.table(size)
 
 
-COMMAND_TABLES: dict[str, Callable[[int, CommandOptions], CommandTable]] = {
+COMMAND_TABLES: dict[str, Callable[[int, CommandOptions, PieceLookup], CommandTable]] = {
     "bert": bert_commands,
     "gpt2": gpt2_commands,
     "roberta": roberta_commands,

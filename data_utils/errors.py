@@ -13,8 +13,8 @@ def run_main(main: Callable[[], int | None]) -> None:
     """Run an entry point and exit with its code.
 
     ``ValueError`` and ``OSError`` are what the rooms below raise for a user's mistake (a missing file, a wrong
-    vocabulary, a malformed line): they end as ``error: ...`` on standard error with exit code 2. Set ``GLM_TRACEBACK=1``
-    to see where they came from. A broken output pipe and an interrupt end quietly.
+    vocabulary, a malformed line): they end as ``error: ...`` on standard error with exit code 2. Set
+    ``GLM_TRACEBACK=1`` to see where they came from. A broken output pipe and an interrupt end quietly.
     """
     try:
         code = main()

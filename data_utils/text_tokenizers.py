@@ -1,4 +1,4 @@
-"""Text to ids of one vocabulary, without command tokens: WordPiece, byte-level BPE, SentencePiece (spec: generation 1.3).
+"""Text to ids of one vocabulary, without command tokens (spec: generation 1.3).
 
 Each class is a thin layer over ``tokenizers`` or ``sentencepiece`` that gives the ids of the released models, to the
 last rare character.

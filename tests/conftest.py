@@ -44,5 +44,5 @@ def vocab_dir() -> Path:
     """Return the folder of released vocabularies (``GLM_VOCAB_DIR``), or skip where there is none."""
     folder = Path(os.environ.get("GLM_VOCAB_DIR", SHARED_DATA / "vocab"))
     if not folder.is_dir():
-        pytest.skip("no released vocabularies here: set GLM_VOCAB_DIR (layout: bert-uncased/, gpt2/, roberta/, chinese-sp/)")
+        pytest.skip("no released vocabularies here: set GLM_VOCAB_DIR (bert-uncased/, gpt2/, roberta/, chinese-sp/)")
     return folder

@@ -15,9 +15,72 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-READ_BY: dict[str, str] = {}
+READ_BY: dict[str, str] = {
+    "model/weights.pt": "test_golden_model_forward.py",
+    "model/forward_block.pt": "test_golden_model_forward.py",
+    "model/forward_plain.pt": "test_golden_model_forward.py",
+    "model/dropout_placement.pt": "test_golden_model_forward.py",
+    "model/memory.pt": "test_golden_model_memory.py",
+    "model/relative.pt": "test_golden_model_memory.py",
+    "model/loss_grad.pt": "test_golden_model_loss.py",
+    "model/heads.pt": "test_golden_model_heads.py",
+    "model/prompt.pt": "test_golden_model_heads.py",
+    "model/prompt_init.json": "test_golden_model_heads.py",
+    "model/state_and_groups.json": "test_golden_model_state.py",
+    "model/init_stats.json": "test_golden_model_state.py",
+    "model/parallel.pt": "test_golden_model_parallel.py",
+    "model/lr_schedule.json": "test_golden_model_optimization.py",
+    "model/loss_scaler.json": "test_golden_model_optimization.py",
+    "model/train_curve.pt": "test_golden_model_optimization.py",
+    "model/ckpt/": "test_golden_model_checkpoints.py",
+    "pretraining/blocks.json": "test_golden_pretraining_blocks.py",
+    "pretraining/blocks512.npz": "test_golden_pretraining_blocks.py",
+    "pretraining/block_units.json": "test_golden_pretraining_blocks.py",
+    "pretraining/packing.json": "test_golden_pretraining_packing.py",
+    "pretraining/masks.json": "test_golden_pretraining_packing.py",
+    "pretraining/samplers.json": "test_golden_pretraining_samplers.py",
+    "pretraining/loader.json": "test_golden_pretraining_samplers.py",
+    "pretraining/corpora.json": "test_golden_pretraining_corpora.py",
+    "pretraining/lazy_format.json": "test_golden_pretraining_corpora.py",
+    "pretraining/splits.json": "test_golden_pretraining_corpora.py",
+    "pretraining/flags.json": "test_golden_pretraining_flags.py",
+    "pretraining/loss_and_logs.json": "test_golden_pretraining_logs.py",
+    "generation/tokenizer_bert.json": "test_golden_generation_tokenizers.py",
+    "generation/tokenizer_gpt2.json": "test_golden_generation_tokenizers.py",
+    "generation/tokenizer_roberta.json": "test_golden_generation_tokenizers.py",
+    "generation/tokenizer_chinese.json": "test_golden_generation_tokenizers.py",
+    "generation/tokenizer_chinese_fixed.json": "test_golden_generation_tokenizers.py",
+    "generation/command_tokens.json": "test_golden_generation_tokenizers.py",
+    "generation/sentence_end.json": "test_golden_generation_tokenizers.py",
+    "generation/prompt_inputs.json": "test_golden_generation_prompts.py",
+    "generation/interactive_tiny.json": "test_golden_generation_interactive.py",
+    "generation/interactive_text.json": "test_golden_generation_interactive.py",
+    "generation/interactive_logits.npz": "test_golden_generation_interactive.py",
+    "generation/tiny_model.pt": "test_golden_generation_interactive.py",
+    "generation/beam_table.json": "test_golden_generation_decoding.py",
+    "generation/table_lm.npz": "test_golden_generation_decoding.py",
+    "generation/logit_filters.json": "test_golden_generation_decoding.py",
+}
 
-DEFERRED: dict[str, str] = {}
+SEQ2SEQ = "sequence to sequence, language modelling and multiple choice come with their own issue"
+SCALE = "the pre-training configurations and mixes come with the scaling issue"
+
+DEFERRED: dict[str, str] = {
+    "model/decoder_layer.pt": "optional: the original's unfinished encoder-decoder is not provided",
+    "model/hf/": "the Hugging Face export comes with its own issue",
+    "pretraining/configs.json": SCALE,
+    "pretraining/multitask.json": SCALE,
+    "pretraining/multilingual.json": "the multilingual release comes with a later issue",
+    "generation/seq2seq_items.json": SEQ2SEQ,
+    "generation/seq2seq_decode.json": SEQ2SEQ,
+    "generation/text_metrics.json": SEQ2SEQ,
+    "generation/output_files.json": SEQ2SEQ,
+    "generation/multichoice.json": SEQ2SEQ,
+    "generation/lm_items.json": SEQ2SEQ,
+    "generation/lm_metrics.json": SEQ2SEQ,
+    "superglue/": "the NLU tasks come with their own issue",
+    "multilingual/": "the multilingual release comes with a later issue",
+}
 
 
 @dataclass(frozen=True)

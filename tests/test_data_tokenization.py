@@ -21,7 +21,8 @@ from data_utils.vocabularies import find_vocabulary
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     text = folder / "text.jsonl"
-    words = ["the", "cat", "sat", "on", "the", "mat", ".", "a", "dog", "ran", "to", "the", "red", "house", "!", "who", "saw", "it", "?"]
+    words = "the cat sat on the mat . a dog ran to the red house ! who saw it ?"
+    words = [*words.split()]
     lines = [" ".join(words[i % 7 : i % 7 + 9]) for i in range(200)]
     text.write_text("\n".join(json.dumps({"text": line}) for line in lines), encoding="utf-8")
     return train([str(text)], folder / "tokenizer.model", vocab_size=300, num_threads=1)

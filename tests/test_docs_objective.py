@@ -12,7 +12,8 @@ def test_the_document_holds_what_the_code_gives():
 
 
 def test_the_example_is_that_of_the_paper():
-    rows = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in worked_example().split("\n")}
+    lines = [line.strip("| ").split(" | ") for line in worked_example().split("\n")]
+    rows = {title: values for title, *values in lines}
     assert rows["input"] == ["[CLS]", "x1", "x2", "[MASK]", "x4", "[MASK]", "eos", "sop", "x5", "x6", "sop", "x3"]
     assert " ".join(rows["target"]).split() == ["x5", "x6", "eop", "x3", "eop"]
     assert rows["position"] == [*map(str, range(7)), "5", "5", "5", "3", "3"]

@@ -16,6 +16,7 @@ def test_script_is_valid_bash(script: Path):
 
 
 def test_quickstart_names_the_unknown_option(repository: Path):
-    run = subprocess.run(["bash", "scripts/quickstart.sh", "--datum", "x"], cwd=repository, capture_output=True, text=True)
+    command = ["bash", "scripts/quickstart.sh", "--datum", "x"]
+    run = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert run.returncode == 2
     assert run.stderr.splitlines() == ["error: unknown option '--datum'; known are --data, --steps, --output"]

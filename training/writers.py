@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from training.metrics import Scalar
 
+BAR_FORMAT = "{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} [{elapsed}] {desc}"
+
 
 class Writer(Protocol):
     """A place that takes measurements."""
@@ -95,13 +97,14 @@ class Console:
     """Print lines, and on a terminal keep a progress bar with a dense line below them."""
 
     def __init__(self, *, total: int, initial: int, progress: bool, silent: bool = False) -> None:
-        """Start at update ``initial`` of ``total``; a ``silent`` console (all ranks but the first) prints nothing."""
-        self._silent = silent
-        self._bar = None
-        if progress and not silent and sys.stderr.isatty():
-            from tqdm import tqdm
+        """Start at update ``initial`` of ``total``; a ``silent`` console (all ranks but the first) prints nothing.
 
-            self._bar = tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True, smoothing=0.1)
+        The bar appears with the first update.
+        """
+        self._silent = silent
+        self._bar: Any = None
+        self._wants_bar = progress and not silent and sys.stderr.isatty()
+        self._total, self._initial = total, initial
 
     def print(self, line: str) -> None:
         """Print one line, above the bar when there is one."""
@@ -114,6 +117,10 @@ class Console:
 
     def step(self) -> None:
         """Advance the bar by one update."""
+        if self._wants_bar and self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self._total, initial=self._initial, dynamic_ncols=True, bar_format=BAR_FORMAT)
         if self._bar is not None:
             self._bar.update(1)
 
@@ -122,7 +129,7 @@ class Console:
         if self._bar is None:
             self.print(line)
         else:
-            self._bar.set_postfix_str(line.split(" | ", 1)[1], refresh=False)
+            self._bar.set_description_str(line.split(" | ", 1)[1], refresh=False)
 
     def close(self) -> None:
         """Remove the bar."""
