@@ -6,7 +6,6 @@ are replaced last. Whatever moment the process dies at, the trackers name a comp
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,7 +20,6 @@ from torch.optim import Optimizer
 from model.checkpoint_format import (
     RELEASE_TAG,
     REPLACED_PREFIX,
-    TRACKERS,
     CheckpointLocation,
     CheckpointShards,
     LoadReport,
@@ -31,14 +29,19 @@ from model.checkpoint_format import (
     resolve_checkpoint,
     shard_name,
 )
+from model.checkpoint_writing import (
+    TEMPORARY_PREFIX,
+    prepare_folder,
+    publish_folder,
+    write_shard,
+    write_trackers,
+)
 from model.safe_loading import UnreadableCheckpointError
 from mpu.initialize import ParallelTopology
 from training.distributed import agree
 from training.learning_rates import AnnealingLR
 from training.optimizer import load_optimizer_state
 from training.random_states import gather_random_states, restore_random_states
-
-TEMPORARY_PREFIX = ".tmp-"
 
 
 @dataclass(frozen=True)
@@ -155,15 +158,6 @@ def load_checkpoint(
     return ResumeState(report.iteration, dict(content.get("data_state") or {}), replace(report, notes=notes))
 
 
-def prepare_folder(folder: Path) -> Path:
-    """Make an empty temporary folder beside ``folder``, which a checkpoint is written to first, and return it."""
-    temporary = folder.with_name(f"{TEMPORARY_PREFIX}{folder.name}")
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    temporary.mkdir(parents=True)
-    return temporary
-
-
 def _prepare_run_folder(folder: Path) -> None:
     """Clear up what interrupted saves left in the run's folder, and make the temporary folder of ``folder``."""
     root = folder.parent
@@ -175,39 +169,6 @@ def _prepare_run_folder(folder: Path) -> None:
     prepare_folder(folder)
 
 
-def write_shard(path: Path, content: dict[str, Any]) -> None:
-    """Write one file of a checkpoint and wait until it is on the disk."""
-    with path.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def publish_folder(folder: Path) -> None:
-    """Give the complete temporary folder of ``folder`` its name; it replaces an older one."""
-    temporary = folder.with_name(f"{TEMPORARY_PREFIX}{folder.name}")
-    replaced = folder.with_name(f"{REPLACED_PREFIX}{folder.name}")
-    _sync_folder(temporary)
-    if folder.exists():
-        folder.rename(replaced)
-    temporary.rename(folder)
-    _sync_folder(folder.parent)
-    if replaced.exists():
-        shutil.rmtree(replaced)
-
-
-def write_trackers(root: Path, text: str) -> None:
-    """Let both trackers of a run's folder hold ``text``, the tag of the newest checkpoint."""
-    for name in TRACKERS:
-        temporary = root / f"{TEMPORARY_PREFIX}{name}"
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(root / name)
-    _sync_folder(root)
-
-
 def _is_plain(value: Any) -> bool:
     """Tell whether a value can be read back without trusting the file: no classes but the built-in ones."""
     if isinstance(value, Mapping):
@@ -215,17 +176,6 @@ def _is_plain(value: Any) -> bool:
     if type(value) in (list, tuple):
         return all(map(_is_plain, value))
     return value is None or type(value) in (str, int, float, bool, torch.Tensor)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames and new names in ``folder`` durable, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _run_on_ranks(
