@@ -7,81 +7,101 @@ length. N is the length of a sample, L the sequence length.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from typing import Protocol
+import struct
+from collections.abc import Callable
 
 import numpy as np
 
 from data_utils.block_infilling import CommandVocabulary, Sample
+from data_utils.indexed_dataset import Document, Documents
 
 ITEMS_PER_DOCUMENT = 1000  # the nominal length of a packed data set, as in the original
 SEED_WORDS = 16  # 32-bit words that seed the generator of one item
+WORD = 1 << 32
 
 
-class Document(Protocol):
-    """Token ids of one document, and which of them are to be predicted (a prompt is only read)."""
+class ItemGenerator:
+    """The random numbers of one item: those of NumPy's legacy ``RandomState``, at a tenth of its cost.
 
-    tokens: np.ndarray
+    The original seeds a Python generator with the item number, and NumPy's with 16 words of it. Both libraries use the
+    same Mersenne Twister and seed it from a list of words in the same way (Python takes the words of one long integer),
+    so a Python generator can stand in for NumPy's, whose set-up costs more than packing a sample.
+    """
 
-    def loss_mask(self) -> np.ndarray:
-        """Return 1 for each token that is to be predicted."""
+    __slots__ = ("_bits", "random_sample")
+
+    def __init__(self, index: int) -> None:
+        self._start(seed_words(index))
+
+    @classmethod
+    def from_words(cls, words: list[int]) -> ItemGenerator:
+        """Return the generator that ``np.random.RandomState(words)`` is."""
+        generator = cls.__new__(cls)
+        generator._start(words)
+        return generator
+
+    def _start(self, words: list[int]) -> None:
+        if words[-1]:
+            twister = random.Random(int.from_bytes(struct.pack(f"<{len(words)}I", *words), "little"))
+        else:  # the long integer would have fewer words: take NumPy's state as it is
+            twister = random.Random()
+            _, state, position, *_ = np.random.RandomState(words).get_state()
+            twister.setstate((twister.VERSION, (*state.tolist(), position), None))
+        self._bits = twister.getrandbits
+        #: draws a float in [0, 1)
+        self.random_sample: Callable[[], float] = twister.random
+
+    def randint(self, stop: int) -> int:
+        """Draw an integer in [0, stop) as ``RandomState.randint`` does: mask the bits, reject what is too large."""
+        last = stop - 1
+        if last <= 0:
+            return 0  # NumPy draws nothing here
+        mask = (1 << last.bit_length()) - 1
+        bits = self._bits
+        if last < WORD:
+            while (value := bits(32) & mask) > last:
+                pass
+        else:
+            while (value := (bits(32) << 32 | bits(32)) & mask) > last:
+                pass
+        return value
 
 
-class Documents(Protocol):
-    """A sequence of documents that knows their lengths (prompt and text, without eos), int64."""
-
-    lengths: np.ndarray
-
-    def __len__(self) -> int:
-        """Return the number of documents."""
-
-    def __getitem__(self, index: int) -> Document:
-        """Return one document."""
+def seed_words(index: int) -> list[int]:
+    """Return the 16 words that seed the generator of item ``index`` (spec: pretraining 5)."""
+    bits = random.Random(index).getrandbits
+    words: list[int] = []
+    while len(words) < SEED_WORDS:
+        word = bits(33)  # what randint(0, 2**32 - 1) draws, until it is in range
+        if word < WORD:
+            words.append(word)
+    return words
 
 
 def item_generator(index: int) -> np.random.RandomState:
-    """Return the generator of item ``index``: 16 words of a Python generator seed NumPy's (spec: pretraining 5)."""
-    seeder = random.Random(index)
-    return np.random.RandomState([seeder.randint(0, 2**32 - 1) for _ in range(SEED_WORDS)])
+    """Return NumPy's generator of item ``index``, for draws that ``ItemGenerator`` has not."""
+    return np.random.RandomState(seed_words(index))
 
 
 class DocumentPicker:
-    """Draw documents in proportion to their length and close them with eos."""
+    """Draw documents in proportion to their length."""
 
-    def __init__(self, documents: Documents, *, eos: int, accept: Callable[[np.ndarray], bool] | None = None) -> None:
+    def __init__(self, documents: Documents, *, accept: Callable[[np.ndarray], bool] | None = None) -> None:
         """``accept`` sees the token ids of a drawn document; a rejected one is drawn again."""
         self.documents = documents
-        self.eos = eos
         self.accept = accept
         self._ends = np.cumsum(np.asarray(documents.lengths, dtype=np.int64))
         if not len(self._ends) or self._ends[-1] == 0:
             raise ValueError("the corpus holds no tokens: check --train-data and --text-field")
+        self.num_tokens = int(self._ends[-1])
 
-    @property
-    def num_tokens(self) -> int:
-        """Return the number of tokens in all documents."""
-        return int(self._ends[-1])
-
-    def pick(self, generator: np.random.RandomState) -> Sample:
-        """Draw a document that is accepted."""
+    def pick(self, generator: ItemGenerator) -> Document:
+        """Draw a document."""
         while True:
-            number = self.draw(generator)
-            if self.accept is None or self.accept(self.documents[number].tokens):
-                return self.closed(number)
-
-    def draw(self, generator: np.random.RandomState) -> int:
-        """Draw the number of a document."""
-        return int(np.searchsorted(self._ends, generator.randint(self.num_tokens), side="right"))
-
-    def closed(self, number: int) -> Sample:
-        """Return document ``number`` with eos at its end, and 1 for each token that is to be predicted."""
-        document = self.documents[number]
-        tokens = np.empty(len(document.tokens) + 1, dtype=np.int64)
-        tokens[:-1] = document.tokens
-        tokens[-1] = self.eos
-        loss_mask = np.ones(len(tokens), dtype=np.int64)
-        loss_mask[:-1] = document.loss_mask()
-        return Sample(tokens, loss_mask)
+            index = int(self._ends.searchsorted(generator.randint(self.num_tokens), side="right"))
+            document = self.documents[index]
+            if self.accept is None or self.accept(document.tokens):
+                return document
 
 
 class BlockDataset:
@@ -99,10 +119,11 @@ class BlockDataset:
     ) -> None:
         if seq_length < 2:
             raise ValueError(f"--seq-length is {seq_length}; at least 2 is needed")
-        self.picker = DocumentPicker(documents, eos=vocabulary.command_id("eos"), accept=accept)
+        self.picker = DocumentPicker(documents, accept=accept)
         self.seq_length = seq_length
         self.sample_across_documents = sample_across_documents
         self.non_sentence_start = non_sentence_start
+        self._eos = vocabulary.command_id("eos")
         self._enc = vocabulary.command_id("ENC")
         self._sentence_end = vocabulary.sentence_end_table("document")
         self._length = ITEMS_PER_DOCUMENT * len(documents)
@@ -112,58 +133,59 @@ class BlockDataset:
 
     def __getitem__(self, index: int) -> Sample:
         """Return sample ``index``: at most ``seq_length`` tokens, not padded."""
-        generator = item_generator(index)
-        picked = self.picker.pick(generator)
-        extra = len(picked.tokens) - self.seq_length + 1
+        generator = ItemGenerator(index)
+        document = self.picker.pick(generator)
+        tokens = np.empty(self.seq_length, dtype=np.int64)
+        loss_mask = np.ones(self.seq_length, dtype=np.int64)
+        extra = len(document.tokens) + 2 - self.seq_length
+        start = 0
         if extra > 0:
-            start = self._move_to_sentence(generator, picked.tokens, generator.randint(extra))
-            return self._cut(self._open(picked, start), self.seq_length)
-        parts = [self._open(picked, 0)]
-        length = len(parts[0].tokens)
-        while self.sample_across_documents and length < self.seq_length:
-            following = self._open(self.picker.pick(generator), 0)
-            last = len(following.tokens) >= self.seq_length - length
-            parts.append(self._cut(following, self.seq_length - length))
-            length += len(parts[-1].tokens)
-            if last:
-                break
-        return concatenate(parts)
+            start = self._move_to_sentence(generator, document.tokens, generator.randint(extra))
+        length, whole = self._append(tokens, loss_mask, 0, document, start)
+        while extra <= 0 and whole and length < self.seq_length and self.sample_across_documents:
+            length, whole = self._append(tokens, loss_mask, length, self.picker.pick(generator), 0)
+        return Sample(tokens[:length], loss_mask[:length])
 
-    def _open(self, sample: Sample, start: int) -> Sample:
-        """Put ENC in front of what begins at ``start``."""
-        return Sample(
-            np.concatenate([[self._enc], sample.tokens[start:]]), np.concatenate([[0], sample.loss_mask[start:]])
-        )
+    def _append(
+        self, tokens: np.ndarray, loss_mask: np.ndarray, length: int, document: Document, start: int
+    ) -> tuple[int, bool]:
+        """Write ENC, a document from ``start`` on and eos behind the first ``length`` tokens of a sample.
 
-    def _move_to_sentence(self, generator: np.random.RandomState, tokens: np.ndarray, start: int) -> int:
+        What does not fit is cut off, after a sentence end where there is one in the second half of the room. Returns
+        the new length and whether the whole document is there.
+        """
+        text = document.tokens
+        rest = len(text) - start
+        room = self.seq_length - length
+        copied = min(rest, room - 1)
+        first = length + 1  # the document's first token in the sample
+        tokens[length] = self._enc
+        loss_mask[length] = 0
+        tokens[first : first + copied] = text[start : start + copied]
+        if document.prompt_length or document.predicted is not None:
+            loss_mask[first : first + copied] = document.loss_mask()[start : start + copied]
+        if rest + 2 <= room:
+            tokens[first + rest] = self._eos
+            return first + rest + 1, True
+        half = room // 2
+        low = max(first, length + half - 1)
+        ends = self._sentence_end[tokens[low : length + room]].nonzero()[0]
+        if len(ends):
+            return low + int(ends[-1]) + 1, False
+        return length + (room if half > 1 else 1), False
+
+    def _move_to_sentence(self, generator: ItemGenerator, text: np.ndarray, start: int) -> int:
         """Move a drawn start to the beginning of a sentence, left or right, by at most half the sequence length."""
         if generator.random_sample() <= self.non_sentence_start:
             return start
         reach = self.seq_length // 2
         if generator.random_sample() < 0.5:
             low = max(0, start - reach)
-            ends = np.flatnonzero(self._sentence_end[tokens[low:start]])
+            ends = self._sentence_end[text[low:start]].nonzero()[0]
             return low + int(ends[-1]) + 1 if len(ends) else low
-        high = min(len(tokens), start + reach)
-        before = tokens[np.arange(start, high) - 1]  # the token before each possible start; that of 0 is the last one
-        ends = np.flatnonzero(self._sentence_end[before])
-        return start + int(ends[0]) if len(ends) else high
-
-    def _cut(self, sample: Sample, length: int) -> Sample:
-        """Cut a sample on the right to ``length`` tokens or fewer, after a sentence end where one is near."""
-        tokens = sample.tokens
-        excess = len(tokens) - length
-        if excess <= 0:
-            return sample
-        kept = np.flatnonzero(self._sentence_end[tokens[1:length]])  # cuts after index 1 .. length - 1
-        end = int(kept[-1]) + 2 if len(kept) else 1
-        if end < length // 2:
-            end = length
-        return Sample(tokens[:end], sample.loss_mask[:end])
-
-
-def concatenate(samples: Sequence[Sample]) -> Sample:
-    """Join samples end to end."""
-    if len(samples) == 1:
-        return samples[0]
-    return Sample(np.concatenate([s.tokens for s in samples]), np.concatenate([s.loss_mask for s in samples]))
+        if start == 0 and self._sentence_end[self._eos]:  # the original looks at the last token, the eos
+            return start
+        high = min(len(text) + 1, start + reach)
+        low = max(start, 1)
+        ends = self._sentence_end[text[low - 1 : high - 1]].nonzero()[0]  # the token before each possible start
+        return low + int(ends[0]) if len(ends) else high
