@@ -146,4 +146,3 @@ def test_command_tokens_are_those_the_objectives_need(corpus: SmallCorpus):
     plain = tokenizer()
     assert plain.has_command("gMASK") and not plain.has_command("dBLOCK")
     assert tokenizer("--block-mask-prob", "0.1").has_command("dBLOCK")
-    assert tokenizer("--sentinel-token").has_command("MASK63")
