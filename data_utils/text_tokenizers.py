@@ -7,10 +7,13 @@ last rare character.
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+from data_utils.word_cache import WordCache
 
 CJK_RANGES = (
     (0x4E00, 0x9FFF),
@@ -101,7 +104,11 @@ class WordPiece:
         from tokenizers import Tokenizer, models, pre_tokenizers
 
         content = vocabulary.read_bytes()
-        pieces = content.decode("utf-8").splitlines()
+        try:
+            pieces = content.decode("utf-8").removesuffix("\n").split("\n")  # a piece may be another kind of line end
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{vocabulary}: not UTF-8 text; is it a BERT vocab.txt?") from error
+        pieces = [piece.removesuffix("\r") for piece in pieces]
         self._pieces = pieces
         self._ids = {piece: index for index, piece in enumerate(pieces)}
         if "[UNK]" not in self._ids:
@@ -109,6 +116,7 @@ class WordPiece:
         model = models.WordPiece(self._ids, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD)
         self._tokenizer = Tokenizer(model)
         self._tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        self._cache = WordCache(self._encode_words)
         self._lower_case = lower_case
         self._cleaning = _Cleaning()
         self._splitting = _Splitting(drop_accents=lower_case)
@@ -119,13 +127,17 @@ class WordPiece:
         """Return the text whose blank-separated words are looked up in the vocabulary."""
         text = text.translate(self._cleaning)
         if self._lower_case:
-            text = unicodedata.normalize("NFD", text.lower())
+            text = text.lower()
+            if not text.isascii():
+                text = unicodedata.normalize("NFD", text)
         return text.translate(self._splitting)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text."""
-        normalized = [self.normalize(text) for text in texts]
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(normalized, add_special_tokens=False)]
+        return self._cache.encode([self.normalize(text).split() for text in texts])
+
+    def _encode_words(self, words: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(words, add_special_tokens=False)]
 
     def tokens(self, text: str) -> list[str]:
         """Return the pieces of a text; a special text that is a word of its own is one piece."""
@@ -162,22 +174,37 @@ def _byte_alphabet() -> dict[str, int]:
     return alphabet | {chr(256 + number): byte for number, byte in enumerate(others)}
 
 
+# Unicode's White_Space, which is the library's ``\s``; Python's has U+001C..U+001F in addition.
+_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+# Stretches at whose borders GPT-2's word pattern always ends a word: the library may see them one by one.
+_STRETCHES = re.compile(f" ?[^{_SPACE}]+|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]+")
+
+
 class ByteLevelBPE:
     """GPT-2's byte-level BPE, also of RoBERTa's files; special texts of the vocabulary are ordinary text."""
 
     def __init__(self, vocabulary: Path, merges: Path) -> None:
         from tokenizers import Tokenizer, models, pre_tokenizers
 
-        self._tokenizer = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
+        try:
+            model = models.BPE.from_file(str(vocabulary), str(merges))
+        except Exception as error:  # the library raises nothing more specific
+            reason = str(error).splitlines()[0][:100]
+            raise ValueError(f"{vocabulary}, {merges.name}: not a BPE vocabulary and its merges ({reason})") from error
+        self._tokenizer = Tokenizer(model)
         self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
         self._pieces = {index: piece for piece, index in self._tokenizer.get_vocab(with_added_tokens=False).items()}
         self._bytes = _byte_alphabet()
+        self._cache = WordCache(self._encode_words)
         self.size = max(self._pieces) + 1
         self.digest = _digest(vocabulary.read_bytes(), merges.read_bytes())
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        return self._cache.encode([_STRETCHES.findall(text) for text in texts])
+
+    def _encode_words(self, words: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(words, add_special_tokens=False)]
 
     def tokens(self, text: str) -> list[str]:
         """Return the pieces of a text, in byte form."""

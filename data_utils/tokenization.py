@@ -45,6 +45,17 @@ def sentence_end_table(texts: Sequence[str | None], predicate: str) -> np.ndarra
     return np.array([text is not None and not marks.isdisjoint(text) for text in texts], dtype=bool)
 
 
+def _valid_unicode(text: str) -> str:
+    """Join surrogate pairs and replace lone surrogates; almost every text comes back as it is."""
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
 class Tokenizer:
     """Encode and decode text with command tokens such as ``[MASK]`` in it."""
 
@@ -68,10 +79,13 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, all fragments of them encoded in one call of the library."""
+        """Return the ids of each text, all fragments of them encoded in one call of the library.
+
+        Lone surrogates, which are no characters, count as U+FFFD.
+        """
         fragments: list[str] = []
         plans: list[list[CommandToken | None]] = []  # per text its parts in order; None is the next fragment
-        for text in texts:
+        for text in map(_valid_unicode, texts):
             parts: list[CommandToken | None] = []
             if text.strip():
                 for part in self._split(text):
@@ -164,10 +178,13 @@ class Tokenizer:
         return -(-self.num_tokens // multiple) * multiple
 
     def sentence_end_table(self, predicate: str) -> np.ndarray:
-        """Return bool [num_tokens]: which ids end a sentence; ``predicate`` is a key of ``SENTENCE_ENDS``."""
+        """Return bool [num_tokens]: which ids end a sentence; ``predicate`` is a key of ``SENTENCE_ENDS``.
+
+        Without task masks the unfixed Chinese table has an id beyond ``num_tokens``: the result is longer then.
+        """
         if predicate not in self._sentence_ends:
             texts: list[str | None] = []
-            for index in range(self.num_tokens):
+            for index in range(max(self.num_tokens, max(self._by_id) + 1)):
                 known = index in self._by_id or index < self.text_tokenizer.size
                 texts.append(self.id_to_token(index) if known else None)
             self._sentence_ends[predicate] = sentence_end_table(texts, predicate)
@@ -213,11 +230,13 @@ def build_tokenizer(
         family, name = "bert", model_type or "bert-large-uncased"
         cased = "-cased" in name or "chinese" in name
         [file] = find_vocabulary(
-            family, path=path, vocab_dir=vocab_dir, cache_dir=cache_dir, repository=name if cased else None
+            family, path=path, vocab_dir=vocab_dir, cache_dir=cache_dir, variant=name if cased else None
         )
         text_tokenizer = WordPiece(file, lower_case=not cased)
     elif tokenizer_type == "GPT2BPETokenizer":
         family = "roberta" if (model_type or "").startswith("roberta") else "gpt2"
+        if family == "gpt2" and not (model_type or "gpt2").startswith("gpt2"):
+            raise ValueError(f"--tokenizer-model-type {model_type} is none of GPT2BPETokenizer; choose gpt2 or roberta")
         vocabulary, merges = find_vocabulary(family, path=path, vocab_dir=vocab_dir, cache_dir=cache_dir)
         text_tokenizer = ByteLevelBPE(vocabulary, merges)
     elif tokenizer_type == "ChineseSPTokenizer":
@@ -239,5 +258,15 @@ def build_tokenizer(
         )
     else:
         raise ValueError(f"tokenizer type {tokenizer_type!r}; choose one of {', '.join(TOKENIZER_TYPES)}")
-    table = COMMAND_TABLES[family](text_tokenizer.size, options)
+
+    def id_of(piece: str) -> int:
+        index = text_tokenizer.token_to_id(piece)
+        if index is None:
+            raise ValueError(
+                f"the {family} vocabulary has no {piece}: it belongs to another --tokenizer-type or "
+                "--tokenizer-model-type"
+            )
+        return index
+
+    table = COMMAND_TABLES[family](text_tokenizer.size, options, id_of)
     return Tokenizer(text_tokenizer, table, family=family)

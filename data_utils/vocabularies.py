@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import socket
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 HUB_TIMEOUT = 10  # seconds
+CONNECTION_TIMEOUT = 3  # seconds
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,18 @@ def find_vocabulary(
     path: str | Path | None = None,
     vocab_dir: str | Path | None = None,
     cache_dir: str | None = None,
-    repository: str | None = None,
+    variant: str | None = None,
 ) -> list[Path]:
     """Return the files of a vocabulary, in the order of ``Vocabulary.files``.
 
     ``path``: the file itself, or a folder that holds the files. ``vocab_dir``: laid out as ``VOCABULARIES`` says
-    (default: GLM_VOCAB_DIR of the environment). ``repository``: another repository of the hub.
+    (default: GLM_VOCAB_DIR of the environment). ``variant``: another vocabulary of the family, whose folder and
+    repository have its own name (``bert-base-chinese``).
     Raises ValueError with one line that says how to get them.
     """
     vocabulary = VOCABULARIES[family]
+    if variant is not None:
+        vocabulary = replace(vocabulary, folder=variant, repository=variant)
     if path is not None:
         return _at_path(Path(path), vocabulary.files)
     folder = vocab_dir or os.environ.get("GLM_VOCAB_DIR")
@@ -48,14 +54,15 @@ def find_vocabulary(
         files = [Path(folder) / vocabulary.folder / name for name in vocabulary.files]
         if all(file.is_file() for file in files):
             return files
-    repository = repository or vocabulary.repository
+    repository = vocabulary.repository
     files = _from_hub(repository, vocabulary.files, cache_dir)
     if files:
         return files
     looked = f"{Path(folder) / vocabulary.folder}, " if folder else ""
     raise ValueError(
-        f"vocabulary {family!r} not found (looked in {looked}the Hugging Face cache and hub {repository}): download "
-        f"{' and '.join(vocabulary.files)} of {repository} into FOLDER/{vocabulary.folder} and set GLM_VOCAB_DIR=FOLDER"
+        f"vocabulary {variant or family!r} not found (looked in {looked}the Hugging Face cache and hub {repository}): "
+        f"download {' and '.join(vocabulary.files)} of {repository} into FOLDER/{vocabulary.folder} and set "
+        "GLM_VOCAB_DIR=FOLDER"
     )
 
 
@@ -72,12 +79,25 @@ def _from_hub(repository: str, names: tuple[str, ...], cache_dir: str | None) ->
         from huggingface_hub import hf_hub_download
     except ImportError:
         return None
-    attempts = [{"local_files_only": True}]
-    if os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("1", "true", "yes", "on"):
-        attempts.append({"etag_timeout": HUB_TIMEOUT})
-    for options in attempts:
+    offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
+    for options in ({"local_files_only": True}, {"etag_timeout": HUB_TIMEOUT}):
+        if "local_files_only" not in options and (offline or not _hub_answers()):
+            return None
         try:
             return [Path(hf_hub_download(repository, name, cache_dir=cache_dir, **options)) for name in names]
         except Exception:  # the hub's errors have no common root; the caller reports
             continue
     return None
+
+
+def _hub_answers() -> bool:
+    """Return whether the hub can be reached: its library tries for minutes. Behind a proxy only the proxy knows."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname or "", port), timeout=CONNECTION_TIMEOUT).close()
+    except (OSError, ValueError):
+        return False
+    return True

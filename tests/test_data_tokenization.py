@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils.text_tokenizers import WordPiece
+from data_utils.text_tokenizers import ByteLevelBPE, WordPiece, _byte_alphabet
 from data_utils.tokenization import build_tokenizer, sentence_end_table
 from data_utils.train_tokenizer import train
 from data_utils.vocabularies import find_vocabulary
+from data_utils.word_cache import WordCache
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,85 @@ def _bare_wordpiece() -> WordPiece:
     tokenizer._lower_case, tokenizer._cleaning = True, _Cleaning()
     tokenizer._splitting = _Splitting(drop_accents=True)
     return tokenizer
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.sampled_from("abé中'’s1.!\t\n\r \x1c\x85\xa0\u2003\u2028\u3000"), max_size=25) | st.text(max_size=25))
+def test_cached_stretches_give_the_ids_of_the_whole_text(byte_level, text):
+    whole = byte_level._tokenizer.encode(text, add_special_tokens=False).ids
+    assert byte_level.encode_batch([text]) == [whole]
+    assert byte_level.decode_runs([whole]) == text
+
+
+@pytest.fixture(scope="module")
+def byte_level(tmp_path_factory):
+    """Return byte-level BPE with a few merges over blanks, which reach over a border if one is in the wrong place."""
+    folder = tmp_path_factory.mktemp("bpe")
+    pieces = list(_byte_alphabet())
+    merges = [("Ġ", "Ġ"), ("ĠĠ", "Ġ"), ("Ċ", "Ċ"), ("Ġ", "Ċ"), ("Ċ", "Ġ"), ("a", "b"), ("Ġ", "ab")]
+    merges += [("'", "s"), ("1", ".")]
+    pieces += ["".join(pair) for pair in merges]
+    (folder / "vocab.json").write_text(json.dumps({piece: index for index, piece in enumerate(pieces)}), "utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
+    return ByteLevelBPE(folder / "vocab.json", folder / "merges.txt")
+
+
+def test_word_cache_starts_again_when_full():
+    calls = []
+
+    def encode_words(words):
+        calls.append(sorted(words))
+        return [[len(word)] * 2 for word in words]
+
+    cache = WordCache(encode_words, capacity=5)
+    assert cache.encode([["a", "bb", "a"], []]) == [[1, 1, 2, 2, 1, 1], []]
+    assert cache.encode([["bb"], ["ccc"]]) == [[2, 2], [3, 3]]
+    assert cache.encode([["a"]]) == [[1, 1]]
+    assert calls == [["a", "bb"], ["ccc"], ["a"]]
+
+
+def test_lone_surrogates_are_no_characters(model):
+    tokenizer = build_tokenizer("SentencePieceTokenizer", path=model)
+    assert tokenizer.encode("the \ud83d cat") == tokenizer.encode("the \ufffd cat")
+    assert tokenizer.encode("the \ud83d\ude00") == tokenizer.encode("the 😀")
+
+
+def test_sentinels_are_numbered_from_one_to_one_less(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n", encoding="utf-8")
+    tokenizer = build_tokenizer("BertWordPieceTokenizer", path=tmp_path, num_sentinels=3)
+    assert [token.name for token in tokenizer.command_tokens[-4:]] == ["MASK1", "sop1", "MASK2", "sop2"]
+    assert tokenizer.num_tokens == 6 + 2 + 4
+    assert tokenizer.command_id("MASK") == 4  # ids are those of the vocabulary given
+
+
+def test_vocabulary_of_another_type_is_refused(byte_level, tmp_path):
+    (tmp_path / "vocab.txt").write_text("[UNK]\na\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="bert vocabulary has no"):
+        build_tokenizer("BertWordPieceTokenizer", path=tmp_path)
+    (tmp_path / "vocab.json").write_text('{"a": 0}', encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("a b\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="not a BPE vocabulary"):
+        build_tokenizer("GPT2BPETokenizer", path=tmp_path)
+    with pytest.raises(ValueError, match="choose gpt2 or roberta"):
+        build_tokenizer("GPT2BPETokenizer", model_type="bert-base-uncased")
+
+
+def test_cased_vocabularies_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for folder in ("bert-uncased", "bert-base-chinese"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nA\na\n", encoding="utf-8")
+    chosen = build_tokenizer("BertWordPieceTokenizer", model_type="bert-base-chinese", vocab_dir=tmp_path)
+    assert chosen.encode("A a") == [5, 6]
+    assert build_tokenizer("BertWordPieceTokenizer", vocab_dir=tmp_path).encode("A a") == [6, 6]
+    with pytest.raises(ValueError, match="'bert-base-cased' not found"):
+        build_tokenizer(
+            "BertWordPieceTokenizer",
+            model_type="bert-base-cased",
+            vocab_dir=tmp_path,
+            cache_dir=str(tmp_path / "hub"),
+        )
 
 
 def test_vocabulary_is_found_in_order(tmp_path, monkeypatch):

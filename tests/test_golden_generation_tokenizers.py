@@ -61,7 +61,6 @@ def commands(tokenizer: Tokenizer) -> list[list]:
 def test_command_tables(golden, vocab_dir):
     for case in json.loads(golden.path("generation/command_tokens.json").read_text(encoding="utf-8")):
         options = dict(case["options"])
-        num_sentinels = options.pop("add_sentinel_token")
         tokenizer = build(
             case["tokenizer"],
             vocab_dir,
@@ -69,7 +68,7 @@ def test_command_tables(golden, vocab_dir):
             task_mask=options.pop("add_task_mask"),
             decoder_mask=options.pop("add_decoder_mask"),
             fix_command_token=options.pop("fix_command_token"),
-            num_sentinels=max(0, num_sentinels - 1),
+            num_sentinels=options.pop("add_sentinel_token"),
         )
         assert not options, f"unknown options {options}"
         assert commands(tokenizer) == case["command_tokens"]
