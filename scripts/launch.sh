@@ -18,6 +18,7 @@ find_python() {
     fi
 }
 
+# Run one program in this process, after showing the command.
 launch_single() {
     local python
     python="$(find_python)"

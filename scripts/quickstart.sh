@@ -35,19 +35,31 @@ if [ ! -f "$OUTPUT/tokenizer.model" ] || [ "$OUTPUT/train.jsonl" -nt "$OUTPUT/to
 fi
 
 MODEL_ARGS=(
-    --block-lm --task-mask
+    --block-lm --task-mask --hidden-dropout 0 --attention-dropout 0
     --num-layers 4 --hidden-size 256 --num-attention-heads 4 --max-position-embeddings 256
     --tokenizer-type SentencePieceTokenizer --tokenizer-path "$OUTPUT/tokenizer.model"
 )
 step "3/4 pre-training: words, sentences and documents are blanked out and filled in"
 launch_single pretrain_glm.py "${MODEL_ARGS[@]}" \
     --bert-prob 0.5 --gap-sentence-prob 0.3 --gpt-min-ratio 0.25 --seq-length 128 \
-    --train-data "$OUTPUT/train.jsonl" --valid-data "$OUTPUT/valid.jsonl" \
+    --train-data "$OUTPUT/train.jsonl" --valid-data "$OUTPUT/valid.jsonl" --data-cache-dir "$OUTPUT/cache" \
     --batch-size 16 --lr 2e-3 --warmup 0.05 --lr-decay-style cosine --weight-decay 0.05 \
-    --hidden-dropout 0.1 --attention-dropout 0.1 \
-    --train-iters "$STEPS" --log-interval 20 --eval-interval 200 --eval-iters 20 --save-interval 100 \
-    --save "$OUTPUT/checkpoints" --summary-dir "$OUTPUT"
+    --train-iters "$STEPS" --log-interval 20 --eval-interval 200 --eval-iters 20 --eval-at-start \
+    --experiment-name quickstart --save "$OUTPUT/checkpoints" --auto-resume --save-interval 100 --keep-checkpoints 2 \
+    --summary-dir "$OUTPUT"
 
 step "4/4 filling blanks in sentences held out from training"
-launch_single generate_samples.py "${MODEL_ARGS[@]}" --load-pretrained "$OUTPUT/checkpoints" \
-    --input "$OUTPUT/blanks.jsonl" --num-beams 4
+launch_single generate_samples.py "${MODEL_ARGS[@]}" --load-pretrained "$OUTPUT/checkpoints/quickstart" \
+    --input "$OUTPUT/blanks.jsonl" --output "$OUTPUT/filled.jsonl" --num-beams 4 --out-seq-length 16
+
+cat <<EOF
+
+Done. Loss curves: $OUTPUT/runs/quickstart/loss.png
+Next:
+  bash scripts/quickstart.sh --steps $((2 * STEPS))          train on from here
+  $PYTHON generate_samples.py ${MODEL_ARGS[*]} \\
+      --load-pretrained $OUTPUT/checkpoints/quickstart --num-beams 4      fill your own blanks
+  $PYTHON -m data_utils.show --train-data $OUTPUT/train.jsonl --task-mask \\
+      --tokenizer-type SentencePieceTokenizer --tokenizer-path $OUTPUT/tokenizer.model      see training samples
+  tensorboard --logdir $OUTPUT/runs
+EOF
