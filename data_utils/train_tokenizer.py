@@ -4,7 +4,8 @@
 
 FILES are what ``--train-data`` takes: .jsonl, .json, .txt, .parquet, also .gz and .zst, folders and globs. Use the
 result with ``--tokenizer-type SentencePieceTokenizer --tokenizer-path tokenizer.model``. The same text gives the same
-model: pieces of whole words and word parts, single bytes for everything else, so that no text is ever unknown.
+model: pieces of whole words and word parts, single bytes for everything else, so that no text is ever unknown. Blanks
+and line ends are kept, as with GPT-2's tokenizer: what follows a ``[MASK]`` has the ids it has inside of a text.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import io
 import itertools
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -63,27 +65,43 @@ def train(
     Raises ValueError when the sources hold no text, or too little for the size.
     """
     import sentencepiece
+    from tqdm import tqdm
 
     lines = lines_of(sources, text_field=text_field, skip_malformed=skip_malformed, limit=max_lines)
     first = next(lines, None)
     if first is None:
         raise ValueError(f"{', '.join(sources)}: no text to train a tokenizer on")
     content = io.BytesIO()
+    counted = tqdm(itertools.chain([first], lines), desc="reading", unit=" lines", file=sys.stderr, disable=None)
+    mistakes: list[Exception] = []  # of the text; the trainer would swallow what they say
+
+    def checked() -> Iterator[str]:
+        try:
+            yield from counted
+        except (ValueError, OSError) as error:
+            mistakes.append(error)
+            raise
+
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=itertools.chain([first], lines),
+                sentence_iterator=checked(),
                 model_writer=content,
                 vocab_size=vocab_size,
                 model_type=model_type,
                 character_coverage=0.9995,
                 byte_fallback=model_type != "char",
                 normalization_rule_name="nfkc",
+                add_dummy_prefix=False,
+                remove_extra_whitespaces=False,
+                user_defined_symbols=["\n"],
                 max_sentence_length=4 * LONGEST_LINE,
                 num_threads=num_threads or min(4, os.cpu_count() or 1),
                 minloglevel=2,
             )
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
+        if mistakes:
+            raise mistakes[0] from error
         reason = str(error).strip().splitlines()[-1].rpartition("] ")[2]  # without the trainer's own source line
         raise ValueError(
             f"--vocab-size {vocab_size} does not fit this text; choose another size, or give more text ({reason})"

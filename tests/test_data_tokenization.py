@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from data_utils.text_tokenizers import ByteLevelBPE, WordPiece, _byte_alphabet
 from data_utils.tokenization import build_tokenizer, sentence_end_table
-from data_utils.train_tokenizer import train
+from data_utils.train_tokenizer import MODEL_TYPES, train
 from data_utils.vocabularies import find_vocabulary
 from data_utils.word_cache import WordCache
 
@@ -42,6 +42,14 @@ def test_too_large_a_vocabulary_is_one_line(model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_malformed_line_is_reported_as_such(model, tmp_path):
+    text = tmp_path / "text.jsonl"
+    text.write_text((model.parent / "text.jsonl").read_text("utf-8") + '\n{"text": broken\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"text\.jsonl:201"):
+        train([str(text)], tmp_path / "t.model", vocab_size=300)
+    train([str(text)], tmp_path / "t.model", vocab_size=300, skip_malformed=True)
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.text(max_size=40))
 def test_a_trained_tokenizer_knows_every_character(model, text):
@@ -63,6 +71,34 @@ def test_command_tokens_of_a_trained_tokenizer(model):
         tokenizer.command_id("gMASK"),
     ]
     assert tokenizer.padded_size() % 128 == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.sampled_from("the cat sat.\n  "), max_size=30).filter(str.strip))
+def test_a_trained_tokenizer_keeps_blanks_and_line_ends(model, text):
+    tokenizer = build_tokenizer("SentencePieceTokenizer", path=model)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_text_after_a_mask_has_the_ids_of_running_text(model):
+    tokenizer = build_tokenizer("SentencePieceTokenizer", path=model)
+    for rest in (" on the mat .", ".", "\nthe dog"):
+        assert tokenizer.encode("the cat" + rest) == tokenizer.encode("the cat") + tokenizer.encode("[MASK]" + rest)[1:]
+    line_end = tokenizer.token_to_id("\n")
+    assert tokenizer.sentence_end_table("span")[line_end]
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_threads_do_not_matter(model, tmp_path, model_type):
+    text = str(model.parent / "text.jsonl")
+    size = {"char": 30, "unigram": 280}.get(model_type, 300)
+    one, two = (
+        train([text], tmp_path / f"{n}.model", vocab_size=size, model_type=model_type, num_threads=n) for n in (1, 2)
+    )
+    first, second = (build_tokenizer("SentencePieceTokenizer", path=path) for path in (one, two))
+    assert [first.id_to_token(i) for i in range(first.num_tokens)] == [
+        second.id_to_token(i) for i in range(second.num_tokens)
+    ]
 
 
 def test_fingerprints_tell_tokenizers_apart(model, tmp_path):
