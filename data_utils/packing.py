@@ -84,24 +84,33 @@ def item_generator(index: int) -> np.random.RandomState:
 
 
 class DocumentPicker:
-    """Draw documents in proportion to their length."""
+    """Draw documents, in proportion to their length unless told otherwise."""
 
-    def __init__(self, documents: Documents, *, accept: Callable[[np.ndarray], bool] | None = None) -> None:
+    def __init__(
+        self, documents: Documents, *, by_length: bool = True, accept: Callable[[np.ndarray], bool] | None = None
+    ) -> None:
         """``accept`` sees the token ids of a drawn document; a rejected one is drawn again."""
         self.documents = documents
+        self.by_length = by_length
         self.accept = accept
         self._ends = np.cumsum(np.asarray(documents.lengths, dtype=np.int64))
         if not len(self._ends) or self._ends[-1] == 0:
             raise ValueError("the corpus holds no tokens: check --train-data and --text-field")
-        self.num_tokens = int(self._ends[-1])
+        self._num_tokens = int(self._ends[-1])
+
+    def pick_number(self, generator: ItemGenerator) -> int:
+        """Draw the number of a document."""
+        while True:
+            if self.by_length:
+                number = int(self._ends.searchsorted(generator.randint(self._num_tokens), side="right"))
+            else:
+                number = generator.randint(len(self._ends))
+            if self.accept is None or self.accept(self.documents[number].tokens):
+                return number
 
     def pick(self, generator: ItemGenerator) -> Document:
         """Draw a document."""
-        while True:
-            index = int(self._ends.searchsorted(generator.randint(self.num_tokens), side="right"))
-            document = self.documents[index]
-            if self.accept is None or self.accept(document.tokens):
-                return document
+        return self.documents[self.pick_number(generator)]
 
 
 class BlockDataset:

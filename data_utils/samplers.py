@@ -6,25 +6,40 @@ samples run out the next pass begins, so that a run can resume at any batch numb
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 # torch's seed of a generator that nobody seeded: the original draws its sample numbers with it, whatever --seed is.
 DEFAULT_GENERATOR_SEED = 67280421310721
-RANDOM_CHUNK = 32  # numbers the original draws at a time
+WORD = 1 << 32
 
 
 def random_sample_numbers(dataset_length: int, num_samples: int, *, seed: int = DEFAULT_GENERATOR_SEED) -> np.ndarray:
-    """Draw ``num_samples`` numbers below ``dataset_length`` with replacement, int64."""
-    import torch
+    """Draw ``num_samples`` numbers below ``dataset_length`` with replacement, int64.
 
-    generator = torch.Generator()
-    generator.manual_seed(seed)
-    sizes = [RANDOM_CHUNK] * (num_samples // RANDOM_CHUNK) + [num_samples % RANDOM_CHUNK]
-    chunks = [torch.randint(dataset_length, (size,), generator=generator).numpy() for size in sizes if size]
-    return np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.int64)
+    They are those of ``torch.randint`` as the original's version of torch drew them: the remainder of one 32-bit word
+    of a Mersenne Twister, of two words from 2**32 on. (Later versions take two words from 2**28 on.)
+    """
+    if dataset_length < 1:
+        raise ValueError(f"cannot draw from {dataset_length} samples")
+    twister = np.random.MT19937()
+    twister.state = np.random.RandomState(seed % WORD).get_state(legacy=False)  # seeds as torch does
+    if dataset_length < WORD:
+        return (twister.random_raw(num_samples) % np.uint64(dataset_length)).astype(np.int64)
+    words = twister.random_raw(2 * num_samples).astype(np.uint64)
+    return ((words[::2] << np.uint64(32) | words[1::2]) % np.uint64(dataset_length)).astype(np.int64)
+
+
+class Plan(Protocol):
+    """Which samples a numbered batch of one rank holds."""
+
+    def __len__(self) -> int:
+        """Return the number of batches in one pass."""
+
+    def numbers(self, batch_index: int) -> list[int]:
+        """Return the sample numbers of batch ``batch_index``, which may be any number from 0 on."""
 
 
 @dataclass(frozen=True)
@@ -66,21 +81,32 @@ class BatchPlan:
         high = min(first + (self.rank + 1) * self.global_batch_size // self.world_size, self.num_samples)
         return list(range(low, high)) if self.order is None else self.order[low:high].tolist()
 
-    def batches(self, start: int = 0) -> Iterator[tuple[int, list[int]]]:
-        """Yield (batch index, sample numbers) from batch ``start`` on, without end."""
-        while True:
-            yield start, self.numbers(start)
-            start += 1
 
+@dataclass(frozen=True)
+class SegmentPlan:
+    """The numbered batches of segment recurrence: each row of the batch reads its own stretch in order.
 
-def sequential_rows(
-    num_samples: int, *, global_batch_size: int, train_iters: int, rank: int, world_size: int, start_iter: int = 0
-) -> Iterator[list[int]]:
-    """Yield the batches of segment recurrence: each row of the batch reads its own stretch in order.
+    Row i of the global batch starts at sample ``i * (num_samples // global_batch_size)``.
 
-    Row i starts at ``i * (num_samples // global_batch_size)``; ten times ``train_iters`` batches are made at most.
+    Attributes:
+        num_samples: samples in the data set.
+        global_batch_size: samples of all ranks together.
+        num_batches: batches of the run, what counts as one pass.
+        rank, world_size: data-parallel rank and number of ranks.
     """
-    stretch = num_samples // global_batch_size
-    low, high = rank * global_batch_size // world_size, (rank + 1) * global_batch_size // world_size
-    for step in range(start_iter, 10 * train_iters):
-        yield [(step + row * stretch) % num_samples for row in range(low, high)]
+
+    num_samples: int
+    global_batch_size: int
+    num_batches: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def numbers(self, batch_index: int) -> list[int]:
+        """Return the sample numbers of batch ``batch_index`` (any size) that are this rank's."""
+        stretch = self.num_samples // self.global_batch_size
+        low = self.rank * self.global_batch_size // self.world_size
+        high = (self.rank + 1) * self.global_batch_size // self.world_size
+        return [(batch_index + row * stretch) % self.num_samples for row in range(low, high)]

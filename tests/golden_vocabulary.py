@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from data_utils.block_infilling import BlankInfillingSettings
+from data_utils.indexed_dataset import Document
 
 NUM_IDS = 2000
 
@@ -35,28 +35,22 @@ class StandInVocabulary:
         return table
 
 
-@dataclass(frozen=True)
-class StandInDocument:
-    tokens: np.ndarray
-    mask: np.ndarray
-
-    def loss_mask(self) -> np.ndarray:
-        return self.mask
-
-
 class StandInDocuments:
     """Documents given as ``{"tokens", "loss_masks"}``."""
 
     def __init__(self, recorded: list[dict[str, Any]]) -> None:
         self._documents = []
         for document in recorded:
-            self._documents.append(StandInDocument(np.array(document["tokens"]), np.array(document["loss_masks"])))
+            mask = document["loss_masks"]
+            prompt_length = mask.count(0)
+            predicted = None if mask == sorted(mask) else np.array(mask)  # a prompt comes first, or anywhere
+            self._documents.append(Document(np.array(document["tokens"]), prompt_length, predicted))
         self.lengths = np.array([len(document.tokens) for document in self._documents], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._documents)
 
-    def __getitem__(self, index: int) -> StandInDocument:
+    def __getitem__(self, index: int) -> Document:
         return self._documents[index]
 
 

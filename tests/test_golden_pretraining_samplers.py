@@ -10,7 +10,7 @@ import pytest
 from data_utils.block_infilling import BlankInfillingCollator, BlankInfillingSettings
 from data_utils.loaders import BatchLoader
 from data_utils.packing import BlockDataset
-from data_utils.samplers import DEFAULT_GENERATOR_SEED, BatchPlan, random_sample_numbers, sequential_rows
+from data_utils.samplers import DEFAULT_GENERATOR_SEED, BatchPlan, SegmentPlan, random_sample_numbers
 from tests.golden_vocabulary import StandInDocuments, StandInVocabulary
 from tests.test_golden_pretraining_blocks import FIELDS
 
@@ -65,17 +65,17 @@ def test_batches_of_ranks(recorded):
 
 def test_rows_of_segment_recurrence(recorded):
     for case in recorded["distributed_sequential_sampler"]:
-        batches = list(
-            sequential_rows(
-                case["num_samples"],
-                global_batch_size=case["global_batch_size"],
-                train_iters=case["train_iters"],
-                rank=case["rank"],
-                world_size=case["world_size"],
-                start_iter=case["start_iter"],
-            )
+        plan = SegmentPlan(
+            case["num_samples"],
+            case["global_batch_size"],
+            num_batches=case["train_iters"],
+            rank=case["rank"],
+            world_size=case["world_size"],
         )
+        # ours go on without end; the original stops after ten times the batches of the run
+        batches = [plan.numbers(index) for index in range(case["start_iter"], 10 * case["train_iters"])]
         assert len(batches) == case["batches_total"]
+        assert len(plan) == case["len"]
         assert batches[: len(case["first_batches"])] == case["first_batches"]
         assert batches[-1] == case["last_batch"]
 
