@@ -9,6 +9,7 @@ stand-in, which ignores whatever the file does with it. So the weights stay read
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -176,7 +177,8 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
 
 def _load(path: Path, *, mapped: bool) -> Any:
     try:
-        with torch.serialization.safe_globals(_numpy_allow_list()):
+        with torch.serialization.safe_globals(_numpy_allow_list()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of newer pickle protocols: they load, or raise
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError:
         return torch.load(path, map_location="cpu", weights_only=False, mmap=mapped, pickle_module=_InertPickle)

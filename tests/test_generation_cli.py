@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -52,11 +51,9 @@ def arguments(tokenizer_file: Path, checkpoint: Path) -> list[str]:
     return ["--block-lm", "--task-mask", *SIZES, *tokenizer, "--load-pretrained", str(checkpoint), "--device", "cpu"]
 
 
-def test_help_is_fast(repository: Path):
+def test_help_needs_neither_torch_nor_numpy(repository: Path):
     command = [sys.executable, "generate_samples.py", "--help"]
-    start = time.perf_counter()
     run = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True)
-    assert time.perf_counter() - start < 5  # under 1 s on an idle machine; torch alone would take longer
     assert "--length-penalty" in run.stdout
     check = "import sys, generate_samples; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", check], cwd=repository, check=True)
