@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -20,8 +21,10 @@ from data_utils.span_sampling import (
     SHORTEST_SHORT_SEQUENCE,
     Span,
     SpanLengths,
+    context_next_to_blanks,
     sentence_spans,
     short_pieces,
+    shuffle,
     spans_in_documents,
 )
 
@@ -82,41 +85,69 @@ class Sample:
 
 @dataclass(frozen=True)
 class FilledSample:
-    """One row before padding: part A, then part B."""
+    """One row before padding: part A, then part B.
 
-    input_ids: np.ndarray  # [n]
-    target_ids: np.ndarray  # [n]
-    loss_mask: np.ndarray  # [n]
-    position_ids: np.ndarray  # [2,n], or [n] with masked_lm
-    separator: int  # length of part A
+    Attributes:
+        values: int64 [5,n]: input ids, target ids, loss mask, position in part A, position inside the span.
+        separator: length of part A.
+    """
+
+    values: np.ndarray
+    separator: int
+
+    @property
+    def input_ids(self) -> np.ndarray:
+        """Return what the model reads, int64 [n]."""
+        return self.values[0]
+
+    @property
+    def target_ids(self) -> np.ndarray:
+        """Return what it has to predict, int64 [n]."""
+        return self.values[1]
+
+    @property
+    def loss_mask(self) -> np.ndarray:
+        """Return 1 where the prediction counts, int64 [n]."""
+        return self.values[2]
+
+    @property
+    def position_ids(self) -> np.ndarray:
+        """Return both rows of positions, int64 [2,n]."""
+        return self.values[3:]
+
+
+@dataclass(frozen=True)
+class Blanks:
+    """All that was drawn for one row: what is left to do needs no random numbers."""
+
+    tokens: np.ndarray  # int64 [N]
+    order: list[Span]  # the spans in the order in which they are generated
+    position_offset: int = 0
+    hidden: Sequence[int] = ()  # tokens of part A that become dBLOCK
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A blank-infilling batch, int64, padded with 0 to its longest row."""
+    """A batch, int64. Blank-infilling rows are padded with 0 to the longest one."""
 
     input_ids: np.ndarray  # [b,s]
     target_ids: np.ndarray  # [b,s]
     loss_mask: np.ndarray  # [b,s], 1 where target_ids counts
-    position_ids: np.ndarray  # [b,2,s], or [b,s] with masked_lm
-    attention_mask: np.ndarray  # [b] separators: columns below are visible to all, the rest causally
+    position_ids: np.ndarray  # [b,2,s], or [b,s] with masked_lm and for causal models
+    attention_mask: np.ndarray  # [b] separators: columns below are visible to all, the rest causally; causal: [.,1,s,k]
     mode: str  # bert, sentence or gpt
+    num_dropped: int = 0  # samples left out because their spans did not fit
 
 
-def pad_batch(rows: Sequence[FilledSample], mode: str) -> Batch:
-    """Stack rows of different lengths, padded with 0."""
-    width = max(len(row.input_ids) for row in rows)
-    planes = rows[0].position_ids.shape[:-1]
-    inputs, targets, loss = (np.zeros((len(rows), width), dtype=np.int64) for _ in range(3))
-    positions = np.zeros((len(rows), *planes, width), dtype=np.int64)
+def pad_batch(rows: Sequence[FilledSample], mode: str, *, masked_lm: bool = False, num_dropped: int = 0) -> Batch:
+    """Stack rows of different lengths, padded with 0; ``masked_lm`` has one row of positions."""
+    width = max(row.values.shape[1] for row in rows)
+    values = np.zeros((5, len(rows), width), dtype=np.int64)
     for index, row in enumerate(rows):
-        length = len(row.input_ids)
-        inputs[index, :length] = row.input_ids
-        targets[index, :length] = row.target_ids
-        loss[index, :length] = row.loss_mask
-        positions[index, ..., :length] = row.position_ids
+        values[:, index, : row.values.shape[1]] = row.values
     separators = np.array([row.separator for row in rows], dtype=np.int64)
-    return Batch(inputs, targets, loss, positions, separators, mode)
+    positions = values[3] if masked_lm else np.ascontiguousarray(values[3:].swapaxes(0, 1))
+    return Batch(values[0], values[1], values[2], positions, separators, mode, num_dropped)
 
 
 class BlankInfillingCollator:
@@ -159,10 +190,10 @@ class BlankInfillingCollator:
 
     def __call__(self, samples: Sequence[Sample], *, batch_index: int) -> Batch:
         """Build batch number ``batch_index`` of this rank from its samples."""
-        generator = random.Random(batch_index * self.world_size + self.rank)
+        seed = batch_index * self.world_size + self.rank
         # The original draws these from a process-wide generator; a second one keeps batches independent of each other.
-        token_generator = random.Random(f"block mask {batch_index * self.world_size + self.rank}")
-        return self.collate(samples, generator=generator, token_generator=token_generator)
+        token_generator = random.Random(f"block mask {seed}")
+        return self.collate(samples, generator=random.Random(seed), token_generator=token_generator)
 
     def collate(self, samples: Sequence[Sample], *, generator: random.Random, token_generator: random.Random) -> Batch:
         """Blank out spans of ``samples`` (spec: pretraining 6, order of draws).
@@ -170,26 +201,31 @@ class BlankInfillingCollator:
         ``token_generator`` gives the draws of ``block_mask_prob``. Samples whose spans do not fit are dropped; when
         that leaves none, the first sample is kept without blanks and without loss.
         """
+        if not samples:
+            raise ValueError("a batch needs at least one sample")
         settings = self.settings
         if generator.random() < settings.short_seq_prob:
             samples = self.split_samples(samples, generator)
         single_span = generator.random() < settings.single_span_prob
         objective = 0.0 if single_span else generator.random()
         if objective < settings.bert_prob:
-            mode = "bert"
-            rows = [self._bert(sample, generator, token_generator, single_span=single_span) for sample in samples]
+            mode, task = "bert", "bert"
+            rows = [self._bert(sample, generator, single_span=single_span) for sample in samples]
         elif objective < settings.bert_prob + settings.gap_sentence_prob:
-            mode = "sentence"
-            rows = [self._sentence(sample, generator, token_generator) for sample in samples]
+            mode, task = "sentence", "gap_sentence"
+            rows = [self._sentence(sample, generator) for sample in samples]
         else:
-            mode = "gpt"
+            mode, task = "gpt", "generation"
             lengths = [len(sample.tokens) for sample in samples]
             longest = max(lengths) - 2
             shortest = min(int(settings.gpt_min_ratio * min(lengths)), longest)
             generation_length = generator.randint(shortest, longest)
-            rows = [self._document(sample, generator, token_generator, generation_length) for sample in samples]
-        kept = [row for row in rows if row is not None]
-        return pad_batch(kept or [self._without_blanks(samples[0])], mode)
+            rows = [self._document(sample, generator, generation_length) for sample in samples]
+        kept = [row for row in rows if row is not None] or [self._without_blanks(samples[0])]
+        filled = iter(self.fill([row for row in kept if isinstance(row, Blanks)], task, token_generator))
+        kept = [next(filled) if isinstance(row, Blanks) else row for row in kept]
+        num_dropped = rows.count(None)
+        return pad_batch(kept, mode, masked_lm=settings.masked_lm and mode == "bert", num_dropped=num_dropped)
 
     def split_samples(self, samples: Sequence[Sample], generator: random.Random) -> list[Sample]:
         """Cut every sample into pieces of one drawn length; the batch becomes that much taller (6.1)."""
@@ -204,16 +240,14 @@ class BlankInfillingCollator:
                 pieces.append(Sample(with_enc, np.concatenate([[0], loss_mask[start:end]])))
         return pieces
 
-    def _bert(
-        self, sample: Sample, generator: random.Random, token_generator: random.Random, *, single_span: bool
-    ) -> FilledSample | None:
+    def _bert(self, sample: Sample, generator: random.Random, *, single_span: bool) -> Blanks | FilledSample | None:
         """Blank out short spans up to ``bert_ratio`` of the tokens; None when they do not fit (6.2)."""
         tokens = sample.tokens
         if single_span:
             lengths = [self._lengths.draw(generator)]
         else:
             lengths = self._lengths.draw_until(generator, int(self.settings.bert_ratio * len(tokens)))
-        generator.shuffle(lengths)
+        shuffle(generator, lengths)
         spans = spans_in_documents(
             generator, lengths, tokens, eos=self._eos, enc=self._enc, ratio=self.settings.bert_ratio
         )
@@ -221,9 +255,9 @@ class BlankInfillingCollator:
             return None
         if self.settings.masked_lm:
             return self._mask_in_place(sample, spans)
-        return self.fill(tokens, spans, "bert", generator=generator, token_generator=token_generator)
+        return self.draw_order(tokens, spans, "bert", generator)
 
-    def _sentence(self, sample: Sample, generator: random.Random, token_generator: random.Random) -> FilledSample:
+    def _sentence(self, sample: Sample, generator: random.Random) -> Blanks | FilledSample:
         """Blank out whole sentences (6.3)."""
         tokens = sample.tokens
         spans = sentence_spans(
@@ -234,13 +268,9 @@ class BlankInfillingCollator:
             enc=self._enc,
             ratio=self.settings.gap_sentence_ratio,
         )
-        if not spans:
-            return self._without_blanks(sample)
-        return self.fill(tokens, spans, "gap_sentence", generator=generator, token_generator=token_generator)
+        return self.draw_order(tokens, spans, "gap_sentence", generator)
 
-    def _document(
-        self, sample: Sample, generator: random.Random, token_generator: random.Random, generation_length: int
-    ) -> FilledSample:
+    def _document(self, sample: Sample, generator: random.Random, generation_length: int) -> Blanks | FilledSample:
         """Generate a suffix, or one long span in the middle (6.4)."""
         tokens = sample.tokens
         length = min(generation_length, len(tokens) - 2)
@@ -252,147 +282,144 @@ class BlankInfillingCollator:
         spans = spans_in_documents(
             generator, [length], tokens, eos=self._eos, enc=self._enc, ratio=self.settings.bert_ratio
         )
-        if spans is None:
-            return self._without_blanks(sample)
-        return self.fill(tokens, spans, "generation", generator=generator, token_generator=token_generator)
+        return self.draw_order(tokens, spans, "generation", generator) if spans else self._without_blanks(sample)
 
     def _suffix(self, sample: Sample, length: int) -> FilledSample:
         """Keep a prefix and generate the last ``length`` tokens; the only form that honours the sample's loss mask."""
         cut = len(sample.tokens) - length
-        mask = self._mask_of["generation"]
-        source, target = sample.tokens[:cut], sample.tokens[cut:]
-        inputs = np.concatenate([source, [mask, self._sop], target[:-1]])
-        targets = np.concatenate([source, [mask], target])
-        loss = np.concatenate([np.zeros(cut + 1, dtype=np.int64), sample.loss_mask[cut:]])
-        positions = np.minimum(np.arange(cut + 1 + length), cut)
-        in_block = np.arange(cut + 1 + length) - cut
-        if not self.settings.block_position_encoding:
-            in_block = np.minimum(in_block, 1)
-        return FilledSample(inputs, targets, loss, np.stack([positions, np.maximum(in_block, 0)]), cut + 1)
+        values = np.zeros((5, cut + 1 + length), dtype=np.int64)
+        values[:2, :cut] = sample.tokens[:cut]
+        values[:2, cut] = self._mask_of["generation"]
+        values[0, cut + 1] = self._sop
+        values[0, cut + 2 :] = sample.tokens[cut:-1]
+        values[1, cut + 1 :] = sample.tokens[cut:]
+        values[2, cut + 1 :] = sample.loss_mask[cut:]
+        values[3, :cut] = np.arange(cut)
+        values[3, cut:] = cut
+        values[4, cut + 1 :] = np.arange(1, length + 1) if self.settings.block_position_encoding else 1
+        return FilledSample(values, cut + 1)
 
     def _mask_in_place(self, sample: Sample, spans: list[Span]) -> FilledSample:
         """Predict masked tokens in place, the BERT-style ablation."""
-        inside = np.zeros(len(sample.tokens), dtype=bool)
+        row = self._without_blanks(sample)
         for start, end in spans:
-            inside[start:end] = True
-        inputs = np.where(inside, self._mask_of["bert"], sample.tokens)
-        positions = np.arange(len(inputs))
-        return FilledSample(inputs, sample.tokens, sample.loss_mask * inside, positions, len(inputs))
+            row.values[0, start:end] = self._mask_of["bert"]
+            row.values[2, start:end] = sample.loss_mask[start:end]
+        return row
 
     def _without_blanks(self, sample: Sample) -> FilledSample:
         """Return the text as it is, with nothing to predict."""
         length = len(sample.tokens)
-        positions = np.arange(length)
-        if not self.settings.masked_lm:
-            positions = np.stack([positions, np.zeros(length, dtype=np.int64)])
-        return FilledSample(sample.tokens, sample.tokens, np.zeros(length, dtype=np.int64), positions, length)
+        values = np.zeros((5, length), dtype=np.int64)
+        values[:2] = sample.tokens
+        values[3] = np.arange(length)
+        return FilledSample(values, length)
 
-    def fill(
-        self,
-        tokens: np.ndarray,
-        spans: list[Span],
-        task: str,
-        *,
-        generator: random.Random,
-        token_generator: random.Random,
-    ) -> FilledSample:
-        """Replace ``spans`` by mask tokens and append them as part B (6.5).
+    def draw_order(self, tokens: np.ndarray, spans: list[Span], task: str, generator: random.Random) -> Blanks:
+        """Draw what filling needs beside the spans: the offset of positions, the order of spans, dBLOCK in part A.
 
-        ``tokens`` int64 [N]; ``task`` bert, gap_sentence or generation chooses the mask token.
+        ``tokens`` int64 [N]; ``task`` bert, gap_sentence or generation.
         """
         settings = self.settings
-        if not spans:
-            return self._without_blanks(Sample(tokens, np.zeros_like(tokens)))
-        in_text_order = np.array(sorted(spans), dtype=np.int64)  # [k,2]
-        starts, ends = in_text_order.T
-        kept = np.ones(len(tokens), dtype=bool)  # part A keeps the first token of a span for its mask
-        kept[_ranges(starts + 1, ends - starts - 1)] = False
-        positions = np.cumsum(kept) - 1  # [N], place of each token in part A
-        if settings.random_position and positions[-1] < self.max_seq_length - 1:
-            positions = positions + generator.randrange(0, self.max_seq_length - int(positions[-1]))
-        order = sorted(spans)
+        source_length = len(tokens) - sum(end - start - 1 for start, end in spans)
+        offset = 0
+        if settings.random_position and source_length < self.max_seq_length:
+            offset = generator.randrange(0, self.max_seq_length - source_length + 1)
+        order = list(spans) if settings.shuffle_blocks else sorted(spans)
         if settings.shuffle_blocks:
-            order = list(spans)
-            generator.shuffle(order)
-        source = tokens.copy()
-        source[starts] = self._masks(task, order, in_text_order)
-        source, source_positions = source[kept], positions[kept]
-
-        starts, ends = np.array(order, dtype=np.int64).T
-        lengths = ends - starts
-        span_number = np.repeat(np.arange(len(order)), lengths + 1)
-        block_positions = _ranges(np.ones_like(lengths), lengths + 1)  # 1 .. length + 1 in every span
-        token_index = _ranges(starts, lengths + 1)  # where each target comes from
-        at_start, at_end = block_positions == 1, block_positions == lengths[span_number] + 1
-        inputs = tokens[token_index - 1]
-        inputs[at_start] = self._start_tokens(task, len(order))
-        targets = tokens[np.minimum(token_index, len(tokens) - 1)]
-        targets[at_end] = self._eop
-        assert not (targets == self._eos).any(), "a blanked span holds the end of a document"
-        if task == "bert" and settings.block_mask_prob > 0.0:
-            for index in np.flatnonzero(~at_start).tolist():
-                if token_generator.random() < settings.block_mask_prob:
-                    inputs[index] = self._decoder_mask
+            shuffle(generator, order)
+        hidden: Sequence[int] = ()
         if task == "bert" and settings.context_mask_ratio > 0.0:
-            hidden = self._context_mask(in_text_order, len(tokens), len(source), generator)
-            masked = source.copy()
-            masked[hidden] = self._decoder_mask
-        else:
-            masked = source
-        if settings.sentinel_token:
-            span_positions = np.full(len(span_number), self.max_seq_length, dtype=np.int64)
-        else:
-            span_positions = positions[starts][span_number]
-        if not settings.block_position_encoding:
-            block_positions = np.ones_like(block_positions)
-        zeros = np.zeros(len(source), dtype=np.int64)
-        return FilledSample(
-            np.concatenate([masked, inputs]),
-            np.concatenate([source, targets]),
-            np.concatenate([zeros, np.ones(len(inputs), dtype=np.int64)]),
-            np.stack([np.concatenate([source_positions, span_positions]), np.concatenate([zeros, block_positions])]),
-            len(source),
-        )
+            candidates = context_next_to_blanks(spans, source_length, reach=settings.context_mask_range)
+            num_hidden = min(int(settings.context_mask_ratio * len(tokens)), len(candidates))
+            hidden = generator.sample(candidates, num_hidden)
+        return Blanks(tokens, order, offset, hidden)
 
-    def _masks(self, task: str, order: list[Span], in_text_order: np.ndarray) -> np.ndarray | int:
-        """Return the mask token of every span in text order; with sentinels it carries the order of generation."""
+    def fill(self, rows: Sequence[Blanks], task: str, token_generator: random.Random) -> list[FilledSample]:
+        """Replace spans by mask tokens and append them as part B, for all rows of a batch at once (6.5).
+
+        ``task`` bert, gap_sentence or generation chooses the mask token. Legend: n tokens of all rows, a of them in
+        part A, k spans of all rows, p tokens of part B.
+        """
+        if not rows:
+            return []
+        settings = self.settings
+        tokens = np.concatenate([row.tokens for row in rows])  # [n]
+        row_ends = list(accumulate(len(row.tokens) for row in rows))
+        row_starts = np.array([0, *row_ends[:-1]])
+        num_spans = [len(row.order) for row in rows]
+        shifts = np.repeat(row_starts, num_spans)
+        starts, ends = (
+            np.array([place for row in rows for span in row.order for place in span], dtype=np.int64).reshape(-1, 2).T
+        )
+        lengths = ends - starts  # [k], spans in order of generation
+        starts = starts + shifts
+        kept = np.ones(len(tokens), dtype=bool)  # [n]; part A keeps the first token of a span for its mask
+        kept[_ranges(starts + 1, lengths - 1)] = False
+        positions = np.cumsum(kept)  # [n], counts over all rows
+        source_ends = positions[np.array(row_ends) - 1].tolist()
+        source_starts = [0, *source_ends[:-1]]
+        offsets = np.array([row.position_offset for row in rows]) - 1 - source_starts
+        positions += np.repeat(offsets, [len(row.tokens) for row in rows])  # [n], place of each token in part A
+
+        source = np.zeros((5, source_ends[-1]), dtype=np.int64)  # [5,a]
+        with_masks = tokens.copy()
+        with_masks[starts] = self._masks(task, num_spans)
+        source[:2] = with_masks[kept]
+        source[3] = positions[kept]
+        for row, start in zip(rows, source_starts, strict=True):
+            if row.hidden:
+                source[0, start + np.array(row.hidden)] = self._decoder_mask
+
+        span_starts = np.cumsum(lengths + 1) - lengths - 1  # [k], of the spans in part B
+        places = _ranges(starts, lengths + 1)  # [p], where each target comes from
+        block = np.ones((5, len(places)), dtype=np.int64)  # [5,p]; all of it is predicted
+        block[0] = tokens[places - 1]
+        if task == "bert" and settings.block_mask_prob > 0.0:
+            is_token = np.ones(len(places), dtype=bool)
+            is_token[span_starts] = False
+            block[0, is_token & self._hidden_inputs(is_token, token_generator)] = self._decoder_mask
+        block[0, span_starts] = self._start_tokens(num_spans)
+        block[1] = tokens.take(places, mode="clip")  # the place behind the text is overwritten below
+        block[1, span_starts + lengths] = self._eop
+        assert not (block[1] == self._eos).any(), "a blanked span holds the end of a document"
+        block[3] = self.max_seq_length if settings.sentinel_token else np.repeat(positions[starts], lengths + 1)
+        if settings.block_position_encoding:
+            block[4] = _ranges(np.ones_like(lengths), lengths + 1)
+
+        filled = []
+        first_span = first = 0
+        for index, (start, end) in enumerate(zip(source_starts, source_ends, strict=True)):
+            first_span += num_spans[index]
+            last = int(span_starts[first_span]) if first_span < len(span_starts) else len(places)
+            filled.append(
+                FilledSample(np.concatenate([source[:, start:end], block[:, first:last]], axis=1), end - start)
+            )
+            first = last
+        return filled
+
+    def _hidden_inputs(self, is_token: np.ndarray, token_generator: random.Random) -> np.ndarray:
+        """Draw which inputs of part B become dBLOCK, bool [p]; one draw for each token of a span."""
+        uniform = token_generator.random
+        drawn = np.ones(len(is_token))
+        drawn[is_token] = [uniform() for _ in range(int(is_token.sum()))]
+        return drawn < self.settings.block_mask_prob
+
+    def _masks(self, task: str, num_spans: Sequence[int]) -> np.ndarray | int:
+        """Return the mask token of every span [k]; with sentinels it carries the number of the span in its row."""
         if not (self.settings.sentinel_token and task == "bert"):
             return self._mask_of[task]
-        number = {span[0]: index for index, span in enumerate(order)}
-        names = ["MASK" if number[start] == 0 else f"MASK{number[start]}" for start in in_text_order[:, 0].tolist()]
-        return np.array([self.vocabulary.command_id(name) for name in names], dtype=np.int64)
+        return self._numbered("MASK", num_spans)
 
-    def _start_tokens(self, task: str, count: int) -> np.ndarray | int:
-        """Return the start token of every span in order of generation."""
-        if not self.settings.sentinel_token:
-            return self._sop
-        names = ["sop" if index == 0 else f"sop{index}" for index in range(count)]
-        return np.array([self.vocabulary.command_id(name) for name in names], dtype=np.int64)
+    def _start_tokens(self, num_spans: Sequence[int]) -> np.ndarray | int:
+        """Return the start token of every span [k]."""
+        return self._numbered("sop", num_spans) if self.settings.sentinel_token else self._sop
 
-    def _context_mask(
-        self, in_text_order: np.ndarray, num_tokens: int, source_length: int, generator: random.Random
-    ) -> list[int]:
-        """Draw context tokens next to blanks that become dBLOCK, as indices into part A."""
-        reach = self.settings.context_mask_range
-        candidates: set[int] = set()  # the draw depends on the iteration order of this very set
-        start = 0  # of a kept piece, in part A
-        removed = 0
-        pieces = []
-        previous_end = 0
-        for span_start, span_end in in_text_order.tolist():
-            pieces.append((start, span_start - removed))
-            removed += span_end - span_start - 1
-            start = span_end - removed
-            previous_end = span_end
-        pieces.append((start, source_length))
-        assert previous_end <= num_tokens
-        for begin, end in pieces:
-            if begin != 0:
-                candidates.update(range(begin, min(begin + reach, end)))
-            if end != 0:
-                candidates.update(range(max(end - reach, begin), end))
-        count = int(self.settings.context_mask_ratio * num_tokens)
-        return generator.sample(tuple(candidates), count)
+    def _numbered(self, name: str, num_spans: Sequence[int]) -> np.ndarray:
+        """Return the sentinels ``name``, ``name``1, ... of every row, end to end [k]."""
+        names = [name, *(f"{name}{index}" for index in range(1, max(num_spans)))]
+        ids = [self.vocabulary.command_id(each) for each in names]
+        return np.array([ids[index] for count in num_spans for index in range(count)], dtype=np.int64)
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

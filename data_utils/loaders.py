@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from data_utils.block_infilling import Batch, BlankInfillingCollator
-from data_utils.packing import BlockDataset
-from data_utils.samplers import BatchPlan
+from data_utils.block_infilling import Batch
+from data_utils.samplers import Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BATCHES_AHEAD = 4  # that every worker process prepares
+
+
+class Items(Protocol):
+    """Packed samples by number."""
+
+    def __getitem__(self, index: int) -> Any:
+        """Return sample ``index``."""
+
+
+class Collator(Protocol):
+    """Turns samples into a batch; what it draws depends on ``batch_index`` only."""
+
+    def __call__(self, samples: Sequence[Any], *, batch_index: int) -> Batch:
+        """Build batch number ``batch_index`` of this rank."""
 
 
 @dataclass(frozen=True)
@@ -24,54 +38,46 @@ class BatchLoader:
 
     Attributes:
         dataset: packed samples.
-        collator: blanks them out; knows its rank and the number of ranks.
+        collator: blanks them out (or makes causal batches); knows its rank and the number of ranks.
         plan: which samples form a batch.
         num_workers: processes that build batches ahead; 0 builds them in this one.
         collator_start: number that the collator gives to batch 0. The original counts from 0 again after a resume.
     """
 
-    dataset: BlockDataset
-    collator: BlankInfillingCollator
-    plan: BatchPlan
+    dataset: Items
+    collator: Collator
+    plan: Plan
     num_workers: int = 0
     collator_start: int = 0
 
-    def build(self, batch_index: int) -> Batch:
+    def __getitem__(self, batch_index: int) -> Batch:
         """Build batch ``batch_index``."""
         samples = [self.dataset[number] for number in self.plan.numbers(batch_index)]
         return self.collator(samples, batch_index=self.collator_start + batch_index)
 
     def batches(self, start: int = 0, count: int | None = None) -> Iterator[Batch]:
         """Yield ``count`` batches (None: without end) from batch number ``start`` on; earlier ones are not read."""
+        numbers = itertools.count(start) if count is None else range(start, start + count)
         if self.num_workers == 0:
-            stop = None if count is None else start + count
-            index = start
-            while stop is None or index < stop:
-                yield self.build(index)
-                index += 1
-            return
-        yield from _batches_of_workers(self, start, count)
+            return map(self.__getitem__, numbers)
+        return _batches_of_workers(self, numbers)
 
 
-def _batches_of_workers(loader: BatchLoader, start: int, count: int | None) -> Iterator[Batch]:
-    """Build batches in worker processes, in order."""
-    import itertools
+def _batches_of_workers(loader: BatchLoader, numbers: Iterator[int] | range) -> Iterator[Batch]:
+    """Build batches in worker processes, in order; torch's global random state stays as it is."""
+    import torch
+    from torch.utils.data import DataLoader
 
-    from torch.utils.data import DataLoader, Dataset
-
-    class Numbered(Dataset):
-        def __getitem__(self, index: int) -> Batch:
-            return loader.build(index)
-
-    numbers = itertools.count(start) if count is None else range(start, start + count)
-    yield from DataLoader(
-        Numbered(),
+    batches = DataLoader(
+        loader,  # type: ignore[arg-type]  # anything with __getitem__
         sampler=numbers,  # type: ignore[arg-type]  # any iterable of indices
         batch_size=None,
         collate_fn=_unchanged,
         num_workers=loader.num_workers,
         prefetch_factor=BATCHES_AHEAD,
+        generator=torch.Generator(),
     )
+    yield from batches
 
 
 def _unchanged(batch: Batch) -> Batch:

@@ -11,6 +11,7 @@ import random
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
@@ -43,11 +44,36 @@ class SpanLengths:
 
     def draw_until(self, generator: random.Random, num_tokens: int) -> list[int]:
         """Draw lengths until their sum reaches ``num_tokens``."""
-        lengths, total = [], 0
+        cumulative, uniform = self._cumulative, generator.random
+        scale, last = cumulative[-1], len(cumulative) - 1
+        lengths: list[int] = []
+        total = 0
         while total < num_tokens:
-            lengths.append(self.draw(generator))
-            total += lengths[-1]
+            length = 1 + bisect_right(cumulative, uniform() * scale, 0, last)
+            lengths.append(length)
+            total += length
         return lengths
+
+
+def shuffle(generator: random.Random, items: list[Any]) -> None:
+    """Shuffle in place with the draws of ``generator.shuffle``, in a third of its time."""
+    bits = generator.getrandbits
+    for last in range(len(items) - 1, 0, -1):
+        size = (last + 1).bit_length()
+        while (place := bits(size)) > last:
+            pass
+        items[last], items[place] = items[place], items[last]
+
+
+def draw_below(generator: random.Random, stop: int, count: int) -> list[int]:
+    """Draw ``count`` numbers below ``stop`` with the draws of ``generator.randrange``, in a third of its time."""
+    bits, size = generator.getrandbits, stop.bit_length()
+    numbers: list[int] = []
+    for _ in range(count):
+        while (number := bits(size)) >= stop:
+            pass
+        numbers.append(number)
+    return numbers
 
 
 def place_spans(generator: random.Random, lengths: Sequence[int], *, total_length: int, offset: int = 0) -> list[Span]:
@@ -58,7 +84,7 @@ def place_spans(generator: random.Random, lengths: Sequence[int], *, total_lengt
     room = total_length - sum(lengths) - len(lengths) + 1
     assert room >= 0, (lengths, total_length)
     spans = []
-    for place, length in zip(sorted(generator.randrange(room + 1) for _ in lengths), lengths, strict=True):
+    for place, length in zip(sorted(draw_below(generator, room + 1, len(lengths))), lengths, strict=True):
         start = offset + place
         spans.append((start, start + length))
         offset += length + 1
@@ -70,7 +96,7 @@ def documents_of(tokens: np.ndarray, *, eos: int, enc: int) -> list[Span]:
 
     What follows the last eos loses its last token: the original never blanks it (spec: pretraining 6.2).
     """
-    ends = np.flatnonzero(tokens == eos).tolist()
+    ends = (tokens == eos).nonzero()[0].tolist()
     documents, start = [], 0
     for end in [*ends, len(tokens) - 1] if not ends or ends[-1] != len(tokens) - 1 else ends:
         first = start + 1 if start < len(tokens) and tokens[start] == enc else start
@@ -88,7 +114,7 @@ def spans_in_documents(
     all fit: the sample is then dropped.
     """
     lengths = list(lengths)
-    generator.shuffle(lengths)
+    shuffle(generator, lengths)
     documents = sorted(documents_of(tokens, eos=eos, enc=enc), key=lambda span: span[1] - span[0])
     spans: list[Span] = []
     next_length = 0
@@ -118,13 +144,13 @@ def sentence_spans(
     """
     candidates: list[Span] = []
     start = 1 if len(tokens) and tokens[0] == enc else 0
-    for index in np.flatnonzero(sentence_end | (tokens == eos)).tolist():
+    for index in (sentence_end | (tokens == eos)).nonzero()[0].tolist():
         if sentence_end[index] and start < index + 1:
             candidates.append((start, index + 1))
         start = index + 1
     if start < len(tokens):
         candidates.append((start, len(tokens)))
-    generator.shuffle(candidates)
+    shuffle(generator, candidates)
     chosen, total, wanted = [], 0, int(ratio * len(tokens))
     for span in candidates:
         chosen.append(span)
@@ -155,3 +181,27 @@ def short_pieces(
             end = start + length
         pieces.append((start, end))
     return pieces
+
+
+def context_next_to_blanks(spans: Sequence[Span], source_length: int, *, reach: int) -> tuple[int, ...]:
+    """List the tokens of part A that are at most ``reach`` away from a blank, as places in part A (6.5).
+
+    Args:
+        spans: what is blanked out, in the text.
+        source_length: length of part A, where one mask token stands for each span.
+        reach: how many tokens on each side.
+    """
+    candidates: set[int] = set()  # the original draws from the iteration order of such a set
+    start = removed = 0
+    pieces = []
+    for span_start, span_end in sorted(spans):
+        pieces.append((start, span_start - removed))
+        removed += span_end - span_start - 1
+        start = span_end - removed
+    pieces.append((start, source_length))
+    for begin, end in pieces:
+        if begin != 0:
+            candidates.update(range(begin, min(begin + reach, end)))
+        if end != 0:
+            candidates.update(range(max(end - reach, begin), end))
+    return tuple(candidates)

@@ -42,9 +42,8 @@ def worked_example() -> str:
     """Return the example as Markdown: tokens, targets, positions, loss mask, and the picture of the attention mask."""
     collator = BlankInfillingCollator(WordVocabulary(), BlankInfillingSettings(bert_prob=1.0), max_seq_length=16)
     tokens = np.arange(8)
-    filled = collator.fill(
-        tokens, SPANS, "bert", generator=random.Random(SEED), token_generator=random.Random(SEED)
-    )
+    blanks = collator.draw_order(tokens, SPANS, "bert", random.Random(SEED))
+    filled = collator.fill([blanks], "bert", random.Random(SEED))[0]
     short = {"<|startofpiece|>": "sop", "<|endofpiece|>": "eop", "<|endoftext|>": "eos"}
 
     def names(ids: np.ndarray) -> list[str]:

@@ -135,13 +135,10 @@ def check_documents(case: dict, vocabulary: StandInVocabulary) -> None:
 
 def check_filling(case: dict, vocabulary: StandInVocabulary) -> None:
     collator = BlankInfillingCollator(vocabulary, settings_of(case["init"]), max_seq_length=case["max_seq_length"])
-    filled = collator.fill(
-        np.array(case["tokens"]),
-        [tuple(span) for span in case["spans"]],
-        case["task"],
-        generator=random.Random(case["seed"]),
-        token_generator=random.Random(case["global_random_seed"]),
-    )
+    generator, token_generator = random.Random(case["seed"]), random.Random(case["global_random_seed"])
+    spans = [tuple(span) for span in case["spans"]]
+    blanks = collator.draw_order(np.array(case["tokens"]), spans, case["task"], generator)
+    (filled,) = collator.fill([blanks], case["task"], token_generator)
     expected = case["expect"]
     assert set(expected) == {"tokens", "targets", "loss_mask", "position_ids", "sep"}
     assert filled.input_ids.tolist() == expected["tokens"]
@@ -169,8 +166,8 @@ def check_splitting(case: dict, vocabulary: StandInVocabulary) -> None:
 def check_padding(case: dict) -> None:
     names = ("tokens", "targets", "loss_mask", "position_ids")
     rows = [
-        FilledSample(*(np.array(values) for values in row), separator=0)
-        for row in zip(*(case["in"][name] for name in names), strict=True)
+        FilledSample(np.array([tokens, targets, loss_mask, *positions]), separator=0)
+        for tokens, targets, loss_mask, positions in zip(*(case["in"][name] for name in names), strict=True)
     ]
     batch = pad_batch(rows, "bert")
     for name, ours in zip(names, (batch.input_ids, batch.target_ids, batch.loss_mask, batch.position_ids), strict=True):
