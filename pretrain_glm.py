@@ -54,7 +54,7 @@ def pretrain(configuration: PretrainingConfiguration, *, notices: Sequence[str])
     finally:
         log.close()
     if first and run.train_iters > 0:
-        trainer.draw(run.summary_folder / "loss.png")
+        trainer.summarize(run.summary_folder / "loss.png")
     return finish_distributed(0)
 
 

@@ -42,7 +42,7 @@ MODEL_ARGS=(
 step "3/4 pre-training: words, sentences and documents are blanked out and filled in"
 launch_single pretrain_glm.py "${MODEL_ARGS[@]}" \
     --bert-prob 0.5 --gap-sentence-prob 0.3 --gpt-min-ratio 0.25 --seq-length 128 \
-    --train-data "$OUTPUT/train.jsonl" --valid-data "$OUTPUT/valid.jsonl" --data-cache-dir "$OUTPUT/cache" \
+    --train-data "$OUTPUT/train.jsonl" --valid-data "$OUTPUT/valid.jsonl" --split 1 --data-cache-dir "$OUTPUT/cache" \
     --batch-size 16 --lr 2e-3 --warmup 0.05 --lr-decay-style cosine --weight-decay 0.05 \
     --train-iters "$STEPS" --log-interval 20 --eval-interval 200 --eval-iters 20 --eval-at-start \
     --experiment-name quickstart --save "$OUTPUT/checkpoints" --auto-resume --save-interval 100 --keep-checkpoints 2 \

@@ -70,6 +70,9 @@ def test_a_run_leaves_what_it_promises(straight: tuple[Path, str]):
     assert len(re.findall(r"^ validation loss at iteration \d+ \| LM loss: ", output, re.MULTILINE)) == 5
     assert " validation loss at the end of training for val data | LM loss: " in output
     assert "weights: random" in output
+    table = output[output.index("validation loss (nats per target token) at iterations 0 -> 24") :]
+    assert re.search(r"words +\d\.\d{3} -> +\d\.\d{3}\n", table)
+    assert "unigram entropy of the text" in table
 
 
 def test_training_lowers_the_loss_and_evaluations_repeat(straight: tuple[Path, str]):

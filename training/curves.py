@@ -1,4 +1,4 @@
-"""Draw the loss curves of a run from its JSON lines file."""
+"""Tell how a run went from its JSON lines file: a picture of the loss curves, and a table of before and after."""
 
 from __future__ import annotations
 
@@ -45,6 +45,25 @@ def draw_loss_curves(metrics_file: Path, picture: Path, *, title: str = "") -> s
     pyplot.close(figure)
     temporary.replace(picture)
     return None
+
+
+def validation_table(metrics_file: Path, *, unigram_entropy: float | None = None) -> list[str]:
+    """Return lines with the first and the last validation loss of every objective; none after fewer than two.
+
+    ``unigram_entropy`` of the text (nats) is what a model that ignores all context would reach.
+    """
+    rows = [row for row in map(json.loads, read_lines(metrics_file)) if row["kind"] == "evaluation"]
+    if not rows or rows[0]["iteration"] == rows[-1]["iteration"]:
+        return []
+    first, last = rows[0], rows[-1]
+    lines = [f"validation loss (nats per target token) at iterations {first['iteration']} -> {last['iteration']}"]
+    for name, label in CURVES.items():
+        points = _points(rows, "evaluation", f"{name}loss")
+        if points:
+            lines.append(f"  {label:<15} {points[0][1]:7.3f} -> {points[-1][1]:6.3f}")
+    if unigram_entropy is not None:
+        lines.append(f"  {'unigram entropy of the text':<26} {unigram_entropy:6.3f}")
+    return lines
 
 
 def _points(rows: list[dict[str, Any]], kind: str, key: str) -> list[tuple[int, float]]:

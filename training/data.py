@@ -151,7 +151,8 @@ def build_pretraining_data(
     for name, part in (("training", train), ("validation", valid), ("test", test)):
         if part is not None:
             announce(f"{name}: {len(part):,} documents, {int(part.lengths.sum()):,} tokens")
-    announce(f"unigram entropy of the training text: {unigram_entropy(train, size=tokenizer.num_tokens):.3f} nats")
+    entropy = unigram_entropy(train, size=tokenizer.num_tokens)
+    announce(f"unigram entropy of the training text: {entropy:.3f} nats")
     make = partial(batch_loader, configuration=configuration, tokenizer=tokenizer, topology=topology)
     num_batches = run.train_iters * batch.accumulation_steps
     train_loader = make(train, seq_length=batch.seq_length, batch_size=batch.batch_size, num_batches=num_batches)
@@ -168,6 +169,7 @@ def build_pretraining_data(
         samples_per_batch=batch.batch_size * topology.data_parallel_size,
         valid=evaluation(valid),
         test=evaluation(test),
+        unigram_entropy=entropy,
     )
 
 

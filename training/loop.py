@@ -13,7 +13,7 @@ from typing import Any
 
 from data_utils.block_infilling import Batch
 from training.configurations import CheckpointSettings, RunSettings
-from training.curves import draw_loss_curves
+from training.curves import draw_loss_curves, validation_table
 from training.distributed import agree
 from training.engine import TorchEngine
 from training.evaluation import evaluate
@@ -68,12 +68,14 @@ class TrainingData:
         valid: makes the validation batches, the same ones each time; None without validation data.
         test: the same for the test data.
         samples_per_batch: samples that all data ranks together draw for one micro batch.
+        unigram_entropy: of the training text, in nats; what a model without any context would reach.
     """
 
     train: Callable[[int], Iterable[Batch]]
     samples_per_batch: int
     valid: Callable[[], Iterable[Batch]] | None = None
     test: Callable[[], Iterable[Batch]] | None = None
+    unigram_entropy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -217,8 +219,10 @@ class Trainer:
             self.log.console.print(f"saved a checkpoint at iteration {iteration} to {folder}")
         return iteration
 
-    def draw(self, picture: Path) -> None:
-        """Draw the loss curves of the whole run, resumed parts included."""
+    def summarize(self, picture: Path) -> None:
+        """Print the validation losses before and after and draw the curves of the whole run, resumed parts included."""
+        for line in validation_table(self.run.metrics_file, unigram_entropy=self.data.unigram_entropy):
+            self.log.console.print(line)
         note = draw_loss_curves(self.run.metrics_file, picture, title=self.run.experiment_name)
         self.log.console.print(note or f"loss curves: {picture}")
 
