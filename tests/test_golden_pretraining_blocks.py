@@ -55,6 +55,9 @@ def check_defect(case: dict, call: dict, batch: Batch) -> None:
     elif batch.mode == "gpt" and int(init["gpt_min_ratio"] * min(lengths)) > max(lengths) - 2:  # no range: clamped
         generated = (batch.position_ids[:, 1] > 0).sum(axis=1)
         assert generated.max() <= max(lengths) - 1
+    elif batch.mode == "bert" and init["context_mask_ratio"] > 0.0:  # fewer tokens near blanks than asked for: all
+        part_a = np.arange(batch.input_ids.shape[1]) < batch.attention_mask[:, None]
+        assert (batch.input_ids != batch.target_ids)[part_a].any()
     else:
         pytest.fail(f"{case['name']}: the original raises here, and nothing says what is right")
 
