@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 import torch.distributed as dist
 
 from data_utils.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
@@ -162,10 +161,10 @@ def build_pretraining_data(
             return None
         loader = make(part, seq_length=batch.eval_seq_length, batch_size=batch.eval_batch_size,
                       num_batches=run.eval_iters)  # fmt: skip
-        return lambda: undisturbed(loader.batches(0, run.eval_iters))
+        return lambda: loader.batches(0, run.eval_iters)
 
     return TrainingData(
-        train=lambda start: undisturbed(train_loader.batches(start)),
+        train=lambda start: train_loader.batches(start),
         samples_per_batch=batch.batch_size * topology.data_parallel_size,
         valid=evaluation(valid),
         test=evaluation(test),
@@ -225,16 +224,6 @@ def english_filter(tokenizer: Tokenizer) -> Callable[[np.ndarray], bool]:
         return is_english(tokenizer.decode(tokens[:ENGLISH_SAMPLE].tolist()).replace("\n", " "))
 
     return accept
-
-
-def undisturbed(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Yield ``batches`` with torch's random state as it was: starting worker processes draws a number from it."""
-    state = torch.get_rng_state()
-    first = next(batches, None)
-    torch.set_rng_state(state)
-    if first is not None:
-        yield first
-        yield from batches
 
 
 def unigram_entropy(documents: Documents, *, size: int) -> float:
