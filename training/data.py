@@ -164,7 +164,7 @@ def build_pretraining_data(
         return lambda: loader.batches(0, run.eval_iters)
 
     return TrainingData(
-        train=lambda start: train_loader.batches(start),
+        train=train_loader.batches,
         samples_per_batch=batch.batch_size * topology.data_parallel_size,
         valid=evaluation(valid),
         test=evaluation(test),
