@@ -5,11 +5,11 @@
 #
 #   --data     your own text (.txt with a document per line, .jsonl with a key "text", .parquet, also .gz .zst);
 #              default: the English prose that every CPython carries
-#   --steps    length of the training (default 600, about six minutes on two cores)
+#   --steps    length of the training (default 1000, about six minutes on two cores)
 #   --output   where everything goes (default: quickstart)
 set -euo pipefail
 
-DATA=() STEPS=600 OUTPUT=quickstart
+DATA=() STEPS=1000 OUTPUT=quickstart
 while [ $# -gt 0 ]; do
     case "$1" in
         --data) shift; while [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; do DATA+=("$(realpath -- "$1")"); shift; done ;;
