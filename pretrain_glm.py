@@ -37,7 +37,7 @@ def pretrain(configuration: PretrainingConfiguration, *, notices: Sequence[str])
     tokenizer = build_pretraining_tokenizer(configuration.tokenizer)
     vocab_size = tokenizer.padded_size(configuration.tokenizer.vocab_divisor)
     engine = build_engine(configuration, vocab_size=vocab_size, topology=topology, device=device, announce=announce)
-    start = find_starting_point(engine, configuration, announce=announce)
+    start = find_starting_point(engine, configuration, tokenizer=tokenizer.fingerprint, announce=announce)
     data = build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology, announce=announce)
     log = build_log(configuration, start=start, silent=not first)
     trainer = Trainer(

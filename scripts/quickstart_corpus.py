@@ -115,11 +115,13 @@ def make_blanks(train: list[str], held_out: list[str], *, count: int = NUM_BLANK
 
 
 def write_lines(path: Path, rows: list[dict[str, str]]) -> None:
-    """Write JSON lines to a temporary name, flush, rename."""
+    """Write JSON lines to a temporary name, flush, rename; leave a file that holds them already as it is."""
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if path.is_file() and path.read_text(encoding="utf-8") == content:
+        return
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -194,3 +194,15 @@ def test_help_needs_neither_torch_nor_numpy():
     assert "--train-data" in process.stdout and "--text-field" in process.stdout
     check = "import sys, pretrain_glm; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", check], cwd=REPOSITORY, env=environment(), check=True)
+
+
+@pytest.mark.slow
+def test_another_tokenizer_does_not_continue_a_run(corpus: SmallCorpus, straight: tuple[Path, str]):
+    words = [word for word in corpus.words() if word != "--task-mask"]
+    words += ["--train-iters", "26", "--save", "c", "--experiment-name", "s", "--auto-resume"]
+    process = subprocess.run(
+        [sys.executable, str(REPOSITORY / "pretrain_glm.py"), *words],
+        cwd=straight[0], env=environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert process.returncode == 2
+    assert "was trained with another tokenizer" in process.stderr.strip().splitlines()[-1]

@@ -122,9 +122,12 @@ def checkpoint_to_load(settings: CheckpointSettings) -> Path | None:
 
 
 def find_starting_point(
-    engine: TorchEngine, configuration: PretrainingConfiguration, *, announce: Announce
+    engine: TorchEngine, configuration: PretrainingConfiguration, *, tokenizer: str, announce: Announce
 ) -> StartingPoint:
-    """Restore the run that ``--load`` or ``--auto-resume`` names, and return where it goes on."""
+    """Restore the run that ``--load`` or ``--auto-resume`` names, and return where it goes on.
+
+    ``tokenizer`` is the fingerprint of the one in use. Raises ValueError when the run used another.
+    """
     settings = configuration.checkpoint
     if settings.save is None and configuration.run.train_iters > 0:
         announce("note: no --save, so this run leaves no checkpoint")
@@ -138,6 +141,11 @@ def find_starting_point(
     else:
         state = engine.load(folder, settings)
         announce(state.report.summary())
+        if state.data_state.get("tokenizer", tokenizer) not in (tokenizer, None):
+            raise ValueError(
+                f"{folder} was trained with another tokenizer: give the one it was started with (type, path, "
+                "--task-mask ...), or start a new run with another --experiment-name"
+            )
         if not settings.finetune:
             start = resume_position(
                 state, batch=configuration.batch, data_parallel_size=engine.topology.data_parallel_size

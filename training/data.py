@@ -169,6 +169,7 @@ def build_pretraining_data(
         valid=evaluation(valid),
         test=evaluation(test),
         unigram_entropy=entropy,
+        tokenizer_fingerprint=tokenizer.fingerprint,
     )
 
 

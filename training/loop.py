@@ -69,6 +69,7 @@ class TrainingData:
         test: the same for the test data.
         samples_per_batch: samples that all data ranks together draw for one micro batch.
         unigram_entropy: of the training text, in nats; what a model without any context would reach.
+        tokenizer_fingerprint: of the tokenizer that made the ids; kept in checkpoints, so that no other one continues.
     """
 
     train: Callable[[int], Iterable[Batch]]
@@ -76,6 +77,7 @@ class TrainingData:
     valid: Callable[[], Iterable[Batch]] | None = None
     test: Callable[[], Iterable[Batch]] | None = None
     unigram_entropy: float | None = None
+    tokenizer_fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,7 @@ class Trainer:
         """Save a checkpoint, if there is a folder to save to, and return ``iteration``."""
         if self.checkpoint.save is not None:
             state = {"samples": consumed * self.data.samples_per_batch, "interval": self.metrics.state_dict()}
+            state["tokenizer"] = self.data.tokenizer_fingerprint
             folder = self.engine.save(self.checkpoint, iteration=iteration, data_state=state)
             self.log.console.print(f"saved a checkpoint at iteration {iteration} to {folder}")
         return iteration
