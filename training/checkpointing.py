@@ -85,7 +85,6 @@ def save_checkpoint(
     if keep is not None and keep < 1:
         raise ValueError(f"{keep} checkpoints to keep; at least 1 is needed (--keep-checkpoints)")
     assert _is_plain(data_state or {}), data_state
-    temporary = root / f"{TEMPORARY_PREFIX}{tag}"
     content: dict[str, Any] = {
         "module": {name: tensor.detach() for name, tensor in model.state_dict().items()},
         "iteration": iteration,
@@ -99,24 +98,47 @@ def save_checkpoint(
         content["lr_scheduler"] = scheduler.state_dict()
     if random_state:
         content.update(gather_random_states(model, topology=topology))
-    first, writes = topology.rank == 0, topology.data_parallel_rank == 0
-    shard = temporary / shard_name(topology.model_parallel_rank)
+    shard = root / f"{TEMPORARY_PREFIX}{tag}" / shard_name(topology.model_parallel_rank)
+    writes = topology.data_parallel_rank == 0
+    device = next(model.parameters()).device
+    return write_checkpoint(
+        root / tag,
+        (lambda: write_shard(shard, content)) if writes else None,
+        topology=topology,
+        device=device,
+        keep=keep,
+    )
+
+
+def write_checkpoint(
+    folder: Path,
+    write: Callable[[], None] | None,
+    *,
+    topology: ParallelTopology,
+    device: torch.device,
+    keep: int | None = None,
+) -> Path:
+    """Let ``write`` put this rank's files (None: it has none) into the temporary folder of ``folder``, then publish it.
+
+    Every rank has to call it. The trackers are replaced and old checkpoints deleted last. Raises OSError on all ranks
+    when one of them failed: nothing is left behind and earlier checkpoints are untouched.
+    """
+    root, tag, first = folder.parent, folder.name, topology.rank == 0
     steps: list[tuple[bool, Callable[[], None]]] = [
-        (first, lambda: _prepare_run_folder(root / tag)),
-        (writes, lambda: write_shard(shard, content)),
-        (first, lambda: publish_folder(root / tag)),
+        (first, lambda: _prepare_run_folder(folder)),
+        (write is not None, write or (lambda: None)),
+        (first, lambda: publish_folder(folder)),
         (first, lambda: write_trackers(root, tag)),
         (first and keep is not None and tag.isdecimal(), lambda: _delete_old(root, tag, keep or 1)),
     ]
-    device = next(model.parameters()).device
     try:
         for chosen, action in steps:
             _run_on_ranks(action if chosen else None, root=root, topology=topology, device=device)
     except OSError:
         if first:
-            shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the space
+            shutil.rmtree(root / f"{TEMPORARY_PREFIX}{tag}", ignore_errors=True)  # a full disk needs the space
         raise
-    return root / tag
+    return folder
 
 
 def load_checkpoint(
