@@ -142,7 +142,7 @@ class _InertPickle:
         return _InertUnpickler(file, **options).load()
 
 
-def _numpy_allow_list() -> list[Any]:
+def numpy_allow_list() -> list[Any]:
     """Return what NumPy's random state is pickled with, under the module names of NumPy 1 and 2."""
     reconstruct = np.zeros(1).__reduce__()[0]
     random_state_dtype = type(np.dtype(np.uint32))
@@ -177,7 +177,7 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
 
 def _load(path: Path, *, mapped: bool) -> Any:
     try:
-        with torch.serialization.safe_globals(_numpy_allow_list()), warnings.catch_warnings():
+        with torch.serialization.safe_globals(numpy_allow_list()), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of newer pickle protocols: they load, or raise
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError:

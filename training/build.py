@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from mpu.initialize import ParallelTopology
 from training.checkpointing import ResumeState
 from training.configurations import BatchSettings, CheckpointSettings, ModelSettings, PretrainingConfiguration
 from training.distributed import seed_data_rank
-from training.engine import TorchEngine
+from training.engine import Engine, TorchEngine
 from training.learning_rates import AnnealingLR
 from training.loop import StartingPoint
 from training.metrics import ComputeCost
@@ -54,7 +55,7 @@ def build_engine(
     topology: ParallelTopology,
     device: torch.device,
     announce: Announce,
-) -> TorchEngine:
+) -> Engine:
     """Build model, optimizer, schedule and loss scaler, and the engine that holds them.
 
     Weights are random, or those of ``--load-pretrained``; ``find_starting_point`` restores a run.
@@ -65,17 +66,10 @@ def build_engine(
     model.random_state.seed(seed + topology.data_parallel_rank * topology.model_parallel_size)
     seed_data_rank(seed, topology=topology)
     announce(f"model: {model.num_parameters():,} parameters on this rank, vocabulary {vocab_size}, {device}")
-    if configuration.deepspeed_content is not None:
-        announce(
-            "warning: this version has no DeepSpeed engine; the torch engine runs with the values of the JSON file"
-        )
     if configuration.checkpoint.load_pretrained is not None:
         report = load_model_weights(model, configuration.checkpoint.load_pretrained, topology=topology)
         announce(report.summary())
     model.to(device)
-    kind, warning = supported_precision(configuration.precision, device=device)
-    if warning:
-        announce(warning)
     optimizer_settings, schedule = configuration.optimizer, configuration.schedule
     optimizer = build_optimizer(
         model,
@@ -93,6 +87,30 @@ def build_engine(
         decay_style=schedule.decay_style,
         decay_ratio=schedule.decay_ratio,
     )
+    common = {"optimizer": optimizer, "scheduler": scheduler, "topology": topology, "device": device}
+    common["clip_grad"] = optimizer_settings.clip_grad
+    installed = find_spec("deepspeed") is not None
+    if configuration.deepspeed_content is not None and not installed:
+        announce("warning: DeepSpeed is not installed; the torch engine runs with the values of its file")
+    if configuration.deepspeed_content is not None and installed:
+        from training.deepspeed_config import deepspeed_plan
+        from training.deepspeed_engine import DeepSpeedEngine
+
+        plan = deepspeed_plan(
+            configuration.deepspeed_content,
+            batch_size=configuration.batch.batch_size,
+            accumulation_steps=configuration.batch.accumulation_steps,
+            optimizer=optimizer_settings,
+            precision=configuration.precision,
+            device=device,
+            universal=configuration.checkpoint.universal,
+        )
+        for notice in plan.notices:
+            announce(notice)
+        return DeepSpeedEngine(model, plan=plan, **common)
+    kind, warning = supported_precision(configuration.precision, device=device)
+    if warning:
+        announce(warning)
     scaler = None
     if kind == "fp16":
         precision = configuration.precision
@@ -102,16 +120,7 @@ def build_engine(
             hysteresis=precision.hysteresis,
             min_scale=precision.min_scale,
         )
-    return TorchEngine(
-        model,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        precision=kind,
-        loss_scaler=scaler,
-        clip_grad=optimizer_settings.clip_grad,
-        topology=topology,
-        device=device,
-    )
+    return TorchEngine(model, precision=kind, loss_scaler=scaler, **common)
 
 
 def checkpoint_to_load(settings: CheckpointSettings) -> Path | None:
@@ -122,7 +131,7 @@ def checkpoint_to_load(settings: CheckpointSettings) -> Path | None:
 
 
 def find_starting_point(
-    engine: TorchEngine, configuration: PretrainingConfiguration, *, tokenizer: str, announce: Announce
+    engine: Engine, configuration: PretrainingConfiguration, *, tokenizer: str, announce: Announce
 ) -> StartingPoint:
     """Restore the run that ``--load`` or ``--auto-resume`` names, and return where it goes on.
 
@@ -169,11 +178,11 @@ def resume_position(state: ResumeState, *, batch: BatchSettings, data_parallel_s
     return StartingPoint(state.iteration, train_batches, state.data_state.get("interval"))
 
 
-def compute_cost(engine: TorchEngine, configuration: PretrainingConfiguration) -> ComputeCost:
+def compute_cost(engine: Engine, configuration: PretrainingConfiguration) -> ComputeCost:
     """Return the arithmetic per token, and the device's peak where it is known and autocast reaches it."""
     half = engine.device.type == "cuda" and engine.precision != "fp32"
     return ComputeCost.of(
-        num_parameters=engine.model.num_parameters() * engine.topology.model_parallel_size,
+        num_parameters=engine.num_parameters * engine.topology.model_parallel_size,
         num_layers=configuration.model.num_layers,
         hidden_size=configuration.model.hidden_size,
         seq_length=configuration.batch.seq_length,

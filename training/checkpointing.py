@@ -215,7 +215,7 @@ def _run_on_ranks(
         raise OSError(f"cannot save a checkpoint in {root}: {reason}; earlier checkpoints are untouched") from failure
 
 
-def _numbered(root: Path) -> list[int]:
+def numbered_checkpoints(root: Path) -> list[int]:
     """Return the numbers of the checkpoints in ``root``, the newest first."""
     names = (folder.name for folder in root.iterdir() if (folder / shard_name(0)).is_file())
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
@@ -223,7 +223,7 @@ def _numbered(root: Path) -> list[int]:
 
 def _delete_old(root: Path, tag: str, keep: int) -> None:
     """Delete checkpoints older than ``tag`` except the newest ``keep - 1`` of them."""
-    for number in [number for number in _numbered(root) if number < int(tag)][keep - 1 :]:
+    for number in [number for number in numbered_checkpoints(root) if number < int(tag)][keep - 1 :]:
         # Renamed first: a half-deleted folder must not look like a checkpoint.
         doomed = root / f"{TEMPORARY_PREFIX}deleted-{number}"
         (root / str(number)).rename(doomed)
@@ -236,7 +236,7 @@ def _read_newest(
     """Read the checkpoint at ``location``, or the newest before it that all ranks can read."""
     candidates = [location]
     if location.root is not None and location.iteration is not None:
-        older = (number for number in _numbered(location.root) if number < location.iteration)
+        older = (number for number in numbered_checkpoints(location.root) if number < location.iteration)
         candidates += [found for number in older if (found := locate_tag(location.root, str(number)))]
     notes: tuple[str, ...] = ()
     first_failure: UnreadableCheckpointError | None = None

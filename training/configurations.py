@@ -166,6 +166,7 @@ class CheckpointSettings:
     load_schedule: bool
     finetune: bool
     auto_resume: bool
+    universal: bool = False
 
 
 @dataclass(frozen=True)
@@ -417,6 +418,7 @@ def pretraining_configuration(parsed: ParsedArguments, *, date: str | None = Non
             load_schedule=not values.no_load_lr_scheduler,
             finetune=values.finetune,
             auto_resume=values.auto_resume,
+            universal=values.universal_checkpoint,
         ),
         run=RunSettings(
             experiment_name=name,
@@ -435,8 +437,14 @@ def pretraining_configuration(parsed: ParsedArguments, *, date: str | None = Non
         ),
         device=device_settings(values),
         values=dict(vars(values)),
-        deepspeed_content=parsed.deepspeed_file.content if parsed.deepspeed_file else None,
+        deepspeed_content=_deepspeed_content(parsed),
     )
+
+
+def _deepspeed_content(parsed: ParsedArguments) -> Mapping[str, Any] | None:
+    if parsed.deepspeed_file is not None:
+        return parsed.deepspeed_file.content
+    return {} if parsed.values.deepspeed else None
 
 
 def precision_settings(values: argparse.Namespace) -> PrecisionSettings:

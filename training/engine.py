@@ -1,12 +1,12 @@
-"""The plain torch engine: one update from micro batches to new parameters, on a CPU or a GPU.
+"""Engines make updates from micro batches. The loop knows ``Engine``; this one is plain torch, on a CPU or on GPUs.
 
-The loop knows only ``train_step``, ``batch_loss``, ``save`` and ``load``; another engine offers the same.
 b micro batch, s sequence
 """
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data_utils.block_infilling import Batch
@@ -43,8 +43,69 @@ class Stopwatch:
         self.milliseconds[name] = self.milliseconds.get(name, 0.0) + 1000.0 * (time.perf_counter() - start)
 
 
-class TorchEngine:
-    """Hold what an update changes (model, optimizer, schedule, loss scale) and make updates."""
+class Engine(ABC):
+    """What every engine has: a model on a device, its place among the ranks, a schedule, and the loss of a batch."""
+
+    optimizer: torch.optim.Optimizer
+    scheduler: AnnealingLR
+    loss_scaler: DynamicLossScaler | None
+
+    def __init__(
+        self, model: GLMModel, *, precision: str, topology: ParallelTopology | None, device: torch.device | str
+    ) -> None:
+        self.model = model
+        self.precision = precision
+        self.topology = topology or ParallelTopology.single()
+        self.device = torch.device(device)
+        self.num_parameters = model.num_parameters()
+
+    @abstractmethod
+    def train_step(self, batches: Sequence[Batch]) -> StepResult:
+        """Make one update from the micro batches of this data rank."""
+
+    @abstractmethod
+    def save(self, settings: CheckpointSettings, *, iteration: int, data_state: dict[str, Any]) -> Path:
+        """Write a checkpoint of everything to ``settings.save`` and return its folder; every rank has to call it."""
+
+    @abstractmethod
+    def load(self, path: Path, settings: CheckpointSettings) -> ResumeState:
+        """Continue from the checkpoint at ``path``, as far as ``settings`` allow."""
+
+    def batch_loss(self, batch: Batch) -> LanguageModelLoss:
+        """Return the sums of target losses and target weights of one micro batch."""
+        return self._loss(self.model, batch)
+
+    def memory_bytes(self) -> int | None:
+        """Return the peak of the memory in use, of the GPU or of this process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+    def _loss(self, forward: nn.Module, batch: Batch) -> LanguageModelLoss:
+        tensors = to_tensors(batch)
+        with autocast(self.precision, device=self.device):
+            return forward(
+                tensors.input_ids.to(self.device, non_blocking=True),
+                tensors.position_ids.to(self.device, non_blocking=True),
+                tensors.attention_mask.to(self.device, non_blocking=True),
+                labels=tensors.target_ids.to(self.device, non_blocking=True),
+                loss_mask=tensors.loss_mask,  # on the host, where its targets are counted without a wait
+            )
+
+    def _inverse_weight(self, batches: Sequence[Batch]) -> Tensor:
+        """Return one over the target weights of all micro batches and data ranks, known before the first forward."""
+        weight = torch.full((), float(sum(batch.loss_mask.sum() for batch in batches)), device=self.device)
+        if self.topology.data_parallel_group is not None:
+            dist.all_reduce(weight, group=self.topology.data_parallel_group)
+        return 1.0 / weight.clamp(min=1.0)
+
+
+class TorchEngine(Engine):
+    """The engine of plain torch: a CPU or GPUs, DistributedDataParallel over several data ranks."""
 
     def __init__(
         self,
@@ -63,14 +124,11 @@ class TorchEngine:
         ``precision`` is fp32, bf16 or fp16 (autocast; parameters are fp32); ``loss_scaler`` belongs to fp16.
         ``clip_grad`` is the limit of the global gradient norm, 0 for none.
         """
-        self.model = model
+        super().__init__(model, precision=precision, topology=topology, device=device)
         self.optimizer = optimizer
         self.scheduler = scheduler
-        self.precision = precision
         self.loss_scaler = loss_scaler
         self.clip_grad = clip_grad
-        self.topology = topology or ParallelTopology.single()
-        self.device = torch.device(device)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._forward: GLMModel | DistributedDataParallel = model
         if self.topology.data_parallel_group is not None:
@@ -79,10 +137,6 @@ class TorchEngine:
             )
         # Fused optimizers can leave everything as it is by a flag on the device: nobody has to wait for it.
         self._skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
-
-    def batch_loss(self, batch: Batch) -> LanguageModelLoss:
-        """Return the sums of target losses and target weights of one micro batch."""
-        return self._loss(self.model, batch)
 
     def train_step(self, batches: Sequence[Batch]) -> StepResult:
         """Make one update from the micro batches of this data rank.
@@ -121,16 +175,6 @@ class TorchEngine:
             milliseconds=stopwatch.milliseconds,
         )
 
-    def memory_bytes(self) -> int | None:
-        """Return the peak of the memory in use, of the GPU or of this process."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        import resource
-        import sys
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-
     def save(self, settings: CheckpointSettings, *, iteration: int, data_state: dict[str, Any]) -> Path:
         """Write a checkpoint of everything to ``settings.save`` and return its folder; every rank has to call it."""
         assert settings.save is not None, "save without a folder"
@@ -165,24 +209,6 @@ class TorchEngine:
         if self.loss_scaler and "loss_scaler" in state.data_state:
             self.loss_scaler.load_state_dict(state.data_state["loss_scaler"])
         return state
-
-    def _loss(self, forward: GLMModel | DistributedDataParallel, batch: Batch) -> LanguageModelLoss:
-        tensors = to_tensors(batch)
-        with autocast(self.precision, device=self.device):
-            return forward(
-                tensors.input_ids.to(self.device, non_blocking=True),
-                tensors.position_ids.to(self.device, non_blocking=True),
-                tensors.attention_mask.to(self.device, non_blocking=True),
-                labels=tensors.target_ids.to(self.device, non_blocking=True),
-                loss_mask=tensors.loss_mask,  # on the host, where its targets are counted without a wait
-            )
-
-    def _inverse_weight(self, batches: Sequence[Batch]) -> Tensor:
-        """Return one over the target weights of all micro batches and data ranks, known before the first forward."""
-        weight = torch.full((), float(sum(batch.loss_mask.sum() for batch in batches)), device=self.device)
-        if self.topology.data_parallel_group is not None:
-            dist.all_reduce(weight, group=self.topology.data_parallel_group)
-        return 1.0 / weight.clamp(min=1.0)
 
     def _synchronised(self, last: bool) -> AbstractContextManager:
         """Reduce gradients over data ranks in the last micro batch only."""

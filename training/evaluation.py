@@ -14,7 +14,7 @@ from training.metrics import OBJECTIVE_INDEX, OBJECTIVES, EvaluationResult
 
 if TYPE_CHECKING:
     from data_utils.block_infilling import Batch
-    from training.engine import TorchEngine
+    from training.engine import Engine
 
 
 class EvaluationTotals:
@@ -41,7 +41,7 @@ class EvaluationTotals:
         return EvaluationResult(loss=sum(sums) / num_batches, objective_losses=losses)
 
 
-def evaluate(engine: TorchEngine, batches: Iterable[Batch]) -> EvaluationResult:
+def evaluate(engine: Engine, batches: Iterable[Batch]) -> EvaluationResult:
     """Run the model over ``batches`` without dropout and return the losses per objective.
 
     The model is put back into training mode, and no random numbers are drawn: a run with evaluations takes the same

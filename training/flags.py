@@ -277,6 +277,8 @@ OWN_FLAGS: tuple[Flag, ...] = (
     value("--vocab-dir", str, None, "folder of vocabularies (default: $GLM_VOCAB_DIR)"),
     switch("--auto-resume",
            "use <save>/<experiment-name> without a date and continue from it when it has a checkpoint"),
+    switch("--universal-checkpoint",
+           "with --load and ZeRO: carry the optimizer over to another number of ranks, or another ZeRO stage"),
     value("--keep-checkpoints", int, None, "delete older checkpoints of this run, keep this many"),
     value("--exit-after", int, None, "save and leave after this many updates of this process"),
     switch("--eval-at-start", "evaluate once before the first update, too"),

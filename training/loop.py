@@ -15,7 +15,7 @@ from data_utils.block_infilling import Batch
 from training.configurations import CheckpointSettings, RunSettings
 from training.curves import draw_loss_curves, validation_table
 from training.distributed import agree
-from training.engine import TorchEngine
+from training.engine import Engine
 from training.evaluation import evaluate
 from training.metrics import (
     OBJECTIVES,
@@ -94,7 +94,7 @@ class Trainer:
 
     def __init__(
         self,
-        engine: TorchEngine,
+        engine: Engine,
         *,
         data: TrainingData,
         accumulation_steps: int,
