@@ -14,9 +14,10 @@ import re
 import shutil
 import zipfile
 from collections.abc import Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ from training.random_states import gather_random_states, restore_random_states
 
 OPTIMIZER_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 STAGE_KEY = "zero_stage"
+STEP_KEY = "optimizer_step"  # updates applied, which the universal form of stage 3 lacks
 
 
 class SafeCheckpointEngine:
@@ -162,6 +164,11 @@ def continues_deepspeed(
             f"{location.folder} was not written with ZeRO, so it has no optimizer state for stage {plan.stage}: "
             f"continue with the engine that wrote it, {weights_only}"
         )
+    if settings.universal and (saved.stage == 3) != (plan.stage == 3):
+        raise ValueError(
+            f"{location.folder} was written by {saved}: DeepSpeed converts neither to stage 3 nor from it; continue "
+            f"with stage {saved.stage}, {weights_only}"
+        )
     present = ZeroShape(topology.data_parallel_size, topology.model_parallel_size, plan.stage)
     if not settings.universal and replace(saved, stage=saved.stage or plan.stage) != present:
         raise ValueError(
@@ -186,6 +193,8 @@ def save_zero_checkpoint(
     state: dict[str, Any] = {"iteration": iteration, "data_state": dict(data_state), STAGE_KEY: int(stage)}
     if settings.save_optimizer:
         state["client_lr_scheduler"] = scheduler.state_dict()
+        steps = [float(own["step"]) for own in engine.optimizer.optimizer.state.values() if "step" in own]
+        state[STEP_KEY] = max(steps, default=0.0)
     if settings.save_random_state:
         state |= gather_random_states(engine.module, topology=topology)
     temporary = settings.save / f"{TEMPORARY_PREFIX}{tag}"
@@ -248,6 +257,8 @@ def load_zero_checkpoint(
     for group, own in zip(engine.optimizer.param_groups, options, strict=True):
         group.update(own)  # rate, betas and decay stay those of this run
     if settings.universal:
+        for own in engine.optimizer.optimizer.state.values():
+            own["step"] = torch.full_like(torch.as_tensor(own["step"]), content[STEP_KEY])
         dist.barrier()
         if topology.rank == 0:
             shutil.rmtree(folder)
@@ -299,21 +310,26 @@ def make_universal(location: CheckpointLocation, *, parent: Path, topology: Para
     if topology.rank == 0:
         from deepspeed.checkpoint import ds_to_universal
 
-        for file in location.folder.iterdir():
-            if file.suffix == ".pt":
-                read_deepspeed_file(file)  # DeepSpeed's converter trusts what it reads
+        files = [file for file in location.folder.iterdir() if file.suffix == ".pt"]
+        for file in files:
+            read_deepspeed_file(file)  # DeepSpeed's converter trusts what it reads
         shutil.rmtree(folder, ignore_errors=True)
-        arguments = argparse.Namespace(
-            input_folder=str(location.folder),
-            output_folder=str(folder),
-            num_extract_workers=1,
-            num_merge_workers=1,
-            keep_temp_folder=False,
-            strict=True,
-            inject_missing_state=False,
-        )
-        with open(os.devnull, "w") as silent, redirect_stdout(silent):
-            ds_to_universal.main(arguments)
+        with TemporaryDirectory() as parts, open(os.devnull, "w") as silent:
+            spread = any(file.name.startswith("zero_") and "model_states" in file.name for file in files)
+            for file in files:
+                if not (spread and SHARD_NAME.fullmatch(file.name)):  # stage 3: the parts alone
+                    (Path(parts) / file.name).symlink_to(file.resolve())
+            arguments = argparse.Namespace(
+                input_folder=parts,
+                output_folder=str(folder),
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=True,
+                inject_missing_state=False,
+            )
+            with redirect_stdout(silent), redirect_stderr(silent):
+                ds_to_universal.main(arguments)
     dist.barrier()
     return folder
 

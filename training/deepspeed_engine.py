@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -53,13 +54,17 @@ def prepare_deepspeed(device: torch.device) -> Any:
     except ImportError:
         raise ValueError(INSTALL_HINT) from None
     logger.setLevel(logging.ERROR)
+    # DeepSpeed's collectives have newer names in torch; the warning comes with every step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     # A shared-memory collective that would be compiled at the first start; training does not use it.
     ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not dist.is_initialized():
-        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
-            os.environ.setdefault(name, value)
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    # What launchers set; DeepSpeed reads nothing else than the environment.
+    launched = {"RANK": dist.get_rank(), "WORLD_SIZE": dist.get_world_size(), "LOCAL_RANK": device.index or 0}
+    for name, value in launched.items():
+        os.environ.setdefault(name, str(value))
     deepspeed.init_distributed(dist_init_required=False, verbose=False)
     return deepspeed
 
@@ -117,6 +122,7 @@ class DeepSpeedEngine(Engine):
             config=self.plan.config,
         )
         engine.checkpoint_engine = SafeCheckpointEngine()
+        engine._copy_recovery_script = lambda folder: None  # checkpoints hold whole weights by themselves
         if hasattr(engine.optimizer, "check_grad_overflow"):
             engine.optimizer.check_grad_overflow = True  # skip updates that are not finite in fp32, too
         return engine
