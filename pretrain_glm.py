@@ -62,7 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and pre-train."""
     parser = get_parser(__doc__, program="pretrain_glm.py")
     parsed = parse_arguments(argv, parser=parser, without_effect=PRETRAINING_WITHOUT_EFFECT)
-    return pretrain(pretraining_configuration(parsed), notices=parsed.notices)
+    configuration = pretraining_configuration(parsed)
+    from training.faults import faults_in_one_line
+
+    with faults_in_one_line(batch_size=configuration.batch.batch_size, checkpoints=configuration.checkpoint.save):
+        return pretrain(configuration, notices=parsed.notices)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,11 @@ from collections.abc import Callable
 USER_ERROR_EXIT_CODE = 2
 
 
+def error_line(message: str, *, rank: int | None = None) -> str:
+    """Return what a user sees of an error: one line, with the ``rank`` it happened on where there are several."""
+    return ("error: " if rank is None else f"error on rank {rank}: ") + " ".join(message.split())
+
+
 def run_main(main: Callable[[], int | None]) -> None:
     """Run an entry point and exit with its code.
 
@@ -26,6 +31,6 @@ def run_main(main: Callable[[], int | None]) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("GLM_TRACEBACK") == "1":
             raise
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print(error_line(str(error)), file=sys.stderr)
         sys.exit(USER_ERROR_EXIT_CODE)
     sys.exit(code or 0)

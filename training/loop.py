@@ -33,18 +33,22 @@ from training.writers import RunLog
 
 # With dynamic loss scaling from 2^32 some thirty updates are skipped at the start of a healthy fp16 run.
 LONGEST_SKIPPED_STREAK = 100
+STOP_INTERVAL = 10  # updates after which several ranks ask each other whether to save and leave
 END_PREFIX = "the end of training for {} data"
 
 
 class StopRequest:
-    """Remember SIGTERM and SIGINT until the loop can save and leave; a second SIGINT interrupts at once."""
+    """Remember SIGTERM, SIGUSR1 (from batch systems) and SIGINT until the loop can save and leave.
+
+    A second SIGINT interrupts at once.
+    """
 
     def __init__(self) -> None:
         self.requested = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._remember)
         return self
 
@@ -143,10 +147,9 @@ class Trainer:
                     seconds += time.perf_counter() - clock
                     self.report(self.metrics.report(iteration, seconds=seconds))
                     seconds, clock = 0.0, time.perf_counter()
-                # Asking all ranks costs a wait for the device: with several it is done with the report.
-                leaving = (due or self.engine.topology.world_size == 1) and agree(
-                    stop.requested, topology=self.engine.topology, device=self.engine.device
-                )
+                # Asking several ranks costs a wait for the device: not after every update.
+                asking = due or iteration % STOP_INTERVAL == 0 or self.engine.topology.world_size == 1
+                leaving = asking and agree(stop.requested, topology=self.engine.topology, device=self.engine.device)
                 saving = run_every(self.checkpoint.save_interval, iteration) or leaving
                 evaluating = run_every(run.eval_interval, iteration) and self.data.valid and not leaving
                 if saving or evaluating:  # not part of the time per update
@@ -190,9 +193,11 @@ class Trainer:
         ]
         self.log.write({**report.row(), **extra}, scalars)
         if report.longest_streak >= LONGEST_SKIPPED_STREAK:
+            scale = "" if report.loss_scale is None else f", loss scale {report.loss_scale:g}"
             raise ValueError(
                 f"{report.longest_streak} updates in a row had gradients that are not finite (up to iteration "
-                f"{report.step}): lower --lr, lengthen --warmup, or use --bf16 instead of --fp16"
+                f"{report.step}{scale}): lower --lr, lengthen --warmup, or use --bf16 instead of --fp16; no weight was "
+                "changed by them, and the checkpoints before are intact"
             )
 
     def evaluate(self, prefix: str, *, step: int, scalars: bool = True, test: bool = False) -> EvaluationResult | None:
