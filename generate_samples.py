@@ -19,8 +19,11 @@ from training.arguments import get_parser, parse_arguments
 from training.configurations import device_settings, model_settings, precision_settings, tokenizer_settings
 
 if TYPE_CHECKING:
+    import torch
+
     from generation.infill import BlankFiller
     from generation.sampling import DecodingSettings
+    from mpu.initialize import ParallelTopology
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -57,63 +60,63 @@ def decoding_settings(values: argparse.Namespace) -> DecodingSettings:
     )
 
 
-def load_filler(values: argparse.Namespace) -> BlankFiller:
-    """Build tokenizer and model and load the weights; print what was loaded."""
+def load_filler(values: argparse.Namespace, *, topology: ParallelTopology, device: torch.device) -> BlankFiller:
+    """Build tokenizer and model and load the weights, or this rank's part; print what was loaded."""
     from data_utils.tokenization import build_tokenizer
     from generation.infill import BlankFiller
     from generation.loading import load_model
     from training.build import model_config
     from training.data import tokenizer_keywords
-    from training.distributed import choose_device
     from training.precision import AUTOCAST_TYPES, supported_precision
 
     settings = tokenizer_settings(values)
     tokenizer = build_tokenizer(**tokenizer_keywords(settings))
     config = model_config(model_settings(values), vocab_size=tokenizer.padded_size(settings.vocab_divisor))
-    device = choose_device(device_settings(values))
     precision, warning = supported_precision(precision_settings(values), device=device)
     if warning:
         print(warning)
     dtype, path = AUTOCAST_TYPES.get(precision), values.load_pretrained or values.load
-    model, report = load_model(config, path, dtype=dtype, device=device)
+    model, report = load_model(config, path, dtype=dtype, device=device, topology=topology)
     print(report.summary(), flush=True)
     return BlankFiller(model, tokenizer, block_positions=not values.no_block_position)
 
 
 def generate(values: argparse.Namespace) -> int:
     """Fill prompts of the command line and of a file, or else ask for them."""
-    from generation.interactive import InteractiveSession, open_samples_file
+    from generation.interactive import answer_typed_prompts
     from generation.prompt_files import PromptRecord, fill_records, format_result, read_prompts, write_results
+    from training.distributed import finish_distributed, silence_other_ranks, start_distributed
 
+    topology, device = start_distributed(device_settings(values))
+    silence_other_ranks(topology)
     settings = decoding_settings(values)
     records = [PromptRecord(text, f"--prompt {number}") for number, text in enumerate(values.prompt or [], start=1)]
     records += read_prompts(values.input) if values.input else []
-    filler = load_filler(values)
+    filler = load_filler(values, topology=topology, device=device)
+    options = {"settings": settings, "seed": values.seed, "topology": topology}
     if not records:
-        options = {"settings": settings, "seq_length": values.seq_length, "seed": values.seed}
-        with open_samples_file(Path(values.samples_dir)) as samples:
-            InteractiveSession(filler, samples=samples, **options).run()
-        return 0
-    batch_size = values.eval_batch_size or values.batch_size
-    rows = fill_records(filler, records, settings=settings, seed=values.seed, batch_size=batch_size)
+        answer_typed_prompts(filler, Path(values.samples_dir), seq_length=values.seq_length, **options)
+        return finish_distributed(0)
+    rows = fill_records(filler, records, batch_size=values.eval_batch_size or values.batch_size, **options)
     print(*map(format_result, rows), sep="\n")
-    if values.output:
+    if values.output and topology.rank == 0:
         write_results(values.output, rows)
-    return 0
+    return finish_distributed(0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and generate."""
     parsed = parse_arguments(argv, parser=build_parser())
     values = parsed.values
-    print("".join(f"{notice}\n" for notice in parsed.notices), end="")
+    print("".join(f"{notice}\n" for notice in parsed.notices if values.rank == 0), end="")
     if not (values.load_pretrained or values.load):
         raise ValueError("no weights: name a checkpoint with --load-pretrained")
     if values.output and not (values.input or values.prompt):
         raise ValueError("--output needs --input or --prompt")
-    if values.world_size > 1:
-        raise ValueError("this program runs as one process; shards of a model-parallel checkpoint are merged")
-    return generate(values)
+    from training.faults import faults_in_one_line
+
+    with faults_in_one_line(batch_size=values.batch_size, checkpoints=None):
+        return generate(values)
 
 
 if __name__ == "__main__":

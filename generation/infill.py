@@ -125,11 +125,18 @@ class BlankFiller:
         return inputs
 
     def fill(
-        self, prompts: Sequence[str], *, settings: DecodingSettings, seed: int = 1234, batch_size: int = 8
+        self,
+        prompts: Sequence[str],
+        *,
+        settings: DecodingSettings,
+        seed: int = 1234,
+        batch_size: int = 8,
+        numbers: Sequence[int] | None = None,
     ) -> list[FilledPrompt]:
         """Fill the blanks of every prompt; prompts of similar length share a batch.
 
-        Raises ValueError for a prompt without a blank or too long for the model, before anything is computed.
+        ``numbers`` are those of the prompts in the whole run, which their random generators depend on (default: 0, 1,
+        2 ...). Raises ValueError for a prompt without a blank or too long for the model, before anything is computed.
         """
         inputs = [self.encode(text, settings=settings) for text in prompts]
         for row in inputs:
@@ -137,10 +144,10 @@ class BlankFiller:
         results: dict[int, FilledPrompt] = {}
         order = sorted(range(len(inputs)), key=lambda number: len(inputs[number]))
         for first in range(0, len(order), batch_size):
-            numbers = order[first : first + batch_size]
-            generators = [prompt_generator(seed, number) for number in numbers]
-            filled = self.fill_inputs([inputs[n] for n in numbers], settings=settings, generators=generators)
-            results.update(zip(numbers, filled))
+            chosen = order[first : first + batch_size]
+            generators = [prompt_generator(seed, numbers[n] if numbers else n) for n in chosen]
+            filled = self.fill_inputs([inputs[n] for n in chosen], settings=settings, generators=generators)
+            results.update(zip(chosen, filled))
         return [results[number] for number in range(len(inputs))]
 
     @torch.inference_mode()

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
+
+import torch.distributed as dist
 
 from generation.infill import BlankFiller, FilledPrompt, prompt_generator
 from generation.inputs import PromptInputs, complete_prompt
 from generation.sampling import DecodingSettings
+from mpu.initialize import ParallelTopology
 
 PROMPT_TEXT = "\nContext prompt (stop to exit) >>> "
 STOP_WORD = "stop"
 CLEAR_SCREEN = "\033[H\033[2J\033[3J"
 
 
-def open_samples_file(folder: Path) -> TextIO:
-    """Open the file that receives prompts and answers, named by the minute; a second start in it overwrites."""
+def open_samples_file(folder: Path | None) -> TextIO:
+    """Open the file that receives prompts and answers, named by the minute; a second start in it overwrites.
+
+    Without a folder (all ranks but the first) nothing is kept.
+    """
+    if folder is None:
+        return open(os.devnull, "w", encoding="utf-8")
     folder.mkdir(parents=True, exist_ok=True)
     return (folder / time.strftime("sample-%m-%d-%H-%M.txt")).open("w", encoding="utf-8")
+
+
+def read_on_first_rank(text: str) -> str:
+    """Ask on the first rank and return the line on all ranks; raise EOFError on all of them at the end of the input."""
+    line: list[str | None] = [None]
+    if dist.get_rank() == 0:
+        with suppress(EOFError):
+            line = [input(text)]
+    dist.broadcast_object_list(line)
+    if line[0] is None:
+        raise EOFError
+    return line[0]
 
 
 class InteractiveSession:
@@ -100,3 +122,29 @@ class InteractiveSession:
     def _store(self, text: str) -> None:
         self.samples.write(text)
         self.samples.flush()
+
+
+def answer_typed_prompts(
+    filler: BlankFiller,
+    folder: Path,
+    *,
+    settings: DecodingSettings,
+    seq_length: int,
+    seed: int,
+    topology: ParallelTopology,
+) -> None:
+    """Run a session that keeps its texts in ``folder``; the ranks of one model-parallel group answer together.
+
+    Raises ValueError when there are several data ranks.
+    """
+    if topology.data_parallel_size > 1:
+        raise ValueError(
+            f"{topology.world_size} processes cannot share typed prompts: start as many as --model-parallel-size "
+            f"({topology.model_parallel_size}), or give --input"
+        )
+    read_line = input if topology.world_size == 1 else read_on_first_rank
+    with open_samples_file(folder if topology.rank == 0 else None) as samples:
+        session = InteractiveSession(
+            filler, settings=settings, seq_length=seq_length, seed=seed, samples=samples, read_line=read_line
+        )
+        session.run()

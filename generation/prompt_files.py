@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from generation.infill import BlankFiller, FilledPrompt
 from generation.inputs import require_blank
 from generation.sampling import DecodingSettings
+from mpu.initialize import ParallelTopology
 
 PROMPT_KEYS = ("prompt", "text")
 
@@ -61,19 +64,35 @@ def _parse(line: str, source: str) -> PromptRecord:
 
 
 def fill_records(
-    filler: BlankFiller, records: Sequence[PromptRecord], *, settings: DecodingSettings, seed: int, batch_size: int
+    filler: BlankFiller,
+    records: Sequence[PromptRecord],
+    *,
+    settings: DecodingSettings,
+    seed: int,
+    batch_size: int,
+    topology: ParallelTopology | None = None,
 ) -> list[dict[str, Any]]:
-    """Fill the blanks of all records and return a row for each, in order.
+    """Fill the blanks of all records, shared among the data ranks of ``topology``; return a row for each, in order.
 
-    Raises ValueError, with the place of the prompt, when one has no blank or is too long; nothing is computed then.
+    Every rank gets all rows. Raises ValueError, with the place of the prompt, when one has no blank or is too long;
+    nothing is computed then.
     """
     for record in records:
         try:
             require_blank(filler.encode(record.prompt, settings=settings), tokenizer=filler.tokenizer)
         except ValueError as error:
             raise ValueError(f"{record.source}: {error}") from None
-    filled = filler.fill([r.prompt for r in records], settings=settings, seed=seed, batch_size=batch_size)
-    return [result_row(record, result) for record, result in zip(records, filled)]
+    topology = topology or ParallelTopology.single()
+    size = topology.data_parallel_size
+    own = range(len(records))[topology.data_parallel_rank :: size]
+    prompts = [records[number].prompt for number in own]
+    filled = filler.fill(prompts, settings=settings, seed=seed, batch_size=batch_size, numbers=own)
+    rows = [result_row(records[number], result) for number, result in zip(own, filled)]
+    if topology.data_parallel_group is None:
+        return rows
+    shares: list[list[dict[str, Any]]] = [[]] * size
+    dist.all_gather_object(shares, rows, group=topology.data_parallel_group)
+    return [shares[number % size][number // size] for number in range(len(records))]
 
 
 def result_row(record: PromptRecord, filled: FilledPrompt) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.launching import metrics, run
+from tests.launching import metrics, run, start
 from tests.small_corpus import SmallCorpus, make_corpus
 
 TOLERANCE = 1e-5  # relative, fp32: another order of summation
@@ -74,20 +75,33 @@ def test_losses_are_the_same_under_deepspeed(stage: int, corpus: SmallCorpus, st
 
 
 @pytest.mark.slow
-def test_generation_does_not_depend_on_the_number_of_ranks(corpus: SmallCorpus, straight: Path, tmp_path: Path) -> None:
-    prompts = ["The [MASK] walks to the river. Then [MASK] sleeps.", "A bird sings. [sMASK] It rains."]
+@pytest.mark.parametrize("flags", [("--num-beams", "3"), ("--top-k", "5")], ids=["beams", "sampling"])
+def test_generation_does_not_depend_on_the_number_of_ranks(
+    flags: tuple[str, str], corpus: SmallCorpus, straight: Path, tmp_path: Path
+) -> None:
+    prompts = ["The [MASK] walks to the river. Then [MASK] sleeps.", "A bird sings. [sMASK] It rains.", "So [gMASK]"]
     lines = [json.dumps({"text": prompt}) for prompt in prompts]
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
     model = words(corpus, size=1, ranks=1)
-    model = model[: model.index("--train-data")]
+    model = [*model[: model.index("--train-data")], "--load-pretrained", str(straight / "c" / "r")]
     answers = []
-    for ranks in (1, 2, 4):
-        output = tmp_path / f"{ranks}.jsonl"
-        run(
-            "generate_samples.py", *model, "--load-pretrained", str(straight / "c" / "r"), "--input", "prompts.jsonl",
-            "--output", str(output), "--num-beams", "3", "--out-seq-length", "12",
-            "--model-parallel-size", str(ranks), cwd=tmp_path, ranks=ranks,
-        )  # fmt: skip
+    for ranks, size in ((1, 1), (2, 2), (4, 2), (4, 4)):
+        output = tmp_path / f"{ranks}-{size}.jsonl"
+        given = [*model, *flags, "--input", "prompts.jsonl", "--output", str(output), "--out-seq-length", "12"]
+        given += ["--model-parallel-size", str(size)]
+        printed = run("generate_samples.py", *given, cwd=tmp_path, ranks=ranks)
+        assert printed.count("Prompt: The [MASK] walks") == 1, "one rank speaks"
         answers.append([json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()])
     assert len(answers[0]) == len(prompts)
-    assert answers[0] == answers[1] == answers[2]
+    assert all(other == answers[0] for other in answers)
+
+
+@pytest.mark.slow
+def test_typed_prompts_reach_all_tensor_parallel_ranks(corpus: SmallCorpus, straight: Path, tmp_path: Path) -> None:
+    model = words(corpus, size=2, ranks=2)
+    model = [*model[: model.index("--train-data")], "--load-pretrained", str(straight / "c" / "r"), "--top-k", "1"]
+    model += ["--model-parallel-size", "2", "--out-seq-length", "8"]
+    process = start("generate_samples.py", *model, cwd=tmp_path, ranks=2, stdin=subprocess.PIPE)
+    output, _ = process.communicate("A [MASK] sings.\nstop\n", timeout=120)
+    assert process.returncode == 0, output
+    assert output.count("GLM: ") == 1 and output.count("Context: ") == 1, output

@@ -47,6 +47,12 @@ def start_distributed(settings: DeviceSettings) -> tuple[ParallelTopology, torch
     return initialize_model_parallel(settings.model_parallel_size), device
 
 
+def silence_other_ranks(topology: ParallelTopology) -> None:
+    """Let the first rank alone print to the standard output."""
+    if topology.rank > 0:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # to the end of the process
+
+
 def finish_distributed(code: int) -> int:
     """Leave the world and return ``code``; with several ranks, end the process at once.
 
