@@ -1,6 +1,8 @@
 # The launcher every script ends in. To be sourced; sets the working folder to the repository's top.
 #
-#   launch_single PROGRAM ARGUMENTS...       one process on this machine
+#   launch_single PROGRAM ARGUMENTS...        one process on this machine
+#   launch_distributed PROGRAM ARGUMENTS...   as many processes as the environment says; scripts/launch_ranks.py lists
+#                                             its variables (NUM_WORKERS, NUM_GPUS_PER_WORKER, HOST_FILE_PATH ...)
 #
 #   PYTHON   the interpreter (default: the active environment, else ./.venv, else python3)
 
@@ -24,4 +26,9 @@ launch_single() {
     python="$(find_python)"
     echo "+ $python $*" >&2
     "$python" "$@"
+}
+
+# Run one program in several processes; its output goes to logs/log-$LOG_NAME-<date>.txt as well.
+launch_distributed() {
+    "$(find_python)" scripts/launch_ranks.py "$@"
 }

@@ -22,17 +22,13 @@ done
 
 source "$(dirname "$0")/launch.sh"
 source scripts/setup_environment.sh
+source scripts/small_corpus.sh
 setup_environment
 
 step() { printf '\n== %s\n' "$*"; }
 
-step "1/4 corpus"
-launch_single scripts/quickstart_corpus.py "$OUTPUT" ${DATA[0]+--data "${DATA[@]}"}
-
-step "2/4 tokenizer"
-if [ ! -f "$OUTPUT/tokenizer.model" ] || [ "$OUTPUT/train.jsonl" -nt "$OUTPUT/tokenizer.model" ]; then
-    bash scripts/train_tokenizer.sh "$OUTPUT/train.jsonl" --vocab-size 4000 --output "$OUTPUT/tokenizer.model"
-fi
+step "1/4, 2/4 corpus and tokenizer"
+prepare_small_corpus "$OUTPUT" ${DATA[0]+"${DATA[@]}"}
 
 MODEL_ARGS=(
     --block-lm --task-mask --hidden-dropout 0 --attention-dropout 0
