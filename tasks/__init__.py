@@ -1,0 +1,1 @@
+"""The downstream tasks: what their files mean, how an example becomes a sample, how answers are scored."""

@@ -1,0 +1,1 @@
+"""SuperGLUE and the other natural language understanding tasks."""
