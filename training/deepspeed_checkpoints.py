@@ -182,6 +182,7 @@ def save_zero_checkpoint(
     engine: Any,
     settings: CheckpointSettings,
     *,
+    tag: str,
     iteration: int,
     data_state: Mapping[str, Any],
     scheduler: AnnealingLR,
@@ -189,7 +190,7 @@ def save_zero_checkpoint(
 ) -> Path:
     """Write a checkpoint of DeepSpeed's ``engine``; see ``training.checkpointing.write_checkpoint``."""
     assert settings.save is not None, "save without a folder"
-    tag, stage = str(iteration), engine.zero_optimization_stage()
+    stage = engine.zero_optimization_stage()
     state: dict[str, Any] = {"iteration": iteration, "data_state": dict(data_state), STAGE_KEY: int(stage)}
     if settings.save_optimizer:
         state["client_lr_scheduler"] = scheduler.state_dict()

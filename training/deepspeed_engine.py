@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from data_utils.block_infilling import Batch
-from model.modeling_glm import GLMModel, LanguageModelLoss
+from model.checkpoint_format import LoadReport
 from mpu.initialize import ParallelTopology
 from training.checkpointing import ResumeState, load_checkpoint, save_checkpoint
 from training.configurations import CheckpointSettings
@@ -34,6 +33,7 @@ from training.deepspeed_config import DeepSpeedPlan
 from training.engine import Engine, Stopwatch
 from training.learning_rates import AnnealingLR
 from training.metrics import OBJECTIVE_INDEX, OBJECTIVES, StepResult
+from training.objectives import BlankInfilling, Objective
 from training.optimizer import clip_gradients
 
 INSTALL_HINT = "--deepspeed needs the package deepspeed: pip install deepspeed, or leave --deepspeed out"
@@ -92,7 +92,7 @@ class DeepSpeedEngine(Engine):
 
     def __init__(
         self,
-        model: GLMModel,
+        model: nn.Module,
         *,
         optimizer: torch.optim.Optimizer,
         scheduler: AnnealingLR,
@@ -100,9 +100,16 @@ class DeepSpeedEngine(Engine):
         clip_grad: float,
         topology: ParallelTopology,
         device: torch.device | str,
+        objective: Objective | None = None,
     ) -> None:
         """Hold ``model``, which lives on ``device``, and the optimizer of its parameters."""
-        super().__init__(model, precision=plan.precision, topology=topology, device=device)
+        super().__init__(
+            model,
+            objective=objective or BlankInfilling(),
+            precision=plan.precision,
+            topology=topology,
+            device=device,
+        )
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.plan = plan
@@ -127,11 +134,12 @@ class DeepSpeedEngine(Engine):
             engine.optimizer.check_grad_overflow = True  # skip updates that are not finite in fp32, too
         return engine
 
-    def batch_loss(self, batch: Batch) -> LanguageModelLoss:
-        """Return the sums of target losses and target weights of one micro batch."""
-        return self._loss(self.deepspeed.module, batch)
+    @property
+    def network(self) -> nn.Module:
+        """Return what runs a batch outside of training."""
+        return self.deepspeed.module
 
-    def train_step(self, batches: Sequence[Batch]) -> StepResult:
+    def train_step(self, batches: Sequence[Any]) -> StepResult:
         """Make one update; the loss and its normalisation are those of the torch engine."""
         engine, stopwatch = self.deepspeed, Stopwatch()
         learning_rate = self.optimizer.param_groups[0]["lr"]
@@ -147,7 +155,9 @@ class DeepSpeedEngine(Engine):
             with stopwatch.part("backward"):
                 # DeepSpeed averages over data ranks; the factor already holds the global weight.
                 engine.backward(loss * self.topology.data_parallel_size, scale_wrt_gas=False)
-            objective_sums[OBJECTIVE_INDEX[batch.mode]] += torch.stack([sums.loss_sum.detach(), sums.weight_sum])
+            objective_sums[OBJECTIVE_INDEX[self.objective.mode(batch)]] += torch.stack(
+                [sums.loss_sum.detach(), sums.weight_sum]
+            )
             share += loss.detach()
             with stopwatch.part("optimizer"):
                 if index == len(batches) - 1 and not self.plan.clips_itself:
@@ -163,19 +173,21 @@ class DeepSpeedEngine(Engine):
             loss=share,
             grad_norm=grad_norm,
             skipped=skipped,
-            num_tokens=sum(batch.input_ids.size for batch in batches),
+            num_tokens=sum(map(self.objective.num_tokens, batches)),
             learning_rate=learning_rate,
             loss_scale=loss_scale,
             milliseconds=stopwatch.milliseconds,
         )
 
-    def save(self, settings: CheckpointSettings, *, iteration: int, data_state: dict[str, Any]) -> Path:
+    def save(
+        self, settings: CheckpointSettings, *, iteration: int, data_state: dict[str, Any], tag: str | None = None
+    ) -> Path:
         """Write a checkpoint of everything to ``settings.save`` and return its folder; every rank has to call it."""
         assert settings.save is not None, "save without a folder"
         if self.plan.stage == 0:
             return save_checkpoint(
                 settings.save,
-                tag=str(iteration),
+                tag=tag or str(iteration),
                 iteration=iteration,
                 model=self.model,
                 optimizer=self.optimizer if settings.save_optimizer else None,
@@ -188,11 +200,20 @@ class DeepSpeedEngine(Engine):
         return save_zero_checkpoint(
             self.deepspeed,
             settings,
+            tag=tag or str(iteration),
             iteration=iteration,
             data_state=data_state,
             scheduler=self.scheduler,
             topology=self.topology,
         )
+
+    def load_weights(self, path: Path) -> LoadReport:
+        """Take the weights of the checkpoint at ``path``, for an evaluation: the optimizer stays as it is."""
+        import deepspeed
+
+        spread = [parameter for parameter in self.model.parameters() if hasattr(parameter, "ds_id")]
+        with deepspeed.zero.GatheredParameters(spread, modifier_rank=0, enabled=bool(spread)):
+            return super().load_weights(path)
 
     def load(self, path: Path, settings: CheckpointSettings) -> ResumeState:
         """Continue from the checkpoint at ``path``, as far as ``settings`` allow.

@@ -17,14 +17,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from data_utils.block_infilling import Batch
-from data_utils.loaders import to_tensors
-from model.modeling_glm import GLMModel, LanguageModelLoss
+from model.checkpoint_format import LoadReport, load_model_weights
+from model.modeling_glm import LanguageModelLoss
 from mpu.initialize import ParallelTopology
 from training.checkpointing import ResumeState, load_checkpoint, save_checkpoint
 from training.configurations import CheckpointSettings
 from training.learning_rates import AnnealingLR
 from training.metrics import OBJECTIVE_INDEX, OBJECTIVES, StepResult
+from training.objectives import BlankInfilling, Objective
 from training.optimizer import DynamicLossScaler, clip_gradients
 from training.precision import autocast
 
@@ -51,29 +51,50 @@ class Engine(ABC):
     loss_scaler: DynamicLossScaler | None
 
     def __init__(
-        self, model: GLMModel, *, precision: str, topology: ParallelTopology | None, device: torch.device | str
+        self,
+        model: nn.Module,
+        *,
+        objective: Objective,
+        precision: str,
+        topology: ParallelTopology | None,
+        device: torch.device | str,
     ) -> None:
         self.model = model
+        self.objective = objective
         self.precision = precision
         self.topology = topology or ParallelTopology.single()
         self.device = torch.device(device)
-        self.num_parameters = model.num_parameters()
+        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
 
     @abstractmethod
-    def train_step(self, batches: Sequence[Batch]) -> StepResult:
+    def train_step(self, batches: Sequence[Any]) -> StepResult:
         """Make one update from the micro batches of this data rank."""
 
     @abstractmethod
-    def save(self, settings: CheckpointSettings, *, iteration: int, data_state: dict[str, Any]) -> Path:
-        """Write a checkpoint of everything to ``settings.save`` and return its folder; every rank has to call it."""
+    def save(
+        self, settings: CheckpointSettings, *, iteration: int, data_state: dict[str, Any], tag: str | None = None
+    ) -> Path:
+        """Write a checkpoint of everything to ``settings.save`` and return its folder; every rank has to call it.
+
+        ``tag`` names it (default: the iteration).
+        """
+
+    def load_weights(self, path: Path) -> LoadReport:
+        """Take the weights of the checkpoint at ``path``, for an evaluation: the optimizer's state stays as it is."""
+        return load_model_weights(self.model, path, topology=self.topology)
 
     @abstractmethod
     def load(self, path: Path, settings: CheckpointSettings) -> ResumeState:
         """Continue from the checkpoint at ``path``, as far as ``settings`` allow."""
 
-    def batch_loss(self, batch: Batch) -> LanguageModelLoss:
-        """Return the sums of target losses and target weights of one micro batch."""
-        return self._loss(self.model, batch)
+    @property
+    def network(self) -> nn.Module:
+        """Return what runs a batch outside of training."""
+        return self.model
+
+    def batch_loss(self, batch: Any) -> LanguageModelLoss:
+        """Return the sums of losses and weights of one micro batch."""
+        return self._loss(self.network, batch)
 
     def memory_bytes(self) -> int | None:
         """Return the peak of the memory in use, of the GPU or of this process."""
@@ -85,20 +106,13 @@ class Engine(ABC):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
-    def _loss(self, forward: nn.Module, batch: Batch) -> LanguageModelLoss:
-        tensors = to_tensors(batch)
+    def _loss(self, forward: nn.Module, batch: Any) -> LanguageModelLoss:
         with autocast(self.precision, device=self.device):
-            return forward(
-                tensors.input_ids.to(self.device, non_blocking=True),
-                tensors.position_ids.to(self.device, non_blocking=True),
-                tensors.attention_mask.to(self.device, non_blocking=True),
-                labels=tensors.target_ids.to(self.device, non_blocking=True),
-                loss_mask=tensors.loss_mask,  # on the host, where its targets are counted without a wait
-            )
+            return self.objective.loss(forward, batch, device=self.device)
 
-    def _inverse_weight(self, batches: Sequence[Batch]) -> Tensor:
-        """Return one over the target weights of all micro batches and data ranks, known before the first forward."""
-        weight = torch.full((), float(sum(batch.loss_mask.sum() for batch in batches)), device=self.device)
+    def _inverse_weight(self, batches: Sequence[Any]) -> Tensor:
+        """Return one over the weights of all micro batches and data ranks, known before the first forward."""
+        weight = torch.full((), float(sum(map(self.objective.weight, batches))), device=self.device)
         if self.topology.data_parallel_group is not None:
             dist.all_reduce(weight, group=self.topology.data_parallel_group)
         return 1.0 / weight.clamp(min=1.0)
@@ -109,10 +123,11 @@ class TorchEngine(Engine):
 
     def __init__(
         self,
-        model: GLMModel,
+        model: nn.Module,
         *,
         optimizer: torch.optim.Optimizer,
         scheduler: AnnealingLR,
+        objective: Objective | None = None,
         precision: str = "fp32",
         loss_scaler: DynamicLossScaler | None = None,
         clip_grad: float = 1.0,
@@ -124,13 +139,15 @@ class TorchEngine(Engine):
         ``precision`` is fp32, bf16 or fp16 (autocast; parameters are fp32); ``loss_scaler`` belongs to fp16.
         ``clip_grad`` is the limit of the global gradient norm, 0 for none.
         """
-        super().__init__(model, precision=precision, topology=topology, device=device)
+        super().__init__(
+            model, objective=objective or BlankInfilling(), precision=precision, topology=topology, device=device
+        )
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.loss_scaler = loss_scaler
         self.clip_grad = clip_grad
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._forward: GLMModel | DistributedDataParallel = model
+        self._forward: nn.Module = model
         if self.topology.data_parallel_group is not None:
             self._forward = DistributedDataParallel(
                 model, process_group=self.topology.data_parallel_group, gradient_as_bucket_view=True
@@ -138,7 +155,7 @@ class TorchEngine(Engine):
         # Fused optimizers can leave everything as it is by a flag on the device: nobody has to wait for it.
         self._skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
 
-    def train_step(self, batches: Sequence[Batch]) -> StepResult:
+    def train_step(self, batches: Sequence[Any]) -> StepResult:
         """Make one update from the micro batches of this data rank.
 
         The loss is the sum of all target losses over the sum of all target weights, over micro batches and data ranks
@@ -159,7 +176,9 @@ class TorchEngine(Engine):
                 with stopwatch.part("backward"):
                     # DistributedDataParallel averages over data ranks; the factor already holds the global weight.
                     (loss * (loss_scale * self.topology.data_parallel_size)).backward()
-            objective_sums[OBJECTIVE_INDEX[batch.mode]] += torch.stack([sums.loss_sum.detach(), sums.weight_sum])
+            objective_sums[OBJECTIVE_INDEX[self.objective.mode(batch)]] += torch.stack(
+                [sums.loss_sum.detach(), sums.weight_sum]
+            )
             share += loss.detach()
         with stopwatch.part("optimizer"):
             grad_norm = self._unscale_and_clip(loss_scale)
@@ -169,13 +188,15 @@ class TorchEngine(Engine):
             loss=share,
             grad_norm=grad_norm,
             skipped=skipped,
-            num_tokens=sum(batch.input_ids.size for batch in batches),
+            num_tokens=sum(map(self.objective.num_tokens, batches)),
             learning_rate=learning_rate,
             loss_scale=loss_scale if self.loss_scaler else None,
             milliseconds=stopwatch.milliseconds,
         )
 
-    def save(self, settings: CheckpointSettings, *, iteration: int, data_state: dict[str, Any]) -> Path:
+    def save(
+        self, settings: CheckpointSettings, *, iteration: int, data_state: dict[str, Any], tag: str | None = None
+    ) -> Path:
         """Write a checkpoint of everything to ``settings.save`` and return its folder; every rank has to call it."""
         assert settings.save is not None, "save without a folder"
         state = dict(data_state)
@@ -183,7 +204,7 @@ class TorchEngine(Engine):
             state["loss_scaler"] = self.loss_scaler.state_dict()
         return save_checkpoint(
             settings.save,
-            tag=str(iteration),
+            tag=tag or str(iteration),
             iteration=iteration,
             model=self.model,
             optimizer=self.optimizer if settings.save_optimizer else None,

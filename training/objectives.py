@@ -1,0 +1,55 @@
+"""What an engine minimises: the loss of a batch, and how much the batch weighs."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from data_utils.block_infilling import Batch
+from data_utils.loaders import to_tensors
+from model.modeling_glm import LanguageModelLoss
+
+
+class Objective(Protocol):
+    """The loss of one kind of batches. Engines divide its sum by the weights of all micro batches and data ranks."""
+
+    def loss(self, model: nn.Module, batch: Any, *, device: torch.device) -> LanguageModelLoss:
+        """Run ``model`` on ``batch`` and return the sums of losses and of weights."""
+
+    def weight(self, batch: Any) -> float:
+        """Return the sum of weights, known before the model runs."""
+
+    def mode(self, batch: Any) -> str:
+        """Return the name under which the loss is reported, one of ``training.metrics.OBJECTIVES``."""
+
+    def num_tokens(self, batch: Any) -> int:
+        """Return the input tokens, padding included."""
+
+
+class BlankInfilling:
+    """The objective of pre-training: predict the tokens of the blanks (spec: pretraining 8)."""
+
+    def loss(self, model: nn.Module, batch: Batch, *, device: torch.device) -> LanguageModelLoss:
+        """Return the sums over target positions."""
+        tensors = to_tensors(batch)
+        return model(
+            tensors.input_ids.to(device, non_blocking=True),
+            tensors.position_ids.to(device, non_blocking=True),
+            tensors.attention_mask.to(device, non_blocking=True),
+            labels=tensors.target_ids.to(device, non_blocking=True),
+            loss_mask=tensors.loss_mask,  # on the host, where its targets are counted without a wait
+        )
+
+    def weight(self, batch: Batch) -> float:
+        """Return the number of target positions."""
+        return float(batch.loss_mask.sum())
+
+    def mode(self, batch: Batch) -> str:
+        """Return the kind of blanks."""
+        return batch.mode
+
+    def num_tokens(self, batch: Batch) -> int:
+        """Return the size of the input."""
+        return batch.input_ids.size
