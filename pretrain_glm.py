@@ -39,7 +39,13 @@ def pretrain(configuration: PretrainingConfiguration, *, notices: Sequence[str])
     engine = build_engine(configuration, vocab_size=vocab_size, topology=topology, device=device, announce=announce)
     start = find_starting_point(engine, configuration, tokenizer=tokenizer.fingerprint, announce=announce)
     data = build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology, announce=announce)
-    log = build_log(configuration, start=start, silent=not first)
+    log = build_log(
+        run,
+        values=configuration.values,
+        deepspeed_content=configuration.deepspeed_content,
+        initial=start.iteration,
+        silent=not first,
+    )
     trainer = Trainer(
         engine,
         data=data,

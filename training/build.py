@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from model.checkpoint_format import TRACKERS, load_model_weights
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from training.checkpointing import ResumeState
-from training.configurations import BatchSettings, CheckpointSettings, ModelSettings, PretrainingConfiguration
+from training.configurations import (
+    BatchSettings,
+    CheckpointSettings,
+    ModelSettings,
+    OptimizerSettings,
+    PrecisionSettings,
+    PretrainingConfiguration,
+    RunSettings,
+    ScheduleSettings,
+)
 from training.distributed import seed_data_rank
 from training.engine import Engine, TorchEngine
 from training.learning_rates import AnnealingLR
 from training.loop import StartingPoint
 from training.metrics import ComputeCost
+from training.objectives import Objective
 from training.optimizer import DynamicLossScaler, build_optimizer
 from training.precision import supported_precision
 from training.writers import Console, JsonLinesWriter, RunLog, WandbWriter, store_json, tensorboard_writer
@@ -48,6 +61,19 @@ def model_config(settings: ModelSettings, *, vocab_size: int) -> GLMConfig:
     )
 
 
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine is made from, besides the model."""
+
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
+    precision: PrecisionSettings
+    batch_size: int
+    accumulation_steps: int
+    deepspeed_content: Mapping[str, Any] | None
+    universal: bool
+
+
 def build_engine(
     configuration: PretrainingConfiguration,
     *,
@@ -56,64 +82,92 @@ def build_engine(
     device: torch.device,
     announce: Announce,
 ) -> Engine:
-    """Build model, optimizer, schedule and loss scaler, and the engine that holds them.
+    """Build the model of a pre-training run and the engine that holds it.
 
     Weights are random, or those of ``--load-pretrained``; ``find_starting_point`` restores a run.
     """
     config = model_config(configuration.model, vocab_size=vocab_size)
     model = GLMModel(config, topology=topology)
-    seed = configuration.run.seed
-    model.random_state.seed(seed + topology.data_parallel_rank * topology.model_parallel_size)
-    seed_data_rank(seed, topology=topology)
+    seed_model(model, configuration.run.seed, topology=topology)
     announce(f"model: {model.num_parameters():,} parameters on this rank, vocabulary {vocab_size}, {device}")
     if configuration.checkpoint.load_pretrained is not None:
         report = load_model_weights(model, configuration.checkpoint.load_pretrained, topology=topology)
         announce(report.summary())
+    settings = EngineSettings(
+        optimizer=configuration.optimizer,
+        schedule=configuration.schedule,
+        precision=configuration.precision,
+        batch_size=configuration.batch.batch_size,
+        accumulation_steps=configuration.batch.accumulation_steps,
+        deepspeed_content=configuration.deepspeed_content,
+        universal=configuration.checkpoint.universal,
+    )
+    return wrap_model(model, settings, topology=topology, device=device, announce=announce)
+
+
+def seed_model(model: GLMModel, seed: int, *, topology: ParallelTopology) -> None:
+    """Seed dropout once the model is built: each data rank, and each rank's own heads, draw other masks."""
+    model.random_state.seed(seed + topology.data_parallel_rank * topology.model_parallel_size)
+    seed_data_rank(seed, topology=topology)
+
+
+def wrap_model(
+    model: nn.Module,
+    settings: EngineSettings,
+    *,
+    topology: ParallelTopology,
+    device: torch.device,
+    announce: Announce,
+    objective: Objective | None = None,
+) -> Engine:
+    """Move ``model`` to ``device``, and build its optimizer, schedule and loss scaler and the engine that holds them.
+
+    ``objective`` is what is minimised (default: blank infilling).
+    """
     model.to(device)
-    optimizer_settings, schedule = configuration.optimizer, configuration.schedule
     optimizer = build_optimizer(
         model,
-        lr=optimizer_settings.lr,
-        weight_decay=optimizer_settings.weight_decay,
-        betas=optimizer_settings.betas,
-        eps=optimizer_settings.eps,
-        name=optimizer_settings.name,
+        lr=settings.optimizer.lr,
+        weight_decay=settings.optimizer.weight_decay,
+        betas=settings.optimizer.betas,
+        eps=settings.optimizer.eps,
+        name=settings.optimizer.name,
     )
+    schedule, precision = settings.schedule, settings.precision
     scheduler = AnnealingLR(
         optimizer,
-        start_lr=optimizer_settings.lr,
+        start_lr=settings.optimizer.lr,
         warmup_iters=schedule.warmup * schedule.num_iters,
         num_iters=schedule.num_iters,
         decay_style=schedule.decay_style,
         decay_ratio=schedule.decay_ratio,
     )
     common = {"optimizer": optimizer, "scheduler": scheduler, "topology": topology, "device": device}
-    common["clip_grad"] = optimizer_settings.clip_grad
+    common |= {"clip_grad": settings.optimizer.clip_grad, "objective": objective}
     installed = find_spec("deepspeed") is not None
-    if configuration.deepspeed_content is not None and not installed:
+    if settings.deepspeed_content is not None and not installed:
         announce("warning: DeepSpeed is not installed; the torch engine runs with the values of its file")
-    if configuration.deepspeed_content is not None and installed:
+    if settings.deepspeed_content is not None and installed:
         from training.deepspeed_config import deepspeed_plan
         from training.deepspeed_engine import DeepSpeedEngine
 
         plan = deepspeed_plan(
-            configuration.deepspeed_content,
-            batch_size=configuration.batch.batch_size,
-            accumulation_steps=configuration.batch.accumulation_steps,
-            optimizer=optimizer_settings,
-            precision=configuration.precision,
+            settings.deepspeed_content,
+            batch_size=settings.batch_size,
+            accumulation_steps=settings.accumulation_steps,
+            optimizer=settings.optimizer,
+            precision=precision,
             device=device,
-            universal=configuration.checkpoint.universal,
+            universal=settings.universal,
         )
         for notice in plan.notices:
             announce(notice)
         return DeepSpeedEngine(model, plan=plan, **common)
-    kind, warning = supported_precision(configuration.precision, device=device)
+    kind, warning = supported_precision(precision, device=device)
     if warning:
         announce(warning)
     scaler = None
     if kind == "fp16":
-        precision = configuration.precision
         scaler = DynamicLossScaler(
             loss_scale=precision.loss_scale,
             window=precision.loss_scale_window,
@@ -190,24 +244,31 @@ def compute_cost(engine: Engine, configuration: PretrainingConfiguration) -> Com
     )
 
 
-def build_log(configuration: PretrainingConfiguration, *, start: StartingPoint, silent: bool) -> RunLog:
+def build_log(
+    run: RunSettings,
+    *,
+    values: Mapping[str, Any],
+    deepspeed_content: Mapping[str, Any] | None,
+    initial: int,
+    silent: bool,
+) -> RunLog:
     """Open the console and the writers of a run, and store its arguments (spec: pretraining 9.4).
 
-    A ``silent`` log (all ranks but the first) writes nothing anywhere.
+    ``values`` is the whole command line, ``initial`` the updates made before. A ``silent`` log (all ranks but the
+    first) writes nothing anywhere.
     """
-    run = configuration.run
-    console = Console(total=run.train_iters, initial=start.iteration, progress=run.progress, silent=silent)
+    console = Console(total=run.train_iters, initial=initial, progress=run.progress, silent=silent)
     if silent or run.train_iters == 0:
         return RunLog(console)
-    for name in sorted(configuration.values):
-        console.print(f"  {name} {'.' * max(2, 32 - len(name))} {configuration.values[name]}")
-    store_json(run.summary_folder / "config.json", configuration.values)
-    if configuration.deepspeed_content is not None:
-        store_json(run.summary_folder / "config_gpt_large.json", configuration.deepspeed_content)
-    writers, note = tensorboard_writer(run.summary_folder, iteration=start.iteration)
+    for name in sorted(values):
+        console.print(f"  {name} {'.' * max(2, 32 - len(name))} {values[name]}")
+    store_json(run.summary_folder / "config.json", values)
+    if deepspeed_content is not None:
+        store_json(run.summary_folder / "config_gpt_large.json", deepspeed_content)
+    writers, note = tensorboard_writer(run.summary_folder, iteration=initial)
     if note:
         console.print(note)
-    writers.append(JsonLinesWriter(run.metrics_file, iteration=start.iteration))
+    writers.append(JsonLinesWriter(run.metrics_file, iteration=initial))
     if run.wandb:
-        writers.append(WandbWriter(run.experiment_name, config=configuration.values))
+        writers.append(WandbWriter(run.experiment_name, config=values))
     return RunLog(console, writers)

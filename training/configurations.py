@@ -333,8 +333,6 @@ def pretraining_configuration(parsed: ParsedArguments, *, date: str | None = Non
     _check_pretraining(values)
     name = experiment_name(values, date=date or time.strftime("%m-%d-%H-%M"))
     save = Path(values.save) / name if values.save else None
-    load = Path(values.load) if values.load else None
-    summary_folder = Path(values.summary_dir) / "runs" / name
     num_iters = values.lr_decay_iters or values.train_iters
     if values.finetune:
         num_iters //= values.gradient_accumulation_steps
@@ -389,62 +387,84 @@ def pretraining_configuration(parsed: ParsedArguments, *, date: str | None = Non
             random_position=values.random_position,
             masked_lm=values.masked_lm,
         ),
-        optimizer=OptimizerSettings(
-            name=values.optimizer,
-            lr=values.lr,
-            weight_decay=values.weight_decay,
-            betas=(values.adam_beta1, values.adam_beta2),
-            eps=values.adam_eps,
-            clip_grad=values.clip_grad,
-        ),
-        schedule=ScheduleSettings(
-            decay_style=values.lr_decay_style,
-            num_iters=max(1, num_iters),
-            warmup=values.warmup,
-            decay_ratio=values.lr_decay_ratio,
-            switch_linear=values.switch_linear,
-        ),
+        optimizer=optimizer_settings(values),
+        schedule=schedule_settings(values, num_iters=num_iters),
         precision=precision_settings(values),
-        checkpoint=CheckpointSettings(
-            save=save,
-            save_interval=values.save_interval,
-            save_optimizer=not values.no_save_optim,
-            save_random_state=not values.no_save_rng,
-            keep=values.keep_checkpoints,
-            load=load,
-            load_pretrained=Path(values.load_pretrained) if values.load_pretrained else None,
-            load_optimizer=not values.no_load_optim,
-            load_random_state=not values.no_load_rng,
-            load_schedule=not values.no_load_lr_scheduler,
-            finetune=values.finetune,
-            auto_resume=values.auto_resume,
-            universal=values.universal_checkpoint,
-        ),
-        run=RunSettings(
-            experiment_name=name,
-            train_iters=values.train_iters,
-            log_interval=values.log_interval,
-            eval_interval=values.eval_interval,
-            eval_iters=values.eval_iters,
-            eval_at_start=values.eval_at_start,
-            exit_after=values.exit_after,
-            seed=values.seed,
-            summary_folder=summary_folder,
-            metrics_file=Path(values.metrics_file) if values.metrics_file else summary_folder / "metrics.jsonl",
-            wandb=values.wandb,
-            progress=not values.no_progress,
-            precision=precision_settings(values).kind,
-        ),
+        checkpoint=checkpoint_settings(values, save=save),
+        run=run_settings(values, name=name),
         device=device_settings(values),
         values=dict(vars(values)),
-        deepspeed_content=_deepspeed_content(parsed),
+        deepspeed_content=deepspeed_content(parsed),
     )
 
 
-def _deepspeed_content(parsed: ParsedArguments) -> Mapping[str, Any] | None:
+def deepspeed_content(parsed: ParsedArguments) -> Mapping[str, Any] | None:
+    """Return the DeepSpeed file's content, empty when ``--deepspeed`` names none; None without ``--deepspeed``."""
     if parsed.deepspeed_file is not None:
         return parsed.deepspeed_file.content
     return {} if parsed.values.deepspeed else None
+
+
+def optimizer_settings(values: argparse.Namespace) -> OptimizerSettings:
+    """Collect the optimizer's settings."""
+    return OptimizerSettings(
+        name=values.optimizer,
+        lr=values.lr,
+        weight_decay=values.weight_decay,
+        betas=(values.adam_beta1, values.adam_beta2),
+        eps=values.adam_eps,
+        clip_grad=values.clip_grad,
+    )
+
+
+def schedule_settings(values: argparse.Namespace, *, num_iters: int) -> ScheduleSettings:
+    """Collect the schedule's settings; ``num_iters`` is its length in updates."""
+    return ScheduleSettings(
+        decay_style=values.lr_decay_style,
+        num_iters=max(1, num_iters),
+        warmup=values.warmup,
+        decay_ratio=values.lr_decay_ratio,
+        switch_linear=values.switch_linear,
+    )
+
+
+def checkpoint_settings(values: argparse.Namespace, *, save: Path | None) -> CheckpointSettings:
+    """Collect what is saved and loaded; ``save`` is the run's own folder."""
+    return CheckpointSettings(
+        save=save,
+        save_interval=values.save_interval,
+        save_optimizer=not values.no_save_optim,
+        save_random_state=not values.no_save_rng,
+        keep=values.keep_checkpoints,
+        load=Path(values.load) if values.load else None,
+        load_pretrained=Path(values.load_pretrained) if values.load_pretrained else None,
+        load_optimizer=not values.no_load_optim,
+        load_random_state=not values.no_load_rng,
+        load_schedule=not values.no_load_lr_scheduler,
+        finetune=values.finetune,
+        auto_resume=values.auto_resume,
+        universal=values.universal_checkpoint,
+    )
+
+
+def run_settings(values: argparse.Namespace, *, name: str) -> RunSettings:
+    """Collect the length of run ``name`` and how it is watched."""
+    summary_folder = Path(values.summary_dir) / "runs" / name
+    return RunSettings(
+        experiment_name=name,
+        train_iters=values.train_iters,
+        log_interval=values.log_interval,
+        eval_interval=values.eval_interval,
+        eval_iters=values.eval_iters,
+        eval_at_start=values.eval_at_start,
+        exit_after=values.exit_after,
+        seed=values.seed,
+        summary_folder=summary_folder,
+        metrics_file=Path(values.metrics_file) if values.metrics_file else summary_folder / "metrics.jsonl",
+        wandb=values.wandb,
+        progress=not values.no_progress,
+        precision=precision_settings(values).kind,
+    )
 
 
 def precision_settings(values: argparse.Namespace) -> PrecisionSettings:

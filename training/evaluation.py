@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,6 @@ from mpu.initialize import ParallelTopology
 from training.metrics import OBJECTIVE_INDEX, OBJECTIVES, EvaluationResult
 
 if TYPE_CHECKING:
-    from data_utils.block_infilling import Batch
     from training.engine import Engine
 
 
@@ -41,7 +40,7 @@ class EvaluationTotals:
         return EvaluationResult(loss=sum(sums) / num_batches, objective_losses=losses)
 
 
-def evaluate(engine: Engine, batches: Iterable[Batch]) -> EvaluationResult:
+def evaluate(engine: Engine, batches: Iterable[Any]) -> EvaluationResult:
     """Run the model over ``batches`` without dropout and return the losses per objective.
 
     The model is put back into training mode, and no random numbers are drawn: a run with evaluations takes the same
@@ -51,6 +50,6 @@ def evaluate(engine: Engine, batches: Iterable[Batch]) -> EvaluationResult:
     engine.model.eval()
     with torch.inference_mode():
         for batch in batches:
-            totals.add(batch.mode, engine.batch_loss(batch).mean)
+            totals.add(engine.objective.mode(batch), engine.batch_loss(batch).mean)
     engine.model.train()
     return totals.result(topology=engine.topology)
