@@ -26,9 +26,7 @@ _ALONG_SEQUENCE: dict[Kind, frozenset[str]] = {
     "encoder": frozenset(("input_ids", "token_types", "padding_mask")),
 }
 # Fields that have one row per choice although the context has none.
-_ANSWER_FIELDS = frozenset(
-    ("target_ids", "logit_mask", "answer_ids", "answer_position_ids", "answer_separators")
-)
+_ANSWER_FIELDS = frozenset(("target_ids", "logit_mask", "answer_ids", "answer_position_ids", "answer_separators"))
 _ARRAY_FIELDS = tuple(field.name for field in fields(TaskSample) if field.name not in ("kind", "uid", "label"))
 
 
