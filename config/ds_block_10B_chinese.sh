@@ -1,4 +1,4 @@
-# GLM-10B-Chinese: words, sentences and documents of WuDao, Baike and Zhihu, 512 tokens. To be sourced by scripts/ds_pretrain_nvidia.sh.
+# GLM-10B-Chinese: words, sentences and documents of WuDao, Baike and Zhihu, 512 tokens. To be sourced.
 #   CHECKPOINT_PATH   folder of checkpoints               (default: checkpoints)
 #   SAVE_PATH         where this run's go                 (default: $CHECKPOINT_PATH)
 #   LOAD_PATH         the run to go on from; empty: none  (default: $CHECKPOINT_PATH/blocklm-10b-chinese07-08-15-28)
@@ -6,7 +6,8 @@
 CHECKPOINT_PATH="${CHECKPOINT_PATH:-checkpoints}"
 LOAD_PATH="${LOAD_PATH-$CHECKPOINT_PATH/blocklm-10b-chinese07-08-15-28}"
 config_json="config/config_block_10B.json"
-gpt_options="--block-lm --task-mask --bert-prob 0.5 --gap-sentence-prob 0.3 --avg-block-length 3 --gpt-min-ratio 0.25 --block-mask-prob 0.1 --short-seq-prob 0.02
+gpt_options="--block-lm --task-mask --bert-prob 0.5 --gap-sentence-prob 0.3 --avg-block-length 3
+    --gpt-min-ratio 0.25 --block-mask-prob 0.1 --short-seq-prob 0.02
     --experiment-name blocklm-10b-chinese --model-parallel-size ${MP_SIZE:-1}
     --num-layers 48 --hidden-size 4096 --num-attention-heads 64
     --seq-length 512 --max-position-embeddings 1024

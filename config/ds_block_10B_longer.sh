@@ -1,4 +1,4 @@
-# GLM-10B, second stage: 1024 tokens, from the weights of the first. To be sourced by scripts/ds_pretrain_nvidia.sh.
+# GLM-10B, second stage: 1024 tokens, from the weights of the first. To be sourced.
 #   CHECKPOINT_PATH   folder of checkpoints               (default: checkpoints)
 #   SAVE_PATH         where this run's go                 (default: $CHECKPOINT_PATH)
 #   LOAD_PATH         the run to go on from; empty: none  (default: $CHECKPOINT_PATH/blocklm-10b-512)
@@ -6,7 +6,8 @@
 CHECKPOINT_PATH="${CHECKPOINT_PATH:-checkpoints}"
 LOAD_PATH="${LOAD_PATH-$CHECKPOINT_PATH/blocklm-10b-512}"
 config_json="config/config_block_10B_longer.json"
-gpt_options="--block-lm --task-mask --bert-prob 0.4 --gap-sentence-prob 0.3 --single-span-prob 0.05 --avg-block-length 3 --gpt-min-ratio 0.25 --block-mask-prob 0.1 --short-seq-prob 0.5
+gpt_options="--block-lm --task-mask --bert-prob 0.4 --gap-sentence-prob 0.3 --single-span-prob 0.05 --avg-block-length 3
+    --gpt-min-ratio 0.25 --block-mask-prob 0.1 --short-seq-prob 0.5
     --experiment-name blocklm-10b --model-parallel-size ${MP_SIZE:-1}
     --num-layers 48 --hidden-size 4096 --num-attention-heads 64
     --seq-length 1024 --max-position-embeddings 1024

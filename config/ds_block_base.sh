@@ -1,4 +1,4 @@
-# GLM-Base, 110M: words blanked out of Wikipedia and books (BERT vocabulary). To be sourced by scripts/ds_pretrain_nvidia.sh.
+# GLM-Base, 110M: words blanked out of Wikipedia and books (BERT vocabulary). To be sourced.
 #   CHECKPOINT_PATH   folder of checkpoints               (default: checkpoints)
 #   SAVE_PATH         where this run's go                 (default: $CHECKPOINT_PATH)
 #   MP_SIZE           tensor-parallel size                (default: 1)

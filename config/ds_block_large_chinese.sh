@@ -1,4 +1,4 @@
-# GLM-Large-Chinese, 335M: words, sentences and documents of WuDao, Baike and Zhihu. To be sourced by scripts/ds_pretrain_nvidia.sh.
+# GLM-Large-Chinese, 335M: words, sentences and documents of WuDao, Baike and Zhihu. To be sourced.
 #   CHECKPOINT_PATH   folder of checkpoints               (default: checkpoints)
 #   SAVE_PATH         where this run's go                 (default: $CHECKPOINT_PATH)
 #   LOAD_PATH         the run to go on from; empty: none  (default: $CHECKPOINT_PATH/blocklm-large-chinese08-12-12-48)
@@ -6,7 +6,8 @@
 CHECKPOINT_PATH="${CHECKPOINT_PATH:-checkpoints}"
 LOAD_PATH="${LOAD_PATH-$CHECKPOINT_PATH/blocklm-large-chinese08-12-12-48}"
 config_json="config/config_block_large_chinese.json"
-gpt_options="--block-lm --task-mask --bert-prob 0.4 --gap-sentence-prob 0.3 --avg-block-length 3 --gpt-min-ratio 0.25 --block-mask-prob 0.1 --short-seq-prob 0.02
+gpt_options="--block-lm --task-mask --bert-prob 0.4 --gap-sentence-prob 0.3 --avg-block-length 3
+    --gpt-min-ratio 0.25 --block-mask-prob 0.1 --short-seq-prob 0.02
     --experiment-name blocklm-large-chinese --model-parallel-size ${MP_SIZE:-1}
     --num-layers 24 --hidden-size 1024 --num-attention-heads 16
     --seq-length 512 --max-position-embeddings 1024

@@ -1,4 +1,4 @@
-# GLM-RoBERTa, 335M: words blanked out of the RoBERTa corpora (RoBERTa vocabulary). To be sourced by scripts/ds_pretrain_nvidia.sh.
+# GLM-RoBERTa, 335M: words blanked out of the RoBERTa corpora (RoBERTa vocabulary). To be sourced.
 #   CHECKPOINT_PATH   folder of checkpoints               (default: checkpoints)
 #   SAVE_PATH         where this run's go                 (default: $CHECKPOINT_PATH)
 #   MP_SIZE           tensor-parallel size                (default: 1)
