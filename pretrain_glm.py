@@ -43,6 +43,7 @@ def pretrain(configuration: PretrainingConfiguration, *, notices: Sequence[str])
         run,
         values=configuration.values,
         deepspeed_content=configuration.deepspeed_content,
+        num_updates=run.train_iters,
         initial=start.iteration,
         silent=not first,
     )

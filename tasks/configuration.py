@@ -115,8 +115,10 @@ def _check(values: argparse.Namespace) -> None:
     """Refuse what cannot run, in the words of the flags."""
     if values.epochs is None:
         raise ValueError("no --epochs: give the number of passes over the training examples, or 0 to evaluate only")
-    least = {"epochs": 0, "batch_size": 1, "gradient_accumulation_steps": 1, "log_interval": 1, "save_epoch": 1,
-             "eval_epoch": 1, "seq_length": 8, "segment_length": 0, "num_prompt_tokens": 0, "prefix_prompt": 0}  # fmt: skip
+    least = {
+        "epochs": 0, "batch_size": 1, "gradient_accumulation_steps": 1, "log_interval": 1, "save_epoch": 1,
+        "eval_epoch": 1, "seq_length": 8, "segment_length": 0, "num_prompt_tokens": 0, "prefix_prompt": 0,
+    }  # fmt: skip
     for name, minimum in least.items():
         if getattr(values, name) < minimum:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(values, name)}; at least {minimum} is needed")

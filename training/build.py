@@ -249,16 +249,17 @@ def build_log(
     *,
     values: Mapping[str, Any],
     deepspeed_content: Mapping[str, Any] | None,
+    num_updates: int,
     initial: int,
     silent: bool,
 ) -> RunLog:
     """Open the console and the writers of a run, and store its arguments (spec: pretraining 9.4).
 
-    ``values`` is the whole command line, ``initial`` the updates made before. A ``silent`` log (all ranks but the
-    first) writes nothing anywhere.
+    ``values`` is the whole command line, ``num_updates`` the length of the run, ``initial`` the updates made before.
+    A ``silent`` log (all ranks but the first) writes nothing anywhere.
     """
-    console = Console(total=run.train_iters, initial=initial, progress=run.progress, silent=silent)
-    if silent or run.train_iters == 0:
+    console = Console(total=num_updates, initial=initial, progress=run.progress, silent=silent)
+    if silent or num_updates == 0:
         return RunLog(console)
     for name in sorted(values):
         console.print(f"  {name} {'.' * max(2, 32 - len(name))} {values[name]}")

@@ -369,24 +369,7 @@ def pretraining_configuration(parsed: ParsedArguments, *, date: str | None = Non
             sample_one_document=values.sample_one_document,
             non_sentence_start=values.non_sentence_start,
         ),
-        blank=BlankSettings(
-            bert_prob=values.bert_prob,
-            gap_sentence_prob=values.gap_sentence_prob,
-            gpt_infill_prob=values.gpt_infill_prob,
-            gpt_min_ratio=values.gpt_min_ratio,
-            gap_sentence_ratio=values.gap_sentence_ratio,
-            average_block_length=values.avg_block_length,
-            block_mask_prob=values.block_mask_prob,
-            context_mask_ratio=values.context_mask_ratio,
-            short_seq_prob=values.short_seq_prob,
-            single_span_prob=values.single_span_prob,
-            shuffle_blocks=not values.no_shuffle_block,
-            block_position_encoding=not values.no_block_position,
-            sentinel_token=values.sentinel_token,
-            task_mask=values.task_mask,
-            random_position=values.random_position,
-            masked_lm=values.masked_lm,
-        ),
+        blank=blank_settings(values),
         optimizer=optimizer_settings(values),
         schedule=schedule_settings(values, num_iters=num_iters),
         precision=precision_settings(values),
@@ -403,6 +386,28 @@ def deepspeed_content(parsed: ParsedArguments) -> Mapping[str, Any] | None:
     if parsed.deepspeed_file is not None:
         return parsed.deepspeed_file.content
     return {} if parsed.values.deepspeed else None
+
+
+def blank_settings(values: argparse.Namespace) -> BlankSettings:
+    """Collect the options of the blank construction."""
+    return BlankSettings(
+        bert_prob=values.bert_prob,
+        gap_sentence_prob=values.gap_sentence_prob,
+        gpt_infill_prob=values.gpt_infill_prob,
+        gpt_min_ratio=values.gpt_min_ratio,
+        gap_sentence_ratio=values.gap_sentence_ratio,
+        average_block_length=values.avg_block_length,
+        block_mask_prob=values.block_mask_prob,
+        context_mask_ratio=values.context_mask_ratio,
+        short_seq_prob=values.short_seq_prob,
+        single_span_prob=values.single_span_prob,
+        shuffle_blocks=not values.no_shuffle_block,
+        block_position_encoding=not values.no_block_position,
+        sentinel_token=values.sentinel_token,
+        task_mask=values.task_mask,
+        random_position=values.random_position,
+        masked_lm=values.masked_lm,
+    )
 
 
 def optimizer_settings(values: argparse.Namespace) -> OptimizerSettings:

@@ -277,6 +277,9 @@ OWN_FLAGS: tuple[Flag, ...] = (
     value("--vocab-dir", str, None, "folder of vocabularies (default: $GLM_VOCAB_DIR)"),
     switch("--auto-resume",
            "use <save>/<experiment-name> without a date and continue from it when it has a checkpoint"),
+    value("--limit", int, None, "fine-tuning: read this many examples of every split; the results say so"),
+    value("--patience", int, None, "fine-tuning: stop after this many evaluations without a better result"),
+    switch("--pad-to-max", "fine-tuning: pad every sample to --seq-length, as the original"),
     switch("--universal-checkpoint",
            "with --load and ZeRO: carry the optimizer over to another number of ranks, or another ZeRO stage"),
     value("--keep-checkpoints", int, None, "delete older checkpoints of this run, keep this many"),
@@ -325,11 +328,18 @@ WITHOUT_EFFECT: dict[str, str] = {
     "resume_dataloader": "a resumed run always continues at its data position",
 }  # fmt: skip
 
+# Fine-tuning counts epochs and reads its tasks' own files.
+_OF_PRETRAINING = (
+    "train_iters", "train_data", "save_interval", "lr_decay_iters", "split", "load_splits", "save_splits",
+    "save_test_data", "filter_english", "half_lazy_loader", "loader_scatter", "no_lazy_loader", "no_pre_tokenize",
+    "text_field", "text_unit", "skip_malformed", "data_cache_dir", "switch_linear", "multi_task_data",
+    "multi_task_ratio", "transformer_xl", "sample_one_document", "non_sentence_start",
+)  # fmt: skip
 _USED_BY_PRETRAINING = {"load_pretrained", "optimizer", "adam_beta1", "adam_beta2", "adam_eps"}
 _OF_OTHER_PROGRAMS = (
     *(flag.dest for flag in (*FINETUNE_FLAGS, *GENERATION_FLAGS) if flag.dest not in _USED_BY_PRETRAINING),
     "pretrained_bert", "output_dropout", "epochs", "label_smoothing", "save_epoch", "eval_epoch", "overlapping_eval",
-    "data_dir",
+    "data_dir", "limit", "patience", "pad_to_max",
 )  # fmt: skip
 PRETRAINING_WITHOUT_EFFECT: dict[str, str] = {
     **WITHOUT_EFFECT,
@@ -339,4 +349,11 @@ PRETRAINING_WITHOUT_EFFECT: dict[str, str] = {
     "vocab_size": "the tokenizer says how large the vocabulary is",
     "multi_seq_length": "no downstream tasks are mixed in",
     "multi_batch_size": "no downstream tasks are mixed in",
+}
+FINETUNING_WITHOUT_EFFECT: dict[str, str] = {
+    **WITHOUT_EFFECT,
+    **dict.fromkeys(_OF_PRETRAINING, "concerns pre-training"),
+    **dict.fromkeys(("reset_position_ids", "reset_attention_mask", "mem_length"), "concerns causal models"),
+    **dict.fromkeys(("cpu_optimizer", "cpu_torch_adam"), "the optimizer lives where the model does"),
+    "vocab_size": "the tokenizer says how large the vocabulary is",
 }

@@ -164,9 +164,9 @@ def tensorboard_writer(folder: Path, *, iteration: int) -> tuple[list[Writer], s
         return [], "note: no TensorBoard event files (pip install tensorboard)"
 
 
-def store_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` as a JSON file, whole or not at all."""
+def store_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Write ``content`` as a JSON file, whole or not at all; without ``indent`` in one line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(content, indent=indent, default=str) + "\n", encoding="utf-8")
     temporary.replace(path)

@@ -1,0 +1,126 @@
+"""The examples and samples of a fine-tuning run, and its batches in order (spec: superglue 7, 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from data_utils.tokenization import Tokenizer
+from mpu.initialize import ParallelTopology
+from tasks.collation import TaskBatch, collate
+from tasks.configuration import TaskSettings
+from tasks.examples import DataOptions, InputExample
+from tasks.registry import Task
+from tasks.samples import EncodingOptions, TaskSample
+
+WIDTH_MULTIPLE = 8  # batches are padded to a multiple of this many positions
+
+Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """A split to choose answers for: its name in files, its examples and their samples, in order."""
+
+    name: str
+    examples: Sequence[InputExample]
+    samples: Sequence[TaskSample]
+
+
+class TaskData:
+    """Read and encode the splits of one task."""
+
+    def __init__(
+        self,
+        task: Task,
+        settings: TaskSettings,
+        *,
+        tokenizer: Tokenizer,
+        encoding: EncodingOptions,
+        announce: Announce,
+    ) -> None:
+        if settings.data_folder is None:
+            raise ValueError("no --data-dir: give the folder of the task's files")
+        self.task = task
+        self.settings = settings
+        self.tokenizer = tokenizer
+        self.encoding = encoding
+        self.announce = announce
+        self.pad_id = tokenizer.command_id("pad")
+
+    def examples(self, split: str, *, for_training: bool) -> Sequence[InputExample]:
+        """Read a split, or its first examples with ``--limit``."""
+        settings = self.settings
+        options = DataOptions(
+            few_superglue=settings.few_superglue,
+            cloze=settings.cloze,
+            wsc_negative=settings.wsc_negative,
+            for_training=for_training,
+        )
+        assert settings.data_folder is not None
+        return self.task.examples(settings.data_folder, split, options)[: settings.limit]
+
+    def samples(self, split: str) -> Sequence[TaskSample]:
+        """Return the samples of a split for a loss; say how many texts were shortened."""
+        examples = self.examples(split, for_training=True)
+        return self._encode(examples, split, for_training=True)
+
+    def evaluation_set(self, split: str) -> EvaluationSet:
+        """Return a split for a metric."""
+        examples = self.examples(split, for_training=False)
+        return EvaluationSet(f"{self.task.name}-{split}", examples, self._encode(examples, split, for_training=False))
+
+    def collate(self, samples: Sequence[TaskSample]) -> TaskBatch:
+        """Stack samples, padded to the longest of them, or to ``--seq-length``."""
+        pad_to = self.settings.seq_length if self.settings.pad_to_max else None
+        return collate(samples, pad_id=self.pad_id, pad_to=pad_to, multiple_of=WIDTH_MULTIPLE)
+
+    def _encode(self, examples: Sequence[InputExample], split: str, *, for_training: bool) -> Sequence[TaskSample]:
+        found = self.task.build_samples(examples, self.tokenizer, self.encoding, for_training=for_training)
+        shortened = f", {found.num_truncated} shortened" if found.num_truncated else ""
+        self.announce(
+            f"{self.task.name} {split}: {len(examples):,} examples, {len(found.samples):,} samples{shortened}"
+        )
+        return found.samples
+
+
+def epoch_order(num_samples: int, *, epoch: int, seed: int, topology: ParallelTopology) -> list[int]:
+    """Return the samples of this data rank in the order of an epoch (spec: superglue 7).
+
+    A permutation from ``seed + epoch``, made a multiple of the number of ranks by repeating its start.
+    """
+    generator = torch.Generator().manual_seed(seed + epoch)
+    order = torch.randperm(num_samples, generator=generator).tolist()
+    size = topology.data_parallel_size
+    while len(order) % size:
+        order += order[: size - len(order) % size]
+    return order[topology.data_parallel_rank :: size]
+
+
+def batches_per_epoch(num_samples: int, *, batch_size: int, topology: ParallelTopology) -> int:
+    """Return the micro batches of one data rank in an epoch; the last may be smaller."""
+    own = -(-num_samples // topology.data_parallel_size)
+    return -(-own // batch_size)
+
+
+def training_batches(
+    samples: Sequence[TaskSample],
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    topology: ParallelTopology,
+    first_batch: int,
+    collate_samples: Callable[[Sequence[TaskSample]], Any],
+) -> Iterator[Any]:
+    """Yield this data rank's micro batches of all epochs in order, from number ``first_batch`` on."""
+    each = batches_per_epoch(len(samples), batch_size=batch_size, topology=topology)
+    for epoch in range(first_batch // each, epochs):
+        order = epoch_order(len(samples), epoch=epoch, seed=seed, topology=topology)
+        start = first_batch % each if epoch == first_batch // each else 0
+        for number in range(start, each):
+            chosen = order[number * batch_size : (number + 1) * batch_size]
+            yield collate_samples([samples[index] for index in chosen])
