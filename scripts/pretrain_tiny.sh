@@ -6,7 +6,7 @@
 #
 #   DATA_ROOT      folder with pretrain/{en_books,zh}_{train,valid}.jsonl    (default: ../shared/data)
 #   GLM_VOCAB_DIR  folder with bert-uncased/vocab.txt, chinese-sp/...         (default: $DATA_ROOT/vocab)
-#   STEPS          length of the training                                     (default: 900)
+#   STEPS          length of the training                                     (default: 1800)
 #   SAVE_PATH      where checkpoints go: $SAVE_PATH/blocklm-tiny-{en,zh}      (default: checkpoints)
 set -euo pipefail
 source "$(dirname "$0")/launch.sh"
@@ -16,8 +16,8 @@ DATA_ROOT="${DATA_ROOT:-../shared/data}"
 SAVE_PATH="${SAVE_PATH:-checkpoints}"
 export GLM_VOCAB_DIR="${GLM_VOCAB_DIR:-$DATA_ROOT/vocab}"
 case "$LANGUAGE" in
-    en) CORPUS=en_books STEPS="${STEPS:-900}" TOKENIZER_ARGS="--tokenizer-type BertWordPieceTokenizer --tokenizer-model-type bert-base-uncased" ;;
-    zh) CORPUS=zh STEPS="${STEPS:-900}" TOKENIZER_ARGS="--tokenizer-type ChineseSPTokenizer --fix-command-token" ;;
+    en) CORPUS=en_books STEPS="${STEPS:-1800}" TOKENIZER_ARGS="--tokenizer-type BertWordPieceTokenizer --tokenizer-model-type bert-base-uncased" ;;
+    zh) CORPUS=zh STEPS="${STEPS:-1800}" TOKENIZER_ARGS="--tokenizer-type ChineseSPTokenizer --fix-command-token" ;;
     *) echo "error: name a language: bash scripts/pretrain_tiny.sh en|zh (given: '$LANGUAGE')" >&2; exit 2 ;;
 esac
 shift
@@ -29,7 +29,7 @@ launch_single pretrain_glm.py \
     --num-layers 6 --hidden-size 256 --num-attention-heads 4 --seq-length 512 --max-position-embeddings 1024 \
     $TOKENIZER_ARGS \
     --train-data "$DATA_ROOT/pretrain/${CORPUS}_train.jsonl" --valid-data "$DATA_ROOT/pretrain/${CORPUS}_valid.jsonl" --split 1 \
-    --batch-size 4 --lr 2e-3 --lr-decay-style cosine --lr-decay-ratio 0.1 --warmup 0.05 --weight-decay 0.05 \
+    --batch-size 2 --lr 5e-4 --lr-decay-style cosine --lr-decay-ratio 0.1 --warmup 0.05 --weight-decay 0.05 \
     --hidden-dropout 0.0 --attention-dropout 0.0 --bf16 \
-    --train-iters "$STEPS" --log-interval 20 --eval-interval 200 --eval-iters 20 --eval-at-start --save-interval 200 \
+    --train-iters "$STEPS" --log-interval 40 --eval-interval 400 --eval-iters 40 --eval-at-start --save-interval 400 \
     --keep-checkpoints 2 --experiment-name "blocklm-tiny-$LANGUAGE" --save "$SAVE_PATH" --auto-resume "$@"
