@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tasks.samples import Kind, TaskSample
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # Fields whose last axis is the sequence; the ids are padded with the padding id, everything else with 0.
 _ALONG_SEQUENCE: dict[Kind, frozenset[str]] = {

@@ -1,4 +1,4 @@
-"""Patterns and verbalizers: what the model reads of an example, and the words that stand for labels (spec: superglue 3)."""
+"""Patterns and verbalizers: what the model reads of an example, and the words for labels (spec: superglue 3)."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ class TemplatePVP(PVP):
     """Patterns written as templates, for tasks that are declared in the registry.
 
     ``{text_a}`` and ``{text_b}`` (or ``{meta.NAME}``) stand for the example's texts, which may be shortened;
-    ``{mask}`` for the blank; ``{prompt}`` for a slot of the continuous prompt; ``||`` divides A from B. A blank in front
-    of a text belongs to it.
+    ``{mask}`` for the blank; ``{prompt}`` for a slot of the continuous prompt; ``||`` divides A from B. A blank in
+    front of a text belongs to it.
     """
 
     def __init__(

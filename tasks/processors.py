@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from tasks.examples import SPLITS, DataOptions, InputExample
 from tasks.readers import Row, read_json_lines, read_tab_separated
@@ -19,13 +19,31 @@ class SplitFile:
     set_type: str
 
 
-SUPERGLUE_FILES = {
-    "train": SplitFile("train.jsonl", "train"),
-    "dev": SplitFile("val.jsonl", "dev"),
-    "test": SplitFile("test.jsonl", "test"),
-    "unlabeled": SplitFile("unlabeled.jsonl", "unlabeled"),
-}
-FEW_SUPERGLUE_FILES = {"dev": SplitFile("dev32.jsonl", "dev"), "test": SplitFile("val.jsonl", "test")}
+SplitFiles: TypeAlias = "dict[str, SplitFile | None]"
+
+
+def split_files(**files: str | tuple[str, str] | None) -> SplitFiles:
+    """Return the file of each split; a pair also says the name in the guids, which is the split's otherwise."""
+
+    def file_of(split: str, file: str | tuple[str, str] | None) -> SplitFile | None:
+        if file is None:
+            return None
+        return SplitFile(file, split) if isinstance(file, str) else SplitFile(*file)
+
+    return {split: file_of(split, file) for split, file in files.items()}
+
+
+def same_named_files(suffix: str) -> SplitFiles:
+    """Return files named after their split: ``train``, ``dev`` and ``test``; there are no unlabelled examples."""
+    return split_files(train=f"train{suffix}", dev=f"dev{suffix}", test=f"test{suffix}", unlabeled=None)
+
+
+SUPERGLUE_FILES = split_files(train="train.jsonl", dev="val.jsonl", test="test.jsonl", unlabeled="unlabeled.jsonl")
+FEW_SUPERGLUE_FILES = split_files(dev="dev32.jsonl", test="val.jsonl")
+
+
+NO_FILES = split_files()
+DEFAULT_OPTIONS = DataOptions()
 
 
 class DataProcessor:
@@ -39,9 +57,9 @@ class DataProcessor:
 
     labels: ClassVar[tuple[Any, ...]] = ()
     files: ClassVar[Mapping[str, SplitFile | None]] = SUPERGLUE_FILES
-    few_files: ClassVar[Mapping[str, SplitFile]] = FEW_SUPERGLUE_FILES
+    few_files: ClassVar[Mapping[str, SplitFile | None]] = FEW_SUPERGLUE_FILES
 
-    def __init__(self, name: str, options: DataOptions = DataOptions()) -> None:
+    def __init__(self, name: str, options: DataOptions = DEFAULT_OPTIONS) -> None:
         self.name = name
         self.options = options
 
@@ -137,7 +155,7 @@ class TableProcessor(DataProcessor):
     clean: Callable[[str], str] = staticmethod(lambda text: text)
     read: Callable[[Path], Iterable[Row]] = staticmethod(read_tab_separated)
     indexed: bool = False
-    few_files: ClassVar[Mapping[str, SplitFile]] = {}
+    few_files: ClassVar[Mapping[str, SplitFile | None]] = NO_FILES
 
     def rows(self, path: Path) -> Iterable[Row]:
         return type(self).read(path)
@@ -151,8 +169,3 @@ class TableProcessor(DataProcessor):
             label=label_of(row, self.label),
             idx=row.number if self.indexed else -1,
         )
-
-
-def same_named_files(suffix: str) -> dict[str, SplitFile | None]:
-    """Return files named after their split: ``train``, ``dev`` and ``test``; there are no unlabelled examples."""
-    return {**{name: SplitFile(name + suffix, name) for name in ("train", "dev", "test")}, "unlabeled": None}

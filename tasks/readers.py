@@ -89,10 +89,9 @@ def read_tab_separated(path: Path, *, header: bool = True) -> Iterator[Row]:
     names: list[str] | None = None
     number = 0
     for line, text in enumerate(read_text(path).split("\n"), start=1):
-        text = text.removesuffix("\r")
-        if not text:
+        values = text.removesuffix("\r").split("\t")
+        if values == [""]:
             continue
-        values = text.split("\t")
         if header and names is None:
             names = values
             continue

@@ -9,13 +9,17 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.examples import DataOptions, InputExample
 from tasks.patterns import PVP
-from tasks.processors import DataProcessor
+from tasks.processors import DEFAULT_OPTIONS, DataProcessor
 from tasks.superglue.dataset import PROCESSORS
 from tasks.superglue.pvp import PVPS
+
+if TYPE_CHECKING:
+    from tasks.cloze import TaskTokenizer
+    from tasks.samples import EncodingOptions, SampleSet
 
 ACCURACY = ("accuracy",)
 
@@ -63,12 +67,33 @@ class Task:
         """Return whether the number of answers differs from example to example."""
         return self.varying_choices or (self.name == "wsc" and options.wsc_negative)
 
-    def examples(self, data_dir: str | Path, split: str, options: DataOptions = DataOptions()) -> list[InputExample]:
+    def examples(self, data_dir: str | Path, split: str, options: DataOptions = DEFAULT_OPTIONS) -> list[InputExample]:
         """Read a split. Raises ValueError as ``DataProcessor.examples``, and for a split without examples."""
         found = self.processor(self.name, options).examples(data_dir, split)
         if not found:
             raise ValueError(f"{self.name}: no examples in the split {split!r} of {data_dir}")
         return found
+
+    def build_samples(
+        self,
+        examples: Sequence[InputExample],
+        tokenizer: TaskTokenizer,
+        options: EncodingOptions,
+        *,
+        for_training: bool = False,
+    ) -> SampleSet:
+        """Return one sample per example; see ``tasks.encoding.build_samples``."""
+        from tasks import encoding
+
+        return encoding.build_samples(self, examples, tokenizer, options, for_training=for_training)
+
+    def labelled_texts(
+        self, examples: Sequence[InputExample], tokenizer: TaskTokenizer, options: EncodingOptions
+    ) -> list[list[int]]:
+        """Return the examples with their answers filled in; see ``tasks.encoding.labelled_texts``."""
+        from tasks import encoding
+
+        return encoding.labelled_texts(self, examples, tokenizer, options)
 
 
 def _task(name: str, **options: Any) -> Task:

@@ -57,7 +57,7 @@ class CluewscPVP(PVP):
         text = S(mark_spans(example))
         span, pronoun = example.meta["span1_text"], example.meta["span2_text"]
         if pattern_id == 0:
-            return Parts.of([SLOT, text, SLOT, f"代词'*{pronoun}*'", MASK, f"指#{span}#."])
+            return Parts.of([SLOT, text, f"代词'*{pronoun}*'", MASK, f"指#{span}#."])
         return Parts.of(["在如下的句子中：", text, f"代词'*{pronoun}*'", MASK, f"指'#{span}#'."])
 
 

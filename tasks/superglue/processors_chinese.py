@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tasks.examples import InputExample
-from tasks.processors import DataProcessor, TableProcessor, label_of, same_named_files
+from tasks.processors import NO_FILES, DataProcessor, TableProcessor, label_of, same_named_files
 from tasks.readers import Row, read_json_lines
 
 
@@ -22,7 +22,8 @@ class AfqmcProcessor(TableProcessor):
 class TnewsProcessor(TableProcessor):
     """sentence, keywords, label."""
 
-    labels = tuple("100 101 102 103 104 106 107 108 109 110 112 113 114 115 116".split())
+    numbers = (100, 101, 102, 103, 104, 106, 107, 108, 109, 110, 112, 113, 114, 115, 116)
+    labels = tuple(map(str, numbers))
     files = same_named_files(".json")
     text_a, text_b = "sentence", "keywords"
     read = staticmethod(read_json_lines)
@@ -34,7 +35,7 @@ class CluewscProcessor(DataProcessor):
 
     labels = ("false", "true")
     files = same_named_files(".json")
-    few_files = {}
+    few_files = NO_FILES
 
     def convert(self, row: Row, set_type: str) -> Iterable[InputExample]:
         target = row["target"]

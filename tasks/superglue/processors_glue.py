@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tasks.examples import InputExample
-from tasks.processors import DataProcessor, SplitFile, TableProcessor, same_named_files
+from tasks.processors import NO_FILES, DataProcessor, TableProcessor, same_named_files, split_files
 from tasks.readers import Row, read_comma_separated, read_json_lines, read_tab_separated, read_text, standardize
 
 
@@ -16,12 +16,12 @@ class MnliProcessor(TableProcessor):
     """sentence1, sentence2, gold_label."""
 
     labels = ("contradiction", "entailment", "neutral")
-    files = {
-        "train": SplitFile("train.tsv", "train"),
-        "dev": SplitFile("dev_matched.tsv", "dev_matched"),
-        "test": SplitFile("test_matched.tsv", "test_matched"),
-        "unlabeled": SplitFile("train.tsv", "train"),
-    }
+    files = split_files(
+        train="train.tsv",
+        dev=("dev_matched.tsv", "dev_matched"),
+        test=("test_matched.tsv", "test_matched"),
+        unlabeled=("train.tsv", "train"),
+    )
     text_a, text_b, label = "sentence1", "sentence2", "gold_label"
     clean = staticmethod(standardize)
 
@@ -29,11 +29,12 @@ class MnliProcessor(TableProcessor):
 class MnliMismatchedProcessor(MnliProcessor):
     """MNLI evaluated on other genres than those of the training set."""
 
-    files = {
-        **MnliProcessor.files,
-        "dev": SplitFile("dev_mismatched.tsv", "dev_mismatched"),
-        "test": SplitFile("test_mismatched.tsv", "test_mismatched"),
-    }
+    files = split_files(
+        train="train.tsv",
+        dev=("dev_mismatched.tsv", "dev_mismatched"),
+        test=("test_mismatched.tsv", "test_mismatched"),
+        unlabeled=("train.tsv", "train"),
+    )
 
 
 class Sst2Processor(TableProcessor):
@@ -77,7 +78,7 @@ class ColaProcessor(DataProcessor):
 
     labels = ("0", "1")
     files = same_named_files(".tsv")
-    few_files = {}
+    few_files = NO_FILES
 
     def rows(self, path: Path) -> Iterable[Row]:
         return read_tab_separated(path, header=path.name == "test.tsv")
@@ -95,12 +96,8 @@ def plain_text(text: str) -> str:
 class TopicProcessor(DataProcessor):
     """Comma-separated values without header: the label and up to three texts. The test file serves as dev."""
 
-    files = {
-        "train": SplitFile("train.csv", "train"),
-        "dev": SplitFile("test.csv", "dev"),
-        "unlabeled": SplitFile("train.csv", "train"),
-    }
-    few_files = {}
+    files = split_files(train="train.csv", dev="test.csv", unlabeled=("train.csv", "train"))
+    few_files = NO_FILES
 
     def rows(self, path: Path) -> Iterable[Row]:
         return read_comma_separated(path)
@@ -149,12 +146,8 @@ class XstanceProcessor(DataProcessor):
     """id, question, comment, language, label. The test file serves as dev."""
 
     labels = ("FAVOR", "AGAINST")
-    files = {
-        "train": SplitFile("train.jsonl", "train"),
-        "dev": SplitFile("test.jsonl", "dev"),
-        "unlabeled": SplitFile("train.jsonl", "train"),
-    }
-    few_files = {}
+    files = split_files(train="train.jsonl", dev="test.jsonl", unlabeled=("train.jsonl", "train"))
+    few_files = NO_FILES
     language: str | None = None
 
     def convert(self, row: Row, set_type: str) -> Iterable[InputExample]:
@@ -180,7 +173,7 @@ class RaceProcessor(DataProcessor):
 
     labels = ("A", "B", "C", "D")
     files = same_named_files("")
-    few_files = {}
+    few_files = NO_FILES
 
     def rows(self, path: Path) -> Iterator[Row]:
         found = [file for level in ("middle", "high") for file in sorted((path / level).glob("*.txt"))]
@@ -217,13 +210,8 @@ class SquadProcessor(DataProcessor):
     """SQuAD 2.0; one label, for the task is to find a text (trap T9)."""
 
     labels = ("0",)
-    files = {
-        "train": SplitFile("train-v2.0.json", "train"),
-        "dev": SplitFile("dev-v2.0.json", "dev"),
-        "test": None,
-        "unlabeled": None,
-    }
-    few_files = {}
+    files = split_files(train="train-v2.0.json", dev="dev-v2.0.json", test=None, unlabeled=None)
+    few_files = NO_FILES
 
     def rows(self, path: Path) -> Iterator[Row]:
         try:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
 from tasks.examples import InputExample
-from tasks.processors import DataProcessor, SplitFile
+from tasks.processors import DataProcessor, split_files
 from tasks.readers import Row, standardize
 
 WRONG_CANDIDATES = 9  # beside the right one, in training
@@ -19,7 +18,7 @@ class RecordProcessor(DataProcessor):
     """passage with entities, qas with query and answers: one example per question, in training one per answer."""
 
     labels = ("0", "1")
-    few_files = {"test": SplitFile("val.jsonl", "test")}  # dev stays val.jsonl
+    few_files = split_files(test="val.jsonl")  # dev stays val.jsonl
 
     def converter(self, set_type: str) -> Callable[[Row], Iterable[InputExample]]:
         shuffler = random.Random(SHUFFLE_SEED)  # one for all rows of a file, in their order
@@ -35,23 +34,17 @@ class RecordProcessor(DataProcessor):
             answers = list(dict.fromkeys(standardize(answer["text"]) for answer in question.get("answers", ())))
             index, query = question["idx"], standardize(question["query"])
             guid = f"{set_type}-p{passage_index}-q{index}"
-
-            def example(guid: str, candidates: list[str], answers: list[str], label: str, idx: Any) -> InputExample:
-                meta = {
-                    "passage_idx": passage_index,
-                    "question_idx": index,
-                    "candidates": candidates,
-                    "answers": answers,
-                }
-                return InputExample(guid, text, query, label, meta, idx, num_choices=len(candidates))
-
+            place = {"passage_idx": passage_index, "question_idx": index}
             if set_type != "train" and not self.options.for_training:
-                yield example(guid, entities, answers, "1", index)
+                meta = {**place, "candidates": entities, "answers": answers}
+                yield InputExample(guid, text, query, "1", meta, index, num_choices=len(entities))
                 continue
             for number, answer in enumerate(answers):
                 wrong = [entity for entity in entities if entity not in answers]
                 if len(wrong) > WRONG_CANDIDATES:
                     shuffler.shuffle(wrong)
                     wrong = wrong[:WRONG_CANDIDATES]
+                meta = {**place, "candidates": [answer, *wrong], "answers": [answer]}
                 own_index = [passage_index, index, number]
-                yield example(f"{guid}-a{number}", [answer, *wrong], [answer], "0", own_index)
+                own_guid = f"{guid}-a{number}"
+                yield InputExample(own_guid, text, query, "0", meta, own_index, num_choices=len(wrong) + 1)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from tasks.examples import InputExample
-from tasks.processors import DataProcessor, SplitFile, index_of, label_of
+from tasks.processors import NO_FILES, DataProcessor, index_of, label_of, split_files
 from tasks.readers import Row, standardize
 
 
@@ -37,15 +37,15 @@ class CbProcessor(RteProcessor):
 class AxGenderProcessor(RteProcessor):
     """Winogender diagnostics: one file, with labels."""
 
-    files = {"train": SplitFile("AX-g.jsonl", "train"), "test": SplitFile("AX-g.jsonl", "test")}
-    few_files = {}
+    files = split_files(train="AX-g.jsonl", test="AX-g.jsonl")
+    few_files = NO_FILES
 
 
 class AxBroadProcessor(RteProcessor):
     """Broad-coverage diagnostics: one file, with labels."""
 
-    files = {"train": SplitFile("AX-b.jsonl", "train"), "test": SplitFile("AX-b.jsonl", "test")}
-    few_files = {}
+    files = split_files(train="AX-b.jsonl", test="AX-b.jsonl")
+    few_files = NO_FILES
     premise = "sentence1"
     hypothesis = "sentence2"
 

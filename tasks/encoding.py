@@ -1,0 +1,83 @@
+"""Which form the samples of a task take, and making them (spec: superglue 1.1, 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tasks.classification import ClassificationEncoder
+from tasks.cloze import ClozeEncoder, TaskTokenizer
+from tasks.examples import InputExample
+from tasks.samples import EncodingOptions, SampleSet, TaskSample
+
+if TYPE_CHECKING:
+    from tasks.registry import Task
+
+
+def scores_sequences(task: Task, options: EncodingOptions) -> bool:
+    """Return whether answers are scored as sequences of tokens."""
+    return options.multi_token or task.multi_token or task.patterns.free_answers
+
+
+def models_language(task: Task, options: EncodingOptions) -> bool:
+    """Return whether the samples are plain language modelling: WSC without candidates, unless asked otherwise."""
+    return (
+        task.name == "wsc"
+        and options.cloze
+        and options.loss_func in ("cross_entropy", "hinge")
+        and (not options.wsc_negative)
+    )
+
+
+def label_index(task: Task, example: InputExample, options: EncodingOptions, *, for_training: bool) -> int:
+    """Return the class, or the index of the right choice; 0 for an unlabelled example."""
+    if task.name == "wsc" and options.cloze and for_training and not models_language(task, options):
+        return 0  # the first row is the span that is right
+    if task.name == "multichoice":
+        return int(example.label or 0)
+    return 0 if example.label is None else task.labels.index(example.label)
+
+
+def build_samples(
+    task: Task,
+    examples: Sequence[InputExample],
+    tokenizer: TaskTokenizer,
+    options: EncodingOptions,
+    *,
+    for_training: bool = False,
+) -> SampleSet:
+    """Return one sample per example.
+
+    ``for_training``: the samples are for a loss. WSC's labels are then the row of the right span. Raises ValueError for
+    options that the task does not have, and, naming the example, for one that does not fit ``seq_length``.
+    """
+    encoder: ClozeEncoder | ClassificationEncoder
+    if not options.cloze:
+        encoder = ClassificationEncoder(task.name, tokenizer, options)
+    else:
+        encoder = ClozeEncoder(task.patterns, tokenizer, options, multi_token=scores_sequences(task, options))
+    samples: list[TaskSample] = []
+    for example in examples:
+        label = label_index(task, example, options, for_training=for_training)
+        if isinstance(encoder, ClozeEncoder) and models_language(task, options):
+            samples.append(encoder.language_model_sample(example, label=label))
+        else:
+            samples.append(encoder.sample(example, label=label))
+    return SampleSet(tuple(samples), encoder.num_truncated)
+
+
+def labelled_texts(
+    task: Task, examples: Sequence[InputExample], tokenizer: TaskTokenizer, options: EncodingOptions
+) -> list[list[int]]:
+    """Return the examples with their answers filled in, [CLS] and end token around them (``--block-lm-ratio``).
+
+    Every token of them may be blanked out.
+    """
+    encoder = ClozeEncoder(task.patterns, tokenizer, options, multi_token=scores_sequences(task, options))
+    texts = []
+    for example in examples:
+        # The right answer of WSC is the first one, whatever the form of its samples.
+        label = 0 if task.name == "wsc" else label_index(task, example, options, for_training=True)
+        ids = encoder.labelled_text(example, label=label)
+        texts.append([encoder.commands.enc, *ids, encoder.commands.pad])
+    return texts
