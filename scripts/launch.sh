@@ -28,7 +28,20 @@ launch_single() {
     "$python" "$@"
 }
 
-# Run one program in several processes; its output goes to logs/log-$LOG_NAME-<date>.txt as well.
+# Tell whether find_python's interpreter has what the programs need.
+has_requirements() {
+    "$(find_python)" -c '
+import importlib.util, sys
+needed = ("torch", "numpy", "tokenizers", "sentencepiece", "tqdm")
+sys.exit(any(importlib.util.find_spec(name) is None for name in needed))' 2> /dev/null
+}
+
+# Run one program in several processes; its output goes to logs/log-$LOG_NAME-<date>.txt as well. Does not return: the
+# script becomes the launcher, so that signals reach it and the exit code is the program's (else: in a subshell).
 launch_distributed() {
-    "$(find_python)" scripts/launch_ranks.py "$@"
+    local python
+    python="$(find_python)"
+    export NUM_WORKERS NUM_GPUS_PER_WORKER RANKS_WITHOUT_GPU HOST_FILE_PATH NODE_RANK MASTER_ADDR MASTER_PORT \
+        LAUNCHER LOG_NAME DRY_RUN
+    exec "$python" scripts/launch_ranks.py "$@"
 }

@@ -2,13 +2,14 @@
 
 python scripts/launch_ranks.py pretrain_glm.py ARGUMENTS...        (scripts/launch.sh calls it)
 
-NUM_GPUS_PER_WORKER  processes on each machine  (default: its GPUs; without any, 1)
-NUM_WORKERS          machines                   (default: those of the hostfile or of SLURM, else 1)
+NUM_GPUS_PER_WORKER  processes on each machine  (default: slots of the hostfile, else the GPUs here, else the next)
+RANKS_WITHOUT_GPU    the same without any GPU   (default: 1)
+NUM_WORKERS          machines                   (default: those of the hostfile or of srun, else 1)
 HOST_FILE_PATH       file of "host slots=n" lines: machines that this one reaches by ssh
 NODE_RANK            number of this machine, when the script is started on each machine by hand
-MASTER_ADDR          the first machine          (default: the first of the hostfile or of SLURM, else localhost)
-MASTER_PORT          a free port on it          (default: one that is free here; under SLURM from the job's number)
-LAUNCHER             torchrun or deepspeed      (default: deepspeed with a hostfile, else torchrun)
+MASTER_ADDR          the first machine          (default: the first of the hostfile or of srun, else localhost)
+MASTER_PORT          a free port on it          (default: one that is free here; under srun from the job's number)
+LAUNCHER             torchrun, deepspeed, slurm (default: slurm under srun, deepspeed with several hosts, else torchrun)
 LOG_NAME             the log is logs/log-LOG_NAME-MM-DD-hh-mm.txt  (default: the program's name)
 DRY_RUN=1            the same as --dry-run among the arguments: print the command of every machine and the plan of
                      the run, start nothing
@@ -16,166 +17,48 @@ DRY_RUN=1            the same as --dry-run among the arguments: print the comman
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import shlex
-import shutil
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from launch_machines import (
+    Machines,
+    check_launcher,
+    deepspeed_environment_file,
+    find_machines,
+    is_this_machine,
+    variables_to_pass_on,
+)
+
 from data_utils.errors import run_main
 
 DRY_RUN = "--dry-run"
-LAUNCHERS = ("torchrun", "deepspeed")
+LOGS = Path("logs")
+PATIENCE = 30.0  # seconds that the other machines get to end by themselves after one has failed
+# A terminal on the other side: its processes end with the connection.
+SSH = ("ssh", "-tt", "-o", "BatchMode=yes")
 
 
-@dataclass(frozen=True)
-class Machines:
-    """Where the processes run.
-
-    Attributes:
-        hosts: names of all machines; empty for this one alone or when each is started by hand.
-        num_nodes: machines.
-        num_ranks: processes on each of them.
-        node_rank: this machine's number when each one starts its own processes, else None.
-        address: the first machine.
-        port: a port on it.
-        launcher: ``torchrun`` or ``deepspeed``.
-        hostfile: what DeepSpeed's launcher reads the hosts from.
-    """
-
-    hosts: tuple[str, ...]
-    num_nodes: int
-    num_ranks: int
-    node_rank: int | None
-    address: str
-    port: int
-    launcher: str
-    hostfile: str | None
-
-    @property
-    def world_size(self) -> int:
-        """Return the number of processes."""
-        return self.num_nodes * self.num_ranks
-
-
-def read_hostfile(path: str) -> dict[str, int]:
-    """Return {host: slots} of an OpenMPI-style hostfile; raise ValueError with file and line for what is not one."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ValueError(f"HOST_FILE_PATH {path}: {error.strerror}; give a file of 'host slots=n' lines") from None
-    hosts: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        words = line.split("#")[0].split()
-        if not words:
-            continue
-        name, *rest = words
-        slots = [word.removeprefix("slots=") for word in rest if word.startswith("slots=")]
-        if len(slots) != 1 or len(rest) != 1 or not slots[0].isdecimal() or slots[0] == "0":
-            raise ValueError(f"{path} line {number}: {line.strip()!r} is not 'host slots=n'")
-        if name in hosts:
-            raise ValueError(f"{path} line {number}: {name} is listed twice")
-        hosts[name] = int(slots[0])
-    if not hosts:
-        raise ValueError(f"HOST_FILE_PATH {path}: no host in it; write one 'host slots=n' a line")
-    return hosts
-
-
-def count_gpus(environment: Mapping[str, str]) -> int:
-    """Return the number of GPUs that this process may use, without loading torch."""
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return sum(bool(name.strip()) and name.strip() != "-1" for name in visible.split(","))
-    if shutil.which("nvidia-smi") is None:
-        return 0
-    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
-    return sum(line.startswith("GPU") for line in listed.stdout.splitlines())
-
-
-def _count(environment: Mapping[str, str], name: str, default: int) -> int:
-    text = environment.get(name) or str(default)
-    if not text.isdecimal() or text == "0":
-        raise ValueError(f"{name} is {text!r}; give a number of at least 1")
-    return int(text)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
-
-
-def _slurm_hosts(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the machines of the SLURM allocation; none outside one, or when the script runs outside ``srun``."""
-    if int(environment.get("SLURM_JOB_NUM_NODES", 1)) < 2 or "SLURM_PROCID" not in environment:
-        return ()
-    listed = subprocess.run(
-        ["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]], capture_output=True, text=True, check=True
-    )
-    return tuple(listed.stdout.split())
-
-
-def find_machines(environment: Mapping[str, str]) -> Machines:
-    """Resolve the variables above; raise ValueError for what cannot be."""
-    hostfile = environment.get("HOST_FILE_PATH") or None
-    node_rank = environment.get("NODE_RANK")
-    slots = read_hostfile(hostfile) if hostfile else {}
-    hosts, port = tuple(slots), 0
-    if not hosts and node_rank is None and (hosts := _slurm_hosts(environment)):
-        node_rank, port = environment["SLURM_NODEID"], 10000 + int(environment["SLURM_JOB_ID"]) % 50000
-    num_nodes = _count(environment, "NUM_WORKERS", len(hosts) or 1)
-    if hosts and num_nodes > len(hosts):
-        raise ValueError(f"NUM_WORKERS is {num_nodes}, but there are {len(hosts)} hosts ({', '.join(hosts)})")
-    hosts = hosts[:num_nodes]
-    num_ranks = _count(
-        environment, "NUM_GPUS_PER_WORKER", min(slots[h] for h in hosts) if slots else count_gpus(environment) or 1
-    )
-    for host in hosts:
-        if slots and slots[host] < num_ranks:
-            raise ValueError(f"NUM_GPUS_PER_WORKER is {num_ranks}, but {hostfile} gives {host} {slots[host]} slots")
-    if num_nodes > 1 and not hosts and node_rank is None:
-        raise ValueError(
-            f"NUM_WORKERS is {num_nodes}: name the machines (HOST_FILE_PATH), or start this on each of them with "
-            "NODE_RANK, MASTER_ADDR and MASTER_PORT; see docs/launching.md"
-        )
-    by_hand = num_nodes > 1 and node_rank is not None
-    if by_hand and not hosts and not (environment.get("MASTER_ADDR") and environment.get("MASTER_PORT")):
-        raise ValueError(f"NODE_RANK is {node_rank}: MASTER_ADDR and MASTER_PORT are needed, the same on all machines")
-    launcher = environment.get("LAUNCHER") or ("deepspeed" if num_nodes > 1 and not by_hand else "torchrun")
-    if launcher not in LAUNCHERS:
-        raise ValueError(f"LAUNCHER is {launcher!r}; {' and '.join(LAUNCHERS)} exist")
-    if num_nodes > 1 and launcher == "torchrun" and not by_hand:
-        raise ValueError("LAUNCHER is torchrun: it starts the processes of one machine; set NODE_RANK on each of them")
-    return Machines(
-        hosts=hosts,
-        num_nodes=num_nodes,
-        num_ranks=num_ranks,
-        node_rank=int(node_rank) if by_hand else None,
-        address=environment.get("MASTER_ADDR") or (hosts[0] if hosts else "localhost"),
-        port=_count(environment, "MASTER_PORT", port or _free_port()),
-        launcher=launcher,
-        hostfile=hostfile,
-    )
-
-
-def command_line(machines: Machines, words: Sequence[str], *, node: int = 0) -> list[str]:
-    """Return the command that machine number ``node`` is started with, for the program and its arguments ``words``."""
+def node_command(machines: Machines, words: Sequence[str], *, node: int) -> list[str]:
+    """Return what runs on machine number ``node`` for the program and its arguments ``words``."""
     python = sys.executable
     if machines.launcher == "deepspeed":
-        launcher = [python, "-m", "deepspeed.launcher.runner", "--num_gpus", str(machines.num_ranks)]
-        if machines.num_nodes > 1:
-            assert machines.hostfile is not None, machines
-            launcher += ["--hostfile", machines.hostfile, "--num_nodes", str(machines.num_nodes)]
-            launcher += ["--master_addr", machines.address]
-        return [*launcher, "--master_port", str(machines.port), *words]
+        ranks = {name: list(range(machines.num_ranks)) for name in machines.names}
+        world = base64.urlsafe_b64encode(json.dumps(ranks).encode()).decode()
+        return [
+            python, "-u", "-m", "deepspeed.launcher.launch", f"--world_info={world}", f"--node_rank={node}",
+            f"--master_addr={machines.address}", f"--master_port={machines.port}", *words,
+        ]  # fmt: skip
     if machines.world_size == 1:
         return [python, *words]
     return [
@@ -185,33 +68,132 @@ def command_line(machines: Machines, words: Sequence[str], *, node: int = 0) -> 
     ]  # fmt: skip
 
 
-def describe(machines: Machines, words: Sequence[str]) -> list[str]:
-    """Return a line per machine: its name and the command that starts its processes."""
-    names = machines.hosts or tuple(f"machine {node}" for node in range(machines.num_nodes))
-    if machines.launcher == "deepspeed" and machines.num_nodes > 1:
-        launch = shlex.join(command_line(machines, words))
-        ranks = (f"ranks {n * machines.num_ranks} to {(n + 1) * machines.num_ranks - 1}" for n in range(len(names)))
-        return [f"{names[0]}: {launch}", *(f"{name}: {own}, by ssh" for name, own in zip(names, ranks))]
-    return [f"{name}: {shlex.join(command_line(machines, words, node=node))}" for node, name in enumerate(names)]
+def by_ssh(host: str, command: Sequence[str], *, environment: Mapping[str, str]) -> list[str]:
+    """Return the command that runs ``command`` on ``host``, in this folder (a shared file system) and environment."""
+    variables = [f"{name}={value}" for name, value in variables_to_pass_on(environment).items()]
+    return [*SSH, host, f"cd {shlex.quote(os.getcwd())} && exec {shlex.join(['env', *variables, *command])}"]
 
 
-def run_logged(command: Sequence[str], log: Path, *, environment: Mapping[str, str]) -> int:
-    """Run ``command``, copy its output to the standard output and to ``log``, and return its exit code.
+def deepspeed_runner(machines: Machines, *, environment: Mapping[str, str]) -> list[str]:
+    """Return the call of DeepSpeed's launcher, which starts the processes of all machines."""
+    hostfile = machines.hostfile if machines.num_nodes > 1 and machines.hostfile else os.devnull
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")[: machines.num_ranks]
+    if machines.num_nodes == 1 and len(visible) == machines.num_ranks and all(map(str.isdecimal, visible)):
+        where = [f"--include=localhost:{','.join(visible)}"]  # it would take the first GPUs instead
+    else:
+        where = ["--num_nodes", str(machines.num_nodes), "--num_gpus", str(machines.num_ranks)]
+    return [
+        sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", hostfile, *where,
+        "--master_addr", machines.address, "--master_port", str(machines.port),
+    ]  # fmt: skip
 
-    SIGTERM and SIGUSR1 are passed on; the program saves and leaves.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
+
+def commands_here(machines: Machines, words: Sequence[str], *, environment: Mapping[str, str]) -> list[list[str]]:
+    """Return what this machine starts: its own processes, and those of the machines that it reaches by ssh."""
+    if machines.launcher == "deepspeed":
+        return [[*deepspeed_runner(machines, environment=environment), *words]]
+    if machines.node_rank is not None or not machines.hosts:
+        return [node_command(machines, words, node=machines.node_rank or 0)]
+    commands = [node_command(machines, words, node=node) for node in range(machines.num_nodes)]
+    return [
+        command if is_this_machine(host) else by_ssh(host, command, environment=environment)
+        for host, command in zip(machines.hosts, commands)
+    ]
+
+
+def descendants(root: int) -> list[int]:
+    """Return the processes that ``root`` has started, directly or not (none without /proc)."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        except OSError:
+            continue  # it has ended meanwhile
+    found = [root]
+    for parent in found:
+        found += [process for process, above in parents.items() if above == parent]
+    return found[1:]
+
+
+def copy_output(source: int, log: Path, *, from_terminal: bool) -> None:
+    """Copy what arrives at the file descriptor ``source`` to the standard output and to ``log``, until its end."""
     with log.open("ab", buffering=0) as file:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(environment))
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, lambda received, _: process.send_signal(received))
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the program, too
-        assert process.stdout is not None
-        while chunk := os.read(process.stdout.fileno(), 65536):
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.flush()
+        listening = True
+        while chunk := os.read(source, 65536):
+            if from_terminal:
+                chunk = chunk.replace(b"\r\n", b"\n")
             file.write(chunk)
-        return process.wait()
+            if listening:
+                try:
+                    sys.stdout.buffer.write(chunk)
+                    sys.stdout.flush()
+                except BrokenPipeError:  # whoever read has left; the log goes on
+                    listening = False
+
+
+def wait_for_all(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait for all processes and return the exit code of the first that failed, or 0; end the others after it."""
+    code, deadline = 0, float("inf")
+    means = [subprocess.Popen.terminate, subprocess.Popen.kill]
+    while None in (codes := [process.poll() for process in processes]):
+        failed = [c for c in codes if c]
+        if failed and code == 0:
+            code, deadline = failed[0], time.monotonic() + PATIENCE
+        if means and time.monotonic() > deadline:
+            for process in processes:
+                means[0](process)
+            means, deadline = means[1:], time.monotonic() + PATIENCE
+        time.sleep(0.05)
+    code = code or next((c for c in codes if c), 0)
+    return code if code >= 0 else 128 - code
+
+
+def run_logged(commands: Sequence[Sequence[str]], log: Path, *, environment: Mapping[str, str], ssh: bool) -> int:
+    """Run ``commands`` at the same time, copy their output to the standard output and to ``log``, return the exit code.
+
+    SIGTERM is passed on to them. So is SIGUSR1 (save and leave), to all processes on this machine: they start with it
+    ignored, so that a launcher which knows nothing of it survives and a program that does installs its handler.
+    SIGINT reaches them from the terminal by itself.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    source, sink = os.pipe()
+    stdin = None if len(commands) == 1 else subprocess.DEVNULL
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, _: object) -> None:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    def save_and_leave(number: int, _: object) -> None:
+        for process in descendants(os.getpid()):
+            try:
+                os.kill(process, number)
+            except ProcessLookupError:
+                continue
+
+    for command in commands:
+        output = {"stdout": sink, "stderr": subprocess.STDOUT, "stdin": stdin}
+        processes.append(subprocess.Popen(command, env=dict(environment), **output))
+    os.close(sink)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGUSR1, save_and_leave)
+    copier = threading.Thread(target=copy_output, args=(source, log), kwargs={"from_terminal": ssh}, daemon=True)
+    copier.start()
+    code = wait_for_all(processes)
+    copier.join(timeout=5.0)  # a process left behind may hold the pipe open
+    return code
+
+
+def show_plan(machines: Machines, words: Sequence[str], *, environment: Mapping[str, str]) -> int:
+    """Print the command of every machine, then let the program print its plan in one process; return its exit code."""
+    for node, name in enumerate(machines.names):
+        print(f"{name}: {shlex.join(node_command(machines, words, node=node))}", flush=True)
+    if machines.node_rank:
+        return 0  # the first machine shows it
+    plan = {**environment, "GLM_PLAN_WORLD_SIZE": str(machines.world_size)}
+    return subprocess.run([sys.executable, *words, DRY_RUN], env=plan, check=False).returncode
 
 
 def main() -> int:
@@ -222,18 +204,24 @@ def main() -> int:
     environment = dict(os.environ)
     machines = find_machines(environment)
     if DRY_RUN in words or environment.get("DRY_RUN") == "1":
-        words = [word for word in words if word != DRY_RUN]
-        print(*describe(machines, words), sep="\n", flush=True)
-        environment["GLM_PLAN_WORLD_SIZE"] = str(machines.world_size)
-        return subprocess.run([sys.executable, *words, DRY_RUN], env=environment, check=False).returncode
+        return show_plan(machines, [word for word in words if word != DRY_RUN], environment=environment)
+    check_launcher(machines)
     if machines.world_size > 1:
         # Left alone, every process would take all cores (spec: platform 3.2).
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // machines.num_ranks)))
-    command = command_line(machines, words, node=machines.node_rank or 0)
+    if machines.launcher == "deepspeed" and machines.num_nodes > 1 and "DS_ENV_FILE" not in environment:
+        environment["DS_ENV_FILE"] = str(deepspeed_environment_file(environment, LOGS))
+    commands = commands_here(machines, words, environment=environment)
+    node = "" if machines.node_rank is None else f"-node{machines.node_rank}"
     name = environment.get("LOG_NAME") or Path(words[0]).stem
-    log = Path("logs") / f"log-{name}-{time.strftime('%m-%d-%H-%M')}.txt"
-    print("+ " + shlex.join(command), f"log: {log}", sep="\n", flush=True)
-    return run_logged(command, log, environment=environment)
+    log = LOGS / f"log-{name}-{time.strftime('%m-%d-%H-%M')}{node}.txt"
+    announcement = "".join(f"+ {shlex.join(command)}\n" for command in commands)
+    print(f"{announcement}log: {log}", flush=True)
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(announcement)
+    ssh = any(command[: len(SSH)] == list(SSH) for command in commands)
+    return run_logged(commands, log, environment=environment, ssh=ssh)
 
 
 if __name__ == "__main__":
