@@ -36,6 +36,11 @@ needed = ("torch", "numpy", "tokenizers", "sentencepiece", "tqdm")
 sys.exit(any(importlib.util.find_spec(name) is None for name in needed))' 2> /dev/null
 }
 
+# Print the number of GPUs of this machine, but at most $1; without any: 1.
+count_gpus() {
+    "$(find_python)" scripts/launch_ranks.py --count-gpus "$1"
+}
+
 # Run one program in several processes; its output goes to logs/log-$LOG_NAME-<date>.txt as well. Does not return: the
 # script becomes the launcher, so that signals reach it and the exit code is the program's (else: in a subshell).
 launch_distributed() {

@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from launch_machines import (
     Machines,
     check_launcher,
+    count_gpus,
     deepspeed_environment_file,
     find_machines,
     is_this_machine,
@@ -43,6 +44,7 @@ from launch_machines import (
 from data_utils.errors import run_main
 
 DRY_RUN = "--dry-run"
+COUNT_GPUS = "--count-gpus"  # print how many there are, at most the number that follows
 LOGS = Path("logs")
 PATIENCE = 30.0  # seconds that the other machines get to end by themselves after one has failed
 # A terminal on the other side: its processes end with the connection.
@@ -199,6 +201,9 @@ def show_plan(machines: Machines, words: Sequence[str], *, environment: Mapping[
 def main() -> int:
     """Start the program, or print how it would be started."""
     words = sys.argv[1:]
+    if words[:1] == [COUNT_GPUS]:
+        print(min(count_gpus(os.environ) or 1, int(words[1])))
+        return 0
     if not words or words[0].startswith("-"):
         raise ValueError("no program to start; give its file first: scripts/launch_ranks.py PROGRAM ARGUMENTS...")
     environment = dict(os.environ)

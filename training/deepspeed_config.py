@@ -60,6 +60,8 @@ def deepspeed_plan(
     if config.pop("scheduler", None) is not None:
         notices.append("warning: the scheduler of the DeepSpeed file has no effect; --lr-decay-style chooses it")
     zero = dict(config.get("zero_optimization") or {})
+    if zero.pop("cpu_offload", False):  # its name until DeepSpeed 0.4
+        zero.setdefault("offload_optimizer", {"device": "cpu"})
     stage = zero.get("stage", 0)
     if stage not in (0, 1, 2, 3):
         raise ValueError(f"the DeepSpeed file asks for ZeRO stage {stage!r}; 0, 1, 2 and 3 exist")
