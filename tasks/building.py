@@ -17,8 +17,7 @@ from model.checkpoint_format import load_model_weights, resolve_checkpoint, shar
 from model.modeling_glm import GLMModel
 from model.safe_loading import read_checkpoint_file
 from mpu.initialize import ParallelTopology
-from tasks.configuration import FinetuningConfiguration, TaskSettings
-from tasks.examples import DataOptions
+from tasks.configuration import FinetuningConfiguration
 from tasks.finetuning import Progress, TrainingSet
 from tasks.network import HeadSettings, add_head, check_prompt, freeze_transformer, initialize_prompt
 from tasks.objective import TaskObjective
@@ -76,7 +75,7 @@ def build_network(
     model = GLMModel(config, topology=topology)
     head = HeadSettings(
         kind=kind,
-        num_classes=_num_classes(task, settings),
+        num_classes=1 if task.choice_head else len(task.labels),
         pool_token=settings.pool_token,
         dropout=settings.head_dropout,
         length_penalty=settings.length_penalty,
@@ -96,11 +95,6 @@ def build_network(
     if settings.freeze_transformer:
         freeze_transformer(model, tuned_layers=settings.tuned_layers)
     return network
-
-
-def _num_classes(task: Task, settings: TaskSettings) -> int:
-    options = DataOptions(cloze=settings.cloze, wsc_negative=settings.wsc_negative)
-    return 1 if task.answers_are_choices(options) else len(task.labels)
 
 
 def build_engine(

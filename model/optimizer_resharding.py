@@ -1,0 +1,105 @@
+"""Cut the state of an optimizer for another model-parallel size, along with the parameters it belongs to.
+
+Optimizer states number their parameters; which is which follows from the order of the names (spec: model 10.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from model.parameter_rules import canonical_name, reshard_tensor, rule_for
+
+WITHOUT_OPTIMIZER = "continue without it (--no-load-optim)"
+
+
+def parameter_groups(names: Sequence[str]) -> list[list[str]]:
+    """Return the names of the decayed parameters and of the others, in the order in which optimizers number them.
+
+    ``names`` are those of the weights of a checkpoint, in its order; buffers are left out.
+    """
+    decay: list[str] = []
+    no_decay: list[str] = []
+    for name in names:
+        canonical = canonical_name(name)
+        own = canonical.rsplit(".", 1)[-1]
+        if own == "inv_freq":
+            continue
+        (no_decay if own == "bias" or "layernorm" in canonical else decay).append(name)
+    return [decay, no_decay]
+
+
+def reshard_optimizer(
+    states: Sequence[Mapping[str, Any]],
+    weights: Sequence[Mapping[str, Tensor]],
+    *,
+    size: int,
+    rank: int,
+    file: Path,
+) -> dict[str, Any]:
+    """Return the optimizer state of shard ``rank`` of ``size`` from those of all present shards, in rank order.
+
+    ``weights`` are the parameters of the present shards. Moments are cut as their parameters are; steps and options are
+    those of the first shard. Also takes the original's wrapper for fp16 with its fp32 masters.
+
+    Raises:
+        ValueError: the state is of other parameters, or its moments are not of their shape (Adafactor).
+    """
+    if "optimizer_state_dict" in states[0]:
+        inner = [state["optimizer_state_dict"] for state in states]
+        result = {
+            "optimizer_state_dict": reshard_optimizer(inner, weights, size=size, rank=rank, file=file),
+            "fp32_from_fp16": _reshard_masters(states, weights, size=size, rank=rank),
+        }
+        return {**{key: value for key, value in states[0].items() if key not in result}, **result}
+    if not all(isinstance(state.get("state"), Mapping) and state.get("param_groups") for state in states):
+        raise ValueError(f"{file} has an optimizer state of an unknown layout; {WITHOUT_OPTIMIZER}")
+    groups = states[0]["param_groups"]
+    names = parameter_groups(list(weights[0]))
+    if [len(group["params"]) for group in groups] != [len(group) for group in names]:
+        raise ValueError(
+            f"{file} has an optimizer state for groups of {[len(group['params']) for group in groups]} parameters, "
+            f"its weights make groups of {[len(group) for group in names]}; {WITHOUT_OPTIMIZER}"
+        )
+    moments = {}
+    for group, group_names in zip(groups, names, strict=True):
+        for index, name in zip(group["params"], group_names, strict=True):
+            if index in states[0]["state"]:
+                present = [state["state"][index] for state in states]
+                shapes = [shard[name].shape for shard in weights]
+                moments[index] = _reshard_moments(name, present, shapes, size=size, rank=rank, file=file)
+    return {"state": moments, "param_groups": groups}
+
+
+def _reshard_moments(
+    name: str, present: Sequence[Mapping[str, Any]], shapes: Sequence[Any], *, size: int, rank: int, file: Path
+) -> dict[str, Any]:
+    own: dict[str, Any] = {}
+    replicated = rule_for(name).dim is None
+    for key, value in present[0].items():
+        if replicated or not isinstance(value, Tensor) or value.dim() == 0:
+            own[key] = value
+        elif all(state[key].shape == shape for state, shape in zip(present, shapes, strict=True)):
+            own[key] = reshard_tensor(name, [state[key] for state in present], size=size, rank=rank)
+        else:
+            raise ValueError(
+                f"{file} has an optimizer state whose {key!r} is not of the shape of its parameter (Adafactor); it "
+                f"cannot be cut for another model-parallel size: {WITHOUT_OPTIMIZER}"
+            )
+    return own
+
+
+def _reshard_masters(
+    states: Sequence[Mapping[str, Any]], weights: Sequence[Mapping[str, Tensor]], *, size: int, rank: int
+) -> list[list[Tensor]]:
+    masters = [state["fp32_from_fp16"] for state in states]
+    return [
+        [
+            reshard_tensor(name, [shard[group][index] for shard in masters], size=size, rank=rank)
+            for index, name in enumerate(names)
+        ]
+        for group, names in enumerate(parameter_groups(list(weights[0])))
+    ]
