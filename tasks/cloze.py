@@ -42,17 +42,18 @@ class TaskTokenizer(Protocol):
 
 def single_token_ids(pvp: PVP, pattern_id: int, tokenizer: TaskTokenizer) -> list[int]:
     """Return the id of every label's word. Raise ValueError for a word that is not exactly one ordinary token."""
-    commands = {token.id for token in tokenizer.command_tokens}
-    found = []
-    for label, word in pvp.verbalizers(pattern_id).items():
-        ids = tokenizer.encode(word)
-        if len(ids) != 1 or ids[0] in commands:
-            raise ValueError(
-                f"{pvp.name}, pattern {pattern_id}: the word {word!r} of label {label} is {len(ids)} tokens of this "
-                "vocabulary, it has to be one token; give --multi-token"
-            )
-        found.append(ids[0])
-    return found
+    return [single_token_id(word, label, pvp, tokenizer) for label, word in pvp.verbalizers(pattern_id).items()]
+
+
+def single_token_id(word: str, label: Any, pvp: PVP, tokenizer: TaskTokenizer) -> int:
+    """Return the id of a label's word. Raise ValueError when it is not exactly one ordinary token."""
+    ids = tokenizer.encode(word)
+    if len(ids) != 1 or any(ids[0] == token.id for token in tokenizer.command_tokens):
+        raise ValueError(
+            f"{pvp.name}: the word {word!r} of label {label} is {len(ids)} tokens of this vocabulary, it has to be one "
+            "token; give --multi-token"
+        )
+    return ids[0]
 
 
 def verbalizer_token_ids(pvp: PVP, pattern_id: int, tokenizer: TaskTokenizer) -> list[int]:
@@ -146,7 +147,8 @@ class ClozeEncoder:
                 answer = self._answers(example, end=False)[label]
                 a, b = self._truncated(a, b, answer)
             else:
-                answer = (self._single_token_ids()[label],)
+                name, word = list(self.pvp.verbalizers(self.options.pattern_id).items())[label]
+                answer = (single_token_id(word, name, self.pvp, self.tokenizer),)
                 a, b = self._truncated(a, b, None)
             context = [index for piece in (*a, *b) for index in piece.ids]
             if self.commands.mask not in context:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tasks.classification import ClassificationEncoder
 from tasks.cloze import ClozeEncoder, TaskTokenizer
 from tasks.examples import InputExample
+from tasks.multichoice import MultichoiceEncoder
 from tasks.samples import EncodingOptions, SampleSet, TaskSample
 
 if TYPE_CHECKING:
@@ -51,8 +52,10 @@ def build_samples(
     ``for_training``: the samples are for a loss. WSC's labels are then the row of the right span. Raises ValueError for
     options that the task does not have, and, naming the example, for one that does not fit ``seq_length``.
     """
-    encoder: ClozeEncoder | ClassificationEncoder
-    if not options.cloze:
+    encoder: ClozeEncoder | ClassificationEncoder | MultichoiceEncoder
+    if task.name == "multichoice" and options.cloze:
+        encoder = MultichoiceEncoder(tokenizer, options)
+    elif not options.cloze:
         encoder = ClassificationEncoder(task.name, tokenizer, options)
     else:
         encoder = ClozeEncoder(task.patterns, tokenizer, options, multi_token=scores_sequences(task, options))

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.examples import DataOptions, InputExample
+from tasks.metrics import evaluate
+from tasks.multichoice import MultichoiceProcessor, expand_files, file_title
 from tasks.patterns import PVP
 from tasks.processors import DEFAULT_OPTIONS, DataProcessor
 from tasks.superglue.dataset import PROCESSORS
@@ -19,7 +21,7 @@ from tasks.superglue.pvp import PVPS
 
 if TYPE_CHECKING:
     from tasks.cloze import TaskTokenizer
-    from tasks.samples import EncodingOptions, SampleSet
+    from tasks.samples import EncodingOptions, Kind, SampleSet
 
 ACCURACY = ("accuracy",)
 
@@ -74,6 +76,14 @@ class Task:
             raise ValueError(f"{self.name}: no examples in the split {split!r} of {data_dir}")
         return found
 
+    def splits(self, names: Sequence[str]) -> list[str]:
+        """Return the splits that ``names`` stand for; multichoice takes files and patterns of files."""
+        return expand_files(names) if self.name == "multichoice" else list(names)
+
+    def output_name(self, split: str) -> str:
+        """Return what the results of a split are called: ``rte-dev``."""
+        return f"{self.name}-{file_title(split) if self.name == 'multichoice' else split}"
+
     def build_samples(
         self,
         examples: Sequence[InputExample],
@@ -95,6 +105,37 @@ class Task:
 
         return encoding.labelled_texts(self, examples, tokenizer, options)
 
+    def label_indices(self, examples: Sequence[InputExample]) -> list[int]:
+        """Return the classes (or right choices) of examples that have labels."""
+        if self.name == "multichoice":
+            return [int(example.label) for example in examples]
+        return [self.labels.index(example.label) for example in examples]
+
+    def predicted_class(self, kind: Kind, best_row: int) -> int:
+        """Return the class that the best score stands for.
+
+        WSC's candidates are rows, the first of which is the span that the label is about: 1 when it is the best.
+        """
+        if self.name == "wsc" and kind in ("multi_token", "fast_decode"):
+            return int(best_row == 0)
+        return best_row
+
+    def has_labels(self, examples: Sequence[InputExample]) -> bool:
+        """Return whether a metric makes sense: every example has a label (ReCoRD: answers)."""
+        if self.name == "record":
+            return all(example.meta["answers"] for example in examples)
+        return all(example.label is not None for example in examples)
+
+    def evaluate(self, predictions: Sequence[int], examples: Sequence[InputExample]) -> dict[str, float]:
+        """Return the task's metrics by name. ``predictions`` are classes (or choices) in the order of the examples."""
+        return evaluate(self.metrics, predictions, self.label_indices(examples), examples)
+
+    def prompt_init_tokens(self, tokenizer: TaskTokenizer, pattern_id: int) -> list[int]:
+        """Return the ids of the labels' words, which start a continuous prompt; none for a task without words."""
+        from tasks.cloze import verbalizer_token_ids
+
+        return verbalizer_token_ids(self.patterns, pattern_id, tokenizer)
+
 
 def _task(name: str, **options: Any) -> Task:
     return Task(name, PROCESSORS[name], PVPS.get(name), **options)
@@ -109,7 +150,10 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "tnews": {"multi_token": True},  # one of its words is two tokens of the released vocabulary (trap T10)
 }
 
+MULTICHOICE = Task("multichoice", MultichoiceProcessor, varying_choices=True, choice_head=True)
+
 TASKS: dict[str, Task] = {name: _task(name, **_SPECIAL.get(name, {})) for name in PROCESSORS}
+TASKS["multichoice"] = MULTICHOICE
 
 
 def find_task(name: str) -> Task:

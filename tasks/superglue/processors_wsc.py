@@ -51,7 +51,8 @@ class WscProcessor(DataProcessor):
 
     def convert(self, row: Row, set_type: str) -> Iterable[InputExample]:
         example, candidates = self.read(row, set_type)
-        if set_type == "train" and self.options.cloze and example.label != "True":
+        for_training = set_type == "train" or self.options.for_training
+        if for_training and self.options.cloze and example.label != "True":
             return
         if candidates is None:
             yield example

@@ -1,0 +1,119 @@
+"""Generic multiple choice: texts with a blank and the choices for it, from any file (spec: superglue 6)."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tasks.cloze import TaskTokenizer, stack_padded
+from tasks.examples import InputExample
+from tasks.layout import CommandIds, PositionOptions, build_row, build_unidirectional_row
+from tasks.processors import DataProcessor
+from tasks.readers import Row, read_json_lines
+from tasks.samples import EncodingOptions, TaskSample
+
+
+class MultichoiceProcessor(DataProcessor):
+    """inputs_pretokenized, choices_pretokenized, label (the right choice's number; 0 when it is missing).
+
+    A split is the path of a file; the folder of the task's data only helps to find it.
+    """
+
+    def examples(self, data_dir: str | Path | None, split: str) -> list[InputExample]:
+        path = Path(split)
+        if data_dir is not None and not path.exists():
+            path = Path(data_dir) / split
+        return [example for row in read_json_lines(path) for example in self.convert(row, "")]
+
+    def convert(self, row: Row, set_type: str) -> Iterable[InputExample]:
+        text, choices = row.text("inputs_pretokenized"), row["choices_pretokenized"]
+        if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):
+            raise row.error(f"choices_pretokenized is {choices!r}; it has to be a list of texts")
+        label = row.get("label")
+        if label is not None and label not in range(len(choices)):
+            raise row.error(f"label {label!r}; there are {len(choices)} choices, counted from 0")
+        number = str(row.number)
+        yield InputExample(number, text, None, label, {"choices": choices}, number, num_choices=len(choices))
+
+
+def expand_files(patterns: Sequence[str]) -> list[str]:
+    """Return the files that the patterns match (``**`` goes into folders), in order. Raise ValueError for none."""
+    found: list[str] = []
+    for pattern in patterns:
+        files = sorted(name for name in glob.glob(pattern, recursive=True) if Path(name).is_file())
+        if not files:
+            raise ValueError(f"{pattern}: no such file; multichoice takes files or patterns of them")
+        found += files
+    return found
+
+
+def file_title(path: str) -> str:
+    """Return what the results of a file are called: its name up to the first dot."""
+    return Path(path).name.split(".")[0]
+
+
+@dataclass
+class MultichoiceEncoder:
+    """Turn examples into samples with one row per choice; choices are scored as they are, without an end token.
+
+    Attributes:
+        tokenizer: of the model.
+        options: ``seq_length``, ``unidirectional`` and the numbering of positions count here.
+        num_truncated: how many texts lost their beginning so far.
+    """
+
+    tokenizer: TaskTokenizer
+    options: EncodingOptions
+    num_truncated: int = 0
+
+    def __post_init__(self) -> None:
+        """Collect the command ids; left to right needs the mask for generation."""
+        self.commands = CommandIds.of(self.tokenizer)
+        options = self.options
+        if options.continuous_prompt or options.fast_decode or options.segment_length:
+            raise ValueError("multichoice has no --continuous-prompt, --fast-decode or --segment-length")
+        self.generation_mask = self.tokenizer.command_id("gMASK") if options.unidirectional else None
+
+    def sample(self, example: InputExample, *, label: int) -> TaskSample:
+        """Return the sample of an example. Raise ValueError for an empty choice, and for a blank that was cut away."""
+        options, commands = self.options, self.commands
+        ids = self.tokenizer.encode(example.text_a)
+        choices = [self.tokenizer.encode(choice) for choice in example.meta["choices"]]
+        if not all(choices):
+            raise ValueError(f"example {example.guid}: a choice is empty")
+        if self.generation_mask is None and commands.mask not in ids:
+            ids.append(commands.mask)
+        room = options.seq_length - max(map(len, choices)) - 2
+        if len(ids) > room:
+            if room < 1:
+                raise ValueError(f"example {example.guid}: a choice is longer than --seq-length {options.seq_length}")
+            ids = ids[-room:]
+            self.num_truncated += 1
+        if self.generation_mask is not None:
+            mask = self.generation_mask
+            rows = [build_unidirectional_row(ids, choice, commands=commands, mask_id=mask) for choice in choices]
+        else:
+            if commands.mask not in ids:
+                raise ValueError(f"example {example.guid}: the text has lost its [MASK]: raise --seq-length")
+            positions = PositionOptions(options.block_positions, options.masked_lm)
+            length = options.seq_length
+            rows = [
+                build_row(ids, None, choice, commands=commands, max_length=length, options=positions)
+                for choice in choices
+            ]
+        longest = max(len(row.ids) for row in rows)
+        masked_lm = options.masked_lm
+        return TaskSample(
+            kind="multi_token",
+            uid=example.guid,
+            label=label,
+            input_ids=stack_padded([row.ids for row in rows], longest, commands.pad),
+            position_ids=stack_padded([row.position_rows(masked_lm=masked_lm) for row in rows], longest, 0),
+            attention_mask=np.array([row.separator for row in rows], dtype=np.int64),
+            target_ids=stack_padded([row.targets for row in rows], longest, 0),
+            logit_mask=stack_padded([row.loss_mask for row in rows], longest, 0),
+        )
