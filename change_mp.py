@@ -3,8 +3,8 @@
     python change_mp.py checkpoints/blocklm-10b 2      writes checkpoints/blocklm-10b_MP2
 
 The folder is that of a run (with latest_checkpointed_iteration.txt) or holds the mp_rank_XX_model_states.pt itself.
-Every tensor is cut or put together exactly; sizes need not divide each other. The optimizer state is not converted:
-continue with --no-load-optim, or start from the weights with --load-pretrained.
+Every tensor is cut or put together exactly, the torch engine's optimizer state along with the weights; sizes need not
+divide each other. ZeRO's optimizer files are not converted: --universal-checkpoint does that when a run goes on.
 """
 
 from __future__ import annotations

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from model.checkpoint_format import weights_in
+from model.mapped_memory import release_pages
+from model.optimizer_resharding import reshard_optimizer
 from model.parameter_rules import reshard_tensor
 
-# Everything else but the weights (the optimizer state above all) is not converted: it becomes None.
+# Everything else but the weights and our own optimizer state becomes None.
 KEPT_KEYS = frozenset({
     "lr_scheduler", "client_lr_scheduler", "iteration", "total_iters", "skipped_steps", "global_steps",
     "global_samples", "dp_world_size", "random_rng_state", "np_rng_state", "torch_rng_state", "cuda_rng_state",
@@ -22,23 +24,34 @@ KEPT_KEYS = frozenset({
 def reshard_content(contents: Sequence[dict[str, Any]], *, size: int, rank: int, file: Path) -> dict[str, Any]:
     """Return the content of shard ``rank`` of ``size`` from the contents of all present shards, in rank order.
 
-    Names keep their order, tensors their dtype. The other keys are those of the first present shard. ``file`` names the
-    checkpoint in messages. Raises ValueError when a parameter is unknown or cannot be cut evenly.
+    Names keep their order, tensors their dtype. Optimizer states of the torch engine are cut along; the other keys are
+    those of the first present shard. ``file`` names the checkpoint in messages. What is read of the present shards is
+    let go of at once: memory holds the new shard alone. Raises ValueError when a parameter is unknown or cannot be cut
+    evenly.
     """
     shards = [weights_in(content, file=file) for content in contents]
     if any(list(shard) != list(shards[0]) for shard in shards):
         raise ValueError(f"the files in {file} hold different parameters; they are not shards of one model")
-    weights = {
-        name: _compact(reshard_tensor(name, [shard[name] for shard in shards], size=size, rank=rank))
-        for name in shards[0]
-    }
+    weights = {}
+    for name in shards[0]:
+        present = [shard[name] for shard in shards]
+        weights[name] = _compact(reshard_tensor(name, present, size=size, rank=rank))
+        release_pages(present)
     if "module" not in contents[0]:
         return dict(weights)
     result = {key: value if key in KEPT_KEYS else None for key, value in contents[0].items()}
     result["module"] = weights
+    if has_own_optimizer(contents[0]):
+        states = [content["optimizer"] for content in contents]
+        result["optimizer"] = reshard_optimizer(states, shards, size=size, rank=rank, file=file)
     if "mp_world_size" in result:
         result["mp_world_size"] = size
     return result
+
+
+def has_own_optimizer(content: dict[str, Any]) -> bool:
+    """Tell whether a file holds the optimizer state of this program's torch engine."""
+    return "data_state" in content and isinstance(content.get("optimizer"), Mapping)
 
 
 def _compact(tensor: Tensor) -> Tensor:
@@ -51,5 +64,8 @@ def dropped_keys(content: dict[str, Any]) -> list[str]:
     return [
         key
         for key, value in content.items()
-        if key not in KEPT_KEYS and key not in ("module", "mp_world_size") and value not in (None, [], {})
+        if key not in KEPT_KEYS
+        and key not in ("module", "mp_world_size")
+        and not (key == "optimizer" and has_own_optimizer(content))
+        and value not in (None, [], {})
     ]

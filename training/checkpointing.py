@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from model.checkpoint_format import (
@@ -28,6 +28,7 @@ from model.checkpoint_format import (
     read_shards,
     resolve_checkpoint,
     shard_name,
+    weights_in,
 )
 from model.checkpoint_writing import (
     TEMPORARY_PREFIX,
@@ -36,6 +37,7 @@ from model.checkpoint_writing import (
     write_shard,
     write_trackers,
 )
+from model.optimizer_resharding import reshard_optimizer
 from model.safe_loading import UnreadableCheckpointError
 from mpu.initialize import ParallelTopology
 from training.distributed import agree
@@ -86,7 +88,7 @@ def save_checkpoint(
         raise ValueError(f"{keep} checkpoints to keep; at least 1 is needed (--keep-checkpoints)")
     assert _is_plain(data_state or {}), data_state
     content: dict[str, Any] = {
-        "module": {name: tensor.detach() for name, tensor in model.state_dict().items()},
+        "module": trained_weights(model),
         "iteration": iteration,
         "mp_world_size": topology.model_parallel_size,
         "dp_world_size": topology.data_parallel_size,
@@ -108,6 +110,14 @@ def save_checkpoint(
         device=device,
         keep=keep,
     )
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict without frozen parameters, which come from the checkpoint the run started from."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    state = model.state_dict(keep_vars=True)  # names may differ from those of the parameters
+    return {name: tensor.detach() for name, tensor in state.items() if names.get(id(tensor)) not in frozen}
 
 
 def write_checkpoint(
@@ -154,7 +164,7 @@ def load_checkpoint(
 ) -> ResumeState:
     """Continue from the checkpoint ``root`` names; every rank has to call it.
 
-    Weights may be of another model-parallel size, the optimizer's state may not. The schedule goes with the optimizer
+    Weights and the optimizer's state may be of another model-parallel size. The schedule goes with the optimizer
     (spec: model 11.4). ``finetune``, and a released model, take the weights alone. When the newest checkpoint of a run
     cannot be read, the one before it is taken, and the report says so.
 
@@ -170,7 +180,7 @@ def load_checkpoint(
         return ResumeState(0, {}, replace(report, notes=notes))
     if load_optimizer:
         if optimizer is not None:
-            _restore_optimizer(optimizer, shards)
+            _restore_optimizer(optimizer, shards, topology=topology)
         if scheduler is not None:
             _restore_schedule(scheduler, content, folder=report.file)
     else:
@@ -256,18 +266,19 @@ def _read_newest(
     raise first_failure
 
 
-def _restore_optimizer(optimizer: Optimizer, shards: CheckpointShards) -> None:
-    folder, state = shards.location.folder, shards.contents[0].get("optimizer")
-    if not shards.own:
-        raise ValueError(
-            f"{folder} is of model-parallel size {len(shards.contents)}: its optimizer state does not fit this run; "
-            "continue without it (--no-load-optim), or with that size"
-        )
-    if not isinstance(state, Mapping):
+def _restore_optimizer(optimizer: Optimizer, shards: CheckpointShards, *, topology: ParallelTopology) -> None:
+    folder, states = shards.location.folder, [content.get("optimizer") for content in shards.contents]
+    if not all(isinstance(state, Mapping) for state in states):
+        zero = "; ZeRO's files go on with --deepspeed" if any(folder.glob("*zero_pp_rank_*")) else ""
         raise ValueError(
             f"{folder} has no optimizer state that can be read; continue without it (--no-load-optim), "
-            "or start a new run from its weights (--finetune)"
+            f"or start a new run from its weights (--finetune){zero}"
         )
+    state = states[0]
+    if not shards.own:
+        weights = [weights_in(content, file=folder) for content in shards.contents]
+        size, rank = topology.model_parallel_size, topology.model_parallel_rank
+        state = reshard_optimizer(states, weights, size=size, rank=rank, file=folder)
     load_optimizer_state(optimizer, state)
 
 
