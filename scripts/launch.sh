@@ -41,12 +41,25 @@ count_gpus() {
     "$(find_python)" scripts/launch_ranks.py --count-gpus "$1"
 }
 
-# Run one program in several processes; its output goes to logs/log-$LOG_NAME-<date>.txt as well. Does not return: the
-# script becomes the launcher, so that signals reach it and the exit code is the program's (else: in a subshell).
+# Run one program in several processes; its output goes to logs/log-$LOG_NAME-<date>.txt as well, its exit code passes.
+# SIGTERM and SIGUSR1 are handed on. After one of them, or Ctrl-C, the script ends as soon as the program has.
 launch_distributed() {
-    local python
+    local python launcher code=0 stopped=""
     python="$(find_python)"
     export NUM_WORKERS NUM_GPUS_PER_WORKER RANKS_WITHOUT_GPU HOST_FILE_PATH NODE_RANK MASTER_ADDR MASTER_PORT \
         LAUNCHER LOG_NAME DRY_RUN
-    exec "$python" scripts/launch_ranks.py "$@"
+    "$python" scripts/launch_ranks.py "$@" <&0 &  # not in the foreground: the shell would not see signals meanwhile
+    launcher=$!
+    trap 'stopped=1; kill -TERM "$launcher"' TERM
+    trap 'stopped=1; kill -USR1 "$launcher"' USR1
+    trap 'stopped=1' INT  # the terminal sends it to the program itself
+    while kill -0 "$launcher" 2> /dev/null; do
+        wait "$launcher" || true  # a signal ends it, too
+    done
+    wait "$launcher" || code=$?
+    trap - TERM USR1 INT
+    if [ -n "$stopped" ]; then
+        exit "$code"
+    fi
+    return "$code"
 }

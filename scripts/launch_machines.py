@@ -185,8 +185,8 @@ def find_machines(environment: Mapping[str, str]) -> Machines:
     agreed = bool(environment.get("MASTER_PORT")) or port > 0
     if by_hand and num_nodes > 1 and not (agreed and (hosts or environment.get("MASTER_ADDR"))):
         raise ValueError(f"NODE_RANK is {node_rank}: MASTER_ADDR and MASTER_PORT are needed, the same on all machines")
-    if num_nodes > 1 and address in LOCAL_NAMES and not all(map(is_this_machine, hosts)):
-        raise ValueError(f"the other machines cannot reach {address!r}: set MASTER_ADDR to a name of the first machine")
+    if len(hosts) > 1 and address == hosts[0] in LOCAL_NAMES:
+        raise ValueError(f"the other hosts cannot reach {address!r}: set MASTER_ADDR to a name of the first machine")
     return Machines(
         hosts=hosts,
         num_nodes=num_nodes,

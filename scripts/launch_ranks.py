@@ -117,20 +117,23 @@ def descendants(root: int) -> list[int]:
     return found[1:]
 
 
+def show(chunk: bytes) -> None:
+    """Write to the standard output; if whoever read it has left, write to nothing from then on (the log goes on)."""
+    try:
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def copy_output(source: int, log: Path, *, from_terminal: bool) -> None:
     """Copy what arrives at the file descriptor ``source`` to the standard output and to ``log``, until its end."""
     with log.open("ab", buffering=0) as file:
-        listening = True
         while chunk := os.read(source, 65536):
             if from_terminal:
                 chunk = chunk.replace(b"\r\n", b"\n")
             file.write(chunk)
-            if listening:
-                try:
-                    sys.stdout.buffer.write(chunk)
-                    sys.stdout.flush()
-                except BrokenPipeError:  # whoever read has left; the log goes on
-                    listening = False
+            show(chunk)
 
 
 def wait_for_all(processes: Sequence[subprocess.Popen[bytes]]) -> int:
@@ -158,6 +161,7 @@ def run_logged(commands: Sequence[Sequence[str]], log: Path, *, environment: Map
     SIGINT reaches them from the terminal by itself.
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell starts what is not in its foreground with it ignored
     source, sink = os.pipe()
     stdin = None if len(commands) == 1 else subprocess.DEVNULL
     processes: list[subprocess.Popen[bytes]] = []
@@ -220,11 +224,11 @@ def main() -> int:
     node = "" if machines.node_rank is None else f"-node{machines.node_rank}"
     name = environment.get("LOG_NAME") or Path(words[0]).stem
     log = LOGS / f"log-{name}-{time.strftime('%m-%d-%H-%M')}{node}.txt"
-    announcement = "".join(f"+ {shlex.join(command)}\n" for command in commands)
-    print(f"{announcement}log: {log}", flush=True)
     LOGS.mkdir(parents=True, exist_ok=True)
+    announcement = "".join(f"+ {shlex.join(command)}\n" for command in commands)
     with log.open("a", encoding="utf-8") as file:
         file.write(announcement)
+    show(f"{announcement}log: {log}\n".encode())
     ssh = any(command[: len(SSH)] == list(SSH) for command in commands)
     return run_logged(commands, log, environment=environment, ssh=ssh)
 

@@ -1,0 +1,445 @@
+"""scripts/launch.sh and ds_pretrain_nvidia.sh: machines, processes, commands, logs, signals and error lines.
+
+Other machines are this one: ``ssh``, ``pdsh``, ``scontrol`` and ``nvidia-smi`` are small programs on the PATH that run
+the command here or print what the real ones would.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+# Prints what a rank is given, in one line; as a plan with --dry-run. Its first word says how it ends.
+REPORT = """
+import json, os, signal, sys, time
+names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GLM_PLAN_WORLD_SIZE", "GLM_TOLD", "OMP_NUM_THREADS", "NCCL_DEBUG")
+report = {"words": sys.argv[1:], **{n: os.environ[n] for n in names if n in os.environ}}
+if "echo" in sys.argv:
+    report["stdin"] = sys.stdin.read()
+if "wait" in sys.argv:
+    signal.signal(signal.SIGUSR1, lambda *_: (print("saved", flush=True), os._exit(0)))
+print(json.dumps(report) + "\\n", end="", flush=True)
+if "wait" in sys.argv:
+    time.sleep(120)
+if "fail" in sys.argv:
+    print("it went wrong", file=sys.stderr)
+    sys.exit(7)
+if "die" in sys.argv:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+LAUNCH = 'source scripts/launch.sh; launch_distributed "$@"'
+VARIABLES = re.compile(
+    r"(NUM_|NODE_|MASTER_|HOST_FILE|LAUNCHER|LOG_NAME|DRY_RUN|RANKS_|SLURM_|GLM_|NCCL_|OMP_|CUDA_VIS|RANK|WORLD|LOCAL_)"
+)
+
+
+class Workplace:
+    """A copy of the repository in links, where logs and programs of a test go, and other machines' programs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.programs = folder / "glm", folder / "bin"
+        self.folder.mkdir()
+        self.programs.mkdir()
+        for path in REPOSITORY.iterdir():
+            if path.name in {"scripts", "config", "model", "mpu", "data_utils", "training", "pretrain_glm.py"}:
+                (self.folder / path.name).symlink_to(path)
+        self.write("report.py", REPORT)
+
+    def write(self, name: str, text: str) -> str:
+        """Write a file of the workplace and return its path."""
+        (self.folder / name).write_text(text, encoding="utf-8")
+        return str(self.folder / name)
+
+    def provide(self, name: str, script: str) -> None:
+        """Put a program on the PATH."""
+        path = self.programs / name
+        path.write_text(f"#!/usr/bin/env bash\n{script}\n", encoding="utf-8")
+        path.chmod(0o755)
+
+    def start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
+        """Start a command with ``variables`` and none of the caller's that mean something to the launcher."""
+        environment = {n: v for n, v in os.environ.items() if not VARIABLES.match(n)}
+        environment |= {"PATH": f"{self.programs}:{os.environ['PATH']}", "PYTHON": sys.executable, **variables}
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment, text=True, encoding="utf-8",
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def run(self, *command: str, code: int = 0, stdin: str = "", **variables: str) -> tuple[str, str]:
+        """Run a command to its end; assert its exit code and return its output and its errors."""
+        process = self.start(*command, **variables)
+        output, errors = process.communicate(stdin, timeout=300)
+        assert process.returncode == code, output + errors
+        return output, errors
+
+    def launch(self, *words: str, **options: str | int) -> tuple[str, str]:
+        """Run ``report.py`` under ``launch_distributed``."""
+        return self.run("bash", "-c", LAUNCH, "-", "report.py", *words, **options)
+
+    def log(self) -> str:
+        """Return the content of the only log."""
+        (log,) = (self.folder / "logs").glob("log-*.txt")
+        return log.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Workplace:
+    return Workplace(tmp_path)
+
+
+def reports(output: str) -> list[dict[str, str]]:
+    """Return what the ranks reported, by rank."""
+    found = [json.loads(line) for line in output.splitlines() if line.startswith('{"words"')]
+    return sorted(found, key=lambda report: int(report.get("RANK", 0)))
+
+
+def plan(output: str) -> tuple[list[tuple[str, list[str]]], dict[str, str]]:
+    """Split the output of a dry run into (machine, command) pairs and the report of the planning process."""
+    *lines, last = output.splitlines()
+    commands = [line.split(": ", 1) for line in lines]
+    return [(name, shlex.split(command)) for name, command in commands], json.loads(last)
+
+
+def option(command: list[str], name: str) -> str:
+    """Return the value after ``name``."""
+    return command[command.index(name) + 1]
+
+
+def test_one_process_needs_no_launcher(workplace: Workplace):
+    output, _ = workplace.launch("a b", "--flag", "echo", stdin="typed")
+    (report,) = reports(output)
+    assert report["words"] == ["a b", "--flag", "echo"]
+    assert report["stdin"] == "typed"
+    assert "WORLD_SIZE" not in report
+    assert output.splitlines()[0] == f"+ {sys.executable} report.py 'a b' --flag echo"
+    assert reports(workplace.log()) == [report]
+    (log,) = (workplace.folder / "logs").iterdir()
+    assert re.fullmatch(r"log-report-\d\d-\d\d-\d\d-\d\d\.txt", log.name)
+
+
+def test_the_exit_code_and_the_errors_of_the_program_pass(workplace: Workplace):
+    output, _ = workplace.launch("fail", code=7, LOG_NAME="mine")
+    assert "it went wrong" in output
+    assert "it went wrong" in workplace.log()
+    assert (workplace.folder / "logs" / next((workplace.folder / "logs").iterdir())).name.startswith("log-mine-")
+    workplace.launch("die", code=128 + signal.SIGKILL)
+
+
+def test_a_reader_that_leaves_does_not_stop_the_run(workplace: Workplace):
+    command = 'source scripts/launch.sh; launch_distributed report.py fail | head -n 1; exit "${PIPESTATUS[0]}"'
+    workplace.run("bash", "-c", command, code=7)
+    assert "it went wrong" in workplace.log()
+
+
+def test_a_script_may_launch_more_than_once(workplace: Workplace):
+    command = (
+        "set -e; source scripts/launch.sh; for seed in 1 2; do launch_distributed report.py $seed; done; echo done"
+    )
+    output, _ = workplace.run("bash", "-c", command)
+    assert [report["words"] for report in reports(output)] == [["1"], ["2"]]
+    assert output.endswith("done\n")
+    output, _ = workplace.run("bash", "-c", command.replace("$seed", "$seed fail"), code=7)
+    assert [report["words"][0] for report in reports(output)] == ["1"]
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_dry_run_on_one_machine(workplace: Workplace, ranks: int):
+    for words, variables in ((["--dry-run"], {}), ([], {"DRY_RUN": "1"})):
+        variables["NUM_GPUS_PER_WORKER"] = str(ranks)
+        output, _ = workplace.launch("x", *words, **variables)
+        ((name, command),), report = plan(output)
+        assert name == socket.gethostname()
+        assert command[-2:] == ["report.py", "x"]
+        assert ("torch.distributed.run" in command) == (ranks > 1)
+        assert ranks == 1 or option(command, "--nproc_per_node") == str(ranks)
+        assert report == {"words": ["x", "--dry-run"], "GLM_PLAN_WORLD_SIZE": str(ranks)}
+        assert not (workplace.folder / "logs").exists(), "a dry run leaves nothing behind"
+
+
+def test_dry_run_on_several_machines(workplace: Workplace):
+    hosts = workplace.write("hosts", "# ours\n\nnode-a slots=4  # the first\n  node-b   slots=4\nnode-c slots=4\n")
+    output, _ = workplace.launch("--dry-run", HOST_FILE_PATH=hosts, LAUNCHER="torchrun", MASTER_PORT="1234")
+    lines, report = plan(output)
+    assert [name for name, _ in lines] == ["node-a", "node-b", "node-c"]
+    for node, (_, command) in enumerate(lines):
+        assert option(command, "--node_rank") == str(node)
+        assert option(command, "--nnodes") == "3"
+        assert option(command, "--nproc_per_node") == "4"
+        assert option(command, "--master_addr") == "node-a"
+        assert option(command, "--master_port") == "1234"
+    assert report["GLM_PLAN_WORLD_SIZE"] == "12"
+
+    fewer = {"NUM_WORKERS": "2", "NUM_GPUS_PER_WORKER": "3", "MASTER_ADDR": "10.0.0.1"}
+    output, _ = workplace.launch("--dry-run", HOST_FILE_PATH=hosts, **fewer)  # several hosts: DeepSpeed's launcher
+    lines, report = plan(output)
+    assert [name for name, _ in lines] == ["node-a", "node-b"]
+    for node, (_, command) in enumerate(lines):
+        assert "deepspeed.launcher.launch" in command
+        (world,) = (word.removeprefix("--world_info=") for word in command if word.startswith("--world_info="))
+        assert json.loads(base64.urlsafe_b64decode(world)) == {"node-a": [0, 1, 2], "node-b": [0, 1, 2]}
+        assert f"--node_rank={node}" in command
+        assert "--master_addr=10.0.0.1" in command
+    assert report["GLM_PLAN_WORLD_SIZE"] == "6"
+
+
+def test_slots_that_differ_give_the_smallest_number_everywhere(workplace: Workplace):
+    hosts = workplace.write("hosts", "node-a slots=8\nnode-b slots=2\n")
+    _, report = plan(workplace.launch("--dry-run", HOST_FILE_PATH=hosts)[0])
+    assert report["GLM_PLAN_WORLD_SIZE"] == "4"
+
+
+def test_the_sample_hostfile_is_one(workplace: Workplace):
+    lines, _ = plan(workplace.launch("--dry-run", HOST_FILE_PATH="config/hostfile.sample")[0])
+    assert len(lines) > 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "ranks"),
+    [
+        ({}, "3"),
+        ({"CUDA_VISIBLE_DEVICES": "0,2"}, "2"),
+        ({"CUDA_VISIBLE_DEVICES": "", "RANKS_WITHOUT_GPU": "5"}, "5"),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, "1"),
+        ({"NUM_GPUS_PER_WORKER": "2"}, "2"),
+        ({"RANKS_WITHOUT_GPU": "5"}, "3"),
+    ],
+)
+def test_gpus_are_counted(workplace: Workplace, variables: dict[str, str], ranks: str):
+    workplace.provide("nvidia-smi", 'for i in 0 1 2; do echo "GPU $i: some model"; done')
+    _, report = plan(workplace.launch("--dry-run", **variables)[0])
+    assert report["GLM_PLAN_WORLD_SIZE"] == ranks
+
+
+SRUN = {
+    "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "1", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_JOB_NUM_NODES": "2", "SLURM_STEP_NODELIST": "gpu[7,9]", "SLURM_NODEID": "1",
+}  # fmt: skip
+
+
+def test_under_srun_every_task_starts_its_own_machine(workplace: Workplace):
+    workplace.provide("scontrol", '[ "$*" = "show hostnames gpu[7,9]" ] && printf "gpu7\\ngpu9\\n"')
+    commands = []
+    for node in ("0", "1"):
+        variables = {**SRUN, "SLURM_NODEID": node, "NUM_GPUS_PER_WORKER": "2"}
+        output = workplace.launch("--dry-run", **variables)[0]
+        commands.append([line for line in output.splitlines() if not line.startswith("{")])
+        assert ("GLM_PLAN_WORLD_SIZE" in output) == (node == "0"), "the first machine shows the plan"
+    assert commands[0] == commands[1], "machines agree on address, port and numbers"
+    first, second = (shlex.split(line.split(": ", 1)[1]) for line in commands[0])
+    assert option(second, "--node_rank") == "1"
+    assert option(first, "--master_addr") == "gpu7"
+    assert 10000 <= int(option(first, "--master_port")) < 60000
+
+
+def test_a_step_on_one_machine_is_like_no_slurm(workplace: Workplace):
+    variables = {**SRUN, "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "1"}
+    lines, _ = plan(workplace.launch("--dry-run", LAUNCHER="slurm", **variables)[0])
+    assert len(lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "hostfile", "message"),
+    [
+        ({}, "node-a slots=8\nnode-b 8\n", "hosts line 2: 'node-b 8' is not 'host slots=n'"),
+        ({}, "node-a slots=0\n", "hosts line 1: 'node-a slots=0' is not 'host slots=n'"),
+        ({}, "\n# c\na slots=2 max_slots=4\n", "hosts line 3: 'a slots=2 max_slots=4' is not 'host slots=n'"),
+        ({}, "a slots=1\na slots=2\n", "hosts line 2: a is listed twice"),
+        ({}, "# nobody\n", "no host in it"),
+        ({"NUM_WORKERS": "3"}, "a slots=1\nb slots=1\n", "NUM_WORKERS is 3, but there are 2 hosts (a, b)"),
+        ({"NUM_GPUS_PER_WORKER": "2"}, "a slots=1\n", "gives a 1 slots"),
+        ({}, "localhost slots=1\nb slots=1\n", "set MASTER_ADDR"),
+        ({"NUM_WORKERS": "2"}, None, "name the machines (HOST_FILE_PATH)"),
+        ({"NUM_WORKERS": "2", "NODE_RANK": "1"}, None, "MASTER_ADDR and MASTER_PORT are needed"),
+        ({"NUM_WORKERS": "2", "NODE_RANK": "2"}, None, "ranks count from 0"),
+        ({"NUM_WORKERS": "two"}, None, "NUM_WORKERS is 'two'; give a number of at least 1"),
+        ({"NUM_GPUS_PER_WORKER": "0"}, None, "NUM_GPUS_PER_WORKER is '0'"),
+        ({"MASTER_PORT": "http"}, None, "MASTER_PORT is 'http'"),
+        ({"LAUNCHER": "mpirun"}, None, "LAUNCHER is 'mpirun'; torchrun, deepspeed, slurm exist"),
+        ({"LAUNCHER": "slurm"}, None, "not under srun"),
+        ({"SLURM_JOB_NUM_NODES": "4", "SLURM_PROCID": "0"}, None, "SLURM job of 4 machines, but not under srun"),
+        ({**SRUN, "SLURM_STEP_NUM_TASKS": "16"}, None, "srun started 16 tasks on 2 machines"),
+        ({**SRUN, "NUM_WORKERS": "1"}, None, "NUM_WORKERS is 1, but srun started 2 machines"),
+    ],
+)
+def test_what_cannot_be_launched_is_said_in_one_line(
+    workplace: Workplace, variables: dict[str, str], hostfile: str | None, message: str
+):
+    if hostfile is not None:
+        variables = {**variables, "HOST_FILE_PATH": workplace.write("hosts", hostfile)}
+    output, errors = workplace.launch(code=2, **variables)
+    assert output == ""
+    (line,) = errors.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_a_missing_hostfile_and_a_missing_program_are_named(workplace: Workplace):
+    _, errors = workplace.launch(code=2, HOST_FILE_PATH="nowhere")
+    assert errors.startswith("error: HOST_FILE_PATH nowhere: No such file")
+    _, errors = workplace.run("bash", "-c", LAUNCH, code=2)
+    assert errors.startswith("error: no program to start")
+
+
+# ssh and pdsh that run the command here; both get it as the words of a shell command.
+FAKE_SSH = """while [ "${1#-}" != "$1" ]; do [ "$1" = -o ] && shift; shift; done; shift; exec bash -c "$*" """
+FAKE_PDSH = """
+while [ $# -gt 0 ]; do case "$1" in -S) shift ;; -f) shift 2 ;; -w) hosts="$2"; shift 2 ;; *) break ;; esac; done
+node=0; code=0; jobs=()
+for host in ${hosts//,/ }; do bash -c "${*//%n/$node}" & jobs+=($!); node=$((node + 1)); done
+for job in "${jobs[@]}"; do wait "$job" || code=$?; done
+exit "$code"
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_machine(workplace: Workplace):
+    output, _ = workplace.launch(NUM_GPUS_PER_WORKER="2")
+    found = reports(output)
+    assert [report["RANK"] for report in found] == ["0", "1"]
+    assert {report["WORLD_SIZE"] for report in found} == {"2"}
+    assert len(reports(workplace.log())) == 2
+
+
+@pytest.mark.slow
+def test_torchrun_on_two_machines_by_ssh(workplace: Workplace):
+    workplace.provide("ssh", FAKE_SSH)
+    hosts = workplace.write("hosts", "node-a slots=2\nnode-b slots=2\n")
+    variables = {"HOST_FILE_PATH": hosts, "LAUNCHER": "torchrun", "MASTER_ADDR": "127.0.0.1", "GLM_TOLD": "a 'b' $c"}
+    output, _ = workplace.launch("two words", **variables)
+    found = reports(output)
+    assert [(report["RANK"], report["LOCAL_RANK"]) for report in found] == [
+        ("0", "0"),
+        ("1", "1"),
+        ("2", "0"),
+        ("3", "1"),
+    ]
+    for report in found:
+        assert report["words"] == ["two words"]
+        assert (report["WORLD_SIZE"], report["GLM_TOLD"]) == ("4", "a 'b' $c")
+    assert len(reports(workplace.log())) == 4
+
+
+@pytest.mark.slow
+def test_deepspeed_on_two_machines(workplace: Workplace):
+    pytest.importorskip("deepspeed", reason="DeepSpeed is an extra")
+    workplace.provide("ssh", FAKE_SSH)
+    workplace.provide("pdsh", FAKE_PDSH)
+    hosts = workplace.write("hosts", "node-a slots=1\nnode-b slots=1\n")
+    output, _ = workplace.launch("word", HOST_FILE_PATH=hosts, MASTER_ADDR="127.0.0.1", GLM_TOLD="passed on")
+    found = reports(output)
+    assert [report["RANK"] for report in found] == ["0", "1"]
+    for report in found:
+        assert report["words"][-1] == "word"  # the launcher puts --local_rank in front
+        assert (report["WORLD_SIZE"], report["GLM_TOLD"]) == ("2", "passed on")
+
+
+@pytest.mark.slow
+def test_deepspeed_on_one_machine(workplace: Workplace):
+    pytest.importorskip("deepspeed", reason="DeepSpeed is an extra")
+    output, _ = workplace.launch("word", LAUNCHER="deepspeed", NUM_GPUS_PER_WORKER="2")
+    assert [report["RANK"] for report in reports(output)] == ["0", "1"]
+
+
+def test_deepspeed_without_pdsh_names_both_ways_out(workplace: Workplace):
+    pytest.importorskip("deepspeed", reason="DeepSpeed is an extra")
+    hosts = workplace.write("hosts", "node-a slots=1\nnode-b slots=1\n")
+    programs = workplace.programs
+    for name in ("bash", "dirname"):
+        (programs / name).symlink_to(Path("/usr/bin") / name)
+    _, errors = workplace.launch(code=2, HOST_FILE_PATH=hosts, PATH=str(programs))
+    (line,) = errors.splitlines()
+    assert "pdsh" in line
+    assert "LAUNCHER=torchrun" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_signal_to_the_script_reaches_every_rank(workplace: Workplace, ranks: int):
+    script = f"{LAUNCH}; echo and on"
+    process = workplace.start("bash", "-c", script, "-", "report.py", "wait", NUM_GPUS_PER_WORKER=str(ranks))
+    assert process.stdout is not None
+    seen = 0
+    while seen < ranks:
+        seen += process.stdout.readline().startswith('{"words"')
+    process.send_signal(signal.SIGUSR1)
+    output, errors = process.communicate(timeout=60)
+    assert output.count("saved") == ranks, output + errors
+    assert process.returncode == 0
+    assert "and on" not in output, "the script is asked to leave, not only the program"
+
+
+@pytest.mark.slow
+def test_sigterm_ends_all_ranks(workplace: Workplace):
+    process = workplace.start("bash", "-c", LAUNCH, "-", "report.py", "wait", NUM_GPUS_PER_WORKER="2")
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith('{"words"'):
+        pass
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=90)
+    assert process.returncode not in (0, None)
+
+
+def test_ds_pretrain_passes_the_configuration_then_the_flags(workplace: Workplace):
+    (workplace.folder / "pretrain_glm.py").unlink()
+    workplace.write("pretrain_glm.py", REPORT)
+    script = ["bash", "scripts/ds_pretrain_nvidia.sh", "config/ds_block_large.sh"]
+    output, _ = workplace.run(*script, "--load", "a folder", MP_SIZE="2", CHECKPOINT_PATH="/weights", NCCL_DEBUG="WARN")
+    (report,) = reports(output)
+    words = report["words"]
+    assert words[-5:] == ["--deepspeed", "--deepspeed_config", "config/config_block_large.json", "--load", "a folder"]
+    assert option(words, "--model-parallel-size") == "2"
+    assert option(words, "--save") == "/weights"
+    assert report["NCCL_DEBUG"] == "WARN"
+    (log,) = (workplace.folder / "logs").iterdir()
+    assert log.name.startswith("log-ds_block_large-")
+
+
+def test_a_configuration_may_set_the_number_of_processes(workplace: Workplace):
+    (workplace.folder / "pretrain_glm.py").unlink()
+    workplace.write("pretrain_glm.py", REPORT)
+    own = 'NUM_GPUS_PER_WORKER="${NUM_GPUS_PER_WORKER:-4}"\ngpt_options="--block-lm"\n'
+    config = workplace.write("own.sh", own)
+    script = ["bash", "scripts/ds_pretrain_nvidia.sh", config, "--dry-run"]
+    assert plan(workplace.run(*script)[0])[1]["GLM_PLAN_WORLD_SIZE"] == "4"
+    assert plan(workplace.run(*script, NUM_GPUS_PER_WORKER="2")[0])[1]["GLM_PLAN_WORLD_SIZE"] == "2"
+
+
+@pytest.mark.parametrize("given", [[], ["config/none.sh"]])
+def test_ds_pretrain_asks_for_a_configuration(workplace: Workplace, given: list[str]):
+    _, errors = workplace.run("bash", "scripts/ds_pretrain_nvidia.sh", *given, code=2)
+    (line,) = errors.splitlines()
+    assert line.startswith("error: name a configuration")
+
+
+@pytest.mark.slow
+def test_the_tiny_configuration_trains_with_two_ranks_and_resumes(workplace: Workplace):
+    script = ["bash", "scripts/ds_pretrain_nvidia.sh", "config/ds_block_tiny.sh"]
+    flags = ["--save-interval", "2", "--eval-iters", "1", "--log-interval", "1", "--no-progress"]
+    without_gpu = {"CUDA_VISIBLE_DEVICES": ""}
+    output, _ = workplace.run(*script, *flags, "--train-iters", "4", **without_gpu)
+    log = workplace.log()
+    assert "\n".join(log.splitlines()[1:]) in output
+    assert "--nproc_per_node 2" in log
+    assert re.search(r"world_size \.+ 2\b", log)
+    assert "config/config_block_tiny.json sets batch_size = 8" in log
+    assert re.search(r"iteration +4/ +4 \|.*lm loss \d", log)
+    run = workplace.folder / "checkpoints" / "ds-block-tiny"
+    assert (run / "4").is_dir()
+    for path in (workplace.folder / "logs").iterdir():
+        path.unlink()
+    workplace.run(*script, *flags, "--train-iters", "6", **without_gpu)
+    log = workplace.log()
+    assert "iteration        1/" not in log, "the second run goes on from the first"
+    assert re.search(r"iteration +6/ +6 \|", log)
