@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tasks.classification import ClassificationEncoder
 from tasks.cloze import ClozeEncoder, TaskTokenizer
@@ -14,6 +14,8 @@ from tasks.samples import EncodingOptions, SampleSet, TaskSample
 if TYPE_CHECKING:
     from tasks.registry import Task
 
+Encoder: TypeAlias = "ClozeEncoder | ClassificationEncoder | MultichoiceEncoder"
+
 
 def scores_sequences(task: Task, options: EncodingOptions) -> bool:
     """Return whether answers are scored as sequences of tokens."""
@@ -21,13 +23,12 @@ def scores_sequences(task: Task, options: EncodingOptions) -> bool:
 
 
 def models_language(task: Task, options: EncodingOptions) -> bool:
-    """Return whether the samples are plain language modelling: WSC without candidates, unless asked otherwise."""
-    return (
-        task.name == "wsc"
-        and options.cloze
-        and options.loss_func in ("cross_entropy", "hinge")
-        and (not options.wsc_negative)
-    )
+    """Return whether the samples are plain language modelling of one answer: WSC without candidates.
+
+    The original gives them another form, of one row, when the loss is ``generative`` or ``mix``.
+    """
+    one_row = options.compatible and options.loss_func not in ("cross_entropy", "hinge")
+    return task.name == "wsc" and options.cloze and not options.wsc_negative and not one_row
 
 
 def label_index(task: Task, example: InputExample, options: EncodingOptions, *, for_training: bool) -> int:
@@ -52,21 +53,28 @@ def build_samples(
     ``for_training``: the samples are for a loss. WSC's labels are then the row of the right span. Raises ValueError for
     options that the task does not have, and, naming the example, for one that does not fit ``seq_length``.
     """
-    encoder: ClozeEncoder | ClassificationEncoder | MultichoiceEncoder
-    if task.name == "multichoice" and options.cloze:
-        encoder = MultichoiceEncoder(tokenizer, options)
-    elif not options.cloze:
-        encoder = ClassificationEncoder(task.name, tokenizer, options)
-    else:
-        encoder = ClozeEncoder(task.patterns, tokenizer, options, multi_token=scores_sequences(task, options))
-    samples: list[TaskSample] = []
-    for example in examples:
-        label = label_index(task, example, options, for_training=for_training)
-        if isinstance(encoder, ClozeEncoder) and models_language(task, options):
-            samples.append(encoder.language_model_sample(example, label=label))
-        else:
-            samples.append(encoder.sample(example, label=label))
+    encoder = make_encoder(task, tokenizer, options)
+    samples = [sample_of(task, example, encoder, options, for_training=for_training) for example in examples]
     return SampleSet(tuple(samples), encoder.num_truncated)
+
+
+def make_encoder(task: Task, tokenizer: TaskTokenizer, options: EncodingOptions) -> Encoder:
+    """Return what turns examples into samples. Raise ValueError for options that the task does not have."""
+    if not options.cloze:
+        return ClassificationEncoder(task.name, tokenizer, options)
+    if task.name == "multichoice":
+        return MultichoiceEncoder(tokenizer, options)
+    return ClozeEncoder(task.patterns, tokenizer, options, multi_token=scores_sequences(task, options))
+
+
+def sample_of(
+    task: Task, example: InputExample, encoder: Encoder, options: EncodingOptions, *, for_training: bool
+) -> TaskSample:
+    """Return the sample of one example."""
+    label = label_index(task, example, options, for_training=for_training)
+    if isinstance(encoder, ClozeEncoder) and models_language(task, options):
+        return encoder.language_model_sample(example, label=label)
+    return encoder.sample(example, label=label)
 
 
 def labelled_texts(
