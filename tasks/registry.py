@@ -130,11 +130,11 @@ class Task:
         """Return the task's metrics by name. ``predictions`` are classes (or choices) in the order of the examples."""
         return evaluate(self.metrics, predictions, self.label_indices(examples), examples)
 
-    def prompt_init_tokens(self, tokenizer: TaskTokenizer, pattern_id: int) -> list[int]:
+    def prompt_init_tokens(self, tokenizer: TaskTokenizer, options: EncodingOptions) -> list[int]:
         """Return the ids of the labels' words, which start a continuous prompt; none for a task without words."""
         from tasks.cloze import verbalizer_token_ids
 
-        return verbalizer_token_ids(self.patterns, pattern_id, tokenizer)
+        return verbalizer_token_ids(self.patterns, options.pattern_id, tokenizer)
 
 
 def _task(name: str, **options: Any) -> Task:
