@@ -97,7 +97,7 @@ class Task:
 
         return encoding.build_samples(self, examples, tokenizer, options, for_training=for_training)
 
-    def labelled_texts(
+    def priming_texts(
         self, examples: Sequence[InputExample], tokenizer: TaskTokenizer, options: EncodingOptions
     ) -> list[list[int]]:
         """Return the examples with their answers filled in; see ``tasks.encoding.labelled_texts``."""
@@ -129,6 +129,13 @@ class Task:
     def evaluate(self, predictions: Sequence[int], examples: Sequence[InputExample]) -> dict[str, float]:
         """Return the task's metrics by name. ``predictions`` are classes (or choices) in the order of the examples."""
         return evaluate(self.metrics, predictions, self.label_indices(examples), examples)
+
+    def prompt_length(self, options: EncodingOptions) -> int:
+        """Return the number of tokens of the continuous prompt. Raise ValueError for options that exclude each other."""
+        from tasks.cloze import check_prompt_options
+
+        check_prompt_options(options)
+        return options.num_prompt_tokens + options.prefix_prompt if options.continuous_prompt else 0
 
     def prompt_init_tokens(self, tokenizer: TaskTokenizer, options: EncodingOptions) -> list[int]:
         """Return the ids of the labels' words, which start a continuous prompt; none for a task without words."""
