@@ -218,8 +218,10 @@ def main() -> int:
     if machines.world_size > 1:
         # Left alone, every process would take all cores (spec: platform 3.2).
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // machines.num_ranks)))
+    passed_on = None
     if machines.launcher == "deepspeed" and machines.num_nodes > 1 and "DS_ENV_FILE" not in environment:
-        environment["DS_ENV_FILE"] = str(deepspeed_environment_file(environment, LOGS))
+        passed_on = deepspeed_environment_file(environment, LOGS)
+        environment["DS_ENV_FILE"] = str(passed_on)
     commands = commands_here(machines, words, environment=environment)
     node = "" if machines.node_rank is None else f"-node{machines.node_rank}"
     name = environment.get("LOG_NAME") or Path(words[0]).stem
@@ -230,7 +232,11 @@ def main() -> int:
         file.write(announcement)
     show(f"{announcement}log: {log}\n".encode())
     ssh = any(command[: len(SSH)] == list(SSH) for command in commands)
-    return run_logged(commands, log, environment=environment, ssh=ssh)
+    try:
+        return run_logged(commands, log, environment=environment, ssh=ssh)
+    finally:
+        if passed_on is not None:
+            passed_on.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
