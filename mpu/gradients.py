@@ -29,8 +29,8 @@ def gradient_norm(
         and (topology.model_parallel_rank == 0 or getattr(parameter, "model_parallel", False))
     ]
     if own:
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm(own, norm_type)])
-        total = torch.linalg.vector_norm(norms, norm_type)
+        norms = torch.stack(_norms(own, norm_type))
+        total = torch.linalg.vector_norm(norms, norm_type).float()
     else:
         total = torch.zeros((), device=parameters[0].device if parameters else None)
     if topology.model_parallel_size == 1:
@@ -41,3 +41,15 @@ def gradient_norm(
     power = total**norm_type
     dist.all_reduce(power, group=topology.model_parallel_group)
     return power ** (1.0 / norm_type)
+
+
+def _norms(gradients: list[Tensor], norm_type: float) -> list[Tensor]:
+    """Return the norm of every gradient, 0-dim.
+
+    On a CPU a large tensor is added up in one running fp32 sum, which loses up to 1e-4 of the norm when few elements
+    are large (word embeddings): rows are taken first there, and their norms added in double precision.
+    """
+    if gradients[0].device.type != "cpu":
+        return [norm.float() for norm in torch._foreach_norm(gradients, norm_type)]
+    rows = [torch.linalg.vector_norm(g, norm_type, dim=-1) if g.dim() > 1 else g for g in gradients]
+    return [torch.linalg.vector_norm(row, norm_type, dtype=torch.float64) for row in rows]

@@ -71,7 +71,7 @@ class TaskData:
     def evaluation_set(self, split: str) -> EvaluationSet:
         """Return a split for a metric."""
         examples = self.examples(split, for_training=False)
-        return EvaluationSet(f"{self.task.name}-{split}", examples, self._encode(examples, split, for_training=False))
+        return EvaluationSet(self.task.output_name(split), examples, self._encode(examples, split, for_training=False))
 
     def collate(self, samples: Sequence[TaskSample]) -> TaskBatch:
         """Stack samples, padded to the longest of them, or to ``--seq-length``."""
