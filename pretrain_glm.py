@@ -70,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = get_parser(__doc__, program="pretrain_glm.py")
     parsed = parse_arguments(argv, parser=parser, without_effect=PRETRAINING_WITHOUT_EFFECT)
     configuration = pretraining_configuration(parsed)
+    if parsed.values.dry_run:
+        from training.planning import print_plan
+
+        return print_plan(configuration, notices=parsed.notices)
     from training.faults import faults_in_one_line
 
     with faults_in_one_line(batch_size=configuration.batch.batch_size, checkpoints=configuration.checkpoint.save):

@@ -285,6 +285,7 @@ OWN_FLAGS: tuple[Flag, ...] = (
     value("--keep-checkpoints", int, None, "delete older checkpoints of this run, keep this many"),
     value("--exit-after", int, None, "save and leave after this many updates of this process"),
     switch("--eval-at-start", "evaluate once before the first update, too"),
+    switch("--dry-run", "print the plan of a pre-training run (sizes, layout, memory) and leave; starts nothing"),
     value("--metrics-file", str, None,
           "JSON lines file of metrics (default: <summary-dir>/runs/<experiment>/metrics.jsonl)"),
     switch("--wandb", "log to Weights & Biases as well"),
