@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -14,49 +15,59 @@ from tasks.readers import standardize
 from tasks.samples import EncodingOptions, TaskSample
 from tasks.superglue.patterns_superglue import mark_pronoun
 
-TextPair = tuple[str, "str | None"]
+# The texts of A and of B: those of B are tokenized one by one and then joined; None is no B at all.
+HeadTexts: TypeAlias = "tuple[str, tuple[str, ...] | None]"
+# Returns what the head reads of an example; a list has one entry per choice.
+TextChooser: TypeAlias = "Callable[[InputExample], HeadTexts | list[HeadTexts]]"
 
 
-def plain_pair(example: InputExample) -> TextPair:
+def plain_texts(example: InputExample) -> HeadTexts:
     """Return the texts as they are."""
-    return example.text_a, example.text_b
+    return example.text_a, None if example.text_b is None else (example.text_b,)
 
 
-def word_pair(example: InputExample) -> TextPair:
+def word_texts(example: InputExample) -> HeadTexts:
     """Return WiC's sentences, the word in front of them."""
-    return f"{example.meta['word']}: {example.text_a}", example.text_b
+    return f"{example.meta['word']}: {example.text_a}", (example.text_b,)
 
 
-def pronoun_pair(example: InputExample) -> TextPair:
+def pronoun_texts(example: InputExample) -> HeadTexts:
     """Return WSC's text with the pronoun marked, and the span."""
-    return mark_pronoun(example), example.meta["span1_text"]
+    return mark_pronoun(example), (example.meta["span1_text"],)
 
 
-def chinese_pronoun_pair(example: InputExample) -> TextPair:
+def chinese_pronoun_texts(example: InputExample) -> HeadTexts:
     """Return the Chinese WSC's text with the pronoun marked, and the span."""
     start = example.meta["span2_index"]
     end = start + example.meta["span2_length"]
     text = example.text_a
-    return f"{text[:start]}*{text[start:end]}*{text[end:]}", example.meta["span1_text"]
+    return f"{text[:start]}*{text[start:end]}*{text[end:]}", (example.meta["span1_text"],)
 
 
-def answer_pair(example: InputExample) -> TextPair:
+def answer_texts(example: InputExample) -> HeadTexts:
     """Return MultiRC's passage, and question with answer."""
-    return example.text_a, f"{example.text_b} answer: {example.meta['answer']}"
+    return example.text_a, (f"{example.text_b} answer: {example.meta['answer']}",)
 
 
-def cause_or_effect_pairs(example: InputExample) -> list[TextPair]:
+def cause_or_effect_texts(example: InputExample) -> list[HeadTexts]:
     """Return COPA's premise with the joining word, and each choice."""
     joiner = " because" if example.meta["question"] == "cause" else " so"
     premise = standardize(example.text_a) + joiner
-    return [(premise, standardize(example.meta[name])) for name in ("choice1", "choice2")]
+    return [(premise, (standardize(example.meta[name]),)) for name in ("choice1", "choice2")]
 
 
-TEXT_PAIRS: Mapping[str, Callable[[InputExample], TextPair]] = {
-    "wic": word_pair,
-    "wsc": pronoun_pair,
-    "cluewsc": chinese_pronoun_pair,
-    "multirc": answer_pair,
+def candidate_texts(example: InputExample) -> list[HeadTexts]:
+    """Return ReCoRD's passage, and the query with each candidate after it."""
+    return [(example.text_a, (example.text_b, candidate)) for candidate in example.meta["candidates"]]
+
+
+HEAD_TEXTS: Mapping[str, TextChooser] = {
+    "wic": word_texts,
+    "wsc": pronoun_texts,
+    "cluewsc": chinese_pronoun_texts,
+    "multirc": answer_texts,
+    "copa": cause_or_effect_texts,
+    "record": candidate_texts,
 }
 
 
@@ -65,13 +76,15 @@ class ClassificationEncoder:
     """Turn the examples of a task into samples for a classification head.
 
     Attributes:
-        task_name: decides which texts are read.
+        task_name: for messages.
+        texts: what is read of an example.
         tokenizer: of the model.
         options: ``seq_length``, ``encoder``, ``reserve_position`` and the positions count here.
         num_truncated: how many examples were cut so far.
     """
 
     task_name: str
+    texts: TextChooser
     tokenizer: TaskTokenizer
     options: EncodingOptions
     num_truncated: int = 0
@@ -88,19 +101,15 @@ class ClassificationEncoder:
 
     def sample(self, example: InputExample, *, label: int) -> TaskSample:
         """Return the sample: [CLS] text [SEP] text and the end token, cut at its end when it is too long."""
-        encode = self.tokenizer.encode
-        if self.task_name == "copa":
-            return self._of_rows(example, [self._row(*pair) for pair in cause_or_effect_pairs(example)], label)
-        if self.task_name == "record":
-            text, query = encode(example.text_a), encode(example.text_b)
-            rows = [self._row_of_ids(text, query + encode(c)) for c in example.meta["candidates"]]
-            return self._of_rows(example, rows, label)
-        row = self._row(*TEXT_PAIRS.get(self.task_name, plain_pair)(example))
-        return self._of_rows(example, [row], label, choices=False)
+        texts = self.texts(example)
+        choices = isinstance(texts, list)
+        rows = [self._row(*entry) for entry in (texts if isinstance(texts, list) else [texts])]
+        return self._of_rows(example, rows, label, choices=choices)
 
-    def _row(self, text_a: str, text_b: str | None) -> Row:
+    def _row(self, text_a: str, texts_b: tuple[str, ...] | None) -> Row:
         encode = self.tokenizer.encode
-        return self._row_of_ids(encode(text_a), None if text_b is None else encode(text_b))
+        b = None if texts_b is None else [index for text in texts_b for index in encode(text)]
+        return self._row_of_ids(encode(text_a), b)
 
     def _row_of_ids(self, a: list[int], b: list[int] | None) -> Row:
         length = self.options.seq_length - self.options.reserve_position
@@ -121,7 +130,7 @@ class ClassificationEncoder:
             row.block_positions.append(0)
         return row
 
-    def _of_rows(self, example: InputExample, rows: list[Row], label: int, *, choices: bool = True) -> TaskSample:
+    def _of_rows(self, example: InputExample, rows: list[Row], label: int, *, choices: bool) -> TaskSample:
         length = max(len(row.ids) for row in rows)
         ids = stack_padded([row.ids for row in rows], length, self.commands.pad)
         if self.options.encoder:

@@ -73,6 +73,7 @@ class ClozeEncoder:
         options: the form of the samples.
         multi_token: answers are sequences of tokens.
         num_truncated: how often a text was shortened so far.
+        num_commands: texts so far with a command in them, such as a literal ``[MASK]``.
     """
 
     pvp: PVP
@@ -80,6 +81,7 @@ class ClozeEncoder:
     options: EncodingOptions
     multi_token: bool = False
     num_truncated: int = 0
+    num_commands: int = 0
     _label_ids: list[int] | None = None
     _pieces: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -87,6 +89,7 @@ class ClozeEncoder:
         """Collect the command ids and refuse options that exclude each other."""
         options = self.options
         self.commands = CommandIds.of(self.tokenizer)
+        self._command_ids = {token.id for token in self.tokenizer.command_tokens if token.name != "unk"}
         self.positions = PositionOptions(
             block_positions=options.block_positions,
             masked_lm=options.masked_lm,
@@ -177,7 +180,9 @@ class ClozeEncoder:
             pieces = []
             for piece in side:
                 if isinstance(piece, Shortenable):
-                    pieces.append(Piece(tuple(self.tokenizer.encode(piece.text)), shortenable=True))
+                    ids = tuple(self.tokenizer.encode(piece.text))
+                    self.num_commands += not self._command_ids.isdisjoint(ids)
+                    pieces.append(Piece(ids, shortenable=True))
                 elif isinstance(piece, PromptTokens):
                     pieces.append(Piece((PROMPT,) * piece.count))
                 elif piece == MASK:

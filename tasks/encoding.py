@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from tasks.classification import ClassificationEncoder
+from tasks.classification import HEAD_TEXTS, ClassificationEncoder, plain_texts
 from tasks.cloze import ClozeEncoder, TaskTokenizer
 from tasks.examples import InputExample
 from tasks.multichoice import MultichoiceEncoder
@@ -55,13 +56,19 @@ def build_samples(
     """
     encoder = make_encoder(task, tokenizer, options)
     samples = [sample_of(task, example, encoder, options, for_training=for_training) for example in examples]
+    if isinstance(encoder, ClozeEncoder) and encoder.num_commands:
+        warnings.warn(
+            f"{task.name}: {encoder.num_commands} texts hold command tokens such as [MASK], which count as those",
+            stacklevel=2,
+        )
     return SampleSet(tuple(samples), encoder.num_truncated)
 
 
 def make_encoder(task: Task, tokenizer: TaskTokenizer, options: EncodingOptions) -> Encoder:
     """Return what turns examples into samples. Raise ValueError for options that the task does not have."""
     if not options.cloze:
-        return ClassificationEncoder(task.name, tokenizer, options)
+        texts = task.head_texts or HEAD_TEXTS.get(task.name, plain_texts)
+        return ClassificationEncoder(task.name, texts, tokenizer, options)
     if task.name == "multichoice":
         return MultichoiceEncoder(tokenizer, options)
     return ClozeEncoder(task.patterns, tokenizer, options, multi_token=scores_sequences(task, options))

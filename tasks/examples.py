@@ -20,6 +20,7 @@ class InputExample:
         meta: what else the task's patterns and metrics need.
         idx: the name that the prediction file gives; -1 when the data has none.
         num_choices: number of answers to choose from, where it varies from example to example.
+        labelled: whether the label is the file's; WiC's missing ones are taken to be false.
     """
 
     guid: str | int
@@ -29,6 +30,7 @@ class InputExample:
     meta: Mapping[str, Any] = field(default_factory=dict)
     idx: Any = -1
     num_choices: int = 1
+    labelled: bool = True
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ class MultichoiceProcessor(DataProcessor):
             path = Path(data_dir) / split
         return [example for row in read_json_lines(path) for example in self.convert(row, "")]
 
+    def has_split(self, split: str) -> bool:
+        return True
+
     def convert(self, row: Row, set_type: str) -> Iterable[InputExample]:
         text, choices = row.text("inputs_pretokenized"), row["choices_pretokenized"]
         if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):

@@ -80,6 +80,10 @@ class DataProcessor:
                 found.append(example)
         return sorted(self.completed(found, file.set_type), key=lambda example: example.num_choices)
 
+    def has_split(self, split: str) -> bool:
+        """Return whether the task has such a split, whatever files there are."""
+        return self.files.get(split) is not None
+
     def file(self, split: str) -> SplitFile | None:
         """Return the file of a split. Raise ValueError for one that the task does not have."""
         files = {**self.files, **self.few_files} if self.options.few_superglue else self.files

@@ -6,6 +6,7 @@ The command line, the fine-tuning loop and the tests all start from ``TASKS``.
 from __future__ import annotations
 
 import difflib
+import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ class Task:
         multi_token: verbalizers are scored as sequences even without ``--multi-token``.
         varying_choices: the number of answers differs from example to example.
         choice_head: a classification head scores every answer with one output, instead of every class.
+        head_texts: what a classification head reads of an example; see ``tasks.classification``, which also has what
+            the tasks without this read.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Task:
     multi_token: bool = False
     varying_choices: bool = False
     choice_head: bool = False
+    head_texts: Callable[[InputExample], Any] | None = None
 
     @property
     def labels(self) -> tuple[Any, ...]:
@@ -75,6 +79,10 @@ class Task:
         if not found:
             raise ValueError(f"{self.name}: no examples in the split {split!r} of {data_dir}")
         return found
+
+    def has_split(self, split: str, options: DataOptions = DEFAULT_OPTIONS) -> bool:
+        """Return whether the task has such a split (AG News has no test set, the diagnostics have no dev set)."""
+        return self.processor(self.name, options).has_split(split)
 
     def splits(self, names: Sequence[str]) -> list[str]:
         """Return the splits that ``names`` stand for; multichoice takes files and patterns of files."""
@@ -124,14 +132,14 @@ class Task:
         """Return whether a metric makes sense: every example has a label (ReCoRD: answers)."""
         if self.name == "record":
             return all(example.meta["answers"] for example in examples)
-        return all(example.label is not None for example in examples)
+        return all(example.labelled and example.label is not None for example in examples)
 
     def evaluate(self, predictions: Sequence[int], examples: Sequence[InputExample]) -> dict[str, float]:
         """Return the task's metrics by name. ``predictions`` are classes (or choices) in the order of the examples."""
         return evaluate(self.metrics, predictions, self.label_indices(examples), examples)
 
     def prompt_length(self, options: EncodingOptions) -> int:
-        """Return the number of tokens of the continuous prompt. Raise ValueError for options that exclude each other."""
+        """Return the length of the continuous prompt. Raise ValueError for options that exclude each other."""
         from tasks.cloze import check_prompt_options
 
         check_prompt_options(options)
@@ -159,14 +167,32 @@ _SPECIAL: dict[str, dict[str, Any]] = {
 
 MULTICHOICE = Task("multichoice", MultichoiceProcessor, varying_choices=True, choice_head=True)
 
+# Tasks made by ``tasks.declaration.declare``.
+DECLARED: tuple[Task, ...] = ()
+
 TASKS: dict[str, Task] = {name: _task(name, **_SPECIAL.get(name, {})) for name in PROCESSORS}
-TASKS["multichoice"] = MULTICHOICE
+TASKS |= {task.name: task for task in (MULTICHOICE, *DECLARED)}
 
 
 def find_task(name: str) -> Task:
-    """Return the task called ``name``, in any case. Raise ValueError that offers the nearest names."""
+    """Return the task called ``name``, in any case, or the one that a Python file declares as ``TASK``.
+
+    Raise ValueError that offers the nearest names.
+    """
+    if name.endswith(".py"):
+        return _declared_in(name)
     if name.lower() in TASKS:
         return TASKS[name.lower()]
     near = difflib.get_close_matches(name.lower(), TASKS, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(sorted(TASKS))}"
     raise ValueError(f"--task {name}: no such task; {hint}")
+
+
+def _declared_in(path: str) -> Task:
+    """Run a Python file and return its ``TASK``."""
+    if not Path(path).is_file():
+        raise ValueError(f"--task {path}: no such file")
+    task = runpy.run_path(path).get("TASK")
+    if not isinstance(task, Task):
+        raise ValueError(f"--task {path}: the file has no TASK = declare(...); see tasks/superglue/README.md")
+    return task

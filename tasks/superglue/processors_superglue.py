@@ -80,6 +80,7 @@ class WicProcessor(DataProcessor):
             label="true" if row.get("label") else "false",
             meta={"word": row.text("word")},
             idx=index,
+            labelled=row.get("label") is not None,
         )
 
 

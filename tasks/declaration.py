@@ -1,0 +1,160 @@
+"""Declare a task of a common kind in one entry: a text, a pair of texts, or a text with choices.
+
+``tasks/superglue/README.md`` works an example through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.examples import DataOptions, InputExample
+from tasks.patterns import TemplatePVP
+from tasks.processors import DataProcessor, split_files
+from tasks.readers import Row, read_comma_separated, read_json_lines, read_tab_separated
+
+if TYPE_CHECKING:
+    from tasks.registry import Task
+
+READERS = {
+    ".jsonl": read_json_lines,
+    ".json": read_json_lines,
+    ".tsv": read_tab_separated,
+    ".csv": read_comma_separated,
+}
+Field = str | int  # a name, or the column of a file without names
+Words = Mapping[Any, str]
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Where an example's parts stand in a row.
+
+    Attributes:
+        text_a, text_b: the texts; ``text_b`` is None for tasks of one text.
+        label: the class, or the number of the right choice.
+        choices: the field that lists the choices, or the fields of the single choices; None for other kinds of tasks.
+        index: what the prediction file calls the example; the number of the row where it is missing.
+    """
+
+    text_a: Field
+    text_b: Field | None = None
+    label: Field = "label"
+    choices: Field | tuple[Field, ...] | None = None
+    index: Field = "idx"
+
+
+class DeclaredProcessor(DataProcessor):
+    """Reads the files of a declared task; their kind is that of their names: .jsonl, .json, .tsv or .csv."""
+
+    def __init__(
+        self,
+        name: str,
+        options: DataOptions,
+        *,
+        labels: Sequence[Any],
+        fields: Fields,
+        files: Mapping[str, str],
+    ) -> None:
+        super().__init__(name, options)
+        self.labels = tuple(labels)  # type: ignore[misc]  # constants of the object here
+        self.files = split_files(**files)  # type: ignore[misc]
+        self.few_files = {}  # type: ignore[misc]
+        self.fields = fields
+        for file in files.values():
+            if Path(file).suffix not in READERS:
+                raise ValueError(f"task {name}: {file} is no {', '.join(READERS)} file")
+
+    def rows(self, path: Path) -> Iterable[Row]:
+        return READERS[path.suffix](path)
+
+    def convert(self, row: Row, set_type: str) -> Iterable[InputExample]:
+        fields = self.fields
+        meta: dict[str, Any] = {}
+        if isinstance(fields.choices, tuple):
+            meta["choices"] = [row.text(field) for field in fields.choices]
+        elif fields.choices is not None:
+            meta["choices"] = list(row[fields.choices])
+        if len(meta.get("choices", ())) > len(self.labels):
+            raise row.error(f"{len(meta['choices'])} choices; {self.name} has labels for {len(self.labels)}")
+        index = _optional(row, fields.index)
+        yield InputExample(
+            guid=f"{set_type}-{row.number}",
+            text_a=row.text(fields.text_a),
+            text_b=None if fields.text_b is None else row.text(fields.text_b),
+            label=self._label(_optional(row, fields.label)),
+            meta=meta,
+            idx=row.number if index is None else index,
+        )
+
+    def _label(self, value: Any) -> Any:
+        """Return the label that a file's value stands for: equal to it, or written like it."""
+        if value is None or value == "":
+            return None
+        written = {str(label).lower(): label for label in self.labels}
+        return written.get(str(value).lower(), value)
+
+
+def _optional(row: Row, field: Field) -> Any:
+    """Return a field, None where the row does not have it."""
+    if isinstance(row.fields, Mapping):
+        return row.fields.get(str(field))
+    return row.fields[field] if isinstance(field, int) and field < len(row.fields) else None
+
+
+def choice_texts(example: InputExample) -> list[tuple[str, tuple[str, ...]]]:
+    """Return what a classification head reads of an example with choices: its texts, and each choice."""
+    texts = f"{example.text_a} {example.text_b}" if example.text_b else example.text_a
+    return [(texts, (choice,)) for choice in example.meta["choices"]]
+
+
+def declare(
+    name: str,
+    *,
+    fields: Fields,
+    labels: Sequence[Any],
+    patterns: Sequence[str],
+    words: Words | Sequence[Words] = (),
+    metrics: Sequence[str] = ("accuracy",),
+    files: Mapping[str, str] | None = None,
+    multi_token: bool = False,
+) -> Task:
+    """Return a task.
+
+    Args:
+        name: in lower case.
+        fields: where texts, label and choices stand in a row.
+        labels: the classes in order; for choices the numbers that the label may have.
+        patterns: templates, see ``tasks.patterns.TemplatePVP``.
+        words: the word of every label, its leading blank included: one table, or one per pattern. Choices need none.
+        metrics: names in ``tasks.metrics.METRICS``; the first selects the best checkpoint.
+        files: the file of each split; train.jsonl, dev.jsonl and test.jsonl unless given.
+        multi_token: score words of several tokens.
+
+    Raises ValueError for a pattern without mask, a label without word, and a metric that does not exist.
+    """
+    from tasks.metrics import METRICS
+    from tasks.registry import Task
+
+    if unknown := [metric for metric in metrics if metric not in METRICS]:
+        raise ValueError(f"task {name}: no metric {unknown[0]!r}; choose among {', '.join(METRICS)}")
+    has_choices = fields.choices is not None
+    if not has_choices and not words:
+        raise ValueError(f"task {name}: no words for its labels, and no choices")
+    tables = (words,) if isinstance(words, Mapping) else tuple(words)
+    pvp = partial(TemplatePVP, templates=patterns, words=tables, choices="choices" if has_choices else None)
+    pvp(name, labels)  # says what is wrong now, not when the first example is read
+    files = files or {split: f"{split}.jsonl" for split in ("train", "dev", "test")}
+    return Task(
+        name,
+        partial(DeclaredProcessor, labels=labels, fields=fields, files=files),
+        pvp,
+        metrics=tuple(metrics),
+        multi_token=multi_token,
+        varying_choices=has_choices,
+        choice_head=has_choices,
+        head_texts=choice_texts if has_choices else None,
+    )
