@@ -210,7 +210,8 @@ def main() -> int:
         return 0
     if not words or words[0].startswith("-"):
         raise ValueError("no program to start; give its file first: scripts/launch_ranks.py PROGRAM ARGUMENTS...")
-    environment = dict(os.environ)
+    # One date for all ranks: it names the run's folder.
+    environment = {"GLM_DATE": time.strftime("%m-%d-%H-%M"), **os.environ}
     machines = find_machines(environment)
     if DRY_RUN in words or environment.get("DRY_RUN") == "1":
         return show_plan(machines, [word for word in words if word != DRY_RUN], environment=environment)

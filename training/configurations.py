@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -324,14 +325,14 @@ def pretraining_configuration(parsed: ParsedArguments, *, date: str | None = Non
 
     Args:
         parsed: from ``parse_arguments``.
-        date: suffix of a new run's name, ``MM-DD-hh-mm``; None takes the clock.
+        date: suffix of a new run's name, ``MM-DD-hh-mm``; None takes the launcher's (GLM_DATE), else the clock's.
 
     Raises:
         ValueError: values that cannot work together, or that this program does not support.
     """
     values = parsed.values
     _check_pretraining(values)
-    name = experiment_name(values, date=date or time.strftime("%m-%d-%H-%M"))
+    name = experiment_name(values, date=date or os.environ.get("GLM_DATE") or time.strftime("%m-%d-%H-%M"))
     save = Path(values.save) / name if values.save else None
     num_iters = values.lr_decay_iters or values.train_iters
     if values.finetune:

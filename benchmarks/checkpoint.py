@@ -1,0 +1,104 @@
+"""Reshard a large checkpoint 1 -> N -> 1 and measure time and peak memory.
+
+    python -m benchmarks.checkpoint [--size GLM-2B] [--ranks 4] [--folder DIR] [--json]
+
+Random bf16 weights of a released size, change_mp.py in a process of its own for each direction, bit-for-bit comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_utils.errors import run_main
+from model.checkpoint_format import shard_name
+from model.checkpoint_writing import write_shard, write_trackers
+from model.config import RELEASED_MODELS
+from model.modeling_glm import GLMModel
+from model.safe_loading import read_checkpoint_file
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TAG = "1"
+# Runs change_mp.py and prints the peak of its resident memory, mapped pages included, in KiB.
+CHILD = """
+import sys
+from pathlib import Path
+import change_mp
+change_mp.change_model_parallel_size(Path(sys.argv[1]), int(sys.argv[2]))
+status = Path("/proc/self/status").read_text()
+print("VmHWM", next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+"""
+
+
+def write_random_checkpoint(root: Path, size: str) -> int:
+    """Write a checkpoint of random bf16 weights of a released model; return its bytes."""
+    generator = torch.Generator().manual_seed(1)
+    model = GLMModel(RELEASED_MODELS[size].config, device="meta")
+    weights = {
+        name: torch.empty(tensor.shape, dtype=torch.bfloat16).normal_(generator=generator)
+        for name, tensor in model.state_dict().items()
+    }
+    folder = root / TAG
+    folder.mkdir(parents=True)
+    write_shard(folder / shard_name(0), {"module": weights, "iteration": int(TAG), "mp_world_size": 1})
+    write_trackers(root, TAG)
+    return sum(tensor.nbytes for tensor in weights.values())
+
+
+def reshard(root: Path, ranks: int, *, num_bytes: int) -> dict[str, Any]:
+    """Run change_mp.py on ``root`` and return what it took."""
+    start = time.perf_counter()
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, str(root), str(ranks)], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    seconds = time.perf_counter() - start
+    peak = int(child.stdout.split("VmHWM")[1]) * 1024
+    return {"ranks": ranks, "seconds": seconds, "gb_per_second": num_bytes / 1e9 / seconds, "peak_gb": peak / 1e9}
+
+
+def equal(first: Path, second: Path) -> bool:
+    """Tell whether two checkpoints of one shard have the same weights, bit for bit."""
+    one, other = (read_checkpoint_file(root / TAG / shard_name(0))["module"] for root in (first, second))
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def main() -> int:
+    """Run the measurement."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="GLM-2B", choices=sorted(RELEASED_MODELS))
+    parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--folder", help="where the temporary files go; three times the checkpoint's size is needed")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        root = Path(name) / "run"
+        num_bytes = write_random_checkpoint(root, arguments.size)
+        steps = [reshard(root, arguments.ranks, num_bytes=num_bytes)]
+        cut = root.with_name(f"{root.name}_MP{arguments.ranks}")
+        steps.append(reshard(cut, 1, num_bytes=num_bytes))
+        same = equal(root, cut.with_name(f"{cut.name}_MP1"))
+    result = {"size": arguments.size, "checkpoint_gb": num_bytes / 1e9, "steps": steps, "bit_identical": same}
+    if arguments.json:
+        print(json.dumps(result))
+        return 0 if same else 1
+    print(
+        f"{arguments.size}: {num_bytes / 1e9:.2f} GB of bf16 weights; 1 -> {arguments.ranks} -> 1 bit-identical: {same}"
+    )
+    for step in steps:
+        print(
+            f"to {step['ranks']} file(s): {step['seconds']:.1f} s, {step['gb_per_second']:.2f} GB/s, "
+            f"peak resident memory {step['peak_gb']:.2f} GB"
+        )
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    run_main(main)
