@@ -36,6 +36,11 @@ def pronoun_texts(example: InputExample) -> HeadTexts:
     return mark_pronoun(example), (example.meta["span1_text"],)
 
 
+def pronoun_and_candidate_texts(example: InputExample) -> HeadTexts:
+    """Return WSC's text with the pronoun marked, and the candidate that the example is about."""
+    return mark_pronoun(example), (example.text_b,)
+
+
 def chinese_pronoun_texts(example: InputExample) -> HeadTexts:
     """Return the Chinese WSC's text with the pronoun marked, and the span."""
     start = example.meta["span2_index"]
@@ -64,6 +69,7 @@ def candidate_texts(example: InputExample) -> list[HeadTexts]:
 HEAD_TEXTS: Mapping[str, TextChooser] = {
     "wic": word_texts,
     "wsc": pronoun_texts,
+    "wsc1": pronoun_and_candidate_texts,
     "cluewsc": chinese_pronoun_texts,
     "multirc": answer_texts,
     "copa": cause_or_effect_texts,
@@ -140,6 +146,6 @@ class ClassificationEncoder:
             return TaskSample("encoder", example.guid, label, rows_or_row[0], token_types=rows_or_row[1],
                               padding_mask=rows_or_row[2])  # fmt: skip
         positions = stack_padded([row.position_rows(masked_lm=self.options.masked_lm) for row in rows], length, 0)
-        separators = np.array([row.separator for row in rows], dtype=np.int64)
+        separators = np.array([row.separator for row in rows], dtype=np.int32)
         ids, positions, separators = (array if choices else array[0] for array in (ids, positions, separators))
-        return TaskSample("classification", example.guid, label, ids, positions, np.asarray(separators, dtype=np.int64))
+        return TaskSample("classification", example.guid, label, ids, positions, np.asarray(separators, dtype=np.int32))

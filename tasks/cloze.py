@@ -101,6 +101,8 @@ class ClozeEncoder:
     def sample(self, example: InputExample, *, label: int) -> TaskSample:
         """Return the sample of an example. Raise ValueError that names the example when it does not fit."""
         options, pvp = self.options, self.pvp
+        if not self.multi_token:
+            self._single_token_ids()  # what is wrong with the words is not this example's fault
         try:
             joins = getattr(pvp, "joins", None)
             if joins is not None and joins(options.pattern_id, continuous_prompt=options.continuous_prompt):
@@ -131,9 +133,9 @@ class ClozeEncoder:
             label=label,
             input_ids=ids,
             position_ids=row.position_rows(masked_lm=self.options.masked_lm),
-            attention_mask=np.array(row.separator, dtype=np.int64),
-            target_ids=np.array(row.targets, dtype=np.int64),
-            logit_mask=np.array(row.loss_mask, dtype=np.int64),
+            attention_mask=np.array(row.separator, dtype=np.int32),
+            target_ids=np.array(row.targets, dtype=np.int32),
+            logit_mask=np.array(row.loss_mask, dtype=np.int32),
             prompt_positions=prompts,
         )
 
@@ -245,9 +247,9 @@ class ClozeEncoder:
             label=label,
             input_ids=ids,
             position_ids=row.position_rows(masked_lm=self.options.masked_lm),
-            attention_mask=np.array(row.separator, dtype=np.int64),
-            target_ids=np.array(targets, dtype=np.int64),
-            logit_mask=np.array(row.loss_mask, dtype=np.int64),
+            attention_mask=np.array(row.separator, dtype=np.int32),
+            target_ids=np.array(targets, dtype=np.int32),
+            logit_mask=np.array(row.loss_mask, dtype=np.int32),
             prompt_positions=prompts,
         )
 
@@ -269,7 +271,7 @@ class ClozeEncoder:
                 row_a, row_b = _insert_before_mask(short_a, short_b, given, self.commands.mask)
                 rows.append(self._row(row_a, row_b, predicted))
                 owners.append(number)
-        segment_ids = np.array(owners, dtype=np.int64) if length else None
+        segment_ids = np.array(owners, dtype=np.int32) if length else None
         return self._stacked(example, rows, label, segment_ids)
 
     def _stacked(
@@ -285,7 +287,7 @@ class ClozeEncoder:
             label=label,
             input_ids=stack_padded([ids for ids, _ in split], length, self.commands.pad),
             position_ids=stack_padded(positions, length, 0),
-            attention_mask=np.array([row.separator for row in rows], dtype=np.int64),
+            attention_mask=np.array([row.separator for row in rows], dtype=np.int32),
             target_ids=stack_padded([row.targets for row in rows], length, 0),
             logit_mask=stack_padded([row.loss_mask for row in rows], length, 0),
             prompt_positions=np.stack([prompts for _, prompts in split]),
@@ -322,14 +324,14 @@ class ClozeEncoder:
             kind="fast_decode",
             uid=example.guid,
             label=label,
-            input_ids=np.array(row.ids, dtype=np.int64),
+            input_ids=np.array(row.ids, dtype=np.int32),
             position_ids=row.position_rows(masked_lm=self.options.masked_lm),
-            attention_mask=np.array(row.separator, dtype=np.int64),
-            target_ids=np.array([decoder.targets for decoder in decoders], dtype=np.int64),
-            logit_mask=np.array([decoder.loss_mask for decoder in decoders], dtype=np.int64),
-            answer_ids=np.array([decoder.ids for decoder in decoders], dtype=np.int64),
-            answer_position_ids=np.array([decoder.positions for decoder in decoders], dtype=np.int64),
-            answer_separators=np.full(len(decoders), row.separator, dtype=np.int64),
+            attention_mask=np.array(row.separator, dtype=np.int32),
+            target_ids=np.array([decoder.targets for decoder in decoders], dtype=np.int32),
+            logit_mask=np.array([decoder.loss_mask for decoder in decoders], dtype=np.int32),
+            answer_ids=np.array([decoder.ids for decoder in decoders], dtype=np.int32),
+            answer_position_ids=np.array([decoder.positions for decoder in decoders], dtype=np.int32),
+            answer_separators=np.full(len(decoders), row.separator, dtype=np.int32),
         )
 
 
@@ -346,16 +348,16 @@ def check_prompt_options(options: EncodingOptions) -> None:
 
 
 def split_prompts(ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ids with 0 for prompt tokens, int64 [s], and where those stand, int64 [p]."""
-    array = np.array(ids, dtype=np.int64)
+    """Return the ids with 0 for prompt tokens, int32 [s], and where those stand, int32 [p]."""
+    array = np.array(ids, dtype=np.int32)
     prompts = np.flatnonzero(array == PROMPT)
     array[prompts] = 0
-    return array, prompts.astype(np.int64)
+    return array, prompts.astype(np.int32)
 
 
 def stack_padded(values: Iterable[Any], length: int, fill: int) -> np.ndarray:
     """Stack arrays or lists whose last axis is filled up to ``length``."""
-    arrays = [np.asarray(value, dtype=np.int64) for value in values]
+    arrays = [np.asarray(value, dtype=np.int32) for value in values]
     widths = [(0, 0)] * (arrays[0].ndim - 1)
     return np.stack([np.pad(a, [*widths, (0, length - a.shape[-1])], constant_values=fill) for a in arrays])
 

@@ -101,7 +101,7 @@ def collate(
             values = [_pad_end(value, length, fill) for value in values]
         if num_rows and (kind != "fast_decode" or name in _ANSWER_FIELDS):
             values = [_repeat_first(value, num_rows) for value in values]
-        arrays[name] = np.stack(values)
+        arrays[name] = np.stack(values).astype(np.int64)
     if num_rows:
         arrays["choice_mask"] = (np.arange(num_rows) < np.array(row_counts)[:, None]).astype(np.int64)
     labels = np.array([sample.label for sample in samples], dtype=np.int64)

@@ -74,8 +74,8 @@ class Row:
     separator: int
 
     def position_rows(self, *, masked_lm: bool = False) -> np.ndarray:
-        """Return the positions int64 [2,s], or [s] for ``masked_lm``."""
-        return np.array(self.positions if masked_lm else [self.positions, self.block_positions], dtype=np.int64)
+        """Return the positions int32 [2,s], or [s] for ``masked_lm``."""
+        return np.array(self.positions if masked_lm else [self.positions, self.block_positions], dtype=np.int32)
 
 
 def num_special_tokens(

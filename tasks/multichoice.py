@@ -116,7 +116,7 @@ class MultichoiceEncoder:
             label=label,
             input_ids=stack_padded([row.ids for row in rows], longest, commands.pad),
             position_ids=stack_padded([row.position_rows(masked_lm=masked_lm) for row in rows], longest, 0),
-            attention_mask=np.array([row.separator for row in rows], dtype=np.int64),
+            attention_mask=np.array([row.separator for row in rows], dtype=np.int32),
             target_ids=stack_padded([row.targets for row in rows], longest, 0),
             logit_mask=stack_padded([row.loss_mask for row in rows], longest, 0),
         )

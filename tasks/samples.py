@@ -18,7 +18,9 @@ MAX_FAST_ANSWER = 16  # positions of an answer in the fast-decode form
 
 @dataclass(frozen=True)
 class TaskSample:
-    """One example, ready for a head. All arrays are int64; fields that a kind does not have are None.
+    """One example, ready for a head. Fields that a kind does not have are None.
+
+    All arrays are int32, which halves what a large data set takes; those of batches are int64.
 
     ==================== ============= ============ ============= ================ ================
     field                single_token  multi_token  fast_decode   language_model   classification

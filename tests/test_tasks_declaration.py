@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -15,18 +16,24 @@ from tasks.examples import DataOptions
 from tasks.predictions import prediction_lines
 from tasks.registry import find_task
 from tasks.samples import EncodingOptions
+from tests.launching import run
 
 README = Path(__file__).resolve().parent.parent / "tasks" / "superglue" / "README.md"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    """Return a WordPiece tokenizer whose words are all those of the README, in lower case."""
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a WordPiece vocabulary whose words are all those of the README, in lower case."""
     words = sorted(set(re.findall(r"[a-z]+|[^\sa-z]", README.read_text(encoding="utf-8").lower())))
     file = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
     file.write_text("\n".join(SPECIAL + words) + "\n", encoding="utf-8")
-    return build_tokenizer("BertWordPieceTokenizer", model_type="bert-base-uncased", path=file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def tokenizer(vocabulary: Path) -> Tokenizer:
+    return build_tokenizer("BertWordPieceTokenizer", model_type="bert-base-uncased", path=vocabulary)
 
 
 def blocks(language: str) -> list[str]:
@@ -95,6 +102,20 @@ def test_every_mode(declared, tokenizer, name):
         batch = collate(samples, pad_id=tokenizer.command_id("pad"))
         assert len(batch) == len(examples)
         assert batch.input_ids.shape[-1] <= 48
+
+
+def test_the_command_of_the_readme_runs(declared, vocabulary, tmp_path):
+    _, folder = declared["tool-reviews"]
+    folder.rename(tmp_path / "tool_reviews")
+    (tmp_path / "tool_reviews.py").write_text(blocks("python")[0], encoding="utf-8")
+    [line] = blocks("bash")
+    python, program, *words = shlex.split(line.replace("\\\n", " "))
+    assert python == "python"
+    output = run(program, *words, "--tokenizer-path", str(vocabulary), cwd=tmp_path)
+    assert "accuracy" in output
+    predictions = (tmp_path / "runs" / "tool-reviews" / "tool-reviews-test.jsonl").read_text(encoding="utf-8")
+    assert [json.loads(row)["idx"] for row in predictions.splitlines()] == [0, 1, 2, 3]
+    assert {json.loads(row)["label"] for row in predictions.splitlines()} <= {"bad", "good"}
 
 
 def test_what_is_wrong_with_an_entry_is_said_at_once():
