@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -172,11 +172,3 @@ def evaluate(
     """Return the metrics called ``names`` of predicted classes (or choices), in the order of ``examples``."""
     assert len(predictions) == len(labels) == len(examples), (len(predictions), len(labels), len(examples))
     return {name: METRICS[name](predictions, labels, examples) for name in names}
-
-
-def class_counts(labels: Sequence[int]) -> dict[int, int]:
-    """Return how often each class occurs; the most frequent one is the majority baseline."""
-    counts: dict[int, int] = defaultdict(int)
-    for label in labels:
-        counts[label] += 1
-    return dict(counts)

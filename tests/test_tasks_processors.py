@@ -41,6 +41,7 @@ def test_unknown_task_names_the_nearest():
     assert "choose one of" in message(find_task, "zzz")
     assert find_task("COPA") is TASKS["copa"]
     assert "no such file" in message(find_task, "missing.py")
+    assert "nothing is learnt" in message(find_task, "squad")
 
 
 def test_missing_files_and_splits(tmp_path):
@@ -147,6 +148,14 @@ def test_labels_that_the_file_does_not_have(tmp_path):
     assert not TASKS["wic"].has_labels(wic)
     write(tmp_path, "test.jsonl", {**row, "label": False})
     assert TASKS["wic"].has_labels(TASKS["wic"].examples(tmp_path, "test"))
+
+
+def test_the_score_of_the_most_frequent_class(tmp_path):
+    rows = [
+        {**RTE_ROW, "label": "entailment" if number % 3 else "not_entailment", "idx": number} for number in range(9)
+    ]
+    examples = TASKS["rte"].examples(write(tmp_path, "val.jsonl", *rows), "dev")
+    assert TASKS["rte"].majority_baseline(examples) == {"accuracy": pytest.approx(100 * 6 / 9)}
 
 
 def test_every_task_has_what_it_needs():
