@@ -89,6 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if parsed.values.task is None:
         raise ValueError("no --task: name one, for example rte; tasks/registry.py lists them")
     configuration = finetuning_configuration(parsed)
+    if parsed.values.dry_run:
+        print("nothing was started (plans of memory and time are made for pre-training only)")
+        return 0
     from training.faults import faults_in_one_line
 
     with faults_in_one_line(batch_size=configuration.tuning.batch_size, checkpoints=configuration.checkpoint.save):

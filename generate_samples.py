@@ -111,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("".join(f"{notice}\n" for notice in parsed.notices if values.rank == 0), end="")
     if not (values.load_pretrained or values.load):
         raise ValueError("no weights: name a checkpoint with --load-pretrained")
+    if values.dry_run:
+        raise ValueError("--dry-run is for pretrain_glm.py; leave it out")
     if values.output and not (values.input or values.prompt):
         raise ValueError("--output needs --input or --prompt")
     from training.faults import faults_in_one_line

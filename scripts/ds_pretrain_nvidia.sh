@@ -28,7 +28,7 @@ export NCCL_DEBUG="${NCCL_DEBUG:-info}" NCCL_IB_DISABLE="${NCCL_IB_DISABLE:-0}" 
 MP_SIZE="${MP_SIZE:-1}"
 
 source "$CONFIG"
-if declare -F prepare > /dev/null; then
+if declare -F prepare > /dev/null && [ "${DRY_RUN:-}" != 1 ] && [[ " $* " != *" --dry-run "* ]]; then
     prepare  # what a configuration needs before it can run
 fi
 LOG_NAME="${LOG_NAME:-$(basename "$CONFIG" .sh)}"

@@ -21,12 +21,12 @@ read_task() {
             return 2
         fi
     done
-    DATA_ROOT="${DATA_ROOT:-data}"
     CHECKPOINT_PATH="${CHECKPOINT_PATH:-checkpoints}"
     SAVE_PATH="${SAVE_PATH:-checkpoints/finetuned}"
     MP_SIZE="${MP_SIZE:-1}"
     DATESTR="$(date +%m-%d-%H-%M)"
     source "$1"
+    DATA_ROOT="${DATA_ROOT:-data}"
     source "$2"
     if [ ! -e "$DATA_PATH" ]; then
         echo "error: DATA_PATH $DATA_PATH: no such folder; set DATA_PATH to the task's folder, or DATA_ROOT to the one above" >&2

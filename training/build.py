@@ -27,6 +27,7 @@ from training.configurations import (
     RunSettings,
     ScheduleSettings,
 )
+from training.deepspeed_config import DeepSpeedPlan, deepspeed_plan
 from training.distributed import seed_data_rank
 from training.engine import Engine, TorchEngine
 from training.learning_rates import AnnealingLR
@@ -34,7 +35,7 @@ from training.loop import StartingPoint
 from training.metrics import ComputeCost
 from training.objectives import Objective
 from training.optimizer import DynamicLossScaler, build_optimizer
-from training.precision import supported_precision
+from training.precision import AUTOCAST_TYPES, supported_precision
 from training.writers import Console, JsonLinesWriter, RunLog, WandbWriter, store_json, tensorboard_writer
 
 Announce = Callable[[str], None]
@@ -124,7 +125,9 @@ def wrap_model(
 
     ``objective`` is what is minimised (default: blank infilling).
     """
-    model.to(device)
+    plan = _deepspeed_plan(settings, device=device, announce=announce)
+    # DeepSpeed's parameters are of the run's precision: so only half the bytes ever reach a GPU.
+    model.to(device=device, dtype=AUTOCAST_TYPES.get(plan.precision) if plan else None)
     optimizer = build_optimizer(
         model,
         lr=settings.optimizer.lr,
@@ -144,24 +147,9 @@ def wrap_model(
     )
     common = {"optimizer": optimizer, "scheduler": scheduler, "topology": topology, "device": device}
     common |= {"clip_grad": settings.optimizer.clip_grad, "objective": objective}
-    installed = find_spec("deepspeed") is not None
-    if settings.deepspeed_content is not None and not installed:
-        announce("warning: DeepSpeed is not installed; the torch engine runs with the values of its file")
-    if settings.deepspeed_content is not None and installed:
-        from training.deepspeed_config import deepspeed_plan
+    if plan is not None:
         from training.deepspeed_engine import DeepSpeedEngine
 
-        plan = deepspeed_plan(
-            settings.deepspeed_content,
-            batch_size=settings.batch_size,
-            accumulation_steps=settings.accumulation_steps,
-            optimizer=settings.optimizer,
-            precision=precision,
-            device=device,
-            universal=settings.universal,
-        )
-        for notice in plan.notices:
-            announce(notice)
         return DeepSpeedEngine(model, plan=plan, **common)
     kind, warning = supported_precision(precision, device=device)
     if warning:
@@ -175,6 +163,27 @@ def wrap_model(
             min_scale=precision.min_scale,
         )
     return TorchEngine(model, precision=kind, loss_scaler=scaler, **common)
+
+
+def _deepspeed_plan(settings: EngineSettings, *, device: torch.device, announce: Announce) -> DeepSpeedPlan | None:
+    """Return what DeepSpeed will be told; None when it is not asked for, or not installed."""
+    if settings.deepspeed_content is None:
+        return None
+    if find_spec("deepspeed") is None:
+        announce("warning: DeepSpeed is not installed; the torch engine runs with the values of its file")
+        return None
+    plan = deepspeed_plan(
+        settings.deepspeed_content,
+        batch_size=settings.batch_size,
+        accumulation_steps=settings.accumulation_steps,
+        optimizer=settings.optimizer,
+        precision=settings.precision,
+        device=device,
+        universal=settings.universal,
+    )
+    for notice in plan.notices:
+        announce(notice)
+    return plan
 
 
 def checkpoint_to_load(settings: CheckpointSettings) -> Path | None:

@@ -169,6 +169,11 @@ def continues_deepspeed(
             f"{location.folder} was written by {saved}: DeepSpeed converts neither to stage 3 nor from it; continue "
             f"with stage {saved.stage}, {weights_only}"
         )
+    if settings.universal and plan.stage == 3 and topology.model_parallel_size > saved.model_parallel_size:
+        raise ValueError(
+            f"{location.folder} was written by {saved}: DeepSpeed cannot cut stage 3 for more tensor-parallel ranks; "
+            f"use no more than {saved.model_parallel_size}, {weights_only}"
+        )
     present = ZeroShape(topology.data_parallel_size, topology.model_parallel_size, plan.stage)
     if not settings.universal and replace(saved, stage=saved.stage or plan.stage) != present:
         raise ValueError(

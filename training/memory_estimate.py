@@ -143,7 +143,7 @@ class States:
         optimizer: fp32 masters and moments on the GPU.
         buffers: buckets of collectives, parameters gathered by ZeRO stage 3.
         step: temporary memory of an update, when activations are gone.
-        start: the fp32 weights on the GPU before DeepSpeed takes them over.
+        start: the weights on the GPU before DeepSpeed takes them over.
         host: what is offloaded to the host.
     """
 
@@ -223,7 +223,7 @@ def deepspeed_states(
         optimizer=masters,
         buffers=buffers,
         step=step,
-        start=FP32 * count,
+        start=size * count,
         host=host,
     )
 
