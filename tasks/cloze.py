@@ -23,7 +23,7 @@ from tasks.layout import (
     truncate,
 )
 from tasks.patterns import PVP
-from tasks.samples import MAX_FAST_ANSWER, EncodingOptions, TaskSample
+from tasks.samples import COMPATIBLE_FAST_ANSWER, EncodingOptions, TaskSample
 from tasks.segments import MASK, Parts, PromptTokens, Shortenable
 
 
@@ -317,9 +317,8 @@ class ClozeEncoder:
         row = self._row(*self._truncated(a, b, None), None, add_piece=False)
         if self.commands.mask not in row.ids:
             raise ValueError("the context has lost its mask: raise --seq-length")
-        decoders = [
-            build_decoder_row(row.ids, answer, commands=self.commands, max_length=MAX_FAST_ANSWER) for answer in answers
-        ]
+        length = COMPATIBLE_FAST_ANSWER if self.options.compatible else max(map(len, answers))
+        decoders = [build_decoder_row(row.ids, answer, commands=self.commands, max_length=length) for answer in answers]
         return TaskSample(
             kind="fast_decode",
             uid=example.guid,

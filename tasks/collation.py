@@ -22,6 +22,8 @@ _ALONG_SEQUENCE: dict[Kind, frozenset[str]] = {
     "classification": frozenset(("input_ids", "position_ids")),
     "encoder": frozenset(("input_ids", "token_types", "padding_mask")),
 }
+# Fields of fast decode whose last axis is the answer.
+_ALONG_ANSWER = frozenset(("target_ids", "logit_mask", "answer_ids", "answer_position_ids"))
 # Fields that have one row per choice although the context has none.
 _ANSWER_FIELDS = frozenset(("target_ids", "logit_mask", "answer_ids", "answer_position_ids", "answer_separators"))
 _ARRAY_FIELDS = tuple(field.name for field in fields(TaskSample) if field.name not in ("kind", "uid", "label"))
@@ -99,6 +101,9 @@ def collate(
         if name in _ALONG_SEQUENCE[kind]:
             fill = pad_id if name == "input_ids" else 0
             values = [_pad_end(value, length, fill) for value in values]
+        elif kind == "fast_decode" and name in _ALONG_ANSWER:
+            longest = max(value.shape[-1] for value in values)
+            values = [_pad_end(value, longest, pad_id if name == "answer_ids" else 0) for value in values]
         if num_rows and (kind != "fast_decode" or name in _ANSWER_FIELDS):
             values = [_repeat_first(value, num_rows) for value in values]
         arrays[name] = np.stack(values).astype(np.int64)

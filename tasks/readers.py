@@ -102,10 +102,15 @@ def read_tab_separated(path: Path, *, header: bool = True) -> Iterator[Row]:
 def read_comma_separated(path: Path) -> Iterator[Row]:
     """Yield the rows of a comma-separated file without header; fields may be quoted."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
-    start = 1
-    for number, values in enumerate(values for values in reader if values):
-        yield Row(path, start, number, values)
-        start = reader.line_num + 1
+    number = start = 0
+    try:
+        for values in reader:
+            if values:
+                yield Row(path, start + 1, number, values)
+                number += 1
+            start = reader.line_num
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {start + 1}: not comma-separated values ({error})") from None
 
 
 def standardize(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 Kind = Literal["single_token", "multi_token", "fast_decode", "language_model", "classification", "encoder"]
-MAX_FAST_ANSWER = 16  # positions of an answer in the fast-decode form
+COMPATIBLE_FAST_ANSWER = 16  # positions that the original gives every answer in the fast-decode form
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class EncodingOptions:
         unidirectional: generic multiple choice, left to right.
         encoder: classification samples for a BERT (``--pretrained-bert``).
         reserve_position: classification samples keep one position after the context (``--pool-token start`` reads it).
-        compatible: do as the original where ours is better: prefix prompts as ordinary tokens, and continuous prompts
-            in labelled texts.
+        compatible: do as the original where ours is better: prefix prompts as ordinary tokens, continuous prompts in
+            labelled texts, answers of fast decode cut to 16 tokens, WSC without candidates in rows.
     """
 
     seq_length: int = 512

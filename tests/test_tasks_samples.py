@@ -39,7 +39,7 @@ def model(tokenizer: Tokenizer) -> GLMModel:
     torch.manual_seed(7)
     config = GLMConfig(
         vocab_size=tokenizer.padded_size(8), num_layers=2, hidden_size=16, num_attention_heads=2,
-        max_position_embeddings=64, output_dropout=0.0, attention_dropout=0.0, embedding_dropout=0.0,
+        max_position_embeddings=128, output_dropout=0.0, attention_dropout=0.0, embedding_dropout=0.0,
     )  # fmt: skip
     model = GLMModel(config).eval()
     with torch.no_grad():
@@ -100,6 +100,14 @@ def test_fast_decode_scores_as_the_full_rows_do(model, tokenizer):
     full = scores(model, batch_of(samples_of("rte", examples, tokenizer, multi_token=True), tokenizer))
     fast_samples = samples_of("rte", examples, tokenizer, multi_token=True, fast_decode=True)
     torch.testing.assert_close(scores(model, batch_of(fast_samples, tokenizer)), full, atol=1e-5, rtol=1e-5)
+
+
+def test_fast_decode_keeps_long_answers(model, tokenizer):
+    examples = [copa(SHORT, f"{LONG} and {LONG}", "it was wet"), copa(LONG, SHORT, "it fell")]
+    full = scores(model, batch_of(samples_of("copa", examples, tokenizer, seq_length=96), tokenizer))
+    fast = samples_of("copa", examples, tokenizer, seq_length=96, fast_decode=True)
+    assert fast[0].answer_ids.shape[-1] > 16
+    torch.testing.assert_close(scores(model, batch_of(fast, tokenizer)), full, atol=1e-5, rtol=1e-5)
 
 
 def test_rows_that_fill_up_are_marked(tokenizer):
