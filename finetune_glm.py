@@ -46,11 +46,13 @@ def finetune(configuration: FinetuningConfiguration, *, notices: Sequence[str]) 
     encoding = encoding_options(configuration)
     data = TaskData(task, configuration.task, tokenizer=tokenizer, encoding=encoding, announce=announce)
     train = data.samples("train") if tuning.epochs else ()
-    validation = [data.evaluation_set(split) for split in configuration.task.valid_data] if tuning.validate else []
-    valid_loss = data.samples(configuration.task.valid_data[0]) if tuning.epochs and tuning.validate else ()
-    test = validation
-    if not configuration.task.evaluate_valid:
-        test = [data.evaluation_set(split) for split in configuration.task.test_data]
+    splits = configuration.task
+    validation = data.evaluation_sets(splits.valid_data, default="dev") if tuning.validate else []
+    valid_loss = data.samples((splits.valid_data or ("dev",))[0]) if tuning.epochs and validation else ()
+    test = [] if splits.evaluate_valid else data.evaluation_sets(splits.test_data, default="test")
+    test = test or validation
+    if not (train or test):
+        raise ValueError(f"{task.name}: nothing to train on and nothing to evaluate; see --epochs and --test-data")
     network = build_network(
         configuration, task, kind=(train or test[0].samples)[0].kind,
         tokenizer=tokenizer, encoding=encoding, topology=topology, announce=announce,
@@ -74,7 +76,7 @@ def finetune(configuration: FinetuningConfiguration, *, notices: Sequence[str]) 
         if tuning.epochs:
             batches = training_set(data, train, valid_loss, configuration, topology=topology)
             progress = tuner.train(batches, validation, start)
-        metrics = tuner.finish(progress, test)
+        metrics = tuner.finish(progress, test) if test else {}
     finally:
         log.close()
     for line in result_table([(task.name, metrics, progress.best_epoch, time.perf_counter() - began)]):

@@ -90,7 +90,7 @@ def build_network(
     elif configuration.checkpoint.load is None:
         announce("weights: random (no --load-pretrained, no --load)")
     if settings.prompt_init:
-        words = task.prompt_init_tokens(tokenizer, encoding.pattern_id)
+        words = task.prompt_init_tokens(tokenizer, encoding)
         initialize_prompt(model, task_token_ids=words, generator=random.Random(configuration.run.seed))
     if settings.freeze_transformer:
         freeze_transformer(model, tuned_layers=settings.tuned_layers)
@@ -171,7 +171,7 @@ def _infilling_batches(
 ) -> Callable[[int], Any]:
     """Return what makes blank-infilling batches of the task's texts with their answers filled in."""
     examples = data.examples("train", for_training=True)
-    texts = data.task.labelled_texts(examples, data.tokenizer, data.encoding)
+    texts = data.task.priming_texts(examples, data.tokenizer, data.encoding)
     collator = BlankInfillingCollator(
         data.tokenizer,
         BlankInfillingSettings(**asdict(configuration.blank)),

@@ -182,8 +182,8 @@ def finetuning_configuration(parsed: ParsedArguments) -> FinetuningConfiguration
         task=TaskSettings(
             name=values.task,
             data_folder=values.data_dir,
-            valid_data=tuple(values.valid_data or ("dev",)),
-            test_data=tuple(values.test_data or ("test",)),
+            valid_data=tuple(values.valid_data or ()),
+            test_data=tuple(values.test_data or ()),
             evaluate_valid=values.eval_valid,
             cloze=values.cloze_eval,
             multi_token=values.multi_token,

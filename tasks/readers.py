@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 
+class MissingFileError(ValueError):
+    """A split's file is not there."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of a file.
@@ -61,7 +65,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; --data-dir names the folder that holds it") from None
+        raise MissingFileError(f"{path}: no such file; --data-dir names the folder that holds it") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}, line {line}: not UTF-8 text") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from mpu.initialize import ParallelTopology
 from tasks.collation import TaskBatch, collate
 from tasks.configuration import TaskSettings
 from tasks.examples import DataOptions, InputExample
+from tasks.readers import MissingFileError
 from tasks.registry import Task
 from tasks.samples import EncodingOptions, TaskSample
 
@@ -42,7 +43,7 @@ class TaskData:
         encoding: EncodingOptions,
         announce: Announce,
     ) -> None:
-        if settings.data_folder is None:
+        if settings.data_folder is None and task.name != "multichoice":
             raise ValueError("no --data-dir: give the folder of the task's files")
         self.task = task
         self.settings = settings
@@ -50,23 +51,36 @@ class TaskData:
         self.encoding = encoding
         self.announce = announce
         self.pad_id = tokenizer.command_id("pad")
+        self.options = DataOptions(
+            few_superglue=settings.few_superglue, cloze=settings.cloze, wsc_negative=settings.wsc_negative
+        )
 
     def examples(self, split: str, *, for_training: bool) -> Sequence[InputExample]:
         """Read a split, or its first examples with ``--limit``."""
         settings = self.settings
-        options = DataOptions(
-            few_superglue=settings.few_superglue,
-            cloze=settings.cloze,
-            wsc_negative=settings.wsc_negative,
-            for_training=for_training,
-        )
-        assert settings.data_folder is not None
+        options = replace(self.options, for_training=for_training)
         return self.task.examples(settings.data_folder, split, options)[: settings.limit]
 
     def samples(self, split: str) -> Sequence[TaskSample]:
         """Return the samples of a split for a loss; say how many texts were shortened."""
         examples = self.examples(split, for_training=True)
         return self._encode(examples, split, for_training=True)
+
+    def evaluation_sets(self, names: Sequence[str], *, default: str) -> list[EvaluationSet]:
+        """Return the splits called ``names`` for a metric.
+
+        Without names it is the ``default`` one; when the task has no such split, or its file is not there, none.
+        """
+        if names:
+            return [self.evaluation_set(split) for split in self.task.splits(names)]
+        if not self.task.has_split(default, self.options):
+            self.announce(f"{self.task.name} has no split {default!r}")
+            return []
+        try:
+            return [self.evaluation_set(default)]
+        except MissingFileError as error:
+            self.announce(f"note: {error}")
+            return []
 
     def evaluation_set(self, split: str) -> EvaluationSet:
         """Return a split for a metric."""

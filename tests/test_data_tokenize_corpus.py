@@ -304,7 +304,7 @@ def test_named_corpus_with_prompts(tmp_path, monkeypatch):
     (tmp_path / "rows").write_text('{"prompt": "Q: “x”", "text": "it’s"}\n', encoding="utf-8")
     monkeypatch.setenv("GLM_CORPUS_TEST", str(tmp_path / "rows"))
     [document] = prepare("test")
-    assert words([document]) == ["Q: \"x\"it's"]
+    assert words([document]) == ['Q: "x"it\'s']
     assert document.prompt_length == len('Q: "x"')
 
 

@@ -102,7 +102,9 @@ class Recorder:
         patch.setattr(finetuning, "choose", choose)
 
 
-def test_fine_tuning_runs(golden: GoldenFolder, vocab_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fine_tuning_runs(
+    golden: GoldenFolder, vocab_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The recorder patches our own entry points only to see and to seed; every computation is the real one."""
     raw = golden.path("superglue/raw").resolve()
     monkeypatch.setenv("GLM_VOCAB_DIR", str(vocab_dir))

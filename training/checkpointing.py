@@ -88,7 +88,7 @@ def save_checkpoint(
         raise ValueError(f"{keep} checkpoints to keep; at least 1 is needed (--keep-checkpoints)")
     assert _is_plain(data_state or {}), data_state
     content: dict[str, Any] = {
-        "module": trained_weights(model),
+        "module": {name: tensor.detach() for name, tensor in trained_weights(model).items()},
         "iteration": iteration,
         "mp_world_size": topology.model_parallel_size,
         "dp_world_size": topology.data_parallel_size,
@@ -113,11 +113,12 @@ def save_checkpoint(
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict without frozen parameters, which come from the checkpoint the run started from."""
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    state = model.state_dict(keep_vars=True)  # names may differ from those of the parameters
-    return {name: tensor.detach() for name, tensor in state.items() if names.get(id(tensor)) not in frozen}
+    """Return the parameters and buffers of the state dict under its names, without frozen parameters.
+
+    Those come from the checkpoint the run started from.
+    """
+    state = model.state_dict(keep_vars=True)
+    return {n: t for n, t in state.items() if t.requires_grad or not isinstance(t, nn.Parameter)}
 
 
 def write_checkpoint(

@@ -37,7 +37,7 @@ from model.checkpoint_writing import TEMPORARY_PREFIX, write_shard
 from model.parameter_rules import canonical_name, rule_for
 from model.safe_loading import UnreadableCheckpointError, numpy_allow_list, read_checkpoint_file
 from mpu.initialize import ParallelTopology
-from training.checkpointing import ResumeState, numbered_checkpoints, write_checkpoint
+from training.checkpointing import ResumeState, numbered_checkpoints, trained_weights, write_checkpoint
 from training.configurations import CheckpointSettings
 from training.deepspeed_config import DeepSpeedPlan
 from training.distributed import agree
@@ -226,23 +226,19 @@ def save_zero_checkpoint(
 
 
 def whole_weights(model: torch.nn.Module, *, keep: bool) -> dict[str, torch.Tensor]:
-    """Return the weights under their names, gathering those that ZeRO stage 3 has spread; empty without ``keep``.
+    """Return the trained weights under their names, gathering those that stage 3 has spread; empty without ``keep``.
 
     Every rank has to call it.
     """
     import deepspeed
 
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
     gathered: dict[str, torch.Tensor] = {}
-    for parameter in model.parameters():
-        spread = [parameter] if hasattr(parameter, "ds_id") else []
+    for name, tensor in trained_weights(model).items():
+        spread = [tensor] if hasattr(tensor, "ds_id") else []
         with deepspeed.zero.GatheredParameters(spread, enabled=bool(spread)):
             if keep:
-                gathered[names[id(parameter)]] = parameter.detach().cpu().clone()
-    if not keep:
-        return {}
-    buffers = {name: tensor.detach().cpu() for name, tensor in model.named_buffers()}
-    return {name: gathered.get(name, buffers.get(name)) for name in model.state_dict()}
+                gathered[name] = tensor.detach().cpu().clone()
+    return gathered
 
 
 def load_zero_checkpoint(
