@@ -1,0 +1,232 @@
+"""Fine-tune on a task for every setting of a grid, several runs at a time, and summarize.
+
+    python scripts/dispatcher.py --gpu 0,1,2,3 --n_gpu 1 --model blocklm-base --task rte
+    python scripts/dispatcher.py --gpu cpu --model config_tasks/model_blocklm_tiny.sh --task config_tasks/task_cb.sh \\
+        --grid '{"lr": [1e-5], "batch-size": [16], "epochs": [2], "seed": [1, 2, 3]}'
+
+The GPUs are cut into groups of ``--n_gpu``; each group takes the next run that is not done. Start it again and it goes
+on: runs with results are skipped, unless ``--overwrite``. Results and a table with mean and deviation go to
+``logs/<model>-<task>.txt``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import queue
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from process_grid import table
+
+from data_utils.errors import run_main
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+GRID: dict[str, list[Any]] = {
+    "lr": [1e-5, 2e-5],
+    "batch-size": [16, 32],
+    "epochs": [20, 40],
+    "warmup": [0.1],
+    "weight-decay": [0.1],
+    "seed": [1, 2, 3],
+}
+LARGE = "--num-layers 24 --hidden-size 1024 --num-attention-heads 16 --max-position-embeddings 512"
+BASE = "--num-layers 12 --hidden-size 768 --num-attention-heads 12 --max-position-embeddings 512"
+ROBERTA = "--tokenizer-model-type roberta --tokenizer-type GPT2BPETokenizer"
+BERT = "--tokenizer-model-type bert-base-uncased --tokenizer-type BertWordPieceTokenizer"
+# The models and tasks that the original's dispatcher knows by name: size and vocabulary, checkpoint; folder, length.
+MODELS = {
+    "blocklm-roberta-large": (f"{LARGE} {ROBERTA}", "blocklm-roberta-large/250000"),
+    "blocklm-base-na": (f"{BASE} {BERT}", "blocklm-base-len6-na03-12-21-21"),
+}
+TASKS = {"rte": ("RTE", 256), "cb": ("CB", 256), "multirc": ("MultiRC", 430)}
+COMMON = "--save-interval 10000 --log-interval 50 --eval-interval 1000 --eval-iters 100"
+
+
+def configurations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Return every combination of a grid; names in alphabetical order, the last varies fastest."""
+    names = sorted(grid)
+    return [dict(zip(names, values, strict=True)) for values in itertools.product(*(grid[name] for name in names))]
+
+
+def as_flags(options: Mapping[str, Any]) -> str:
+    """Write options as flags: True is a switch, False and None are left out."""
+    words = []
+    for name, value in options.items():
+        if value is True:
+            words.append(f"--{name}")
+        elif value is not None and value is not False:
+            words.append(f"--{name} {value}")
+    return " ".join(words)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A model and a task, as flags of finetune_glm.py.
+
+    Attributes:
+        name: ``<model>-<task>``.
+        model_flags, task_flags: what both need.
+        save: folder of checkpoints.
+    """
+
+    name: str
+    model_flags: str
+    task_flags: str
+    save: str
+
+    def run_name(self, config: Mapping[str, Any]) -> str:
+        """Return the name of one run."""
+        return f"{self.name}/{'-'.join(f'{name}-{value}' for name, value in sorted(config.items()))}"
+
+    def result_path(self, config: Mapping[str, Any]) -> Path:
+        """Return where one run writes its results."""
+        return Path("runs") / self.run_name(config) / "results.json"
+
+    def flags(self, config: Mapping[str, Any], *, n_gpu: int, overwrite: bool) -> list[str]:
+        """Return the command line of one run; each of ``n_gpu`` processes takes its share of the batch."""
+        own = {name: value // n_gpu if name == "batch-size" else value for name, value in sorted(config.items())}
+        text = (
+            f"--finetune {self.model_flags} {self.task_flags} --experiment-name {self.run_name(config)} "
+            f"--save {self.save} --checkpoint-activations --eval-batch-size 16 {as_flags(own)} "
+            f"{as_flags({'overwrite': overwrite})}"
+        )
+        return shlex.split(text)
+
+
+def find_experiment(model: str, task: str) -> Experiment:
+    """Return the experiment of a known model and task, or of two files of config_tasks/.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    checkpoints, data = os.environ.get("CHECKPOINT_PATH", "checkpoints"), os.environ.get("DATA_ROOT", "data")
+    save = os.environ.get("SAVE_PATH", "checkpoints/finetuned")
+    if model.endswith(".sh") or task.endswith(".sh"):
+        return _experiment_of_files(model, task, save)
+    if model not in MODELS or task not in TASKS:
+        raise ValueError(
+            f"--model {model} --task {task}: known are {', '.join(MODELS)} and {', '.join(TASKS)}; or give two files "
+            "of config_tasks/"
+        )
+    size, checkpoint = MODELS[model]
+    folder, length = TASKS[task]
+    return Experiment(
+        name=f"{model}-{task}",
+        model_flags=f"--block-lm --cloze-eval {size} --load-pretrained {checkpoints}/{checkpoint}",
+        task_flags=f"--task {task} --data-dir {data}/{folder} --seq-length {length} {COMMON}",
+        save=save,
+    )
+
+
+def _experiment_of_files(model: str, task: str, save: str) -> Experiment:
+    script = (
+        'set -eu; source "$1"; DATA_ROOT="${DATA_ROOT:-data}"; source "$2"; printf "%s\\n" "$EXPERIMENT_NAME" '
+        '"$(echo $MODEL_ARGS)" "$(echo --task $TASK_NAME --data-dir $DATA_PATH --seq-length $MAX_SEQ_LEN $TRAIN_ARGS '
+        '$COMMON_ARGS)" "${GLM_VOCAB_DIR:-}"'
+    )
+    for file in (model, task):
+        if not Path(file).is_file():
+            raise ValueError(f"{file}: no such file; give a model and a task file of config_tasks/")
+    run = subprocess.run(["bash", "-c", script, "-", model, task], capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise ValueError(f"{model} and {task} cannot be read by bash: {run.stderr.strip()[:200]}")
+    name, model_flags, task_flags, vocabularies = run.stdout.split("\n")[:4]
+    if vocabularies:
+        os.environ.setdefault("GLM_VOCAB_DIR", vocabularies)
+    return Experiment(name, f"--cloze-eval {model_flags}", task_flags, save)
+
+
+def run_grid(
+    experiment: Experiment, grid: Mapping[str, Sequence[Any]], *, groups: Sequence[str], n_gpu: int, overwrite: bool
+) -> dict[str, Any]:
+    """Make all runs, one at a time in each group of GPUs, and return their results by run name.
+
+    A run that fails is reported and left out; its log says why.
+    """
+    waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    results: dict[str, Any] = {}
+    for config in configurations(grid):
+        if experiment.result_path(config).is_file() and not overwrite:
+            print(f"{experiment.run_name(config)} is done", flush=True)
+            results[experiment.run_name(config)] = json.loads(experiment.result_path(config).read_text("utf-8"))
+        else:
+            waiting.put(config)
+
+    def work(group: str) -> None:
+        environment = {**os.environ, "NUM_GPUS_PER_WORKER": str(n_gpu)}
+        if group != "cpu":
+            environment["CUDA_VISIBLE_DEVICES"] = group
+        while True:
+            try:
+                config = waiting.get_nowait()
+            except queue.Empty:
+                return
+            name = experiment.run_name(config)
+            environment["LOG_NAME"] = name.replace("/", "-")
+            command = [sys.executable, str(REPOSITORY / "scripts" / "launch_ranks.py"), "finetune_glm.py"]
+            command += experiment.flags(config, n_gpu=n_gpu, overwrite=overwrite)
+            run = subprocess.run(
+                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, check=False
+            )
+            path = experiment.result_path(config)
+            if run.returncode or not path.is_file():
+                print(f"{name} failed on {group}: see logs/log-{environment['LOG_NAME']}-*.txt", flush=True)
+                continue
+            results[name] = json.loads(path.read_text(encoding="utf-8"))
+            print(f"{name} on {group}: {json.dumps(results[name])}", flush=True)
+            with open(f"logs/{experiment.name}.txt", "a", encoding="utf-8") as summary:
+                summary.write(f"Config: {config}\n{json.dumps(results[name])}\n")
+
+    Path("logs").mkdir(exist_ok=True)
+    threads = [threading.Thread(target=work, args=(group,)) for group in groups]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def main() -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpu", default="0", help="numbers of GPUs, separated by commas; or cpu")
+    parser.add_argument("--n_gpu", type=int, default=1, help="GPUs of each run")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--grid", help="JSON object of lists instead of the original's 24 settings")
+    parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument("--debug", action="store_true", help="print the commands, start nothing")
+    arguments = parser.parse_args()
+    os.chdir(REPOSITORY)
+    experiment = find_experiment(arguments.model, arguments.task)
+    try:
+        grid = json.loads(arguments.grid) if arguments.grid else GRID
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--grid is not valid JSON ({error})") from None
+    if arguments.debug:
+        for config in configurations(grid):
+            print(shlex.join(experiment.flags(config, n_gpu=arguments.n_gpu, overwrite=arguments.overwrite)))
+        return 0
+    numbers = arguments.gpu.split(",")
+    groups = [",".join(numbers[i : i + arguments.n_gpu]) for i in range(0, len(numbers), arguments.n_gpu)]
+    options = {"groups": groups, "n_gpu": arguments.n_gpu, "overwrite": arguments.overwrite}
+    results = run_grid(experiment, grid, **options)
+    if not results:
+        raise ValueError("no run has results; see logs/")
+    print(*table(dict(sorted(results.items()))), sep="\n")
+    return 0 if len(results) == len(configurations(grid)) else 1
+
+
+if __name__ == "__main__":
+    run_main(main)
