@@ -24,7 +24,7 @@ def test_named_files_exist(repository: Path):
         text = (repository / name).read_text(encoding="utf-8")
         files = re.findall(r"\]\(((?!https?:)[^)#]+)\)", text)
         files += [word for block in blocks(text) for word in re.findall(r"(?:scripts|config_tasks)/[\w.-]+", block)]
-        files += re.findall(r"`((?:scripts|training|model|mpu|data_utils|generation)/[\w/.-]+\.(?:py|sh))`", text)
+        files += re.findall(r"`((?:scripts|training|model|mpu|data_utils|generation|tasks)/[\w/.-]+\.(?:py|sh))`", text)
         assert files
         assert not [file for file in files if not (repository / file).exists()], name
 
