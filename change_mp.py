@@ -2,7 +2,8 @@
 
     python change_mp.py checkpoints/blocklm-10b 2      writes checkpoints/blocklm-10b_MP2
 
-The folder is that of a run (with latest_checkpointed_iteration.txt) or holds the mp_rank_XX_model_states.pt itself.
+The folder is that of a run (with latest_checkpointed_iteration.txt) or holds the mp_rank_XX_model_states.pt itself, or
+is a model of the Hugging Face layout (*.safetensors, pytorch_model.bin), which is written as a checkpoint of GLM.
 Every tensor is cut or put together exactly, the torch engine's optimizer state along with the weights; sizes need not
 divide each other. ZeRO's optimizer files are not converted: --universal-checkpoint does that when a run goes on.
 """
@@ -19,7 +20,7 @@ from data_utils.errors import run_main
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line: a folder and the new size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=str, help="checkpoint folder")
+    parser.add_argument("folder", type=str, help="checkpoint folder, or one weight file")
     parser.add_argument("size", type=int, help="new model-parallel size: files (and GPUs) per model")
     return parser.parse_args(argv)
 
@@ -29,20 +30,22 @@ def change_model_parallel_size(folder: Path, size: int) -> Path | None:
 
     Returns None when it has this size already. Raises ValueError when it cannot be read or cut.
     """
-    from model.checkpoint_format import resolve_checkpoint, shard_name
+    from model.checkpoint_format import read_weight_file, resolve_checkpoint, shard_name
     from model.checkpoint_writing import prepare_folder, publish_folder, write_shard, write_trackers
     from model.resharding import dropped_keys, reshard_content
-    from model.safe_loading import read_checkpoint_file
 
     if size < 1:
         raise ValueError(f"model-parallel size {size} is not possible; give a number of at least 1")
     location = resolve_checkpoint(folder)
     files = location.shard_files()
-    if len(files) == size:
+    if len(files) == size and location.hub_file is None:
         print(f"{location.folder} is of model-parallel size {size} already: nothing to do")
         return None
-    contents = [read_checkpoint_file(file) for file in files]
-    root = folder.with_name(f"{folder.name}_MP{size}")
+    contents = [read_weight_file(file) for file in files]
+    source = location.root or location.folder
+    if source.name in ("", ".."):  # the folder one is in
+        source = source.resolve()
+    root = source.with_name(f"{source.name}_MP{size}")
     # A folder that holds the files itself becomes another one like it, without a tracker.
     target = root if location.root is None else root / location.tag
     temporary = prepare_folder(target)
@@ -50,7 +53,8 @@ def change_model_parallel_size(folder: Path, size: int) -> Path | None:
         for rank in range(size):  # one at a time: memory holds one new shard, the present ones are mapped
             content = reshard_content(contents, size=size, rank=rank, file=location.folder)
             write_shard(temporary / shard_name(rank), content)
-    except (ValueError, OSError):
+            del content
+    except BaseException:  # an interrupt leaves nothing behind either
         shutil.rmtree(temporary)
         if location.root is not None and not any(root.iterdir()):
             root.rmdir()
@@ -58,13 +62,17 @@ def change_model_parallel_size(folder: Path, size: int) -> Path | None:
     publish_folder(target)
     if location.root is not None:
         write_trackers(root, f"{location.tag}\n")
-    dropped = dropped_keys(contents[0])
-    if any(location.folder.glob("*optim_states.pt")):
-        dropped.append("the ZeRO optimizer files")
-    if dropped:
-        print(f"not converted: {', '.join(dropped)}; continue with --no-load-optim")
-    print(f"wrote {target}")
+    _tell_what_is_left_out(dropped_keys(contents[0]), zero=any(location.folder.glob("*optim_states.pt")))
+    print(f"wrote {root}")
     return root
+
+
+def _tell_what_is_left_out(keys: list[str], *, zero: bool) -> None:
+    """Print what the new files lack, and how to go on without it."""
+    names = [*keys, *["the ZeRO optimizer files"] * zero]
+    hint = "; continue with --no-load-optim" if zero or "optimizer" in keys else ""
+    if names:
+        print(f"not converted: {', '.join(names)}{hint}")
 
 
 def main() -> int:

@@ -4,6 +4,8 @@
     <root>/latest                                   the same
     <root>/<tag>/mp_rank_00_model_states.pt         one file per model-parallel rank
 
+A folder of the Hugging Face layout (safetensors, pytorch_model.bin) counts as a checkpoint of one rank.
+
 v vocabulary, h hidden
 """
 
@@ -18,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.hub_files import find_hub_file, is_hub_file, read_hub_file
 from model.parameter_rules import (
     BLOCK_POSITION_TABLE,
     POSITION_TABLES,
@@ -33,6 +36,8 @@ RELEASE_TAG = "release"
 # A checkpoint that is being replaced by one of the same tag waits under this prefix until the new one is complete.
 REPLACED_PREFIX = ".old-"
 SHARD_NAME = re.compile(r"mp_rank_(\d+)_model_states\.pt")
+# Random states of all data ranks, when there are several; the keys of the original hold those of the first.
+ALL_RANKS_KEY = "data_parallel_random_states"
 
 
 def shard_name(rank: int) -> str:
@@ -49,15 +54,19 @@ class CheckpointLocation:
         tag: its name, usually the iteration.
         iteration: the tag as a number; None for ``best``, ``release`` or a folder of another name.
         root: the run's folder with the tracker; None when ``folder`` was named directly.
+        hub_file: the weight file or index of a model of the Hugging Face layout; None for the layout above.
     """
 
     folder: Path
     tag: str
     iteration: int | None
     root: Path | None
+    hub_file: Path | None = None
 
     def shard_files(self) -> list[Path]:
         """Return the shard files in rank order; raise ``UnreadableCheckpointError`` when one is missing."""
+        if self.hub_file is not None:
+            return [self.hub_file]
         found = {int(match[1]): path for path in self.folder.iterdir() if (match := SHARD_NAME.fullmatch(path.name))}
         if not found:
             raise UnreadableCheckpointError(f"{self.folder} holds no {shard_name(0)}; give a checkpoint folder")
@@ -80,10 +89,12 @@ def locate_tag(root: Path, tag: str) -> CheckpointLocation | None:
 def resolve_checkpoint(path: str | Path) -> CheckpointLocation:
     """Find the checkpoint that ``path`` names (spec: model 11.3).
 
-    ``path`` is a run's folder with a tracker, a folder that holds the shard files itself, or one of these files. Raises
-    ValueError with one line when there is none.
+    ``path`` is a run's folder with a tracker, a folder that holds the weight files itself, or one of these files.
+    Raises ValueError with one line when there is none.
     """
     path = Path(path)
+    if is_hub_file(path) and path.is_file():
+        return CheckpointLocation(path.parent, path.parent.resolve().name, None, None, path)
     if SHARD_NAME.fullmatch(path.name) and path.is_file():
         path = path.parent
     if not path.is_dir():
@@ -101,8 +112,11 @@ def resolve_checkpoint(path: str | Path) -> CheckpointLocation:
     if any(SHARD_NAME.fullmatch(file.name) for file in path.iterdir()):
         tag = path.resolve().name
         return CheckpointLocation(path, tag, int(tag) if tag.isdecimal() else None, None)
+    if (hub_file := find_hub_file(path)) is not None:
+        return CheckpointLocation(path, path.resolve().name, None, None, hub_file)
     raise ValueError(
-        f"no checkpoint in {path}: it has neither {TRACKERS[0]} nor {shard_name(0)}; give the folder of a run"
+        f"no checkpoint in {path}: it has neither {TRACKERS[0]} nor {shard_name(0)} nor *.safetensors; give the folder "
+        "of a run or of a released model"
     )
 
 
@@ -121,7 +135,12 @@ def read_shards(location: CheckpointLocation, *, topology: ParallelTopology) -> 
     own = len(files) == topology.model_parallel_size
     if own:
         files = [files[topology.model_parallel_rank]]
-    return CheckpointShards(location, [read_checkpoint_file(file) for file in files], own)
+    return CheckpointShards(location, [read_weight_file(file) for file in files], own)
+
+
+def read_weight_file(file: Path) -> dict[str, Any]:
+    """Return the content of one of a checkpoint's files, of either layout."""
+    return read_hub_file(file) if is_hub_file(file) else read_checkpoint_file(file)
 
 
 def weights_in(content: dict[str, Any], *, file: Path) -> dict[str, Tensor]:

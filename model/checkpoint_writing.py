@@ -27,9 +27,12 @@ def prepare_folder(folder: Path) -> Path:
 
 
 def write_shard(path: Path, content: dict[str, Any]) -> None:
-    """Write one file of a checkpoint and wait until it is on the disk."""
+    """Write one file of a checkpoint and wait until it is on the disk; raise OSError when it cannot be written."""
     with path.open("wb") as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # how torch reports some failed writes
+            raise OSError(f"{path} cannot be written: {error}") from error
         file.flush()
         os.fsync(file.fileno())
 

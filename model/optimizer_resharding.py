@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from model.mapped_memory import release_pages
 from model.parameter_rules import canonical_name, reshard_tensor, rule_for
 
 WITHOUT_OPTIMIZER = "continue without it (--no-load-optim)"
@@ -32,6 +33,12 @@ def parameter_groups(names: Sequence[str]) -> list[list[str]]:
     return [decay, no_decay]
 
 
+def is_factored(state: Mapping[str, Any]) -> bool:
+    """Tell whether a state holds means over rows and columns (Adafactor), which belong to one way of cutting."""
+    moments = state.get("state")
+    return isinstance(moments, Mapping) and any("exp_avg_sq_row" in own for own in moments.values())
+
+
 def reshard_optimizer(
     states: Sequence[Mapping[str, Any]],
     weights: Sequence[Mapping[str, Tensor]],
@@ -43,7 +50,8 @@ def reshard_optimizer(
     """Return the optimizer state of shard ``rank`` of ``size`` from those of all present shards, in rank order.
 
     ``weights`` are the parameters of the present shards. Moments are cut as their parameters are; steps and options are
-    those of the first shard. Also takes the original's wrapper for fp16 with its fp32 masters.
+    those of the first shard. Also takes the original's wrapper for fp16 with its fp32 masters. What is read of mapped
+    files is let go of at once.
 
     Raises:
         ValueError: the state is of other parameters, or its moments are not of their shape (Adafactor).
@@ -80,10 +88,12 @@ def _reshard_moments(
     own: dict[str, Any] = {}
     replicated = rule_for(name).dim is None
     for key, value in present[0].items():
+        parts = [state[key] for state in present]
         if replicated or not isinstance(value, Tensor) or value.dim() == 0:
             own[key] = value
-        elif all(state[key].shape == shape for state, shape in zip(present, shapes, strict=True)):
-            own[key] = reshard_tensor(name, [state[key] for state in present], size=size, rank=rank)
+        elif all(part.shape == shape for part, shape in zip(parts, shapes, strict=True)):
+            own[key] = reshard_tensor(name, parts, size=size, rank=rank)
+            release_pages(parts)
         else:
             raise ValueError(
                 f"{file} has an optimizer state whose {key!r} is not of the shape of its parameter (Adafactor); it "
@@ -96,10 +106,11 @@ def _reshard_masters(
     states: Sequence[Mapping[str, Any]], weights: Sequence[Mapping[str, Tensor]], *, size: int, rank: int
 ) -> list[list[Tensor]]:
     masters = [state["fp32_from_fp16"] for state in states]
-    return [
-        [
-            reshard_tensor(name, [shard[group][index] for shard in masters], size=size, rank=rank)
-            for index, name in enumerate(names)
-        ]
-        for group, names in enumerate(parameter_groups(list(weights[0])))
-    ]
+    own: list[list[Tensor]] = []
+    for group, names in enumerate(parameter_groups(list(weights[0]))):
+        own.append([])
+        for index, name in enumerate(names):
+            parts = [shard[group][index] for shard in masters]
+            own[-1].append(reshard_tensor(name, parts, size=size, rank=rank))
+            release_pages(parts)
+    return own

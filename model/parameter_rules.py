@@ -19,6 +19,8 @@ FOREIGN_NAMES = {
     "transformer.word_embeddings.weight": "word_embeddings.weight",
     "mixins.block_position_embedding.block_position_embeddings.weight": "transformer.block_position_embeddings.weight",
 }
+# The classifier's head in files of the Hugging Face layout (spec: model 13.2); of no use to a language model.
+HUB_HEAD = frozenset({"dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias"})
 WORD_TABLE = "word_embeddings.weight"
 BLOCK_POSITION_TABLE = "transformer.block_position_embeddings.weight"
 POSITION_TABLES = ("transformer.position_embeddings.weight", BLOCK_POSITION_TABLE)
