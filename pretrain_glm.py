@@ -39,6 +39,10 @@ def pretrain(configuration: PretrainingConfiguration, *, notices: Sequence[str])
     engine = build_engine(configuration, vocab_size=vocab_size, topology=topology, device=device, announce=announce)
     start = find_starting_point(engine, configuration, tokenizer=tokenizer.fingerprint, announce=announce)
     data = build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology, announce=announce)
+    if configuration.mixture.ratio > 0:
+        from tasks.pretraining_mix import mix_downstream
+
+        data = mix_downstream(data, configuration, tokenizer=tokenizer, topology=topology, announce=announce)
     log = build_log(
         run,
         values=configuration.values,

@@ -206,3 +206,30 @@ def test_another_tokenizer_does_not_continue_a_run(corpus: SmallCorpus, straight
     )  # fmt: skip
     assert process.returncode == 2
     assert "was trained with another tokenizer" in process.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_downstream_tasks_are_mixed_in_and_resumed(corpus: SmallCorpus, vocab_dir: Path, tmp_path: Path):
+    """Sentences with a label, as SST-2 has them; a broken run draws the same batches as an unbroken one."""
+    folder = tmp_path / "tasks" / "SST-2"
+    folder.mkdir(parents=True)
+    rows = [f"the dog {'sings' if n % 2 else 'sleeps'} by the river\t{n % 2}" for n in range(20)]
+    (folder / "train.tsv").write_text("sentence\tlabel\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    words = corpus.words()
+    place = words.index("--tokenizer-type")
+    words[place : place + 4] = ["--tokenizer-type", "BertWordPieceTokenizer", "--tokenizer-model-type",
+                                "bert-base-uncased", "--vocab-dir", str(vocab_dir)]  # fmt: skip
+    words += ["--train-iters", "12", "--save", "c", "--multi-task-data", "sst2", "--multi-task-ratio", "0.5",
+              "--data-dir", str(tmp_path / "tasks"), "--auto-resume", "--save-interval", "0"]  # fmt: skip
+    output = run(*words, "--experiment-name", "whole", cwd=tmp_path)
+    assert "mixed in: sst2, 40 examples in all patterns" in output
+    whole = rows_of(tmp_path, "whole")
+    assert any("multi_loss" in row for row in whole) and any("bert_loss" in row for row in whole)
+    run(*words, "--experiment-name", "broken", "--exit-after", "6", cwd=tmp_path)
+    run(*words, "--experiment-name", "broken", cwd=tmp_path)
+    assert rows_of(tmp_path, "broken") == whole
+
+
+def rows_of(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Return the training rows of a run."""
+    return [row for row in rows(folder, name) if row["kind"] == "train"]

@@ -8,7 +8,6 @@ Imports neither torch nor numpy.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import time
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from training.arguments import ParsedArguments
+from training.pretraining_checks import check_pretraining
 
 DEFAULT_TOKENIZER_PATH = "tokenizer.model"  # the original's
 
@@ -202,6 +202,17 @@ class DeviceSettings:
 
 
 @dataclass(frozen=True)
+class MixtureSettings:
+    """Downstream tasks mixed into pre-training (spec: pretraining 7.1); ``ratio`` 0 is none."""
+
+    tasks: tuple[str, ...]
+    ratio: float
+    data_folder: str | None
+    seq_length: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
 class PretrainingConfiguration:
     """All settings of one pre-training run; ``values`` is the whole command line for ``config.json``."""
 
@@ -215,6 +226,7 @@ class PretrainingConfiguration:
     precision: PrecisionSettings
     checkpoint: CheckpointSettings
     run: RunSettings
+    mixture: MixtureSettings
     device: DeviceSettings
     values: Mapping[str, Any]
     deepspeed_content: Mapping[str, Any] | None
@@ -271,55 +283,6 @@ def tokenizer_settings(values: argparse.Namespace) -> TokenizerSettings:
     )
 
 
-def _check_pretraining(values: argparse.Namespace) -> None:
-    """Refuse what cannot run, in the words of the flags."""
-    for name in ("num_layers", "hidden_size", "num_attention_heads", "seq_length", "max_position_embeddings",
-                 "batch_size", "gradient_accumulation_steps", "log_interval", "checkpoint_num_layers",
-                 "make_vocab_size_divisible_by"):  # fmt: skip
-        if getattr(values, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(values, name)}; at least 1 is needed")
-    for name in ("train_iters", "eval_iters", "eval_interval", "save_interval", "num_workers", "clip_grad"):
-        if getattr(values, name) < 0:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(values, name)}; it cannot be negative")
-    refusals = (
-        (not (math.isfinite(values.lr) and values.lr > 0), f"--lr is {values.lr}; a positive number is needed"),
-        (
-            not values.train_data,
-            "no --train-data: name corpora of NAMED_CORPORA (data_utils/corpora.py), files or globs",
-        ),
-        (
-            values.encoder_decoder,
-            "--encoder-decoder was never finished in the original and is not supported; leave it out",
-        ),
-        (
-            values.multi_task_ratio > 0 or values.multi_task_data,
-            "--multi-task-data needs the downstream tasks, which this version does not have; leave it out",
-        ),
-        (
-            not values.block_lm or values.transformer_xl,
-            "pre-training is blank infilling: give --block-lm and leave --transformer-xl out (plain causal and "
-            "Transformer-XL pre-training are not supported by this version)",
-        ),
-        (
-            values.seq_length > values.max_position_embeddings,
-            f"--seq-length {values.seq_length} does not fit --max-position-embeddings "
-            f"{values.max_position_embeddings}: shorten the samples or add positions",
-        ),
-        (values.warmup > 0.5, f"--warmup is {values.warmup}, a fraction of the schedule; at most 0.5 is possible"),
-        (
-            values.load and values.load_pretrained,
-            "--load continues a run, --load-pretrained starts one from its weights; give one of them",
-        ),
-        (
-            values.auto_resume and (values.load or not values.save),
-            "--auto-resume continues from <save>/<experiment-name>: it needs --save and excludes --load",
-        ),
-    )
-    for refused, message in refusals:
-        if refused:
-            raise ValueError(message)
-
-
 def pretraining_configuration(parsed: ParsedArguments, *, date: str | None = None) -> PretrainingConfiguration:
     """Turn a parsed command line into the settings of a pre-training run.
 
@@ -331,7 +294,7 @@ def pretraining_configuration(parsed: ParsedArguments, *, date: str | None = Non
         ValueError: values that cannot work together, or that this program does not support.
     """
     values = parsed.values
-    _check_pretraining(values)
+    check_pretraining(values)
     name = experiment_name(values, date=date or os.environ.get("GLM_DATE") or time.strftime("%m-%d-%H-%M"))
     save = Path(values.save) / name if values.save else None
     num_iters = values.lr_decay_iters or values.train_iters
@@ -376,6 +339,13 @@ def pretraining_configuration(parsed: ParsedArguments, *, date: str | None = Non
         precision=precision_settings(values),
         checkpoint=checkpoint_settings(values, save=save),
         run=run_settings(values, name=name),
+        mixture=MixtureSettings(
+            tasks=tuple(values.multi_task_data or ()),
+            ratio=values.multi_task_ratio,
+            data_folder=values.data_dir,
+            seq_length=values.multi_seq_length or values.seq_length,
+            batch_size=values.multi_batch_size or values.batch_size,
+        ),
         device=device_settings(values),
         values=dict(vars(values)),
         deepspeed_content=deepspeed_content(parsed),

@@ -340,7 +340,7 @@ _USED_BY_PRETRAINING = {"load_pretrained", "optimizer", "adam_beta1", "adam_beta
 _OF_OTHER_PROGRAMS = (
     *(flag.dest for flag in (*FINETUNE_FLAGS, *GENERATION_FLAGS) if flag.dest not in _USED_BY_PRETRAINING),
     "pretrained_bert", "output_dropout", "epochs", "label_smoothing", "save_epoch", "eval_epoch", "overlapping_eval",
-    "data_dir", "limit", "patience", "pad_to_max",
+    "limit", "patience", "pad_to_max",
 )  # fmt: skip
 PRETRAINING_WITHOUT_EFFECT: dict[str, str] = {
     **WITHOUT_EFFECT,
@@ -348,8 +348,6 @@ PRETRAINING_WITHOUT_EFFECT: dict[str, str] = {
     **dict.fromkeys(("reset_position_ids", "reset_attention_mask", "mem_length"), "concerns causal models"),
     **dict.fromkeys(("cpu_optimizer", "cpu_torch_adam"), "the optimizer lives where the model does"),
     "vocab_size": "the tokenizer says how large the vocabulary is",
-    "multi_seq_length": "no downstream tasks are mixed in",
-    "multi_batch_size": "no downstream tasks are mixed in",
 }
 FINETUNING_WITHOUT_EFFECT: dict[str, str] = {
     **WITHOUT_EFFECT,
