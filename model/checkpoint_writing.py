@@ -31,10 +31,17 @@ def write_shard(path: Path, content: dict[str, Any]) -> None:
     with path.open("wb") as file:
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # how torch reports some failed writes
-            raise OSError(f"{path} cannot be written: {error}") from error
+        except RuntimeError as error:  # what torch makes of a failed write, without its reason
+            raise OSError(f"{path} cannot be written: {_reason(error)}") from error
         file.flush()
         os.fsync(file.fileno())
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the system said of a failed write, which torch's own error follows on."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error.strerror or str(error) if isinstance(error, OSError) else f"{str(error)[:100]} (is the disk full?)"
 
 
 def publish_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from change_mp import change_model_parallel_size
 from model.checkpoint_format import REPLACED_PREFIX, resolve_checkpoint, shard_name
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
@@ -276,6 +277,87 @@ def test_ranks_resume_exactly(tmp_path: Path, model_parallel_size: int):
     found = load_checkpoint(tmp_path, **single.parts())
     assert ("another number of data ranks" in found.report.summary()) == (model_parallel_size == 1)
     assert load_checkpoint(tmp_path, **single.parts(), load_optimizer=False, load_random=False).iteration == 3
+
+
+def _random_states(root: str, size: int) -> tuple[tuple[str, ...], bool, torch.Tensor, torch.Tensor]:
+    """Continue at another size; return the notes, whether torch's state is the saved one, torch's and the tracker's."""
+    topology = initialize_model_parallel(size)
+    run = Run(seed=9, topology=topology)
+    seed_all(10 + topology.data_parallel_rank)
+    run.model.random_state.seed(4 + topology.data_parallel_rank * size)
+    found = load_checkpoint(Path(root), **run.parts())
+    saved = torch.load(Path(root) / "1" / shard_name(0), weights_only=False)["torch_rng_state"]
+    (tracker,) = run.model.random_state.state_dict().values()
+    return found.report.notes, torch.equal(saved, torch.get_rng_state()), torch.get_rng_state(), tracker
+
+
+@pytest.mark.parametrize(("size", "cut"), [(1, False), (2, False), (2, True)], ids=["data", "tensor", "cut"])
+def test_other_ranks_do_not_share_dropout_masks(tmp_path: Path, size: int, cut: bool):
+    root = tmp_path / "run"
+    seed_all(3)
+    run = Run()
+    run.step()
+    save(root, run, 1)
+    if cut:
+        root = change_model_parallel_size(root, 2)
+    (notes, restored, state, tracker), (_, _, other_state, other_tracker) = distributed.run(
+        _random_states, 2, str(root), size
+    )
+    assert len(notes) == 1 and "stay as seeded" in notes[0]
+    assert not torch.equal(tracker, other_tracker)
+    # Tensor-parallel ranks share torch's own state, which is that of the run.
+    assert restored == torch.equal(state, other_state) == (size == 2)
+
+
+def test_zero_files_name_the_flags_that_help(tmp_path: Path):
+    run = Run()
+    save_checkpoint(tmp_path, tag="3", iteration=3, model=run.model)
+    (tmp_path / "3" / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"of ZeRO")
+    with pytest.raises(ValueError, match=r"--deepspeed.*--universal-checkpoint.*--no-load-optim") as caught:
+        load_checkpoint(tmp_path, **Run(seed=2).parts())
+    assert "\n" not in str(caught.value)
+    assert load_checkpoint(tmp_path, **Run(seed=2).parts(), load_optimizer=False).iteration == 3
+
+
+def _save_and_lose_a_rank(root: str, victim: int, die_at: int) -> None:
+    """Save over two ranks, one of which ends without a word at its ``die_at``-th change of the file system."""
+    topology = initialize_model_parallel(2)
+    run = Run(seed=2, topology=topology)
+    count = itertools.count(1)
+
+    def watch(event: str, arguments: tuple) -> None:
+        inside = event in ("open", "os.rename", "os.mkdir", "os.remove") and str(arguments[0]).startswith(root)
+        if inside and topology.rank == victim and next(count) == die_at:
+            os._exit(9)
+
+    sys.addaudithook(watch)
+    save(Path(root), run, 2)
+
+
+def _save_first(root: str) -> None:
+    save(Path(root), Run(seed=1, topology=initialize_model_parallel(2)), 1)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_dies_while_it_saves_leaves_a_valid_checkpoint(tmp_path: Path, victim: int):
+    seen, died = set(), 0
+    for die_at in range(1, 30):
+        root = tmp_path / str(die_at)
+        distributed.run(_save_first, 2, str(root))
+        try:
+            distributed.run(_save_and_lose_a_rank, 2, str(root), victim, die_at)
+            survived = True
+        except distributed.RankFailedError:
+            survived, died = False, died + 1
+        run = Run(seed=50)
+        found = load_checkpoint(root, **run.parts(), load_random=False)
+        assert not found.report.notes, "the trackers name a complete checkpoint"
+        assert torch.equal(run.model.word_embeddings.weight, Run(seed=found.iteration).model.word_embeddings.weight)
+        assert (root / "latest").read_text(encoding="utf-8") in ("1", "2")
+        seen.add(found.iteration)
+        if survived:
+            break
+    assert survived and seen == {1, 2} and died >= (1 if victim else 4)
 
 
 def _fall_back(root: str) -> tuple[int, list[str]]:

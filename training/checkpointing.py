@@ -187,7 +187,8 @@ def load_checkpoint(
     else:
         notes += ("optimizer and schedule start anew",)
     if load_random:
-        notes += restore_random_states(content, model, topology=topology)
+        size = topology.model_parallel_size if shards.own else len(shards.contents)
+        notes += restore_random_states(content, model, topology=topology, model_parallel_size=size)
     return ResumeState(report.iteration, dict(content.get("data_state") or {}), replace(report, notes=notes))
 
 
@@ -270,10 +271,15 @@ def _read_newest(
 def _restore_optimizer(optimizer: Optimizer, shards: CheckpointShards, *, topology: ParallelTopology) -> None:
     folder, states = shards.location.folder, [content.get("optimizer") for content in shards.contents]
     if not all(isinstance(state, Mapping) for state in states):
-        zero = "; ZeRO's files go on with --deepspeed" if any(folder.glob("*zero_pp_rank_*")) else ""
+        if any(folder.glob("*zero_pp_rank_*")):
+            raise ValueError(
+                f"{folder} was written by DeepSpeed with ZeRO, whose optimizer files this engine cannot read: go on "
+                "with --deepspeed (and --universal-checkpoint at another number of ranks), or continue without the "
+                "optimizer (--no-load-optim)"
+            )
         raise ValueError(
             f"{folder} has no optimizer state that can be read; continue without it (--no-load-optim), "
-            f"or start a new run from its weights (--finetune){zero}"
+            "or start a new run from its weights (--finetune)"
         )
     state = states[0]
     if not shards.own:

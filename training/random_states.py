@@ -11,11 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from model.checkpoint_format import ALL_RANKS_KEY
 from mpu.initialize import ParallelTopology
 from mpu.random import ModelParallelRandomState
-
-# The states of all data ranks, when there are several; the keys of the original hold those of the first.
-ALL_RANKS_KEY = "data_parallel_random_states"
 
 
 def capture_random_states(model: nn.Module) -> dict[str, Any]:
@@ -49,15 +47,28 @@ def gather_random_states(model: nn.Module, *, topology: ParallelTopology) -> dic
 
 
 def restore_random_states(
-    content: Mapping[str, Any], model: nn.Module, *, topology: ParallelTopology
+    content: Mapping[str, Any],
+    model: nn.Module,
+    *,
+    topology: ParallelTopology,
+    model_parallel_size: int | None = None,
 ) -> tuple[str, ...]:
-    """Put this rank's random states back; return notes on what the checkpoint does not have."""
+    """Put this rank's random states back; return notes on what the checkpoint does not have for it.
+
+    States of another number of ranks would give several ranks the same dropout masks: those stay as seeded.
+    ``model_parallel_size`` is that of the checkpoint (default: what the content says).
+    """
     all_ranks = content.get(ALL_RANKS_KEY) or [content]
-    if len(all_ranks) == topology.data_parallel_size:
-        content, notes = all_ranks[topology.data_parallel_rank], []
-    else:
-        notes = ["random states are those of another number of data ranks: dropout differs from an unbroken run"]
-    missing = [key for key in ("random_rng_state", "np_rng_state", "torch_rng_state") if content.get(key) is None]
+    if len(all_ranks) != topology.data_parallel_size:
+        return (
+            "random states are those of another number of data ranks: they stay as seeded, so dropout differs from an "
+            "unbroken run",
+        )
+    saved_size = model_parallel_size or content.get("mp_world_size") or topology.model_parallel_size
+    content, notes = all_ranks[topology.data_parallel_rank], []
+    states = content.get("rng_tracker_states") or {}
+    keys = ["random_rng_state", "np_rng_state", "torch_rng_state"]
+    missing = [key for key in keys if content.get(key) is None] + ["rng_tracker_states"] * (not states)
     if missing:
         notes.append(f"no {', '.join(missing)} in the checkpoint: these random states stay as seeded")
     if "random_rng_state" not in missing:
@@ -70,8 +81,12 @@ def restore_random_states(
         torch.cuda.set_rng_state(content["cuda_rng_state"].cpu())
     device = next(model.parameters()).device
     expected = torch.Generator(device).get_state().shape
-    states = content.get("rng_tracker_states") or {}
-    if any(state.shape != expected for state in states.values()):
+    if saved_size != topology.model_parallel_size:
+        notes.append(
+            "model-parallel random states are those of another number of tensor-parallel ranks: they stay as seeded, "
+            "so dropout differs from an unbroken run"
+        )
+    elif any(state.shape != expected for state in states.values()):
         notes.append("model-parallel random states are of another kind of device: they stay as seeded")
     elif states:
         for tracker in _trackers(model):
