@@ -18,7 +18,7 @@ from training.configurations import CheckpointSettings, RunSettings
 from training.distributed import agree
 from training.engine import Engine
 from training.evaluation import evaluate
-from training.loop import StopRequest
+from training.loop import STOP_INTERVAL, StopRequest
 from training.metrics import (
     IntervalMetrics,
     dense_line,
@@ -32,7 +32,6 @@ RESULTS_FILE = "results.json"
 TEST_RESULTS_FILE = "test_results.json"
 BEST_TRACKER = "best_checkpointed_iteration.txt"
 BEST_TAG = "best"
-STOP_INTERVAL = 10  # updates after which the ranks ask each other whether to save and leave
 
 
 @dataclass(frozen=True)

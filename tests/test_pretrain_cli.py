@@ -3,48 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import launching
 from tests.conftest import REPOSITORY
+from tests.launching import environment
+from tests.launching import metrics as rows
 from tests.small_corpus import SmallCorpus, make_corpus
 
-MEASURED_TIMES = {"elapsed_ms", "tokens_per_second", "memory_bytes", "mfu"}
+start = partial(launching.start, "pretrain_glm.py")
+run = partial(launching.run, "pretrain_glm.py")
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
     return make_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-
-def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "pretrain_glm.py"), *words],
-        cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
-    )  # fmt: skip
-
-
-def run(*words: str, cwd: Path, code: int = 0) -> str:
-    process = start(*words, cwd=cwd)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == code, output
-    return output
-
-
-def rows(summary: Path, name: str) -> list[dict[str, Any]]:
-    lines = (summary / "runs" / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in MEASURED_TIMES} for line in lines]
 
 
 @pytest.fixture(scope="module")
