@@ -71,9 +71,7 @@ class Documents(Protocol):
 class IndexedDataset:
     """The documents of one store, mapped into memory (or read into it)."""
 
-    def __init__(
-        self, path: str | Path, tokenizer_fingerprint: str | None = None, *, in_memory: bool = False
-    ) -> None:
+    def __init__(self, path: str | Path, tokenizer_fingerprint: str | None = None, *, in_memory: bool = False) -> None:
         """Open a store.
 
         Args:

@@ -423,10 +423,17 @@ def get_parser() -> argparse.ArgumentParser:
     tokenizer.add_argument("--vocab-dir", default=None, help="folder of vocabularies (default: $GLM_VOCAB_DIR)")
     tokenizer.add_argument("--cache-dir", default=None, help="folder of downloaded vocabularies")
     tokenizer.add_argument("--task-mask", action="store_true", help="with [gMASK] and [sMASK]")
-    tokenizer.add_argument("--decoder-mask", action="store_true",
-                           help="with [dBLOCK], which --block-mask-prob or --context-mask-ratio add in training")
-    tokenizer.add_argument("--num-sentinels", type=int, default=0,
-                           help="numbered mask tokens; --sentinel-token adds --max-position-embeddings - 1 of them")
+    tokenizer.add_argument(
+        "--decoder-mask",
+        action="store_true",
+        help="with [dBLOCK], which --block-mask-prob or --context-mask-ratio add in training",
+    )
+    tokenizer.add_argument(
+        "--num-sentinels",
+        type=int,
+        default=0,
+        help="numbered mask tokens; --sentinel-token adds --max-position-embeddings - 1 of them",
+    )
     tokenizer.add_argument("--fix-command-token", action="store_true", help="corrected Chinese command tokens")
     return parser  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The worked example of docs/objective.md, computed by the code that builds training samples.
 
-    python -m data_utils.worked_example            prints it
-    python -m data_utils.worked_example --write    puts it into docs/objective.md
+python -m data_utils.worked_example            prints it
+python -m data_utils.worked_example --write    puts it into docs/objective.md
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ def worked_example() -> str:
 
     columns = list(range(len(filled.input_ids)))
     parts = ["A" if column < filled.separator else "B" for column in columns]
-    targets = [
-        name if weight else "" for name, weight in zip(names(filled.target_ids), filled.loss_mask, strict=True)
-    ]
+    targets = [name if weight else "" for name, weight in zip(names(filled.target_ids), filled.loss_mask, strict=True)]
     rows = [
         ("part", parts),
         ("input", names(filled.input_ids)),
