@@ -154,13 +154,24 @@ def build_pretraining_data(
     announce(f"unigram entropy of the training text: {entropy:.3f} nats")
     make = partial(batch_loader, configuration=configuration, tokenizer=tokenizer, topology=topology)
     num_batches = run.train_iters * batch.accumulation_steps
-    train_loader = make(train, seq_length=batch.seq_length, batch_size=batch.batch_size, num_batches=num_batches)
+    train_loader = make(
+        train,
+        seq_length=batch.seq_length,
+        batch_size=batch.batch_size,
+        num_batches=num_batches,
+        num_workers=batch.num_workers,
+    )
 
     def evaluation(part: Documents | None) -> Callable[[], Iterator[Batch]] | None:
         if part is None or run.eval_iters == 0:
             return None
-        loader = make(part, seq_length=batch.eval_seq_length, batch_size=batch.eval_batch_size,
-                      num_batches=run.eval_iters)  # fmt: skip
+        loader = make(
+            part,
+            seq_length=batch.eval_seq_length,
+            batch_size=batch.eval_batch_size,
+            num_batches=run.eval_iters,
+            num_workers=0,  # processes forked amid training now and then inherit a lock that gloo's threads hold
+        )
         return lambda: loader.batches(0, run.eval_iters)
 
     return TrainingData(
@@ -182,6 +193,7 @@ def batch_loader(
     seq_length: int,
     batch_size: int,
     num_batches: int,
+    num_workers: int,
 ) -> BatchLoader:
     """Return the loader of this data rank's batches of ``documents`` (spec: pretraining 5-7)."""
     batch, rank, world_size = configuration.batch, topology.data_parallel_rank, topology.data_parallel_size
@@ -211,7 +223,7 @@ def batch_loader(
         order=order,
         drop_last=world_size // shards > 1,
     )
-    return BatchLoader(dataset, collator, plan, num_workers=batch.num_workers)
+    return BatchLoader(dataset, collator, plan, num_workers=num_workers)
 
 
 def english_filter(tokenizer: Tokenizer) -> Callable[[np.ndarray], bool]:
