@@ -6,7 +6,7 @@
 #
 #   DATA_ROOT      folder with pretrain/{en_books,zh}_{train,valid}.jsonl    (default: ../shared/data)
 #   GLM_VOCAB_DIR  folder with bert-uncased/vocab.txt, chinese-sp/...         (default: $DATA_ROOT/vocab)
-#   STEPS          length of the training                                     (default: 1800)
+#   STEPS          length of the training                                     (default: 1800 en, 1400 zh)
 #   SAVE_PATH      where checkpoints go: $SAVE_PATH/blocklm-tiny-{en,zh}      (default: checkpoints)
 set -euo pipefail
 source "$(dirname "$0")/launch.sh"
@@ -17,7 +17,7 @@ SAVE_PATH="${SAVE_PATH:-checkpoints}"
 export GLM_VOCAB_DIR="${GLM_VOCAB_DIR:-$DATA_ROOT/vocab}"
 case "$LANGUAGE" in
     en) CORPUS=en_books STEPS="${STEPS:-1800}" TOKENIZER_ARGS="--tokenizer-type BertWordPieceTokenizer --tokenizer-model-type bert-base-uncased" ;;
-    zh) CORPUS=zh STEPS="${STEPS:-1800}" TOKENIZER_ARGS="--tokenizer-type ChineseSPTokenizer --fix-command-token" ;;
+    zh) CORPUS=zh STEPS="${STEPS:-1400}" TOKENIZER_ARGS="--tokenizer-type ChineseSPTokenizer --fix-command-token" ;;
     *) echo "error: name a language: bash scripts/pretrain_tiny.sh en|zh (given: '$LANGUAGE')" >&2; exit 2 ;;
 esac
 shift
