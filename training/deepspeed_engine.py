@@ -146,7 +146,7 @@ class DeepSpeedEngine(Engine):
         objective_sums = torch.zeros(len(OBJECTIVES), 2, device=self.device)
         share = torch.zeros((), device=self.device)
         factor = self._inverse_weight(batches)
-        loss_scale = float(engine.optimizer.cur_scale) if self.precision == "fp16" else None
+        loss_scale = float(engine.optimizer.loss_scale) if self.precision == "fp16" else None
         grad_norm: Tensor | None = None
         for index, batch in enumerate(batches):
             with stopwatch.part("forward"):
@@ -162,6 +162,8 @@ class DeepSpeedEngine(Engine):
             with stopwatch.part("optimizer"):
                 if index == len(batches) - 1 and not self.plan.clips_itself:
                     grad_norm = clip_gradients(self._parameters, self.clip_grad, topology=self.topology)
+                    # Fused optimizers leave everything as it is by this flag, as in the torch engine.
+                    self.optimizer.found_inf = (~torch.isfinite(grad_norm)).float()
                 engine.step()
         if grad_norm is None:
             grad_norm = torch.as_tensor(engine.get_global_grad_norm(), device=self.device, dtype=torch.float32)
