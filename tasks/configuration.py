@@ -73,6 +73,10 @@ class TaskSettings:
     head_dropout: float
     sentinel_token: bool
     limit: int | None
+    family: str
+    pattern_ensemble: tuple[int, ...] | None
+    index_key: str
+    compatible: bool
 
 
 @dataclass(frozen=True)
@@ -111,17 +115,38 @@ class FinetuningConfiguration:
     deepspeed_content: Mapping[str, Any] | None
 
 
+SEQ2SEQ_TASKS = (
+    "gigaword", "cnn_dm", "cnn_dm_original", "xsum", "squad_generation", "squad", "squad_v1", "cmrc", "blank",
+    "extraction", "customization",
+)  # fmt: skip
+LANGUAGE_MODEL_TASKS = ("lambda", "lambada", "wikitext", "language_model")
+
+
+def family_of(task: str, *, source_length: int | None = None) -> str:
+    """Return ``understanding``, ``seq2seq`` or ``language_model``; tasks without a family are of the first.
+
+    ``squad`` is a sequence-to-sequence task when its sources have a length (spec: generation 4.1).
+    """
+    name = task.lower()
+    if name in LANGUAGE_MODEL_TASKS:
+        return "language_model"
+    if name in SEQ2SEQ_TASKS and not (name == "squad" and source_length is None):
+        return "seq2seq"
+    return "understanding"
+
+
 def _check(values: argparse.Namespace) -> None:
     """Refuse what cannot run, in the words of the flags."""
-    if values.epochs is None:
+    if values.epochs is None and family_of(values.task) != "language_model":
         raise ValueError("no --epochs: give the number of passes over the training examples, or 0 to evaluate only")
     least = {
         "epochs": 0, "batch_size": 1, "gradient_accumulation_steps": 1, "log_interval": 1, "save_epoch": 1,
         "eval_epoch": 1, "seq_length": 8, "segment_length": 0, "num_prompt_tokens": 0, "prefix_prompt": 0,
     }  # fmt: skip
     for name, minimum in least.items():
-        if getattr(values, name) < minimum:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(values, name)}; at least {minimum} is needed")
+        given = getattr(values, name)
+        if given is not None and given < minimum:
+            raise ValueError(f"--{name.replace('_', '-')} is {given}; at least {minimum} is needed")
     prompt_tokens = values.num_prompt_tokens + values.prefix_prompt
     refusals = (
         (
@@ -139,6 +164,10 @@ def _check(values: argparse.Namespace) -> None:
         (
             values.block_lm_ratio > 0 and (values.continuous_prompt or values.fast_decode or not values.cloze_eval),
             "--block-lm-ratio goes with --cloze-eval, without --continuous-prompt and --fast-decode",
+        ),
+        (
+            values.pattern_ensemble is not None and not values.cloze_eval,
+            "--pattern-ensemble needs --cloze-eval: a classification head has no patterns",
         ),
         (
             values.prompt_init and not (values.continuous_prompt and values.load_pretrained),
@@ -175,6 +204,7 @@ def finetuning_configuration(parsed: ParsedArguments) -> FinetuningConfiguration
     """
     values = parsed.values
     _check(values)
+    epochs = values.epochs or 0  # language models are evaluated only
     name = values.experiment_name
     save = Path(values.save) / name if values.save else None
     run = run_settings(values, name=name)
@@ -210,9 +240,13 @@ def finetuning_configuration(parsed: ParsedArguments) -> FinetuningConfiguration
             head_dropout=values.output_dropout,
             sentinel_token=values.sentinel_token,
             limit=values.limit,
+            family=family_of(values.task, source_length=values.src_seq_length),
+            pattern_ensemble=None if values.pattern_ensemble is None else tuple(values.pattern_ensemble),
+            index_key=values.index_key,
+            compatible=values.compatible,
         ),
         tuning=FinetuningSettings(
-            epochs=values.epochs,
+            epochs=epochs,
             batch_size=values.batch_size,
             eval_batch_size=values.eval_batch_size or values.batch_size,
             accumulation_steps=values.gradient_accumulation_steps,

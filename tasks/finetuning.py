@@ -10,10 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tasks.configuration import FinetuningSettings
-from tasks.prediction import choose
-from tasks.predictions import prediction_lines, write_predictions
-from tasks.registry import Task
-from tasks.task_data import EvaluationSet
+from tasks.family import TaskRun, TrainingSet
 from training.configurations import CheckpointSettings, RunSettings
 from training.distributed import agree
 from training.engine import Engine
@@ -57,22 +54,11 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class TrainingSet:
-    """Micro batches of all epochs from a batch number on, how many make an epoch, and other batches mixed in.
+class Result:
+    """Overall metrics, and those of the simplest guess, by name."""
 
-    Attributes:
-        batches: makes the iterator.
-        batches_per_epoch: of one data rank.
-        valid: batches for the loss on the development split; None without validation.
-        mixed_in: makes the micro batch of a number, for updates that ``mixed_ratio`` chooses; None without.
-        mixed_ratio: probability that an update is made of them.
-    """
-
-    batches: Callable[[int], Iterator[Any]]
-    batches_per_epoch: int
-    valid: Callable[[], Iterator[Any]] | None = None
-    mixed_in: Callable[[int], Any] | None = None
-    mixed_ratio: float = 0.0
+    metrics: Mapping[str, float]
+    baseline: Mapping[str, float]
 
 
 class FineTuner:
@@ -81,13 +67,12 @@ class FineTuner:
     def __init__(
         self,
         engine: Engine,
-        task: Task,
+        task: TaskRun,
         *,
         settings: FinetuningSettings,
         run: RunSettings,
         checkpoint: CheckpointSettings,
         log: RunLog,
-        pad_id: int,
         notes: Mapping[str, Any],
     ) -> None:
         """``notes`` are written into every results file (``{"limit": 100}``)."""
@@ -97,12 +82,11 @@ class FineTuner:
         self.run = run
         self.checkpoint = checkpoint
         self.log = log
-        self.pad_id = pad_id
         self.notes = notes
         self.metrics = IntervalMetrics(engine.device, topology=engine.topology)
         self.first = engine.topology.rank == 0
 
-    def train(self, data: TrainingSet, validation: Sequence[EvaluationSet], start: Progress) -> Progress:
+    def train(self, data: TrainingSet, validation: Sequence[Any], start: Progress) -> Progress:
         """Train for the epochs of the settings and return where the run ended.
 
         A signal saves and leaves after an update; the run goes on from there.
@@ -143,45 +127,38 @@ class FineTuner:
                     raise SystemExit(0)
         return progress
 
-    def score(self, sets: Sequence[EvaluationSet], *, epoch: int, write: bool = False) -> dict[str, float]:
-        """Choose answers for the sets, print their metrics, write predictions on demand; return the overall metrics.
+    def score(self, splits: Sequence[Any], *, epoch: int, write: bool = False) -> Result:
+        """Evaluate splits, print their metrics, write predictions on demand; return the overall metrics.
 
-        Overall metrics are means weighted by the number of examples. A set without labels has predictions only; without
-        any labels there are no metrics.
+        Overall metrics are means weighted by the number of examples. A split without labels has predictions only;
+        without any labels there are no metrics.
         """
-        totals: dict[str, float] = {}
-        counted = 0
-        for chosen_set in sets:
-            rows = choose(self.engine, chosen_set.samples, batch_size=self.settings.eval_batch_size, pad_id=self.pad_id)
-            kind = chosen_set.samples[0].kind
-            predictions = [self.task.predicted_class(kind, row) for row in rows]
-            if write and self.first:
-                path = self.run.summary_folder / f"{chosen_set.name}.jsonl"
-                write_predictions(path, prediction_lines(self.task, chosen_set.examples, predictions))
-            if not self.task.has_labels(chosen_set.examples):
-                self.log.console.print(f"{chosen_set.name}: no labels, so predictions only")
-                continue
-            metrics = self.task.evaluate(predictions, chosen_set.examples)
-            if len(sets) > 1:
-                self.log.console.print(_score_line(epoch, chosen_set.name, len(rows), metrics))
-            for name, value in metrics.items():
-                totals[name] = totals.get(name, 0.0) + value * len(rows)
-            counted += len(rows)
-        overall = {name: value / counted for name, value in totals.items()}
-        if overall:
-            self.log.console.print(_score_line(epoch, "overall", counted, overall))
-        return overall
+        folder = self.run.summary_folder if write else None
+        scores = [self.task.evaluate(self.engine, split, folder=folder) for split in splits]
+        for score in scores:
+            if score.metrics is None:
+                self.log.console.print(f"{score.name}: no labels, so predictions only")
+            elif len(scores) > 1:
+                self.log.console.print(_score_line(epoch, score.name, score.count, score.metrics))
+        if write and self.first:
+            self.task.finish(scores, folder=self.run.summary_folder)
+        counted = [score for score in scores if score.metrics is not None]
+        total = sum(score.count for score in counted)
+        metrics = _weighted([(score.count, score.metrics) for score in counted])
+        baseline = _weighted([(score.count, score.baseline) for score in counted])
+        if metrics:
+            self.log.console.print(_score_line(epoch, "overall", total, metrics))
+        return Result(metrics, baseline)
 
-    def finish(self, progress: Progress, test: Sequence[EvaluationSet]) -> dict[str, float]:
-        """Go back to the best epoch, choose answers for the test sets, write them and ``test_results.json``."""
+    def finish(self, progress: Progress, test: Sequence[Any]) -> Result:
+        """Go back to the best epoch, evaluate the test splits, write predictions and ``test_results.json``."""
         if progress.best is not None and self.checkpoint.save is not None:
             self.engine.load_weights(self.checkpoint.save / BEST_TAG)
-        metrics = self.score(test, epoch=-1, write=True)
+        result = self.score(test, epoch=-1, write=True)
         if self.first:
-            store_json(
-                self.run.summary_folder / TEST_RESULTS_FILE, {**metrics, "type": "test", **self.notes}, indent=None
-            )
-        return metrics
+            content = {**result.metrics, "type": "test", **self.notes}
+            store_json(self.run.summary_folder / TEST_RESULTS_FILE, content, indent=None)
+        return result
 
     def _next(self, data: TrainingSet, batches: Iterator[Any], progress: Progress) -> list[Any]:
         """Return the micro batches of the next update: the task's, or with ``mixed_in`` by chance others."""
@@ -194,11 +171,11 @@ class FineTuner:
                 return [data.mixed_in(progress.batches + index) for index in range(len(skipped))]
         return list(itertools.islice(batches, count))
 
-    def _finish_epoch(self, progress: Progress, validation: Sequence[EvaluationSet]) -> Progress:
+    def _finish_epoch(self, progress: Progress, validation: Sequence[Any]) -> Progress:
         settings, epoch = self.settings, progress.epochs
         progress = replace(progress, epochs=epoch + 1)
         if validation and settings.validate and (epoch + 1) % settings.eval_epoch == 0:
-            metrics = self.score(validation, epoch=epoch)
+            metrics = self.score(validation, epoch=epoch).metrics
             chosen = settings.validation_metric or self.task.metrics[0]
             if chosen not in metrics:
                 raise ValueError(f"--validation-metric {chosen}: {self.task.name} has {', '.join(metrics) or 'none'}")
@@ -247,15 +224,25 @@ class FineTuner:
             self.log.console.print(line)
 
 
+def _weighted(parts: Sequence[tuple[int, Mapping[str, float] | None]]) -> dict[str, float]:
+    """Return the means of metrics over splits, each weighted by its number of examples."""
+    total = sum(count for count, _ in parts)
+    sums: dict[str, float] = {}
+    for count, metrics in parts:
+        for name, value in (metrics or {}).items():
+            sums[name] = sums.get(name, 0.0) + value * count
+    return {name: value / total for name, value in sums.items()}
+
+
 def _score_line(epoch: int, name: str, total: int, metrics: Mapping[str, float]) -> str:
     values = " ".join(f"{key} = {value:.4f}" for key, value in metrics.items())
     return f" >> |epoch: {epoch}| {name}: total = {total} {values}"
 
 
-def result_table(rows: Sequence[tuple[str, Mapping[str, float], int, float]]) -> list[str]:
-    """Return the lines of the final table from rows of (name, metrics, epoch, seconds)."""
-    lines = [f"{'task':<24}{'metric':<12}{'value':>10}{'epoch':>7}{'seconds':>10}"]
-    for name, metrics, epoch, seconds in rows:
-        for metric, value in metrics.items():
-            lines.append(f"{name:<24}{metric:<12}{value:>10.4f}{epoch:>7}{seconds:>10.1f}")
+def result_table(name: str, result: Result, *, epoch: int, seconds: float) -> list[str]:
+    """Return the lines of the final table; beside each metric what the simplest guess gets."""
+    lines = [f"{'task':<24}{'metric':<16}{'value':>10}{'majority':>10}{'epoch':>7}{'seconds':>10}"]
+    for metric, value in result.metrics.items():
+        guess = f"{result.baseline[metric]:.4f}" if metric in result.baseline else "-"
+        lines.append(f"{name:<24}{metric:<16}{value:>10.4f}{guess:>10}{epoch:>7}{seconds:>10.1f}")
     return lines

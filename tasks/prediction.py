@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -17,28 +18,49 @@ ROWS_PER_SAMPLE = 10  # a batch of n samples has at most 10 n rows, unless one s
 
 
 def choose(engine: Engine, samples: Sequence[TaskSample], *, batch_size: int, pad_id: int) -> list[int]:
-    """Return the number of the best row for every sample, on every rank; the first of equals.
+    """Return the number of the best row for every sample, on every rank; the first of equals."""
+    return [int(row.argmax()) for row in score_rows(engine, samples, batch_size=batch_size, pad_id=pad_id)]
 
-    Without choices (``language_model``) it is 1 when every answer token is the model's first choice, else 0. Samples of
-    similar length share a batch; the choice for a sample does not depend on the others. Every rank has to call it.
+
+def average_scores(scores: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Return one score per row of every sample from those of several patterns: the mean of their probabilities.
+
+    ``scores`` has one list of arrays [c] per pattern. A single pattern's scores are returned as they are.
+    """
+    if len(scores) == 1:
+        return list(scores[0])
+    return [np.mean([_softmax(row) for row in rows], axis=0) for rows in zip(*scores, strict=True)]
+
+
+def _softmax(row: np.ndarray) -> np.ndarray:
+    shifted = np.exp(row.astype(np.float64) - row.max())
+    return shifted / shifted.sum()
+
+
+def score_rows(engine: Engine, samples: Sequence[TaskSample], *, batch_size: int, pad_id: int) -> list[np.ndarray]:
+    """Return the fp32 scores [c] of every sample's choices, on every rank.
+
+    Without choices (``language_model``) it is [0, 1] when every answer token is the model's first choice, else [1, 0].
+    Samples of similar length share a batch; the scores of a sample do not depend on the others, but for rounding. Every
+    rank has to call it.
     """
     topology = engine.topology
     batches = list(_batches(samples, batch_size))
     size, rank = topology.data_parallel_size, topology.data_parallel_rank
     own = -(-len(batches) // size)  # the same number of batches on every rank: a sharded model works in step
-    chosen: dict[int, int] = {}
+    found: dict[int, np.ndarray] = {}
     engine.model.eval()
     with torch.inference_mode():
         for turn in range(own):
             numbers = batches[(turn * size + rank) % len(batches)]
-            best = _choose(engine, [samples[number] for number in numbers], pad_id=pad_id)
-            chosen.update(zip(numbers, best, strict=True))
+            rows = _score(engine, [samples[number] for number in numbers], pad_id=pad_id)
+            found.update(zip(numbers, rows, strict=True))
     engine.model.train()
     if topology.data_parallel_group is not None:
-        shares: list[dict[int, int]] = [{}] * size
-        dist.all_gather_object(shares, chosen, group=topology.data_parallel_group)
-        chosen = {number: row for share in shares for number, row in share.items()}
-    return [chosen[number] for number in range(len(samples))]
+        shares: list[dict[int, np.ndarray]] = [{}] * size
+        dist.all_gather_object(shares, found, group=topology.data_parallel_group)
+        found = {number: row for share in shares for number, row in share.items()}
+    return [found[number] for number in range(len(samples))]
 
 
 def _batches(samples: Sequence[TaskSample], batch_size: int) -> Iterator[list[int]]:
@@ -56,10 +78,12 @@ def _batches(samples: Sequence[TaskSample], batch_size: int) -> Iterator[list[in
         yield batch
 
 
-def _choose(engine: Engine, samples: Sequence[TaskSample], *, pad_id: int) -> list[int]:
+def _score(engine: Engine, samples: Sequence[TaskSample], *, pad_id: int) -> np.ndarray:
+    """Return the scores [b,c] of a batch."""
     batch = collate(samples, pad_id=pad_id)
     tensors = on_device(batch, engine.device)
     with autocast(engine.precision, device=engine.device):
         if batch.kind == "language_model":
-            return answered_exactly(engine.network, tensors).long().tolist()
-        return choice_scores(engine.network, batch, tensors).argmax(dim=1).tolist()
+            right = answered_exactly(engine.network, tensors).float()  # [b]
+            return torch.stack([1.0 - right, right], dim=1).cpu().numpy()
+        return choice_scores(engine.network, batch, tensors).float().cpu().numpy()

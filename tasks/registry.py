@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.configuration import LANGUAGE_MODEL_TASKS, SEQ2SEQ_TASKS
 from tasks.examples import DataOptions, InputExample
 from tasks.metrics import evaluate
 from tasks.multichoice import MultichoiceProcessor, expand_files, file_title
@@ -140,7 +141,12 @@ class Task:
         return evaluate(self.metrics, predictions, self.label_indices(examples), examples)
 
     def majority_baseline(self, examples: Sequence[InputExample]) -> dict[str, float]:
-        """Return the metrics of always predicting the most frequent class of these examples."""
+        """Return the metrics of always predicting the most frequent class of these examples.
+
+        There is none where the number of answers differs from example to example.
+        """
+        if self.varying_choices:
+            return {}
         [(majority, _)] = Counter(self.label_indices(examples)).most_common(1)
         return self.evaluate([majority] * len(examples), examples)
 
@@ -197,8 +203,9 @@ def find_task(name: str) -> Task:
         raise ValueError("--task squad: with one answer to choose from nothing is learnt; it only serves pre-training")
     if name.lower() in TASKS:
         return TASKS[name.lower()]
-    near = difflib.get_close_matches(name.lower(), TASKS, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(sorted(TASKS))}"
+    known = sorted({*TASKS, *SEQ2SEQ_TASKS, *LANGUAGE_MODEL_TASKS})
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
     raise ValueError(f"--task {name}: no such task; {hint}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,11 +25,16 @@ Announce = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A split to choose answers for: its name in files, its examples and their samples, in order."""
+    """A split to choose answers for: its name in files, its examples in order, and their samples in every pattern."""
 
     name: str
     examples: Sequence[InputExample]
-    samples: Sequence[TaskSample]
+    pattern_samples: Sequence[Sequence[TaskSample]]
+
+    @property
+    def samples(self) -> Sequence[TaskSample]:
+        """Return the samples in the first pattern."""
+        return self.pattern_samples[0]
 
 
 class TaskData:
@@ -51,6 +57,7 @@ class TaskData:
         self.encoding = encoding
         self.announce = announce
         self.pad_id = tokenizer.command_id("pad")
+        self.pattern_ids = _ensemble(task, settings) or (encoding.pattern_id,)
         self.options = DataOptions(
             few_superglue=settings.few_superglue, cloze=settings.cloze, wsc_negative=settings.wsc_negative
         )
@@ -62,9 +69,9 @@ class TaskData:
         return self.task.examples(settings.data_folder, split, options)[: settings.limit]
 
     def samples(self, split: str) -> Sequence[TaskSample]:
-        """Return the samples of a split for a loss; say how many texts were shortened."""
+        """Return the samples of a split for a loss, those of all patterns; say how many texts were shortened."""
         examples = self.examples(split, for_training=True)
-        return self._encode(examples, split, for_training=True)
+        return list(itertools.chain.from_iterable(self._encode(examples, split, for_training=True)))
 
     def evaluation_sets(self, names: Sequence[str], *, default: str) -> list[EvaluationSet]:
         """Return the splits called ``names`` for a metric.
@@ -92,13 +99,30 @@ class TaskData:
         pad_to = self.settings.seq_length if self.settings.pad_to_max else None
         return collate(samples, pad_id=self.pad_id, pad_to=pad_to, multiple_of=WIDTH_MULTIPLE)
 
-    def _encode(self, examples: Sequence[InputExample], split: str, *, for_training: bool) -> Sequence[TaskSample]:
-        found = self.task.build_samples(examples, self.tokenizer, self.encoding, for_training=for_training)
-        shortened = f", {found.num_truncated} shortened" if found.num_truncated else ""
-        self.announce(
-            f"{self.task.name} {split}: {len(examples):,} examples, {len(found.samples):,} samples{shortened}"
+    def _encode(
+        self, examples: Sequence[InputExample], split: str, *, for_training: bool
+    ) -> list[Sequence[TaskSample]]:
+        """Return the samples of the examples in every pattern."""
+        options = [replace(self.encoding, pattern_id=pattern_id) for pattern_id in self.pattern_ids]
+        found = [
+            self.task.build_samples(examples, self.tokenizer, option, for_training=for_training) for option in options
+        ]
+        count, truncated = sum(len(one.samples) for one in found), sum(one.num_truncated for one in found)
+        shortened = f", {truncated} shortened" if truncated else ""
+        self.announce(f"{self.task.name} {split}: {len(examples):,} examples, {count:,} samples{shortened}")
+        return [one.samples for one in found]
+
+
+def _ensemble(task: Task, settings: TaskSettings) -> tuple[int, ...]:
+    """Return the patterns of ``--pattern-ensemble``, all where it names none; nothing without the flag."""
+    if settings.pattern_ensemble is None or not settings.cloze:
+        return ()
+    unknown = sorted(set(settings.pattern_ensemble) - set(task.pattern_ids))
+    if unknown:
+        raise ValueError(
+            f"--pattern-ensemble {unknown[0]}: {task.name} has the patterns {', '.join(map(str, task.pattern_ids))}"
         )
-        return found.samples
+    return settings.pattern_ensemble or task.pattern_ids
 
 
 def epoch_order(num_samples: int, *, epoch: int, seed: int, topology: ParallelTopology) -> list[int]:

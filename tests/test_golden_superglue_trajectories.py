@@ -13,7 +13,7 @@ import torch
 import finetune_glm
 from model.checkpoint_format import resolve_checkpoint
 from model.parameter_rules import canonical_name
-from tasks import building, finetuning
+from tasks import building, finetuning, understanding
 from tasks.registry import find_task
 from tests.golden_index import GoldenFolder
 from training.arguments import get_parser
@@ -47,8 +47,8 @@ class Recorder:
         self.evaluations: list[dict[str, Any]] = []
         self.validation: list[dict[str, float]] = []
 
-    def build_network(self, *args: Any, **options: Any) -> torch.nn.Module:
-        network = self.real_build_network(*args, **options)
+    def build_network(self, run: Any) -> torch.nn.Module:
+        network = self.real_build_network(run)
         names = self.entry["parameter_names_in_checkpoint_form"]
         own = {canonical_name(name): parameter for name, parameter in network.named_parameters()}
         expected = [canonical_name(name) for name in names]
@@ -60,8 +60,8 @@ class Recorder:
         return network
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        self.real_build_network = building.build_network
-        patch.setattr(building, "build_network", self.build_network)
+        self.real_build_network = understanding.UnderstandingRun.build_network
+        patch.setattr(understanding.UnderstandingRun, "build_network", lambda run: self.build_network(run))
         recorder, real_engine = self, building.build_engine
         real_score = finetuning.FineTuner.score
 
@@ -84,22 +84,23 @@ class Recorder:
             engine.train_step = train_step
             return engine
 
-        def score(tuner: Any, sets: Any, **options: Any) -> dict[str, float]:
-            metrics = real_score(tuner, sets, **options)
+        def score(tuner: Any, sets: Any, **options: Any) -> Any:
+            result = real_score(tuner, sets, **options)
             if not options.get("write"):
-                recorder.validation.append(metrics)
-            return metrics
+                recorder.validation.append(result.metrics)
+            return result
 
         patch.setattr(building, "build_engine", build_engine)
         patch.setattr(finetuning.FineTuner, "score", score)
-        real_choose = finetuning.choose
+        real_scores = understanding.score_rows
 
-        def choose(engine: Any, samples: Any, **options: Any) -> list[int]:
-            rows = real_choose(engine, samples, **options)
+        def score_rows(engine: Any, samples: Any, **options: Any) -> Any:
+            scores = real_scores(engine, samples, **options)
+            rows = [int(row.argmax()) for row in scores]
             recorder.evaluations.append({"kind": samples[0].kind, "uids": [s.uid for s in samples], "rows": rows})
-            return rows
+            return scores
 
-        patch.setattr(finetuning, "choose", choose)
+        patch.setattr(understanding, "score_rows", score_rows)
 
 
 def test_fine_tuning_runs(

@@ -279,6 +279,11 @@ OWN_FLAGS: tuple[Flag, ...] = (
            "use <save>/<experiment-name> without a date and continue from it when it has a checkpoint"),
     value("--limit", int, None, "fine-tuning: read this many examples of every split; the results say so"),
     value("--patience", int, None, "fine-tuning: stop after this many evaluations without a better result"),
+    value("--pattern-ensemble", int, None,
+          "fine-tuning: train on several patterns and average their probabilities; all patterns when none are named",
+          nargs="*"),
+    value("--index-key", str, "idx", "fine-tuning: what prediction files call the index of an example (CLUE: id)"),
+    switch("--compatible", "fine-tuning: do as the original where this implementation does better"),
     switch("--pad-to-max", "fine-tuning: pad every sample to --seq-length, as the original"),
     switch("--universal-checkpoint",
            "with --load and ZeRO: carry the optimizer over to another number of ranks, or another ZeRO stage"),
@@ -340,7 +345,7 @@ _USED_BY_PRETRAINING = {"load_pretrained", "optimizer", "adam_beta1", "adam_beta
 _OF_OTHER_PROGRAMS = (
     *(flag.dest for flag in (*FINETUNE_FLAGS, *GENERATION_FLAGS) if flag.dest not in _USED_BY_PRETRAINING),
     "pretrained_bert", "output_dropout", "epochs", "label_smoothing", "save_epoch", "eval_epoch", "overlapping_eval",
-    "limit", "patience", "pad_to_max",
+    "limit", "patience", "pad_to_max", "pattern_ensemble", "index_key", "compatible",
 )  # fmt: skip
 PRETRAINING_WITHOUT_EFFECT: dict[str, str] = {
     **WITHOUT_EFFECT,
