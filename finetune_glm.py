@@ -28,9 +28,9 @@ def finetune(configuration: FinetuningConfiguration, *, notices: Sequence[str]) 
     from training.distributed import finish_distributed, seed_everything, start_distributed
 
     run, tuning, checkpoint = configuration.run, configuration.tuning, configuration.checkpoint
-    results = run.summary_folder / TEST_RESULTS_FILE
-    if results.exists() and not (tuning.overwrite or checkpoint.load or checkpoint.auto_resume):
-        raise ValueError(f"{results} exists: this run was made already; give --overwrite or another --experiment-name")
+    made = run.summary_folder / TEST_RESULTS_FILE
+    if made.exists() and not (tuning.overwrite or checkpoint.load or checkpoint.auto_resume):
+        raise ValueError(f"{made} exists: this run was made already; give --overwrite or another --experiment-name")
     topology, device = start_distributed(configuration.device)
     first = topology.rank == 0
 
@@ -64,7 +64,8 @@ def finetune(configuration: FinetuningConfiguration, *, notices: Sequence[str]) 
     finally:
         log.close()
     seconds = time.perf_counter() - began
-    for line in result_table(task.name, result, epoch=progress.best_epoch, seconds=seconds):
+    results = {"validation": tuner.best, "test": result}
+    for line in result_table(task.name, results, epoch=progress.best_epoch, seconds=seconds):
         announce(line)
     return finish_distributed(0)
 

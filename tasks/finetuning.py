@@ -85,6 +85,7 @@ class FineTuner:
         self.notes = notes
         self.metrics = IntervalMetrics(engine.device, topology=engine.topology)
         self.first = engine.topology.rank == 0
+        self.best = Result({}, {})  # of the best epoch on the validation splits, once there is one
 
     def train(self, data: TrainingSet, validation: Sequence[Any], start: Progress) -> Progress:
         """Train for the epochs of the settings and return where the run ended.
@@ -175,7 +176,8 @@ class FineTuner:
         settings, epoch = self.settings, progress.epochs
         progress = replace(progress, epochs=epoch + 1)
         if validation and settings.validate and (epoch + 1) % settings.eval_epoch == 0:
-            metrics = self.score(validation, epoch=epoch).metrics
+            result = self.score(validation, epoch=epoch)
+            metrics = result.metrics
             chosen = settings.validation_metric or self.task.metrics[0]
             if chosen not in metrics:
                 raise ValueError(f"--validation-metric {chosen}: {self.task.name} has {', '.join(metrics) or 'none'}")
@@ -186,6 +188,7 @@ class FineTuner:
                 progress = replace(
                     progress, best=metrics[chosen], best_update=progress.updates, best_epoch=epoch, waiting=0
                 )
+                self.best = result
                 self._keep_best(progress, metrics)
             else:
                 progress = replace(progress, waiting=progress.waiting + 1)
@@ -239,10 +242,12 @@ def _score_line(epoch: int, name: str, total: int, metrics: Mapping[str, float])
     return f" >> |epoch: {epoch}| {name}: total = {total} {values}"
 
 
-def result_table(name: str, result: Result, *, epoch: int, seconds: float) -> list[str]:
-    """Return the lines of the final table; beside each metric what the simplest guess gets."""
-    lines = [f"{'task':<24}{'metric':<16}{'value':>10}{'majority':>10}{'epoch':>7}{'seconds':>10}"]
-    for metric, value in result.metrics.items():
-        guess = f"{result.baseline[metric]:.4f}" if metric in result.baseline else "-"
-        lines.append(f"{name:<24}{metric:<16}{value:>10.4f}{guess:>10}{epoch:>7}{seconds:>10.1f}")
+def result_table(name: str, results: Mapping[str, Result], *, epoch: int, seconds: float) -> list[str]:
+    """Return the lines of the final table of results by split; beside each metric what the simplest guess gets."""
+    row = "{:<24}{:<12}{:<16}{:>10}{:>10}{:>7}{:>10}"
+    lines = [row.format("task", "split", "metric", "value", "majority", "epoch", "seconds")]
+    for split, result in results.items():
+        for metric, value in result.metrics.items():
+            guess = f"{result.baseline[metric]:.4f}" if metric in result.baseline else "-"
+            lines.append(row.format(name, split, metric, f"{value:.4f}", guess, epoch, f"{seconds:.1f}"))
     return lines

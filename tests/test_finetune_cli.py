@@ -158,6 +158,22 @@ def test_a_classification_head(corpus: SmallCorpus, folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_ensemble_of_patterns(corpus: SmallCorpus, folder: Path, straight: str) -> None:
+    """Every example is trained on in both patterns; the answer has the highest mean probability; indices by name."""
+    more = ["--pattern-ensemble", "0", "2", "--index-key", "id", "--epochs", "1", "--experiment-name", "patterns"]
+    output = run("finetune_glm.py", *flags(corpus, *more), cwd=folder)
+    assert "rte train: 18 examples, 36 samples" in output
+    assert len(losses(folder, "patterns")) == 9
+    lines = (folder / "runs" / "patterns" / "rte-test.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [list(json.loads(line)) for line in lines] == [["id", "label"]] * 5
+    table = [line.split() for line in output.splitlines()[-2:]]
+    assert table[0][:5] == ["task", "split", "metric", "value", "majority"]
+    assert table[1][:3] == ["rte", "validation", "accuracy"] and float(table[1][4]) == pytest.approx(
+        100 * 4 / 7, abs=0.01
+    )
+
+
+@pytest.mark.slow
 def test_evaluation_only(corpus: SmallCorpus, folder: Path, straight: str) -> None:
     more = ["--epochs", "0", "--experiment-name", "e", "--load-pretrained", "c/s/best", "--eval-valid"]
     run("finetune_glm.py", *flags(corpus, *more), cwd=folder)
@@ -174,6 +190,9 @@ def test_evaluation_only(corpus: SmallCorpus, folder: Path, straight: str) -> No
         (["--data-dir", "absent"], "absent"),
         (["--valid-data", "nothing"], "nothing"),
         (["--pattern-id", "77"], "77"),
+        (["--pattern-ensemble", "0", "99"], "rte has the patterns"),
+        (["--data-dir", "label"], "label/train.jsonl, line 2"),
+        (["--data-dir", "long", "--seq-length", "8"], "--seq-length"),
         (["--epochs", "0", "--data-dir", "broken"], "broken"),
         (["--prefix-prompt", "2"], "--continuous-prompt"),
         (["--experiment-name", "s"], "--overwrite"),
@@ -182,7 +201,12 @@ def test_evaluation_only(corpus: SmallCorpus, folder: Path, straight: str) -> No
 def test_mistakes_end_in_one_line(
     more: list[str], message: str, corpus: SmallCorpus, folder: Path, straight: str
 ) -> None:
-    (folder / "broken").mkdir(exist_ok=True)
+    for name in ("broken", "label", "long"):
+        (folder / name).mkdir(exist_ok=True)
+    good = {"premise": "the dog runs", "hypothesis": "it rains", "label": "entailment", "idx": 0}
+    rows = [json.dumps(good), json.dumps({**good, "label": "perhaps"})]
+    (folder / "label" / "train.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    (folder / "long" / "train.jsonl").write_text(rows[0], encoding="utf-8")
     (folder / "broken" / "val.jsonl").write_text('{"premise": "a", "hypothesis": "b"', encoding="utf-8")
     output = run("finetune_glm.py", *flags(corpus, "--epochs", "1", *more), cwd=folder, code=2)
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
