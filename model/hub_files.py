@@ -3,7 +3,8 @@
     model.safetensors                   or  pytorch_model.bin
     model.safetensors.index.json        or  pytorch_model.bin.index.json, which names the file of each parameter
 
-Parameters carry the names of the table, with or without a prefix (spec: model 13.2).
+Parameters carry the names of the table, with or without a prefix (spec: model 13.2). The head of a classifier, which
+config.json tells from layers that are of no use, gets our names.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from model.parameter_rules import canonical_name
+from model.hf_config import is_classifier, read_fields
+from model.parameter_rules import HUB_HEAD_NAMES, canonical_name
 from model.safe_loading import UnreadableCheckpointError, read_checkpoint_file
 
 SAFETENSORS = ".safetensors"
@@ -96,7 +98,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _canonical(weights: dict[str, Tensor], *, file: Path) -> dict[str, Tensor]:
-    named = {canonical_name(str(name)): tensor for name, tensor in weights.items()}
+    heads = HUB_HEAD_NAMES if is_classifier(read_fields(file.parent)) else {}
+    named = {heads.get(str(name)) or canonical_name(str(name)): tensor for name, tensor in weights.items()}
     if len(named) != len(weights):
         raise ValueError(f"{file} holds parameters under two names each; give a file of one model")
     return named

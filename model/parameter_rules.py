@@ -19,11 +19,22 @@ FOREIGN_NAMES = {
     "transformer.word_embeddings.weight": "word_embeddings.weight",
     "mixins.block_position_embedding.block_position_embeddings.weight": "transformer.block_position_embeddings.weight",
 }
-# The classifier's head in files of the Hugging Face layout (spec: model 13.2); of no use to a language model.
-HUB_HEAD = frozenset({"dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias"})
+# The classifier's head in files of the Hugging Face layout, and our names (spec: model 13.2); of no use to a language
+# model.
+HUB_HEAD_NAMES = {
+    "dense.weight": "pool_layer.weight",
+    "dense.bias": "pool_layer.bias",
+    "out_proj.weight": "multichoice_head.weight",
+    "out_proj.bias": "multichoice_head.bias",
+}
+HUB_HEAD = frozenset(HUB_HEAD_NAMES)
+HUB_PREFIX = "glm."  # of the language model inside the classes of the Hugging Face layout
+PROMPT_PREFIX = "prompt_spell."
 WORD_TABLE = "word_embeddings.weight"
 BLOCK_POSITION_TABLE = "transformer.block_position_embeddings.weight"
 POSITION_TABLES = ("transformer.position_embeddings.weight", BLOCK_POSITION_TABLE)
+# The two factors of a low-rank adapter stand beside the weight they belong to (model/lora.py).
+ADAPTER_NAME = re.compile(r"(.+)\.lora_([AB])\.weight")
 
 
 @dataclass(frozen=True)
@@ -62,8 +73,16 @@ def canonical_name(name: str) -> str:
 
 
 def rule_for(name: str) -> ParameterRule:
-    """Return the rule of a parameter; raise ValueError for a name that is not in the table."""
+    """Return the rule of a parameter; raise ValueError for a name that is not in the table.
+
+    The product B A of an adapter is cut as its weight: B [out,r] where rows are cut, A [r,in] where columns are; the
+    other factor is a full copy.
+    """
     canonical = canonical_name(name)
+    if match := ADAPTER_NAME.fullmatch(canonical):
+        rule = rule_for(f"{match[1]}.weight")
+        own = 0 if match[2] == "B" else 1
+        return ParameterRule(re.escape(canonical), own if rule.dim == own else None, rule.blocks)
     for rule in PARAMETER_RULES:
         if re.fullmatch(rule.pattern, canonical):
             return rule
