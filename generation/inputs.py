@@ -144,6 +144,19 @@ def require_blank(inputs: PromptInputs, *, tokenizer: PromptTokenizer) -> None:
         raise ValueError(f"no blank to fill in the prompt {_shorten(inputs.text)!r}: mark it with {names}")
 
 
+def shorten(ids: Sequence[int], room: int, *, mask_id: int | None = None) -> list[int]:
+    """Return at most ``room`` neighbours of ``ids``: the last ones, unless the last ``mask_id`` is not among them.
+
+    It then stands in the middle of what is kept, or as near to it as the beginning of ``ids`` allows.
+    """
+    ids = list(ids)
+    start = max(0, len(ids) - room)
+    if mask_id is not None and mask_id in ids[:start] and mask_id not in ids[start:]:
+        last = start - 1 - ids[:start][::-1].index(mask_id)
+        start = max(0, last - room // 2)
+    return ids[start : start + room]
+
+
 def insert_answers(text: str, answers: Sequence[str], *, tokenizer: PromptTokenizer) -> str:
     """Return ``text`` with its masks replaced by ``answers`` in order.
 

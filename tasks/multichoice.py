@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from generation.inputs import shorten
 from tasks.cloze import TaskTokenizer, stack_padded
 from tasks.examples import InputExample
 from tasks.layout import CommandIds, PositionOptions, build_row, build_unidirectional_row
@@ -27,7 +28,10 @@ class MultichoiceProcessor(DataProcessor):
         path = Path(split)
         if data_dir is not None and not path.exists():
             path = Path(data_dir) / split
-        return [example for row in read_json_lines(path) for example in self.convert(row, "")]
+        examples = [example for row in read_json_lines(path) for example in self.convert(row, "")]
+        if not examples:
+            raise ValueError(f"{path}: no questions in it; give JSON lines with inputs_pretokenized")
+        return examples
 
     def has_split(self, split: str) -> bool:
         return True
@@ -40,17 +44,25 @@ class MultichoiceProcessor(DataProcessor):
         if label is not None and label not in range(len(choices)):
             raise row.error(f"label {label!r}; there are {len(choices)} choices, counted from 0")
         number = str(row.number)
-        yield InputExample(number, text, None, label, {"choices": choices}, number, num_choices=len(choices))
+        meta = {"choices": choices, "source": f"{row.path}, line {row.line}"}
+        yield InputExample(number, text, None, label, meta, number, num_choices=len(choices))
 
 
 def expand_files(patterns: Sequence[str]) -> list[str]:
-    """Return the files that the patterns match (``**`` goes into folders), in order. Raise ValueError for none."""
+    """Return the files that the patterns match (``**`` goes into folders), in order.
+
+    Raise ValueError for none, and for two whose predictions would overwrite each other.
+    """
     found: list[str] = []
     for pattern in patterns:
         files = sorted(name for name in glob.glob(pattern, recursive=True) if Path(name).is_file())
         if not files:
             raise ValueError(f"{pattern}: no such file; multichoice takes files or patterns of them")
         found += files
+    titles = [file_title(name) for name in found]
+    twice = [name for name, title in zip(found, titles) if titles.count(title) > 1]
+    if twice:
+        raise ValueError(f"{', '.join(twice)}: predictions of the same name; rename one up to its first dot")
     return found
 
 
@@ -82,26 +94,33 @@ class MultichoiceEncoder:
         self.generation_mask = self.tokenizer.command_id("gMASK") if options.unidirectional else None
 
     def sample(self, example: InputExample, *, label: int) -> TaskSample:
-        """Return the sample of an example. Raise ValueError for an empty choice, and for a blank that was cut away."""
+        """Return the sample of an example.
+
+        A text that is too long keeps its end, or the surroundings of its last mask where the end has none. Raise
+        ValueError, with the place of the example, for a choice that is empty or leaves no room for the text.
+        """
         options, commands = self.options, self.commands
+        place = example.meta.get("source", f"example {example.guid}")
         ids = self.tokenizer.encode(example.text_a)
         choices = [self.tokenizer.encode(choice) for choice in example.meta["choices"]]
         if not all(choices):
-            raise ValueError(f"example {example.guid}: a choice is empty")
+            raise ValueError(f"{place}: a choice is empty")
         if self.generation_mask is None and commands.mask not in ids:
             ids.append(commands.mask)
         room = options.seq_length - max(map(len, choices)) - 2
         if len(ids) > room:
             if room < 1:
-                raise ValueError(f"example {example.guid}: a choice is longer than --seq-length {options.seq_length}")
-            ids = ids[-room:]
+                longest = max(map(len, choices))
+                raise ValueError(
+                    f"{place}: a choice of {longest} tokens leaves no room for the text; raise --seq-length "
+                    f"{options.seq_length}"
+                )
+            ids = shorten(ids, room, mask_id=None if self.generation_mask is not None else commands.mask)
             self.num_truncated += 1
         if self.generation_mask is not None:
             mask = self.generation_mask
             rows = [build_unidirectional_row(ids, choice, commands=commands, mask_id=mask) for choice in choices]
         else:
-            if commands.mask not in ids:
-                raise ValueError(f"example {example.guid}: the text has lost its [MASK]: raise --seq-length")
             positions = PositionOptions(options.block_positions, options.masked_lm)
             length = options.seq_length
             rows = [

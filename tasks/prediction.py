@@ -8,6 +8,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from generation.scoring import Continuation, Question, score_batch
+from generation.scoring import Score as ContinuationScore
+from model.downstream import MultiTokenCloze
 from tasks.collation import collate, length_buckets
 from tasks.objective import answered_exactly, choice_scores, on_device
 from tasks.samples import TaskSample
@@ -78,8 +81,48 @@ def _batches(samples: Sequence[TaskSample], batch_size: int) -> Iterator[list[in
         yield batch
 
 
-def _score(engine: Engine, samples: Sequence[TaskSample], *, pad_id: int) -> np.ndarray:
-    """Return the scores [b,c] of a batch."""
+def shared_question(sample: TaskSample) -> Question | None:
+    """Return a sample as one context with its answers, so that the context is run once (spec: generation 6).
+
+    None where its rows have contexts of their own (or it has no rows, segments, prompts or one row of positions): those
+    are run row by row.
+    """
+    if sample.kind != "multi_token" or sample.segment_ids is not None or sample.position_ids.ndim != 3:
+        return None
+    if sample.prompt_positions is not None and sample.prompt_positions.shape[-1]:
+        return None
+    first, ends = sample.logit_mask.argmax(axis=1), sample.length - sample.logit_mask[:, ::-1].argmax(axis=1)
+    start = int(first[0]) + 1  # the first answer token is predicted by the last position that all rows share
+    shared = (
+        (first == first[0]).all()
+        and (sample.attention_mask == sample.attention_mask[0]).all()
+        and (sample.input_ids[:, :start] == sample.input_ids[0, :start]).all()
+        and (sample.position_ids[:, :, :start] == sample.position_ids[0, :, :start]).all()
+    )
+    if not shared:
+        return None
+    continuations = tuple(
+        Continuation(ids[start:end], positions[:, start:end], targets[start - 1 : end])
+        for ids, positions, targets, end in zip(sample.input_ids, sample.position_ids, sample.target_ids, ends)
+    )
+    separator = int(sample.attention_mask[0])
+    return Question(sample.input_ids[0, :start], sample.position_ids[0, :, :start], separator, continuations)
+
+
+def penalized(scores: Sequence[ContinuationScore], length_penalty: float) -> np.ndarray:
+    """Return log-probabilities, fp32 [c], divided by length ** penalty where that is above 0."""
+    power = max(0.0, length_penalty)
+    return np.array([one.log_probability / one.num_tokens**power for one in scores], dtype=np.float32)
+
+
+def _score(engine: Engine, samples: Sequence[TaskSample], *, pad_id: int) -> Sequence[np.ndarray]:
+    """Return the scores [c] of every sample of a batch."""
+    questions = [shared_question(sample) for sample in samples]
+    network = engine.network
+    if isinstance(network, MultiTokenCloze) and network.take_softmax and None not in questions:
+        with autocast(engine.precision, device=engine.device):
+            found = score_batch(network.model, [question for question in questions if question is not None])
+        return [penalized(scores, network.length_penalty) for scores in found]
     batch = collate(samples, pad_id=pad_id)
     tensors = on_device(batch, engine.device)
     with autocast(engine.precision, device=engine.device):

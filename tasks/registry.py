@@ -136,6 +136,12 @@ class Task:
             return any(example.meta["answers"] for example in examples)
         return all(example.labelled and example.label is not None for example in examples)
 
+    def counted_rows(self, examples: Sequence[InputExample]) -> list[int]:
+        """Return which examples metrics are about: all or, without labels, none; of multichoice those with a label."""
+        if self.name == "multichoice":
+            return [number for number, example in enumerate(examples) if example.label is not None]
+        return list(range(len(examples))) if self.has_labels(examples) else []
+
     def evaluate(self, predictions: Sequence[int], examples: Sequence[InputExample]) -> dict[str, float]:
         """Return the task's metrics by name. ``predictions`` are classes (or choices) in the order of the examples."""
         return evaluate(self.metrics, predictions, self.label_indices(examples), examples)

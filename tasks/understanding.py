@@ -141,10 +141,12 @@ class UnderstandingRun(TaskRun):
                 self.task, split.examples, predictions, index_key=settings.index_key, compatible=settings.compatible
             )
             write_predictions(folder / f"{split.name}.jsonl", lines)
-        if not self.task.has_labels(split.examples):
+        counted = self.task.counted_rows(split.examples)
+        if not counted:
             return Score(split.name, len(rows), None, {})
-        metrics = self.task.evaluate(predictions, split.examples)
-        return Score(split.name, len(rows), metrics, self.task.majority_baseline(split.examples))
+        examples = [split.examples[number] for number in counted]
+        metrics = self.task.evaluate([predictions[number] for number in counted], examples)
+        return Score(split.name, len(counted), metrics, self.task.majority_baseline(examples))
 
     def _infilling_batches(self) -> Callable[[int], Any]:
         """Return what makes blank-infilling batches of the task's texts with their answers filled in."""

@@ -1,0 +1,230 @@
+"""Log-likelihoods of continuations, what they have in common run only once (spec: generation 6, 7).
+
+A question is one row of the model, whatever the number of its continuations:
+
+    shared start: context, start token ... | continuation 1 | continuation 2 | ...
+
+The last position of the start predicts the first token of every continuation; a continuation feeds all its tokens but
+the last. The mask lets it see the start and itself only, and positions are given explicitly, so that the figures are
+those of a row of its own per continuation.
+
+b rows, s positions, p positions of the start, r tokens of a continuation, n positions that predict, v vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from model.modeling_glm import GLMModel
+from mpu.initialize import ParallelTopology
+
+PROJECTED_AT_ONCE = 1024  # positions whose logits are in memory at the same time
+FEW_TOKENS = 256  # continuations of one row may have that many tokens, or as many as its start
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What may follow the start.
+
+    Attributes:
+        input_ids: int [r-1], the tokens that are fed: all but the last.
+        position_ids: int [2,r-1], their positions and block positions.
+        target_ids: int [r], the tokens that are scored; the first of them is predicted by the start.
+    """
+
+    input_ids: np.ndarray
+    position_ids: np.ndarray
+    target_ids: np.ndarray
+
+
+@dataclass(frozen=True)
+class Question:
+    """A start and its continuations.
+
+    Attributes:
+        input_ids: int [p], the shared start.
+        position_ids: int [2,p], its positions and block positions.
+        separator: that many first positions of the start are seen by all, the rest causally.
+        continuations: at least one.
+    """
+
+    input_ids: np.ndarray
+    position_ids: np.ndarray
+    separator: int
+    continuations: tuple[Continuation, ...]
+
+    @property
+    def length(self) -> int:
+        """Return the number of positions of its row."""
+        return len(self.input_ids) + sum(len(one.input_ids) for one in self.continuations)
+
+
+class Score(NamedTuple):
+    """The result for a continuation.
+
+    Attributes:
+        log_probability: the sum over its tokens, over the padded vocabulary.
+        num_tokens: how many there are.
+        greedy: every token is the model's first choice, given those before it.
+    """
+
+    log_probability: float
+    num_tokens: int
+    greedy: bool
+
+
+def build_question(
+    context_ids: Sequence[int], continuations: Sequence[Sequence[int]], *, mask_index: int, start_id: int
+) -> Question:
+    """Return the question of what stands at ``mask_index`` of a context that is seen in both directions."""
+    assert all(continuations), "a continuation needs a token"
+    length = len(context_ids)
+    positions = np.array([[*range(length), mask_index], [0] * length + [1]])
+    return Question(
+        input_ids=np.array([*context_ids, start_id]),
+        position_ids=positions,
+        separator=length,
+        continuations=tuple(_continuation(ids, mask_index, first_block=2) for ids in continuations),
+    )
+
+
+def _continuation(ids: Sequence[int], mask_index: int, *, first_block: int) -> Continuation:
+    fed = len(ids) - 1
+    positions = np.array([[mask_index] * fed, list(range(first_block, first_block + fed))], dtype=np.int64)
+    return Continuation(np.array(ids[:-1], dtype=np.int64), positions, np.array(ids))
+
+
+def score_questions(
+    model: GLMModel, questions: Sequence[Question], *, batch_size: int = 16, topology: ParallelTopology | None = None
+) -> list[list[Score]]:
+    """Return a score per continuation of every question, on every rank.
+
+    Rows of similar length share a batch of ``batch_size``; the scores of a question do not depend on the others, but
+    for rounding. The data ranks of ``topology`` share the questions; every rank has to call it. There is no dropout,
+    whatever the model's mode.
+    """
+    order = sorted(range(len(questions)), key=lambda number: questions[number].length)
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    topology = topology or ParallelTopology.single()
+    size, rank = topology.data_parallel_size, topology.data_parallel_rank
+    found: dict[int, list[Score]] = {}
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for turn in range(-(-len(batches) // size)):  # the same number on every rank: a sharded model works in step
+            chosen = batches[(turn * size + rank) % len(batches)]
+            found.update(zip(chosen, score_batch(model, [questions[number] for number in chosen]), strict=True))
+    model.train(training)
+    if topology.data_parallel_group is not None:
+        shares: list[dict[int, list[Score]]] = [{}] * size
+        dist.all_gather_object(shares, found, group=topology.data_parallel_group)
+        found = {number: scores for share in shares for number, scores in share.items()}
+    return [found[number] for number in range(len(questions))]
+
+
+def score_batch(model: GLMModel, questions: Sequence[Question]) -> list[list[Score]]:
+    """Return the scores of questions that are run together, in one call of the model."""
+    split = [_split(question) for question in questions]
+    found = iter(_score_rows(model, [row for rows in split for row in rows]))
+    return [[score for _ in rows for score in next(found)] for rows in split]
+
+
+def _split(question: Question) -> list[Question]:
+    """Return the rows of a question: more than one where its continuations are much longer than its start."""
+    limit = max(FEW_TOKENS, len(question.input_ids))
+    rows: list[list[Continuation]] = [[]]
+    tokens = 0
+    for continuation in question.continuations:
+        fed = len(continuation.input_ids)
+        if rows[-1] and tokens + fed > limit:
+            rows.append([])
+            tokens = 0
+        rows[-1].append(continuation)
+        tokens += fed
+    return [replace(question, continuations=tuple(row)) for row in rows]
+
+
+def _score_rows(model: GLMModel, questions: Sequence[Question]) -> list[list[Score]]:
+    """Return the scores of questions, each of which is one row."""
+    device = model.word_embeddings.weight.device
+    width = max(question.length for question in questions)
+    input_ids = np.zeros((len(questions), width), dtype=np.int64)  # padding is seen by nothing that counts
+    position_ids = np.zeros((len(questions), 2, width), dtype=np.int64)
+    owners = np.full((len(questions), width), -1, dtype=np.int64)  # 0 the start, k continuation k, -1 padding
+    predicting: list[np.ndarray] = []  # flat indices of positions
+    targets: list[np.ndarray] = []
+    places: list[np.ndarray] = []  # of the targets among the predicting positions
+    count = 0
+    for row, question in enumerate(questions):
+        start = len(question.input_ids)
+        fed = [one.input_ids for one in question.continuations]
+        end = question.length
+        input_ids[row, :end] = np.concatenate([question.input_ids, *fed])
+        position_ids[row, :, :end] = np.concatenate(
+            [question.position_ids, *(one.position_ids for one in question.continuations)], axis=1
+        )
+        owners[row, :end] = np.repeat(np.arange(len(fed) + 1), [start, *map(len, fed)])
+        predicting.append(row * width + np.arange(start - 1, end))
+        first = count + 1
+        for one in question.continuations:
+            targets.append(one.target_ids)
+            places.append(np.array([count, *range(first, first + len(one.input_ids))]))
+            first += len(one.input_ids)
+        count = first
+    separators = torch.tensor([question.separator for question in questions], device=device)
+    mask = separators
+    if any(len(question.continuations) > 1 for question in questions):
+        mask = _mask(torch.from_numpy(owners).to(device), separators)
+    hidden = model(
+        torch.from_numpy(input_ids).to(device), torch.from_numpy(position_ids).to(device), mask, output="hidden"
+    )
+    chosen = hidden.flatten(0, 1)[torch.from_numpy(np.concatenate(predicting)).to(device)]  # [n,h]
+    log_probabilities, best = _token_scores(
+        model, chosen, np.concatenate(targets), places=np.concatenate(places), device=device
+    )
+    return _collect(questions, log_probabilities, best)
+
+
+def _mask(owners: Tensor, separators: Tensor) -> Tensor:
+    """Return which columns every row sees, bool [b,1,s,s], for ``owners`` [b,s]."""
+    columns = torch.arange(owners.size(1), device=owners.device)
+    causal = columns <= columns.unsqueeze(1)  # [s,s]
+    seen, by = owners.unsqueeze(1), owners.unsqueeze(2)  # [b,1,s], [b,s,1]
+    visible = causal & ((seen == 0) | (seen == by)) | (columns < separators.reshape(-1, 1, 1))
+    return visible.unsqueeze(1)
+
+
+def _token_scores(
+    model: GLMModel, hidden: Tensor, targets: np.ndarray, *, places: np.ndarray, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return for every target its fp32 log-probability and whether it is the first choice; ``hidden`` [n,h]."""
+    order = np.argsort(places, kind="stable")
+    values, best = np.empty(len(targets), dtype=np.float32), np.empty(len(targets), dtype=bool)
+    for first in range(0, len(hidden), PROJECTED_AT_ONCE):
+        logits = model.project(hidden[first : first + PROJECTED_AT_ONCE]).float()  # [n,v]
+        low, high = np.searchsorted(places[order], [first, first + len(logits)])
+        which = order[low:high]
+        rows = torch.from_numpy(places[which] - first).to(device)
+        columns = torch.from_numpy(targets[which]).to(device)
+        normalizers, first_choices = logits.logsumexp(dim=-1), logits.argmax(dim=-1)
+        values[which] = (logits[rows, columns] - normalizers[rows]).cpu().numpy()
+        best[which] = (first_choices[rows] == columns).cpu().numpy()
+    return values, best
+
+
+def _collect(questions: Sequence[Question], values: np.ndarray, best: np.ndarray) -> list[list[Score]]:
+    """Sum the targets' figures by continuation, in double precision."""
+    lengths = [len(one.target_ids) for question in questions for one in question.continuations]
+    ends = np.cumsum(lengths)
+    scores = iter(
+        Score(float(values[end - length : end].sum(dtype=np.float64)), length, bool(best[end - length : end].all()))
+        for end, length in zip(ends, lengths)
+    )
+    return [[next(scores) for _ in question.continuations] for question in questions]
