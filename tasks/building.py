@@ -13,6 +13,7 @@ from model.checkpoint_format import load_model_weights, resolve_checkpoint, shar
 from model.modeling_glm import GLMModel
 from model.safe_loading import read_checkpoint_file
 from mpu.initialize import ParallelTopology
+from tasks.adapters import add_run_adapters
 from tasks.configuration import FinetuningConfiguration
 from tasks.finetuning import Progress
 from training.build import EngineSettings, checkpoint_to_load, seed_model, wrap_model
@@ -31,7 +32,7 @@ def load_start_weights(
     topology: ParallelTopology,
     announce: Announce,
 ) -> None:
-    """Give ``network``, which holds ``model``, seeded weights and then those of ``--load-pretrained``."""
+    """Give ``network``, which holds ``model``, seeded weights, those of ``--load-pretrained``, and its adapters."""
     seed_model(model, configuration.run.seed, topology=topology)
     announce(f"model: {model.num_parameters():,} parameters on this rank, vocabulary {model.config.vocab_size}")
     if configuration.checkpoint.load_pretrained is not None:
@@ -39,6 +40,7 @@ def load_start_weights(
         announce(report.summary())
     elif configuration.checkpoint.load is None:
         announce("weights: random (no --load-pretrained, no --load)")
+    add_run_adapters(network, model, configuration, topology=topology, announce=announce)
 
 
 def build_engine(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from model.lora_settings import LoraSettings
 from training.arguments import ParsedArguments
 from training.configurations import (
     BlankSettings,
@@ -113,6 +114,8 @@ class FinetuningConfiguration:
     block_positions: bool
     values: Mapping[str, Any]
     deepspeed_content: Mapping[str, Any] | None
+    lora: LoraSettings | None
+    lora_adapter: Path | None
 
 
 SEQ2SEQ_TASKS = (
@@ -196,6 +199,34 @@ def _check(values: argparse.Namespace) -> None:
             raise ValueError(message)
 
 
+def _check_adapters(values: argparse.Namespace) -> None:
+    """Refuse adapters that cannot be, in the words of the flags."""
+    flags = ("lora_alpha", "lora_dropout", "lora_target")
+    lonely = [f"--{name.replace('_', '-')}" for name in flags if getattr(values, name) is not None]
+    wanted = "--lora-rank" if values.lora_rank is not None else "--lora-adapter"
+    if values.lora_rank is None and values.lora_adapter is None:
+        if lonely:
+            raise ValueError(f"{lonely[0]} is for adapters: give --lora-rank as well")
+        return
+    if values.lora_adapter is not None and (values.lora_rank is not None or lonely):
+        raise ValueError(f"--lora-adapter has its own settings; leave {(lonely or ['--lora-rank'])[0]} out")
+    if values.load_pretrained is None:
+        raise ValueError(f"{wanted} needs --load-pretrained, the model that is adapted: its weights are not in the run")
+    for name in ("continuous_prompt", "freeze_transformer"):
+        if getattr(values, name):
+            raise ValueError(f"{wanted} does not go with --{name.replace('_', '-')}; leave one of them out")
+
+
+def _lora_settings(values: argparse.Namespace) -> LoraSettings | None:
+    """Return the adapters to add; None without ``--lora-rank``."""
+    _check_adapters(values)
+    if values.lora_rank is None:
+        return None
+    chosen = {} if values.lora_target is None else {"targets": tuple(dict.fromkeys(values.lora_target))}
+    alpha = 2.0 * values.lora_rank if values.lora_alpha is None else values.lora_alpha
+    return LoraSettings(rank=values.lora_rank, alpha=alpha, dropout=values.lora_dropout or 0.0, **chosen)
+
+
 def finetuning_configuration(parsed: ParsedArguments) -> FinetuningConfiguration:
     """Turn a parsed command line into the settings of a fine-tuning run.
 
@@ -269,4 +300,6 @@ def finetuning_configuration(parsed: ParsedArguments) -> FinetuningConfiguration
         block_positions=not values.no_block_position,
         values=dict(vars(values)),
         deepspeed_content=deepspeed_content(parsed),
+        lora=_lora_settings(values),
+        lora_adapter=Path(values.lora_adapter) if values.lora_adapter else None,
     )

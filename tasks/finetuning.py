@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tasks.adapters import keep_adapter
 from tasks.configuration import FinetuningSettings
 from tasks.family import TaskRun, TrainingSet
 from training.configurations import CheckpointSettings, RunSettings
@@ -201,6 +202,7 @@ class FineTuner:
         if self.checkpoint.save is not None:
             weights_only = replace(self.checkpoint, save_optimizer=False, save_random_state=False, keep=None)
             self.engine.save(weights_only, iteration=progress.updates, data_state={}, tag=BEST_TAG)
+            keep_adapter(self.engine, self.checkpoint.save, base_model=self.checkpoint.load_pretrained)
             if self.first:
                 (self.checkpoint.save / BEST_TRACKER).write_text(str(progress.best_update), encoding="utf-8")
         if self.first:
@@ -211,6 +213,8 @@ class FineTuner:
         if self.checkpoint.save is not None:
             state = {"task": self.task.name, "progress": vars(progress), "interval": self.metrics.state_dict()}
             folder = self.engine.save(self.checkpoint, iteration=progress.updates, data_state=state)
+            if progress.best is None:  # nothing has been evaluated: the newest is the one to use
+                keep_adapter(self.engine, self.checkpoint.save, base_model=self.checkpoint.load_pretrained)
             self.log.console.print(f"saved a checkpoint after epoch {progress.epochs} to {folder}")
 
     def _report(self, update: int, total: int, *, seconds: float) -> None:

@@ -285,6 +285,14 @@ OWN_FLAGS: tuple[Flag, ...] = (
     value("--index-key", str, "idx", "fine-tuning: what prediction files call the index of an example (CLUE: id)"),
     switch("--compatible", "fine-tuning: do as the original where this implementation does better"),
     switch("--pad-to-max", "fine-tuning: pad every sample to --seq-length, as the original"),
+    value("--lora-rank", int, None,
+          "fine-tuning: train low-rank adapters (LoRA) of this rank alone; they are written in PEFT's format"),
+    value("--lora-alpha", float, None, "adapters are multiplied by alpha / rank (default: twice the rank)"),
+    value("--lora-dropout", float, None, "dropout on the input of the adapters (default: 0)"),
+    value("--lora-target", str, None, "layers that get adapters (default: query_key_value)", nargs="*",
+          choices=("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")),
+    value("--lora-adapter", str, None,
+          "fine-tuning: folder of an adapter to evaluate or train further, of a run with --lora-rank or of PEFT"),
     switch("--universal-checkpoint",
            "with --load and ZeRO: carry the optimizer over to another number of ranks, or another ZeRO stage"),
     value("--keep-checkpoints", int, None, "delete older checkpoints of this run, keep this many"),
@@ -345,7 +353,8 @@ _USED_BY_PRETRAINING = {"load_pretrained", "optimizer", "adam_beta1", "adam_beta
 _OF_OTHER_PROGRAMS = (
     *(flag.dest for flag in (*FINETUNE_FLAGS, *GENERATION_FLAGS) if flag.dest not in _USED_BY_PRETRAINING),
     "pretrained_bert", "output_dropout", "epochs", "label_smoothing", "save_epoch", "eval_epoch", "overlapping_eval",
-    "limit", "patience", "pad_to_max", "pattern_ensemble", "index_key", "compatible",
+    "limit", "patience", "pad_to_max", "lora_rank", "lora_alpha", "lora_dropout", "lora_target",
+    "lora_adapter", "pattern_ensemble", "index_key", "compatible",
 )  # fmt: skip
 PRETRAINING_WITHOUT_EFFECT: dict[str, str] = {
     **WITHOUT_EFFECT,
