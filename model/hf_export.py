@@ -3,7 +3,7 @@
     config.json  generation_config.json  README.md          what the model is
     model-00001-of-0000N.safetensors, and an index          its weights, under the names of the task classes
     tokenizer files
-    configuration_glm.py  modeling_glm.py  tokenization_glm.py      code that transformers runs
+    configuration_glm.py  modeling_glm.py  tokenization_glm.py ...      code that transformers runs
 
 One weight file is in memory at a time. The folder appears as a whole or not at all.
 """
@@ -23,13 +23,13 @@ from torch import Tensor
 
 from model.checkpoint_writing import TEMPORARY_PREFIX, prepare_folder, publish_folder, sync_folder, write_shard
 from model.config import GLMConfig
-from model.hf_config import CLASSIFIER_CLASS, CONFIG_FILE, config_fields
+from model.hf_config import CLASSIFIER_CLASS, CONFIG_FILE, config_fields, sizes_from_shapes
 from model.modeling_glm import GLMModel
 from model.parameter_rules import HUB_HEAD_NAMES, HUB_PREFIX, PROMPT_PREFIX, WORD_TABLE
 from model.whole_weights import WholeWeights
 
 CODE_FOLDER = Path(__file__).resolve().parent / "hf"
-CODE_FILES = ("configuration_glm.py", "modeling_glm.py", "tokenization_glm.py")
+CODE_FILES = "*_glm.py"
 BIN_FILE = "pytorch_model.bin"
 GENERATION_FILE = "generation_config.json"
 CARD_FILE = "README.md"
@@ -79,12 +79,14 @@ class ExportOptions:
         purpose: a key of ``ARCHITECTURES``; None chooses by the weights.
         pool_token: what the classifier of the checkpoint read; the class of the layout knows ``cls``.
         shared_row: (row, row it becomes a copy of) of the word embeddings.
+        generation: content of generation_config.json; None makes one from the tokenizer.
     """
 
     max_shard_size: int = 5 * 10**9
     purpose: str | None = None
     pool_token: str = "cls"
     shared_row: tuple[int, int] | None = None
+    generation: Mapping[str, Any] | None = None
 
 
 def parse_size(text: str) -> int:
@@ -143,12 +145,15 @@ def read_exported(weights: WholeWeights, name: str, *, shared_row: tuple[int, in
     return tensor
 
 
-def export_bin(weights: WholeWeights, config: GLMConfig | None, *, shared_row: tuple[int, int] | None = None) -> Path:
+def export_bin(weights: WholeWeights, *, shared_row: tuple[int, int] | None = None) -> Path:
     """Write pytorch_model.bin beside the checkpoint's file and return its path (the original's conversion).
 
     The weights keep names and types; those of a classifier get the names of its class. The whole model is in memory.
+    Raises ValueError when the checkpoint is not one of a whole model.
     """
-    names = check_weights(weights, config) if config is not None else list(weights.pieces)
+    # No parameter's shape depends on the number of heads, except where the weights tell it.
+    config = GLMConfig(**{"num_attention_heads": 1} | sizes_from_shapes(weights.shapes(), file=weights.file))
+    names = check_weights(weights, config)
     rename = hub_name if any(name in HUB_HEAD_NAMES.values() for name in names) else str
     content = {rename(name): read_exported(weights, name, shared_row=shared_row) for name in names}
     path = weights.location.folder / BIN_FILE
@@ -178,6 +183,10 @@ def export_folder(
     """
     options = options or ExportOptions()
     check_is_new(folder)
+    if config.relative_encoding:
+        raise ValueError(
+            f"{weights.file} has relative positions (--transformer-xl), which the Hugging Face classes lack"
+        )
     names = check_weights(weights, config)
     architecture = _architecture(names, options)
     if tokenizer is not None and tokenizer.num_tokens > config.vocab_size:
@@ -193,8 +202,8 @@ def export_folder(
         _write_json(temporary / GENERATION_FILE, _generation_file(tokenizer, options=options))
         if tokenizer is not None:
             tokenizer.write(temporary)
-        for file in CODE_FILES:
-            shutil.copyfile(CODE_FOLDER / file, temporary / file)
+        for file in CODE_FOLDER.glob(CODE_FILES):
+            shutil.copyfile(file, temporary / file.name)
         card = model_card(name, config, architecture=architecture, has_tokenizer=tokenizer is not None)
         (temporary / CARD_FILE).write_text(card, encoding="utf-8")
         for file in temporary.iterdir():
@@ -238,7 +247,9 @@ def _config_file(
     return fields
 
 
-def _generation_file(tokenizer: TokenizerFiles | None, *, options: ExportOptions) -> dict[str, Any]:
+def _generation_file(tokenizer: TokenizerFiles | None, *, options: ExportOptions) -> Mapping[str, Any]:
+    if options.generation is not None:
+        return options.generation
     content: dict[str, Any] = {"_from_model_config": False, **(tokenizer.token_ids if tokenizer is not None else {})}
     if options.shared_row is not None:
         content["suppress_tokens"] = [options.shared_row[0]]

@@ -1,0 +1,1 @@
+"""GLM for Hugging Face transformers: the files that are copied beside exported weights."""

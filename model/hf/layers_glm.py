@@ -1,0 +1,215 @@
+"""The layers of a GLM for Hugging Face transformers: attention under a prefix mask, feed-forward, positions.
+
+b batch, s new positions, m cached positions, k = m + s keys, h hidden, n heads, d head dim, v vocabulary
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .configuration_glm import GLMConfig
+
+LAYERNORM_EPSILON = 1e-5
+
+
+@dataclass
+class VisibleKeys:
+    """Say which keys every position sees.
+
+    ``visible`` is bool [b or 1,1,s or 1,k], None when everything is visible. A row of ``blind`` [b or 1,1,s or 1,1]
+    sees nothing in the mask as it was given; such a row attends to all keys alike, as in training.
+    """
+
+    visible: Tensor | None
+    blind: Tensor | None = None
+
+    @classmethod
+    def from_attention_mask(
+        cls, attention_mask: Tensor, *, query_length: int, key_length: int, device: torch.device
+    ) -> VisibleKeys:
+        """Build it from a mask; the number of dimensions says of which kind that is.
+
+        [], [b] or [b,1]: separators; columns before the separator are visible to all positions, the others to those
+        that come after. [b,k]: nonzero columns are visible to all. [b or 1,1,s or 1,>= k]: nonzero entries are visible;
+        the last k columns count. Raises ValueError for any other shape.
+        """
+        shape = list(attention_mask.shape)
+        attention_mask = attention_mask.to(device)
+        if attention_mask.dim() < 2 or shape[1:] == [1]:
+            if query_length == 1:
+                return cls(None)
+            columns = torch.arange(query_length - key_length, query_length, device=device)  # [k], cached ones: < 0
+            rows = torch.arange(query_length, device=device).unsqueeze(1)
+            return cls((columns <= rows) | (columns < attention_mask.reshape(-1, 1, 1, 1)))
+        mask = attention_mask[:, None, None, :] if attention_mask.dim() == 2 else attention_mask
+        if mask.dim() != 4 or mask.size(1) != 1 or mask.size(2) not in (1, query_length) or mask.size(3) < key_length:
+            raise ValueError(
+                f"attention_mask has shape {shape}; for {query_length} new positions and {key_length} keys give "
+                f"separators [b], columns [b,{key_length}] or a mask [b,1,{query_length},{key_length}]"
+            )
+        visible = mask[..., mask.size(3) - key_length :] != 0
+        blind = ~visible.any(dim=-1, keepdim=True)
+        if device.type == "cpu" and not blind.any():
+            blind = None  # looking costs nothing here; on a GPU it would wait for the device
+        return cls(visible if blind is None else visible | blind, blind)
+
+    def to(self, device: torch.device) -> VisibleKeys:
+        """Return it on the device of a layer."""
+        if self.visible is None or self.visible.device == device:
+            return self
+        return VisibleKeys(self.visible.to(device), None if self.blind is None else self.blind.to(device))
+
+
+class GLMEmbedding(nn.Embedding):
+    """Word embeddings, which are the output projection as well.
+
+    Both go through ``forward``, so that hooks which bring the weight to a device, or gather it, serve both.
+    """
+
+    def forward(self, input: Tensor, *, project: bool = False) -> Tensor:
+        """Return embeddings [...,h] of ids [...], or with ``project`` logits [...,v] of hidden states [...,h]."""
+        return F.linear(input.to(self.weight.device), self.weight) if project else super().forward(input)
+
+
+class GLMAttention(nn.Module):
+    """Multi-head self-attention with one projection for queries, keys and values, in this order."""
+
+    def __init__(self, config: GLMConfig, layer: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer = layer
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output_dropout = nn.Dropout(config.output_dropout_prob)
+
+    def forward(
+        self, hidden: Tensor, keys: VisibleKeys, *, cache: Any = None, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the attention output [b,s,h], and the probabilities [b,n,s,k] where they are asked for."""
+        batch_size, length, _ = hidden.shape
+        fused = self.query_key_value(hidden).view(batch_size, length, 3, self.num_heads, self.head_dim)
+        query, key, value = (part.transpose(1, 2) for part in fused.unbind(dim=2))  # [b,n,s,d] each
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer)
+        keys = keys.to(query.device)
+        if keys.blind is not None:
+            query = query.masked_fill(keys.blind, 0.0)  # equal scores, hence uniform attention
+        dropout = self.config.attention_dropout_prob if self.training else 0.0
+        probabilities = None
+        if output_attentions or self.config._attn_implementation == "eager":
+            context, probabilities = self._attend(query, key, value, keys.visible, dropout=dropout)
+        else:
+            context = F.scaled_dot_product_attention(query, key, value, attn_mask=keys.visible, dropout_p=dropout)
+        context = context.transpose(1, 2).reshape(batch_size, length, -1)  # [b,s,h]
+        return self.output_dropout(self.dense(context)), probabilities
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, *, dropout: float
+    ) -> tuple[Tensor, Tensor]:
+        """Compute attention step by step; the scale keeps half-precision scores small and cancels out."""
+        scale = max(1.0, self.config.attention_scale)
+        scores = torch.matmul(query / (math.sqrt(self.head_dim) * scale), key.transpose(-1, -2))  # [b,n,s,k]
+        if visible is not None:
+            scores = scores.masked_fill(~visible, -math.inf)
+        scores = scores.float()
+        scores = (scores - scores.amax(dim=-1, keepdim=True)) * scale
+        probabilities = torch.softmax(scores, dim=-1).to(query.dtype)
+        return torch.matmul(F.dropout(probabilities, dropout, training=dropout > 0.0), value), probabilities
+
+
+class GLMMLP(nn.Module):
+    """The feed-forward half of a layer, four times as wide inside, with the tanh form of GELU."""
+
+    def __init__(self, config: GLMConfig) -> None:
+        super().__init__()
+        self.dense_h_to_4h = nn.Linear(config.hidden_size, 4 * config.hidden_size)
+        self.dense_4h_to_h = nn.Linear(4 * config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.output_dropout_prob)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map [b,s,h] to [b,s,h]."""
+        return self.dropout(self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(hidden), approximate="tanh")))
+
+
+class GLMBlock(nn.Module):
+    """A layer: normalise, attend, add; normalise, feed forward, add."""
+
+    def __init__(self, config: GLMConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=LAYERNORM_EPSILON)
+        self.attention = GLMAttention(config, layer)
+        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=LAYERNORM_EPSILON)
+        self.mlp = GLMMLP(config)
+
+    def forward(
+        self, hidden: Tensor, keys: VisibleKeys, cache: Any = None, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the new hidden states [b,s,h] and, where asked for, the attention probabilities."""
+        attended, probabilities = self.attention(
+            self.input_layernorm(hidden), keys, cache=cache, output_attentions=output_attentions
+        )
+        hidden = hidden + attended
+        return hidden + self.mlp(self.post_attention_layernorm(hidden)), probabilities
+
+
+class GLMStack(nn.Module):
+    """Position embeddings, layers, final LayerNorm."""
+
+    def __init__(self, config: GLMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = config.checkpoint_activations
+        self.position_embeddings = nn.Embedding(config.position_rows, config.hidden_size)
+        if config.block_position_encoding:
+            self.block_position_embeddings = nn.Embedding(config.position_rows, config.hidden_size)
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout_prob)
+        self.layers = nn.ModuleList(GLMBlock(config, layer) for layer in range(config.num_layers))
+        self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=LAYERNORM_EPSILON)
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        position_ids: Tensor,
+        keys: VisibleKeys,
+        *,
+        cache: Any = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
+        """Return the final hidden states [b,s,h], those before and after each layer, and the attentions."""
+        hidden = self.embedding_dropout(embeddings + self._positions(position_ids))
+        all_hidden, attentions = [hidden], []
+        for layer in self.layers:
+            if self.gradient_checkpointing and self.training:
+                recompute = getattr(self, "_gradient_checkpointing_func", None)
+                recompute = recompute or partial(checkpoint, use_reentrant=False)
+                hidden, probabilities = recompute(layer.__call__, hidden, keys, None, output_attentions)
+            else:
+                hidden, probabilities = layer(hidden, keys, cache=cache, output_attentions=output_attentions)
+            if output_hidden_states:
+                all_hidden.append(hidden)
+            if output_attentions:
+                attentions.append(probabilities)
+        return self.final_layernorm(hidden), all_hidden, attentions
+
+    def _positions(self, position_ids: Tensor) -> Tensor:
+        """Return the sum of the embeddings of [b or 1,2,s] or [b or 1,s] positions, [b or 1,s,h]."""
+        last = self.config.position_rows - 1
+        if position_ids.device.type == "cpu" and position_ids.numel() and position_ids.max() > last:
+            raise ValueError(
+                f"position_ids go up to {int(position_ids.max())}, the model has positions up to {last}; shorten the "
+                "text or what is generated"
+            )
+        if not self.config.block_position_encoding:
+            return self.position_embeddings(position_ids)
+        return self.position_embeddings(position_ids[:, 0]) + self.block_position_embeddings(position_ids[:, 1])

@@ -1,0 +1,456 @@
+"""GLM for Hugging Face transformers: a prefix language model that fills blanks, and its task classes.
+
+b batch, s new positions, m cached positions, k = m + s keys, h hidden, n heads, d head dim, v vocabulary, c choices
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    MultipleChoiceModelOutput,
+    SequenceClassifierOutput,
+)
+from transformers.utils import logging
+
+from .configuration_glm import GLMConfig
+from .layers_glm import GLMMLP, GLMAttention, GLMEmbedding, GLMStack, VisibleKeys
+
+logger = logging.get_logger(__name__)
+
+IGNORED_LABEL = -100
+
+
+@dataclass
+class GLMModelOutput(BaseModelOutputWithPast):
+    """What ``GLMModel`` returns: ``logits`` [b,s,v] are there when the configuration has ``output_predict``."""
+
+    logits: Tensor | None = None
+
+
+class GLMPreTrainedModel(PreTrainedModel):
+    """What all GLM classes share: loading, saving, initialisation."""
+
+    config_class = GLMConfig
+    base_model_prefix = "glm"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["GLMBlock"]  # noqa: RUF012  # the library's convention
+    _skip_keys_device_placement = "past_key_values"
+    _supports_sdpa = True
+    _supports_cache_class = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw matrices from a normal distribution, narrower where a layer's halves end; biases are zero."""
+        if isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        narrow = self.config.initializer_range / math.sqrt(2.0 * self.config.num_layers)
+        if isinstance(module, GLMAttention):
+            nn.init.normal_(module.dense.weight, std=narrow)
+        elif isinstance(module, GLMMLP):
+            nn.init.normal_(module.dense_4h_to_h.weight, std=narrow)
+
+
+class GLMModel(GLMPreTrainedModel):
+    """The network without a task."""
+
+    def __init__(self, config: GLMConfig) -> None:
+        """Build it. Raises ValueError when the configuration asks for what this code does not have."""
+        super().__init__(config)
+        for name in ("relative_encoding", "spell_length"):
+            if getattr(config, name):
+                raise ValueError(f"{name} is {getattr(config, name)!r}; this code is for models without it")
+        self.word_embeddings = GLMEmbedding(config.vocab_size, config.hidden_size)
+        self.transformer = GLMStack(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the word embeddings."""
+        return self.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings, and with them the output projection."""
+        self.word_embeddings = value
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Map hidden states [...,h] to logits [...,v]."""
+        embeddings = self.word_embeddings
+        if type(embeddings) is nn.Embedding:  # put there by the library when the vocabulary was resized
+            return F.linear(hidden.to(embeddings.weight.device), embeddings.weight)
+        return embeddings(hidden, project=True)
+
+    def forward(  # noqa: PLR0917  # the order of the published classes
+        self,
+        input_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        output_logits: bool | None = None,
+    ) -> GLMModelOutput | tuple:
+        """Run the network on ids [b,s] or their embeddings [b,s,h].
+
+        Args:
+            position_ids: [b or 1,2,s], positions and positions inside a blank; default: 0, 1, 2 ... outside of blanks.
+            attention_mask: see ``VisibleKeys.from_attention_mask``; default: every position sees those before it.
+            past_key_values: a cache of the library with m earlier positions; the inputs are then the new ones alone.
+            output_logits: whether logits are computed; default: ``config.output_predict``.
+        """
+        config = self.config
+        use_cache = config.use_cache and not self.training if use_cache is None else use_cache
+        if output_attentions is None:
+            output_attentions = config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        output_logits = config.output_predict if output_logits is None else output_logits
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        embeddings = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds  # [b,s,h]
+        if self.transformer.gradient_checkpointing and self.training:
+            use_cache, past_key_values = False, None
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache()
+        length = embeddings.size(1)
+        num_cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        device = embeddings.device
+        if position_ids is None:
+            position_ids = torch.arange(num_cached, num_cached + length, device=device).unsqueeze(0)
+            if config.block_position_encoding:
+                position_ids = torch.stack([position_ids, torch.zeros_like(position_ids)], dim=1)  # [1,2,s]
+        if attention_mask is None:
+            attention_mask = torch.zeros((), dtype=torch.long, device=device)
+        keys = VisibleKeys.from_attention_mask(
+            attention_mask, query_length=length, key_length=num_cached + length, device=device
+        )
+        hidden, all_hidden, attentions = self.transformer(
+            embeddings,
+            position_ids.to(device),
+            keys,
+            cache=past_key_values,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        output = GLMModelOutput(
+            last_hidden_state=hidden,
+            past_key_values=past_key_values if use_cache else None,
+            hidden_states=tuple(all_hidden) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+            logits=self.project(hidden) if output_logits else None,
+        )
+        return _as_asked(output, config, return_dict)
+
+
+def _as_asked(output: Any, config: GLMConfig, return_dict: bool | None) -> Any:
+    """Return the output, or a tuple where the caller or the configuration wants one."""
+    return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+
+class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
+    """Fill a blank: inputs come from ``tokenizer.build_inputs_for_generation``."""
+
+    def __init__(self, config: GLMConfig) -> None:
+        super().__init__(config)
+        self.glm = GLMModel(config)
+        self.post_init()
+
+    def forward(  # noqa: PLR0917  # the order of the published classes
+        self,
+        input_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        logits_to_keep: int = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast | tuple:
+        """Return logits [b,s,v], and with ``labels`` [b,s] the loss; see ``GLMModel.forward``.
+
+        A label stands at the position that predicts it, -100 where there is none. The loss is the mean over labels, or
+        their sum over ``num_items_in_batch``. ``logits_to_keep`` above 0 computes the logits of that many last
+        positions alone. Other arguments have to be None.
+        """
+        unknown = sorted(name for name, value in kwargs.items() if value is not None)
+        if unknown:
+            raise TypeError(f"GLMForConditionalGeneration takes no {', '.join(unknown)}")
+        output = self.glm(
+            input_ids,
+            position_ids,
+            attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=False if labels is not None and use_cache is None else use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            output_logits=False,
+        )
+        hidden = output.last_hidden_state
+        logits = self.glm.project(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
+        loss = None
+        if labels is not None:
+            targets = labels.to(logits.device).flatten()
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=IGNORED_LABEL, reduction="sum")
+            count = (targets != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
+            loss = loss / (count.to(loss.device).clamp(min=1) if isinstance(count, Tensor) else max(1, count))
+        result = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+        return _as_asked(result, self.config, return_dict)
+
+    def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
+        """Generate as the library does, from what ``tokenizer.build_inputs_for_generation`` returns.
+
+        Without a limit on the length, as much is generated as the inputs have room for (``max_gen_length``); no limit
+        goes beyond that room or the model's positions. When ``generation_config`` knows ``mask_token_ids`` and
+        ``sop_token_id``, ids of a text [b,s] and their ``attention_mask`` are enough: its first blank is filled.
+        """
+        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        settings = self.generation_config if generation_config is None else generation_config
+        mask_ids, start = getattr(settings, "mask_token_ids", None), getattr(settings, "sop_token_id", None)
+        if "generation_attention_mask" not in kwargs and mask_ids and start is not None and input_ids is not None:
+            context = kwargs.pop("attention_mask", None)
+            input_ids, prepared = self._first_blank(input_ids, context, mask_ids=mask_ids, start=start)
+            kwargs |= prepared
+        mask = kwargs.get("generation_attention_mask")
+        if mask is not None and input_ids is not None:
+            kwargs["generation_attention_mask"] = mask != 0
+            room = self._room(kwargs["position_ids"], input_ids.size(1))
+            kwargs |= _limited(room, input_ids.size(1), settings=settings, options=kwargs)
+        return super().generate(input_ids, generation_config=generation_config, **kwargs)
+
+    def _first_blank(
+        self, input_ids: Tensor, attention_mask: Tensor | None, *, mask_ids: Sequence[int], start: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return ids [b,s+1] of texts [b,s] and the start of a piece, with positions and mask for filling.
+
+        Positions leave padding out. Raises ValueError for a text without a blank.
+        """
+        real = torch.ones_like(input_ids) if attention_mask is None else attention_mask.to(input_ids.device)
+        blank = torch.isin(input_ids, torch.tensor(mask_ids, device=input_ids.device)) & (real != 0)
+        if not bool(blank.any(dim=1).all()):
+            row = int((~blank.any(dim=1)).nonzero()[0, 0])
+            raise ValueError(f"text {row} of the batch has no blank to fill; mark it with [MASK]")
+        batch_size, length = input_ids.shape
+        num_new = self.config.max_sequence_length
+        before = (real.cumsum(dim=1) - 1).clamp(min=0)  # [b,s]
+        at_blank = before.gather(1, blank.int().argmax(dim=1, keepdim=True))  # [b,1]
+        steps = torch.arange(1, num_new + 1, device=input_ids.device).expand(batch_size, -1)
+        positions = torch.cat([before, at_blank.expand(-1, num_new)], dim=1)
+        blocks = torch.cat([torch.zeros_like(before), steps], dim=1)
+        width = length + num_new
+        columns = torch.arange(width, device=input_ids.device)
+        visible = (columns <= columns[:, None]) & (columns >= length)  # [width,width], of the generated columns
+        visible = visible[None, None] | F.pad(real != 0, (0, num_new))[:, None, None, :]
+        starts = input_ids.new_full((batch_size, 1), start)
+        positions = torch.stack([positions, blocks], dim=1)
+        return torch.cat([input_ids, starts], dim=1), {"position_ids": positions, "generation_attention_mask": visible}
+
+    def _room(self, position_ids: Tensor, length: int) -> int:
+        """Return how long inputs of ``length`` may become; raise ValueError when they do not fit the positions."""
+        last = self.config.position_rows - 1
+        fits = (position_ids <= last).flatten(0, -2).all(dim=0).long()  # [columns]
+        room = int(fits.cumprod(dim=0).sum())  # columns that can be fed
+        if room < length:
+            raise ValueError(f"the text has {length - 1} tokens, the model has {last + 1} positions; shorten the text")
+        return room + 1
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """Repeat every row for its beams; the library would repeat three-dimensional positions along another axis."""
+        position_ids = kwargs.pop("position_ids", None)
+        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        if position_ids is not None:
+            kwargs["position_ids"] = position_ids.repeat_interleave(expand_size, dim=0)
+        return input_ids, kwargs
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        past_key_values: Any = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        generation_attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Return the arguments of the next call, given all ids [b,n] so far.
+
+        ``position_ids`` [b,2,>= n] and ``generation_attention_mask`` [b,1,>= n,>= n] were made for the whole result.
+        Without them the text is continued from left to right, ``attention_mask`` [b,n] hiding the padding.
+        """
+        length = input_ids.size(1)
+        num_cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        new = slice(num_cached, length)
+        if generation_attention_mask is not None:
+            mask = generation_attention_mask[:, :, new, :length]
+        else:
+            real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            columns = torch.arange(length, device=input_ids.device)
+            mask = (columns <= columns[new, None]) & (real != 0)[:, None, None, :]  # [b,1,s,n]
+            position_ids = (real.cumsum(dim=1) - 1).clamp(min=0)
+            if self.config.block_position_encoding:
+                position_ids = torch.stack([position_ids, torch.zeros_like(position_ids)], dim=1)
+        result = {
+            "input_ids": input_ids[:, new].contiguous(),
+            "position_ids": position_ids[..., new].contiguous(),
+            "attention_mask": mask,
+            "past_key_values": past_key_values,
+        }
+        passed = ("use_cache", "logits_to_keep", "output_attentions", "output_hidden_states")
+        return result | {name: kwargs[name] for name in passed if kwargs.get(name) is not None}
+
+
+def _limited(room: int, length: int, *, settings: Any, options: dict[str, Any]) -> dict[str, int]:
+    """Return the limit of the length to put into ``options`` of generate, so that a result has ``room`` tokens at most.
+
+    Nothing when the limit that is in force (``options``, else ``settings``, in the library's order) is low enough.
+    """
+    default_length = getattr(type(settings)(), "max_length", None)  # of this version of the library
+    new_tokens = options.get("max_new_tokens", settings.max_new_tokens)
+    max_length = options.get("max_length", settings.max_length)
+    if new_tokens is None and "max_length" not in options and max_length in (None, default_length):
+        return {"max_new_tokens": room - length}
+    asked = max_length if new_tokens is None else length + new_tokens
+    if asked <= room:
+        return {}
+    logger.warning_once(
+        "generation ends after %d tokens: the inputs were built for no more (max_gen_length), or the model has no more "
+        "positions",
+        room - length,
+    )
+    return {"max_length": room} if "max_length" in options else {"max_new_tokens": room - length}
+
+
+class GLMForMultipleChoice(GLMPreTrainedModel):
+    """Choose among texts for a blank: inputs come from ``tokenizer.build_inputs_for_multiple_choice``."""
+
+    def __init__(self, config: GLMConfig) -> None:
+        super().__init__(config)
+        self.glm = GLMModel(config)
+        self.post_init()
+
+    def forward(  # noqa: PLR0917  # the order of the published classes
+        self,
+        input_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        choice_ids: Sequence[Sequence[Tensor]] | None = None,
+        choice_indices: Sequence[Sequence[Tensor]] | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> MultipleChoiceModelOutput | tuple:
+        """Return as ``logits`` [b,c] the log-probability of each choice, summed over its tokens.
+
+        ``choice_ids[i][j]`` are the tokens of choice j of row i and ``choice_indices[i][j]`` the positions that predict
+        them. With ``labels`` [b], numbers of choices, there is the loss. Raises ValueError when rows have different
+        numbers of choices.
+        """
+        if choice_ids is None or choice_indices is None:
+            raise ValueError("choice_ids or choice_indices are missing: use tokenizer.build_inputs_for_multiple_choice")
+        counts = sorted({len(row) for row in choice_ids})
+        if len(counts) != 1:
+            raise ValueError(f"the rows have {counts} choices; give every row the same number")
+        hidden = self.glm(
+            input_ids, position_ids, attention_mask, use_cache=False, return_dict=True, output_logits=False
+        ).last_hidden_state
+        device = hidden.device
+        tokens = [torch.as_tensor(choice, device=device) for row in choice_ids for choice in row]
+        places = [torch.as_tensor(choice, device=device) for row in choice_indices for choice in row]
+        rows = [torch.full_like(place, number // counts[0]) for number, place in enumerate(places)]
+        logits = self.glm.project(hidden[torch.cat(rows), torch.cat(places)]).float()  # [tokens of all choices,v]
+        targets = torch.cat(tokens).to(logits.device)
+        scores = logits.log_softmax(dim=-1).gather(1, targets.unsqueeze(1)).squeeze(1)
+        sums = [part.sum() for part in scores.split([len(choice) for choice in tokens])]
+        logits = torch.stack(sums).view(-1, counts[0])  # [b,c]
+        loss = None if labels is None else F.cross_entropy(logits, labels.to(logits.device))
+        return _as_asked(MultipleChoiceModelOutput(loss=loss, logits=logits), self.config, return_dict)
+
+
+class GLMForSequenceClassification(GLMPreTrainedModel):
+    """Classify a text by the hidden state of its first token."""
+
+    def __init__(self, config: GLMConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.glm = GLMModel(config)
+        dropout = config.classifier_dropout
+        self.dropout = nn.Dropout(config.output_dropout_prob if dropout is None else dropout)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(  # noqa: PLR0917  # the order of the published classes
+        self,
+        input_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple:
+        """Return the logits [b,labels] of the classes and, with ``labels``, the loss.
+
+        ``labels`` are class numbers [b], targets [b] or [b,1] when there is one class, or 0 and 1 [b,labels] with
+        ``config.problem_type`` "multi_label_classification".
+        """
+        output = self.glm(
+            input_ids,
+            position_ids,
+            attention_mask,
+            inputs_embeds=inputs_embeds,
+            use_cache=False,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            output_logits=False,
+        )
+        first = self.dropout(output.last_hidden_state[:, 0])  # [b,h]
+        logits = self.out_proj(self.dropout(torch.tanh(self.dense(first))))
+        loss = None if labels is None else self._loss(logits, labels.to(logits.device))
+        result = SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
+        )
+        return _as_asked(result, self.config, return_dict)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.config.problem_type == "multi_label_classification":
+            return F.binary_cross_entropy_with_logits(logits.float(), labels.float())
+        if self.num_labels == 1 or self.config.problem_type == "regression":
+            return F.mse_loss(logits.float().flatten(), labels.float().flatten())
+        return F.cross_entropy(logits.float(), labels.flatten())
+
+
+GLMModel.register_for_auto_class("AutoModel")
+GLMForConditionalGeneration.register_for_auto_class("AutoModelForSeq2SeqLM")
+GLMForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
+GLMForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
