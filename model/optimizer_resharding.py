@@ -65,8 +65,9 @@ def reshard_optimizer(
         return {**{key: value for key, value in states[0].items() if key not in result}, **result}
     if not all(isinstance(state.get("state"), Mapping) and state.get("param_groups") for state in states):
         raise ValueError(f"{file} has an optimizer state of an unknown layout; {WITHOUT_OPTIMIZER}")
-    groups = states[0]["param_groups"]
-    names = parameter_groups(list(weights[0]))
+    # Groups without parameters count for nothing: DeepSpeed leaves them out.
+    groups = [group for group in states[0]["param_groups"] if group["params"]]
+    names = [group for group in parameter_groups(list(weights[0])) if group]
     if [len(group["params"]) for group in groups] != [len(group) for group in names]:
         raise ValueError(
             f"{file} has an optimizer state for groups of {[len(group['params']) for group in groups]} parameters, "

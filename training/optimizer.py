@@ -158,24 +158,29 @@ def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None
     state = state.get("optimizer_state_dict", state)
     if not (isinstance(state.get("state"), Mapping) and isinstance(state.get("param_groups"), list)):
         raise ValueError("the optimizer state has an unknown layout; continue without it (--no-load-optim)")
-    groups = optimizer.param_groups
-    sizes = [len(group["params"]) for group in state["param_groups"]]
+    # Without biases to train (adapters) the second group is empty, and DeepSpeed leaves it out of states.
+    groups, saved_groups = _filled(optimizer.param_groups), _filled(state["param_groups"])
+    sizes = [len(group["params"]) for group in saved_groups]
     if sizes != [len(group["params"]) for group in groups]:
         raise ValueError(
             f"the optimizer state is for groups of {sizes} parameters, this model has "
             f"{[len(group['params']) for group in groups]}; continue without it (--no-load-optim)"
         )
     moments: dict[int, dict[str, Any]] = {}
-    for group, saved_group in zip(groups, state["param_groups"], strict=True):
+    for group, saved_group in zip(groups, saved_groups, strict=True):
         for parameter, index in zip(group["params"], saved_group["params"], strict=True):
             if index in state["state"]:
                 moments[index] = _moments_of(parameter, state["state"][index], step=saved_group.get("step"))
     own_groups = optimizer.state_dict()["param_groups"]
-    for own, saved_group in zip(own_groups, state["param_groups"], strict=True):
+    for own, saved_group in zip(_filled(own_groups), saved_groups, strict=True):
         own["params"] = saved_group["params"]
     optimizer.load_state_dict({"state": moments, "param_groups": own_groups})
     if masters is not None:
-        _copy_masters(groups, masters)
+        _copy_masters(optimizer.param_groups, masters)
+
+
+def _filled(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [group for group in groups if group["params"]]
 
 
 def _moments_of(parameter: nn.Parameter, saved: Mapping[str, Any], *, step: Any) -> dict[str, Any]:
