@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import GLMConfig
-from model.parameter_rules import BLOCK_POSITION_TABLE, POSITION_TABLES, WORD_TABLE
+from model.parameter_rules import BLOCK_POSITION_TABLE, POSITION_TABLES, PROMPT_PREFIX, WORD_TABLE
 
 CONFIG_FILE = "config.json"
 MODEL_TYPE = "glm"
@@ -96,8 +96,11 @@ def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]], *, file: Path) -> d
     """
     layers = {int(match[1]) for name in shapes if (match := LAYER_NAME.match(name))}
     if WORD_TABLE not in shapes or not layers:
-        names = ", ".join(list(shapes)[:3])
-        raise ValueError(f"{file} holds no whole GLM: its parameters are {names} ...; give a checkpoint of a GLM")
+        prompt = all(name.startswith(PROMPT_PREFIX) for name in shapes)
+        names = "a continuous prompt" if prompt else ", ".join(list(shapes)[:3])
+        raise ValueError(
+            f"{file} holds no whole GLM but {names} alone; name the model that belongs to it with --load-pretrained"
+        )
     vocab_size, hidden_size = shapes[WORD_TABLE]  # [v,h]
     sizes: dict[str, Any] = {
         "num_layers": max(layers) + 1,

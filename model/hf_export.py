@@ -25,7 +25,7 @@ from model.checkpoint_writing import TEMPORARY_PREFIX, prepare_folder, publish_f
 from model.config import GLMConfig
 from model.hf_config import CLASSIFIER_CLASS, CONFIG_FILE, config_fields, sizes_from_shapes
 from model.modeling_glm import GLMModel
-from model.parameter_rules import HUB_HEAD_NAMES, HUB_PREFIX, PROMPT_PREFIX, WORD_TABLE
+from model.parameter_rules import HUB_HEAD_NAMES, HUB_PREFIX, WORD_TABLE
 from model.whole_weights import WholeWeights
 
 CODE_FOLDER = Path(__file__).resolve().parent / "hf"
@@ -113,10 +113,9 @@ def check_weights(weights: WholeWeights, config: GLMConfig) -> list[str]:
     head = [name for name in HUB_HEAD_NAMES.values() if name in weights.pieces]
     missing = [name for name in expected if name not in weights.pieces]
     if missing:
-        kind = "a continuous prompt alone" if all(n.startswith(PROMPT_PREFIX) for n in weights.pieces) else "a part"
         raise ValueError(
-            f"{weights.file} holds {kind} of a model: {len(missing)} of {len(expected)} parameters are missing "
-            f"({missing[0]}, ...); name the model it was trained from with --load-pretrained"
+            f"{weights.file} holds a part of a model: {len(missing)} of {len(expected)} parameters are missing "
+            f"({missing[0]}, ...); name the model that belongs to it with --load-pretrained"
         )
     surplus = [name for name in weights.pieces if name not in expected and name not in head]
     if surplus:
@@ -140,6 +139,11 @@ def read_exported(weights: WholeWeights, name: str, *, shared_row: tuple[int, in
     """Return a parameter as it is exported."""
     tensor = weights.read(name)
     if name == WORD_TABLE and shared_row is not None:
+        if max(shared_row) >= len(tensor):
+            raise ValueError(
+                f"{weights.file} has a vocabulary of {len(tensor)} and no row {max(shared_row)}: it is another model "
+                "than the one named"
+            )
         target, source = shared_row
         tensor[target] = tensor[source]
     return tensor

@@ -256,8 +256,10 @@ def refused(words: str, action: Callable[[], object]) -> None:
 def test_what_is_no_whole_model_is_refused(tmp_path: Path):
     whole = weights_of(make_model())
     prompt = {name: tensor for name, tensor in prompt_weights().items() if "prompt" in name}
+    shapes = {name: tuple(tensor.shape) for name, tensor in prompt.items()}
+    refused("no whole GLM but a continuous prompt alone", lambda: sizes_from_shapes(shapes, file=tmp_path))
     cases = {
-        "a continuous prompt alone": prompt,
+        "a part of a model: 29 of 29": prompt,
         "a part of a model: 1 of": {name: t for name, t in whole.items() if "final_layernorm.bias" not in name},
         "no parameter 'bert.pooler.weight'": {**whole, "bert.pooler.weight": torch.ones(2)},
         "has shape": {**whole, "transformer.final_layernorm.bias": torch.ones(3)},
