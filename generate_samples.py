@@ -63,8 +63,7 @@ def decoding_settings(values: argparse.Namespace) -> DecodingSettings:
 def load_filler(values: argparse.Namespace, *, topology: ParallelTopology, device: torch.device) -> BlankFiller:
     """Build tokenizer and model and load the weights, or this rank's part; print what was loaded."""
     from data_utils.tokenization import build_tokenizer
-    from generation.infill import BlankFiller
-    from generation.loading import load_model
+    from generation.api import load_model
     from training.build import model_config
     from training.data import tokenizer_keywords
     from training.precision import AUTOCAST_TYPES, supported_precision
@@ -76,9 +75,12 @@ def load_filler(values: argparse.Namespace, *, topology: ParallelTopology, devic
     if warning:
         print(warning)
     dtype, path = AUTOCAST_TYPES.get(precision), values.load_pretrained or values.load
-    model, report = load_model(config, path, dtype=dtype, device=device, topology=topology)
-    print(report.summary(), flush=True)
-    return BlankFiller(model, tokenizer, block_positions=not values.no_block_position)
+    glm = load_model(
+        path, config=config, tokenizer=tokenizer, dtype=dtype, device=device, topology=topology,
+        block_positions=not values.no_block_position,
+    )  # fmt: skip
+    print(glm.report.summary(), flush=True)
+    return glm.filler
 
 
 def generate(values: argparse.Namespace) -> int:

@@ -80,27 +80,6 @@ class Score(NamedTuple):
     greedy: bool
 
 
-def build_question(
-    context_ids: Sequence[int], continuations: Sequence[Sequence[int]], *, mask_index: int, start_id: int
-) -> Question:
-    """Return the question of what stands at ``mask_index`` of a context that is seen in both directions."""
-    assert all(continuations), "a continuation needs a token"
-    length = len(context_ids)
-    positions = np.array([[*range(length), mask_index], [0] * length + [1]])
-    return Question(
-        input_ids=np.array([*context_ids, start_id]),
-        position_ids=positions,
-        separator=length,
-        continuations=tuple(_continuation(ids, mask_index, first_block=2) for ids in continuations),
-    )
-
-
-def _continuation(ids: Sequence[int], mask_index: int, *, first_block: int) -> Continuation:
-    fed = len(ids) - 1
-    positions = np.array([[mask_index] * fed, list(range(first_block, first_block + fed))], dtype=np.int64)
-    return Continuation(np.array(ids[:-1], dtype=np.int64), positions, np.array(ids))
-
-
 def score_questions(
     model: GLMModel, questions: Sequence[Question], *, batch_size: int = 16, topology: ParallelTopology | None = None
 ) -> list[list[Score]]:
@@ -117,10 +96,9 @@ def score_questions(
     found: dict[int, list[Score]] = {}
     training = model.training
     model.eval()
-    with torch.inference_mode():
-        for turn in range(-(-len(batches) // size)):  # the same number on every rank: a sharded model works in step
-            chosen = batches[(turn * size + rank) % len(batches)]
-            found.update(zip(chosen, score_batch(model, [questions[number] for number in chosen]), strict=True))
+    for turn in range(-(-len(batches) // size)):  # the same number on every rank: a sharded model works in step
+        chosen = batches[(turn * size + rank) % len(batches)]
+        found.update(zip(chosen, score_batch(model, [questions[number] for number in chosen]), strict=True))
     model.train(training)
     if topology.data_parallel_group is not None:
         shares: list[dict[int, list[Score]]] = [{}] * size
@@ -129,6 +107,7 @@ def score_questions(
     return [found[number] for number in range(len(questions))]
 
 
+@torch.inference_mode()
 def score_batch(model: GLMModel, questions: Sequence[Question]) -> list[list[Score]]:
     """Return the scores of questions that are run together, in one call of the model."""
     split = [_split(question) for question in questions]

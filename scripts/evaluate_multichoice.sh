@@ -33,4 +33,4 @@ EXPERIMENT_NAME="${MODEL_TYPE}-multichoice-$(date +%m-%d-%H-%M)"
 LOG_NAME="$EXPERIMENT_NAME" launch_distributed finetune_glm.py \
     --cloze-eval --experiment-name "$EXPERIMENT_NAME" --task multichoice --test-data "$DATA_PATH" \
     --seq-length 512 --eval-batch-size 16 $MODEL_ARGS --fp16 --model-parallel-size "${MP_SIZE:-1}" \
-    --epochs 0 --overwrite ${LIMIT:+--limit "$LIMIT"} "$@"
+    --epochs 0 --no-validation --overwrite ${LIMIT:+--limit "$LIMIT"} "$@"

@@ -1,4 +1,4 @@
-"""A real engine around a scoring head, and small questions, for tests of scores."""
+"""A real engine around a scoring head, and small texts, for tests of scores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from generation.scoring import Question, build_question
 from mpu.initialize import ParallelTopology
 from training.engine import TorchEngine
 from training.learning_rates import AnnealingLR
@@ -24,17 +23,18 @@ def scoring_engine(head: nn.Module, *, topology: ParallelTopology | None = None)
     )  # fmt: skip
 
 
-def made_up_questions(count: int, *, seed: int = 0, vocab_size: int = 50, longest: int = 4) -> list[Question]:
-    """Return questions of different lengths with one to five continuations each."""
+def made_up_texts(count: int, *, seed: int = 0, longest: int = 4) -> list[tuple[str, list[str]]]:
+    """Return contexts of numbered words, most with a blank, and one to five continuations for each."""
     generator = np.random.default_rng(seed)
 
-    def draw(length: int) -> list[int]:
-        return generator.integers(0, vocab_size, length).tolist()
+    def draw(length: int) -> list[str]:
+        return [f"w{number}" for number in generator.integers(0, 50, length)]
 
-    questions = []
-    for _ in range(count):
-        context = draw(int(generator.integers(2, 20)))
+    texts = []
+    for number in range(count):
+        words = draw(int(generator.integers(2, 20)))
+        if number % 4:
+            words.insert(int(generator.integers(0, len(words) + 1)), "[MASK]")
         continuations = [draw(int(generator.integers(1, longest + 1))) for _ in range(int(generator.integers(1, 6)))]
-        mask_index = int(generator.integers(0, len(context)))
-        questions.append(build_question(context, continuations, mask_index=mask_index, start_id=vocab_size))
-    return questions
+        texts.append((" ".join(words), [" ".join(continuation) for continuation in continuations]))
+    return texts

@@ -1,0 +1,310 @@
+"""A GLM in a Python program: fill blanks, continue texts, score what may stand in a blank.
+
+    from generation.api import load_model
+
+    glm = load_model("checkpoints/blocklm-tiny-en")
+    [filled] = glm.fill(["The capital of France is [MASK]."])
+    print(filled.text, filled.answers)
+    [text] = glm.generate(["Once upon a time"])
+    [scores] = glm.score(["Ice is [MASK]."], ["cold", "hot"])            # log-probabilities
+    [result] = glm.loglikelihood(["The sky is"], [" blue"])              # .log_probability, .num_tokens, .greedy
+
+docs/api.md explains it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from data_utils.tokenization import Tokenizer
+from generation import loading
+from generation.infill import BlankFiller, FilledPrompt, prompt_generator
+from generation.inputs import Blank, PromptInputs, check_prompt_fits, complete_prompt, encode_prompt, require_blank
+from generation.model_description import describe
+from generation.questions import QuestionEncoder
+from generation.sampling import DecodingSettings
+from generation.scoring import Question, Score, score_questions
+from model.checkpoint_format import LoadReport
+from model.config import GLMConfig
+from model.modeling_glm import GLMModel
+from mpu.initialize import ParallelTopology
+
+GREEDY = DecodingSettings(max_length=64, top_k=1)
+
+
+class GLM:
+    """A model with its tokenizer.
+
+    Attributes:
+        model: in evaluation mode.
+        tokenizer: of the model.
+        filler: fills blanks; what ``generate_samples.py`` uses.
+        max_length: contexts to be scored, their command tokens and continuations are cut to that many tokens.
+        topology: its data ranks share the questions that are scored; every rank calls then.
+        report: what was loaded; None when the model was not read from a file.
+    """
+
+    def __init__(
+        self,
+        model: GLMModel,
+        tokenizer: Tokenizer,
+        *,
+        max_length: int | None = None,
+        block_positions: bool = True,
+        report: LoadReport | None = None,
+    ) -> None:
+        """Take a model and its tokenizer.
+
+        ``max_length`` None is the model's number of positions; ``block_positions`` False is the ablation
+        ``--no-block-position``. Raises ValueError when the two do not belong together.
+        """
+        positions = model.config.max_position_embeddings
+        max_length = positions if max_length is None else max_length
+        if not 3 <= max_length <= positions:
+            raise ValueError(f"max_length is {max_length}; with {positions} positions it has to lie between 3 and that")
+        self.filler = BlankFiller(model, tokenizer, block_positions=block_positions)
+        self.model, self.tokenizer, self.topology = model, tokenizer, model.topology
+        self.max_length, self.block_positions = max_length, block_positions
+        self.report = report
+
+    def fill(
+        self,
+        texts: Sequence[str],
+        *,
+        settings: DecodingSettings = GREEDY,
+        seed: int = 1234,
+        batch_size: int = 8,
+    ) -> list[FilledPrompt]:
+        """Fill the blanks ([MASK], [sMASK], [gMASK]) of every text, from left to right.
+
+        Returns for each its ``answers``, one a blank, and the ``text`` with them in place. Raises ValueError, with the
+        number of the text, for one without a blank or too long for the model.
+        """
+        for number, text in enumerate(texts):
+            try:
+                require_blank(self.filler.encode(text, settings=settings), tokenizer=self.tokenizer)
+            except ValueError as error:
+                raise ValueError(f"text {number}: {error}") from None
+        return self.filler.fill(texts, settings=settings, seed=seed, batch_size=batch_size)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        settings: DecodingSettings = GREEDY,
+        until: Sequence[str] = (),
+        seed: int = 1234,
+        batch_size: int = 8,
+    ) -> list[str]:
+        """Return what the model writes after every prompt, cut before the first of the texts ``until``.
+
+        Prompts that are too long lose their beginning.
+        """
+        inputs = [self._prompt(prompt, number, settings=settings) for number, prompt in enumerate(prompts)]
+        shortened = sum(len(one) < length for one, length in inputs)
+        _warn_shortened(shortened, len(prompts), "prompts", self.model.config.position_rows)
+        texts: dict[int, str] = {}
+        order = sorted(range(len(inputs)), key=lambda number: len(inputs[number][0]))
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            filled = self.filler.fill_inputs(
+                [inputs[number][0] for number in chosen],
+                settings=settings,
+                generators=[prompt_generator(seed, number) for number in chosen],
+            )
+            texts.update((number, _cut(one.answers[-1], until)) for number, one in zip(chosen, filled))
+        return [texts[number] for number in range(len(prompts))]
+
+    def score(
+        self,
+        contexts: Sequence[str],
+        choices: Sequence[str] | Sequence[Sequence[str]],
+        *,
+        length_penalty: float = 0.0,
+        unidirectional: bool = False,
+        batch_size: int = 16,
+    ) -> list[list[float]]:
+        """Return the log-probability of every choice in the (last) blank of every context.
+
+        A context without a blank gets [MASK] at its end. ``choices`` are the same for all contexts, or a list for each.
+        The figures, divided by length ** penalty, are those of the task ``multichoice``. Raises ValueError, with the
+        number of the context, for a list of choices that is missing or empty, and for an empty choice.
+        """
+        lists = _lists(contexts, choices)
+        encoder = self._encoder()
+        questions = [
+            encoder.question(context, own, unidirectional=unidirectional, place=f"context {number}")
+            for number, (context, own) in enumerate(zip(contexts, lists))
+        ]
+        found = self._score(questions, encoder, what="contexts", batch_size=batch_size)
+        power = max(0.0, length_penalty)
+        return [[one.log_probability / one.num_tokens**power for one in scores] for scores in found]
+
+    def loglikelihood(
+        self,
+        contexts: Sequence[str],
+        continuations: Sequence[str],
+        *,
+        mask: str | None = None,
+        unidirectional: bool = False,
+        batch_size: int = 16,
+    ) -> list[Score]:
+        """Return the score of the continuation of every context.
+
+        A context without a blank gets ``mask`` at its end: None is [gMASK] where the tokenizer has it, else [MASK].
+        Equal contexts are run once. Raises ValueError when the two lists have different lengths, or for an empty
+        continuation.
+        """
+        if len(contexts) != len(continuations):
+            raise ValueError(f"{len(contexts)} contexts and {len(continuations)} continuations; give one for each")
+        groups: dict[str, list[int]] = {}
+        for number, context in enumerate(contexts):
+            groups.setdefault(context, []).append(number)
+        encoder = self._encoder()
+        questions = [
+            encoder.question(
+                context,
+                [continuations[number] for number in numbers],
+                mask=mask,
+                unidirectional=unidirectional,
+                place=f"context {numbers[0]}",
+            )
+            for context, numbers in groups.items()
+        ]
+        scores = self._score(questions, encoder, what="contexts", batch_size=batch_size)
+        found = {n: score for numbers, own in zip(groups.values(), scores) for n, score in zip(numbers, own)}
+        return [found[number] for number in range(len(contexts))]
+
+    def rolling_loglikelihood(
+        self,
+        texts: Sequence[str],
+        *,
+        overlap: int | None = None,
+        unidirectional: bool = False,
+        skip_first: bool = False,
+        batch_size: int = 16,
+    ) -> list[Score]:
+        """Return the score of every text as a whole, its tokens predicted in windows of ``max_length`` - 1.
+
+        Every token counts once (without the first with ``skip_first``, as in the perplexity tasks); a window starts
+        ``overlap`` tokens after the one before it (default: half a window). A text without tokens scores 0.
+        """
+        encoder = self._encoder()
+        overlap = max(1, (self.max_length - 1) // 2) if overlap is None else overlap
+        windows = [
+            encoder.windows(text, overlap=overlap, unidirectional=unidirectional, skip_first=skip_first)
+            for text in texts
+        ]
+        questions = [question for own in windows for question in own]
+        scores = iter(self._score(questions, encoder, what="windows", batch_size=batch_size))
+        return [_sum([next(scores)[0] for _ in own]) for own in windows]
+
+    def _encoder(self) -> QuestionEncoder:
+        return QuestionEncoder(self.tokenizer, self.max_length, block_positions=self.block_positions)
+
+    def _score(
+        self, questions: Sequence[Question], encoder: QuestionEncoder, *, what: str, batch_size: int
+    ) -> list[list[Score]]:
+        _warn_shortened(encoder.num_shortened, len(questions), what, self.max_length)
+        return score_questions(self.model, questions, batch_size=batch_size, topology=self.topology)
+
+    def _prompt(self, prompt: str, number: int, *, settings: DecodingSettings) -> tuple[PromptInputs, int]:
+        """Return the inputs of a prompt, shortened where it is too long, and how many tokens it had."""
+        config = self.model.config
+        options = {"max_length": settings.max_length, "block_positions": self.block_positions}
+        whole = encode_prompt(complete_prompt(prompt, tokenizer=self.tokenizer), tokenizer=self.tokenizer, **options)
+        inputs = _last_tokens(whole, config.position_rows) if self.block_positions else whole
+        try:
+            check_prompt_fits(inputs, max_position_embeddings=config.max_position_embeddings, **options)
+            require_blank(inputs, tokenizer=self.tokenizer)
+        except ValueError as error:
+            raise ValueError(f"prompt {number}: {error}") from None
+        return inputs, len(whole)
+
+
+def _last_tokens(inputs: PromptInputs, room: int) -> PromptInputs:
+    """Return the first token and the last ones of a prompt, as many as there is room for, with the blanks in them."""
+    dropped = len(inputs) - room
+    if dropped <= 0:
+        return inputs
+    ids = (inputs.input_ids[0], *inputs.input_ids[dropped + 1 :])
+    blanks = tuple(Blank(b.index - dropped, b.index - dropped) for b in inputs.blanks if b.index > dropped)
+    return PromptInputs("[MASK]" * len(blanks), ids, tuple(range(room)), blanks)
+
+
+def _cut(text: str, until: Sequence[str]) -> str:
+    """Return what stands before the first of the texts ``until``."""
+    found = [text.index(stop) for stop in until if stop and stop in text]
+    return text[: min(found)] if found else text
+
+
+def _lists(contexts: Sequence[str], choices: Sequence[str] | Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
+    """Return a list of choices per context."""
+    if all(isinstance(choice, str) for choice in choices):
+        return [choices] * len(contexts)  # type: ignore[list-item]
+    if any(isinstance(choice, str) for choice in choices) or len(choices) != len(contexts):
+        raise ValueError(
+            f"{len(contexts)} contexts and {len(choices)} lists of choices; give one list of texts for all contexts or "
+            "one for each"
+        )
+    return choices  # type: ignore[return-value]
+
+
+def _sum(scores: Sequence[Score]) -> Score:
+    return Score(
+        sum(one.log_probability for one in scores),
+        sum(one.num_tokens for one in scores),
+        all(one.greedy for one in scores),
+    )
+
+
+def _warn_shortened(count: int, total: int, what: str, room: int) -> None:
+    if count:
+        warnings.warn(f"{count} of {total} {what} are cut to fit into {room} tokens", stacklevel=4)
+
+
+def load_model(
+    path: str | Path,
+    *,
+    config: GLMConfig | None = None,
+    tokenizer: Tokenizer | None = None,
+    settings: str | Path | None = None,
+    released: str | None = None,
+    vocab_dir: str | Path | None = None,
+    max_length: int | None = None,
+    block_positions: bool | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    topology: ParallelTopology | None = None,
+) -> GLM:
+    """Load a checkpoint, of the layout of training or of Hugging Face's, with its tokenizer.
+
+    Args:
+        path: a run's folder of checkpoints, one checkpoint, or a file of weights.
+        config, tokenizer: sizes and tokenizer, where both are known already.
+        settings: ``config.json`` of the run; without it, it is looked for beside the checkpoint and in ``runs/``.
+        released: the name of a released model (``python -m model.config`` lists them) instead.
+        vocab_dir: folder of the released vocabularies (default: GLM_VOCAB_DIR).
+        max_length: see ``GLM``; None is the model's number of positions.
+        block_positions: False for a model trained with ``--no-block-position``; None is as the settings say.
+        dtype: of the weights; None is fp32.
+        device: where the model goes.
+        topology: for several ranks; None is one process.
+
+    Raises:
+        ValueError: no checkpoint, nothing that says what model it is, or files that do not belong together.
+    """
+    if config is None or tokenizer is None:
+        found = describe(path, settings=settings, released=released)
+        if vocab_dir is not None:
+            found = replace(found, tokenizer={**found.tokenizer, "vocab_dir": vocab_dir})
+        tokenizer = tokenizer or found.build_tokenizer()
+        config = config or found.config(tokenizer)
+        block_positions = found.block_positions if block_positions is None else block_positions
+    model, report = loading.load_model(config, path, dtype=dtype, device=device, topology=topology)
+    return GLM(model, tokenizer, max_length=max_length, block_positions=block_positions is not False, report=report)
