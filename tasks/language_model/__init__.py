@@ -1,0 +1,1 @@
+"""Evaluation as a language model: LAMBADA and perplexity."""
