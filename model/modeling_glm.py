@@ -91,6 +91,7 @@ class GLMModel(nn.Module):
         *,
         labels: Tensor | None = None,
         loss_mask: Tensor | None = None,
+        label_smoothing: float = 0.0,
         cache: KeyValueCache | None = None,
         prompt_positions: Tensor | None = None,
         output: str = "logits",
@@ -105,14 +106,15 @@ class GLMModel(nn.Module):
 
         With ``labels`` [b,s] (and ``loss_mask`` [b,s], default all ones) it returns a ``LanguageModelLoss``: the
         vocabulary projection is computed only where ``loss_mask`` is not 0. A mask left on the CPU saves a wait for the
-        GPU. Otherwise ``output`` chooses: ``logits`` [b,s,v], ``last_logits`` [b,v] of the last position,
-        ``sharded_logits`` [b,s,v/t], or ``hidden`` [b,s,h], the final LayerNorm's output.
+        GPU. ``label_smoothing``: see ``vocab_parallel_cross_entropy``. Otherwise ``output`` chooses: ``logits``
+        [b,s,v], ``last_logits`` [b,v] of the last position, ``sharded_logits`` [b,s,v/t], or ``hidden`` [b,s,h], the
+        final LayerNorm's output.
         """
         if output not in OUTPUTS:
             raise ValueError(f"output {output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
         hidden = self._hidden(input_ids, position_ids, attention_mask, cache=cache, prompt_positions=prompt_positions)
         if labels is not None:
-            return self._loss(hidden, labels, loss_mask)
+            return self._loss(hidden, labels, loss_mask, label_smoothing=label_smoothing)
         if output == "hidden":
             return hidden
         if output == "last_logits":
@@ -187,7 +189,9 @@ class GLMModel(nn.Module):
             embeddings = replace_embeddings(embeddings, self.prompt_spell(), prompt_positions)
         return self.transformer(embeddings, position_ids, attention_mask, cache=cache)
 
-    def _loss(self, hidden: Tensor, labels: Tensor, loss_mask: Tensor | None) -> LanguageModelLoss:
+    def _loss(
+        self, hidden: Tensor, labels: Tensor, loss_mask: Tensor | None, *, label_smoothing: float
+    ) -> LanguageModelLoss:
         """Sum the weighted losses of the positions whose weight is not 0 (spec: platform 5)."""
         if loss_mask is None:
             loss_mask = torch.ones(labels.shape, dtype=torch.float32, device=labels.device)
@@ -200,7 +204,7 @@ class GLMModel(nn.Module):
         indices = indices.to(hidden.device, non_blocking=True)
         targets = labels.to(hidden.device, non_blocking=True).flatten()[indices]
         logits = self.project(hidden.flatten(0, 1)[indices], gather=False)  # [targets,v/t]
-        losses = vocab_parallel_cross_entropy(logits, targets, topology=self.topology)
+        losses = vocab_parallel_cross_entropy(logits, targets, topology=self.topology, label_smoothing=label_smoothing)
         return LanguageModelLoss((losses * weights).sum(), weights.sum())
 
 

@@ -15,10 +15,15 @@ from mpu.mappings import all_reduce
 
 
 class _VocabParallelCrossEntropy(Function):
-    """loss = log(sum of exp) - target logit, of logits shifted by their maximum over all shards."""
+    """loss = log(sum of exp) - target logit, of logits shifted by their maximum over all shards.
+
+    With label smoothing e the target logit becomes (1 - e) target logit + e mean logit.
+    """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, target_ids: Tensor, topology: ParallelTopology) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, target_ids: Tensor, topology: ParallelTopology, label_smoothing: float
+    ) -> Tensor:
         width = logits.size(-1)
         maximum = all_reduce(logits.max(dim=-1).values, topology, operation=dist.ReduceOp.MAX)  # [...]
         shifted = logits - maximum.unsqueeze(-1)  # [...,v/t]
@@ -26,31 +31,42 @@ class _VocabParallelCrossEntropy(Function):
         foreign = (local_ids < 0) | (local_ids >= width)
         local_ids = local_ids.masked_fill(foreign, 0).unsqueeze(-1)
         target_logits = shifted.gather(-1, local_ids).squeeze(-1).masked_fill(foreign, 0.0)
+        uniform = label_smoothing / (width * topology.model_parallel_size)  # share of every id of the vocabulary
+        if label_smoothing:
+            target_logits = (1.0 - label_smoothing) * target_logits + uniform * shifted.sum(dim=-1)
         target_logits = all_reduce(target_logits, topology)
         probabilities = shifted.exp_()
         total = all_reduce(probabilities.sum(dim=-1), topology)
         probabilities.div_(total.unsqueeze(-1))
         ctx.save_for_backward(probabilities, local_ids, foreign)
+        ctx.label_smoothing, ctx.uniform = label_smoothing, uniform
         return total.log() - target_logits
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         probabilities, local_ids, foreign = ctx.saved_tensors
         upstream = gradient.unsqueeze(-1)
         logit_gradient = probabilities * upstream
-        own = upstream.masked_fill(foreign.unsqueeze(-1), 0.0)
-        return logit_gradient.scatter_add(-1, local_ids, -own), None, None
+        if ctx.uniform:
+            logit_gradient -= ctx.uniform * upstream
+        own = (1.0 - ctx.label_smoothing) * upstream.masked_fill(foreign.unsqueeze(-1), 0.0)
+        return logit_gradient.scatter_add(-1, local_ids, -own), None, None, None
 
 
-def vocab_parallel_cross_entropy(logits: Tensor, target_ids: Tensor, *, topology: ParallelTopology) -> Tensor:
+def vocab_parallel_cross_entropy(
+    logits: Tensor, target_ids: Tensor, *, topology: ParallelTopology, label_smoothing: float = 0.0
+) -> Tensor:
     """Return the fp32 loss [...] of every token.
 
     ``logits`` [...,v/t] is this rank's shard in any floating type; ``target_ids`` [...] are global ids. The sum is
-    taken in fp32. No id is ignored: callers mask.
+    taken in fp32. No id is ignored: callers mask. With ``label_smoothing`` e it is (1 - e) times the cross entropy plus
+    e times the mean of -log-probability over the vocabulary, padding rows included (spec: generation 4.4).
     """
     assert logits.shape[:-1] == target_ids.shape, (logits.shape, target_ids.shape)
     with torch.autocast(device_type=logits.device.type, enabled=False):
         if topology.model_parallel_size > 1:
-            return _VocabParallelCrossEntropy.apply(logits.float(), target_ids, topology)
-        flat = F.cross_entropy(logits.float().flatten(0, -2), target_ids.flatten(), reduction="none")
+            return _VocabParallelCrossEntropy.apply(logits.float(), target_ids, topology, label_smoothing)
+        flat = F.cross_entropy(
+            logits.float().flatten(0, -2), target_ids.flatten(), reduction="none", label_smoothing=label_smoothing
+        )
     return flat.view(target_ids.shape)

@@ -1,0 +1,212 @@
+"""Write targets by beam search and fill blanks greedily, many texts at once, with a cache (spec: generation 4.5, 4.6).
+
+The context of a text is run once, however many beams or blanks there are. Texts of different lengths share a batch:
+padding is hidden, so that a text's result does not depend on the others. With ``visible_padding`` the source is padded
+to its full length and everything sees it, as in the original.
+
+b texts, n beams, v vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Generator
+
+from generation.beam_search import BeamOptions, BeamSearch, Hypothesis
+from generation.decoding_state import DecodingState
+from generation.inputs import PromptInputs
+from generation.sampling import process_scores
+from model.modeling_glm import GLMModel
+from mpu.initialize import ParallelTopology
+from tasks.seq2seq.examples import Seq2SeqSample
+from tasks.seq2seq.settings import BeamSettings
+
+Result = TypeVar("Result")
+
+
+class CommandTokenizer(Protocol):
+    """What decoding needs of a tokenizer (``data_utils.tokenization.Tokenizer`` has it)."""
+
+    num_tokens: int
+
+    def command_id(self, name: str) -> int:
+        """Return the id of a command."""
+
+
+@dataclass(frozen=True)
+class DecodingTokens:
+    """Ids with a meaning: what starts and ends a piece, what fills rows, and how many ids there are."""
+
+    start: int
+    end: int
+    pad: int
+    num_tokens: int
+
+    @classmethod
+    def of(cls, tokenizer: CommandTokenizer) -> DecodingTokens:
+        """Collect them from a tokenizer that has the block symbols."""
+        start, end, pad = (tokenizer.command_id(name) for name in ("sop", "eop", "pad"))
+        return cls(start, end, pad, tokenizer.num_tokens)
+
+
+class TargetDecoder:
+    """Write targets, or fill blanks, with a model in evaluation mode."""
+
+    def __init__(
+        self, model: GLMModel, tokens: DecodingTokens, *, settings: BeamSettings, visible_padding: bool = False
+    ) -> None:
+        """Raises ValueError when a target may be longer than the model has block positions."""
+        limit = model.config.max_position_embeddings
+        if settings.block_positions and settings.max_length > limit:
+            raise ValueError(
+                f"--tgt-seq-length {settings.max_length} is above the model's {limit} block positions; lower it, or "
+                "raise --max-position-embeddings"
+            )
+        self.model = model
+        self.tokens = tokens
+        self.settings = settings
+        self.visible_padding = visible_padding
+
+    def search(
+        self, samples: Sequence[Seq2SeqSample], *, generators: Sequence[Generator] = ()
+    ) -> list[list[Hypothesis]]:
+        """Return the hypotheses for every sample, best first (spec: generation 4.5).
+
+        ``generators`` (CPU, one per sample) are needed only to draw candidates.
+        """
+        settings, tokens = self.settings, self.tokens
+        options = BeamOptions(
+            num_beams=settings.num_beams,
+            end_ids=(tokens.end,),
+            pad_id=tokens.pad,
+            max_steps=settings.max_length,
+            length_penalty=settings.length_penalty,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
+            min_length=settings.min_length,
+            no_repeat_ngram_size=settings.no_repeat_ngram_size,
+            draw_candidates=settings.draw_candidates,
+        )
+        search = BeamSearch(len(samples), options=options, generators=generators)
+        masks = [int(sample.position_ids[0, sample.separator]) for sample in samples]
+        state = self._context(samples)
+        logits = state.feed([tokens.start] * len(samples), [(mask, 1) for mask in masks])
+        rows = [row for row in range(len(samples)) for _ in range(settings.num_beams)]
+        logits = logits[rows]  # [b*n,v]
+        state.reorder(rows)
+        while True:
+            next_tokens, source_rows = search.step(logits)
+            if search.finished:
+                return search.results()
+            state.reorder(source_rows)
+            block = search.num_steps + 1 if settings.block_positions else 1
+            logits = state.feed(next_tokens, [(masks[row], block) for row in rows])
+
+    def fill_blanks(self, samples: Sequence[Seq2SeqSample]) -> list[list[int]]:
+        """Return the ids of every source with its blanks filled greedily, left to right (spec: generation 4.6).
+
+        All blanks of a text share ``max_length`` steps; one that gets none stays empty. Minimum length and n-grams
+        count over everything generated for a text, start tokens of later blanks included.
+        """
+        settings, tokens = self.settings, self.tokens
+        texts = [_BlankText(sample, tokens=tokens) for sample in samples]
+        active = [text for text in texts if text.blanks]
+        if active:
+            state = self._context([text.sample for text in active])
+        for _ in range(settings.max_length):
+            if not active:
+                break
+            positions = [(text.blanks[text.current], text.block if settings.block_positions else 1) for text in active]
+            scores = process_scores(
+                state.feed([text.next_token for text in active], positions),
+                [text.generated for text in active],
+                end_ids=(tokens.end,),
+                min_length=settings.min_length,
+                no_repeat_ngram_size=settings.no_repeat_ngram_size,
+            )
+            for text, token in zip(active, scores.argmax(dim=-1).tolist(), strict=True):
+                text.accept(token)
+            kept = [number for number, text in enumerate(active) if not text.done]
+            if kept:
+                state.reorder(kept)
+            active = [active[number] for number in kept]
+        return [text.filled() for text in texts]
+
+    def _context(self, samples: Sequence[Seq2SeqSample]) -> DecodingState:
+        """Run the sources, each of which sees all of itself."""
+        inputs = []
+        for sample in samples:
+            length = sample.separator if self.visible_padding else sample.context_length
+            positions = sample.position_ids[0, :length].tolist()
+            inputs.append(PromptInputs("", tuple(sample.input_ids[:length].tolist()), tuple(positions), ()))
+        return DecodingState(self.model, inputs, num_tokens=self.tokens.num_tokens, pad_id=self.tokens.pad)
+
+
+class _BlankText:
+    """A text whose blanks are filled token by token."""
+
+    def __init__(self, sample: Seq2SeqSample, *, tokens: DecodingTokens) -> None:
+        self.sample = sample
+        self.tokens = tokens
+        self.blanks = sample.mask_positions
+        self.pieces: list[list[int]] = [[]]
+        self.generated: list[int] = []
+        self.next_token = tokens.start
+        self.block = 1  # block position of the next token
+        self.done = False
+
+    @property
+    def current(self) -> int:
+        """Return the number of the blank that is being filled."""
+        return len(self.pieces) - 1
+
+    def accept(self, token: int) -> None:
+        """Take the chosen token; an end token goes on to the next blank, whose start token takes its place."""
+        if token != self.tokens.end:
+            self.pieces[-1].append(token)
+            self.block += 1
+        elif len(self.pieces) < len(self.blanks):
+            self.pieces.append([])
+            token, self.block = self.tokens.start, 1
+        else:
+            self.done = True
+        self.generated.append(token)
+        self.next_token = token
+
+    def filled(self) -> list[int]:
+        """Return the source's ids with each blank replaced by its piece, without padding."""
+        pieces = dict(zip(self.blanks, self.pieces))
+        ids: list[int] = []
+        for index, token in enumerate(self.sample.input_ids[: self.sample.context_length].tolist()):
+            ids += pieces.get(index, []) if index in self.blanks else [token]
+        return [token for token in ids if token != self.tokens.pad]
+
+
+def decode_shared(
+    samples: Sequence[Seq2SeqSample],
+    decode: Callable[[Sequence[int]], Sequence[Result]],
+    *,
+    batch_size: int,
+    topology: ParallelTopology,
+) -> list[Result]:
+    """Return what ``decode`` makes of every sample, in their order, on every rank.
+
+    ``decode`` is given the numbers of at most ``batch_size`` samples of similar length. Every sample is decoded by one
+    data rank; the ranks of a model-parallel group work together on theirs. Every rank has to call it.
+    """
+    order = sorted(range(len(samples)), key=lambda number: -samples[number].context_length)
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    found: dict[int, Result] = {}
+    with torch.inference_mode():
+        for batch in batches[topology.data_parallel_rank :: topology.data_parallel_size]:
+            found.update(zip(batch, decode(batch), strict=True))
+    if topology.data_parallel_group is not None:
+        shares: list[dict[int, Result]] = [{}] * topology.data_parallel_size
+        dist.all_gather_object(shares, found, group=topology.data_parallel_group)
+        found = {number: result for share in shares for number, result in share.items()}
+    return [found[number] for number in range(len(samples))]
