@@ -53,15 +53,20 @@ class SafeCheckpointEngine:
     """Read and write DeepSpeed's files: durable writes, reads that execute nothing.
 
     A failed write is remembered instead of raised, so that all ranks pass DeepSpeed's barriers and fail together.
+    Of the weights only those that ``kept`` names are written (None: all).
     """
 
     name = "safe"
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
+        self.kept: frozenset[str] | None = None
 
     def save(self, state_dict: Any, path: str) -> None:
         """Write one file and wait until it is on the disk; see ``failure``."""
+        if self.kept is not None and "module" in state_dict:
+            weights = {name: tensor for name, tensor in state_dict["module"].items() if name in self.kept}
+            state_dict = {**state_dict, "module": weights}
         try:
             write_shard(Path(path), state_dict)
         except (OSError, RuntimeError) as error:  # torch reports some failed writes as RuntimeError
@@ -209,7 +214,16 @@ def save_zero_checkpoint(
         files: SafeCheckpointEngine = engine.checkpoint_engine
         files.failure = None
         if settings.save_optimizer:
-            engine.save_checkpoint(str(settings.save), tag=temporary.name, client_state=state, save_latest=False)
+            frozen = has_frozen_weights(engine.module)
+            files.kept = frozenset(trained_weights(engine.module)) if frozen else None
+            engine.save_checkpoint(
+                str(settings.save),
+                tag=temporary.name,
+                client_state=state,
+                save_latest=False,
+                exclude_frozen_parameters=frozen,
+            )
+            files.kept = None
         if stage == 3 or not settings.save_optimizer:
             weights = whole_weights(engine.module, keep=topology.data_parallel_rank == 0)
             if topology.data_parallel_rank == 0:
@@ -223,6 +237,11 @@ def save_zero_checkpoint(
             raise files.failure
 
     return write_checkpoint(settings.save / tag, write, topology=topology, device=engine.device, keep=settings.keep)
+
+
+def has_frozen_weights(model: torch.nn.Module) -> bool:
+    """Tell whether a part of the model is not trained; checkpoints leave it out, as the torch engine's do."""
+    return not all(parameter.requires_grad for parameter in model.parameters())
 
 
 def whole_weights(model: torch.nn.Module, *, keep: bool) -> dict[str, torch.Tensor]:
@@ -254,7 +273,11 @@ def load_zero_checkpoint(
         folder = make_universal(location, parent=settings.save or folder.parent, topology=topology)
     options = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
     _, content = engine.load_checkpoint(
-        str(folder.parent), tag=folder.name, load_optimizer_states=True, load_lr_scheduler_states=False
+        str(folder.parent),
+        tag=folder.name,
+        load_module_strict=not has_frozen_weights(engine.module),
+        load_optimizer_states=True,
+        load_lr_scheduler_states=False,
     )
     for group, own in zip(engine.optimizer.param_groups, options, strict=True):
         group.update(own)  # rate, betas and decay stay those of this run
