@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from model.safe_loading import read_checkpoint_file
 from tests.launching import run
 from tests.small_corpus import SmallCorpus, make_corpus
 from tests.test_finetune_cli import flags, losses, write_split
@@ -46,6 +47,18 @@ def adapted(corpus: SmallCorpus, name: str, *more: str, epochs: int = 4) -> list
 
 def results(folder: Path, name: str) -> dict:
     return json.loads((folder / "runs" / name / "test_results.json").read_text(encoding="utf-8"))
+
+
+def deepspeed(folder: Path, stage: int) -> tuple[str, ...]:
+    """Write a DeepSpeed file and return the flags that name it."""
+    content = {
+        "train_micro_batch_size_per_gpu": 4,
+        "gradient_clipping": 1.0,
+        "zero_optimization": {"stage": stage},
+        "optimizer": {"type": "Adam", "params": {"lr": 1e-2, "weight_decay": 0.01}},
+    }
+    (folder / f"ds{stage}.json").write_text(json.dumps(content), encoding="utf-8")
+    return "--deepspeed", "--deepspeed_config", f"ds{stage}.json"
 
 
 def size_of(folder: Path) -> int:
@@ -114,23 +127,46 @@ def test_two_ranks_train_as_one(size: int, corpus: SmallCorpus, folder: Path) ->
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_deepspeed_trains_the_same_and_resumes_exactly(stage: int, corpus: SmallCorpus, folder: Path) -> None:
     pytest.importorskip("deepspeed", reason="DeepSpeed is an extra")
-    content = {
-        "train_micro_batch_size_per_gpu": 4,
-        "gradient_clipping": 1.0,
-        "zero_optimization": {"stage": stage},
-        "optimizer": {"type": "Adam", "params": {"lr": 1e-2, "weight_decay": 0.01}},
-    }
-    (folder / f"ds{stage}.json").write_text(json.dumps(content), encoding="utf-8")
-    options = ("--deepspeed", "--deepspeed_config", f"ds{stage}.json", "--auto-resume")
+    options = (*deepspeed(folder, stage), "--auto-resume")
     run("finetune_glm.py", *adapted(corpus, f"z{stage}", *options), cwd=folder)
     assert losses(folder, f"z{stage}") == pytest.approx(losses(folder, "s"), rel=1e-3)
     assert size_of(folder / "c" / f"z{stage}" / "best") < size_of(folder / "base") / 5
+    newest = folder / "c" / f"z{stage}" / "20" / "mp_rank_00_model_states.pt"
+    assert all(".lora_" in name for name in read_checkpoint_file(newest)["module"])
     stopping = ("--patience", "1", "--validation-metric", "accuracy")
     run("finetune_glm.py", *adapted(corpus, f"r{stage}", *options, *stopping), cwd=folder)
     assert len(losses(folder, f"r{stage}")) < len(losses(folder, "s"))
     output = run("finetune_glm.py", *adapted(corpus, f"r{stage}", *options), cwd=folder)
     assert "continuing after" in output
     assert losses(folder, f"r{stage}") == losses(folder, f"z{stage}")
+
+
+@pytest.mark.slow
+def test_zero_over_two_tensor_parallel_ranks_goes_on_exactly(corpus: SmallCorpus, folder: Path) -> None:
+    pytest.importorskip("deepspeed", reason="DeepSpeed is an extra")
+    options = (*deepspeed(folder, 1), "--auto-resume", "--model-parallel-size", "2")
+    run("finetune_glm.py", *adapted(corpus, "g", *options), cwd=folder, ranks=2)
+    assert losses(folder, "g") == pytest.approx(losses(folder, "s"), rel=1e-3)
+    stopping = ("--patience", "1", "--validation-metric", "accuracy")
+    run("finetune_glm.py", *adapted(corpus, "gr", *options, *stopping), cwd=folder, ranks=2)
+    assert len(losses(folder, "gr")) < len(losses(folder, "g"))
+    run("finetune_glm.py", *adapted(corpus, "gr", *options), cwd=folder, ranks=2)
+    assert losses(folder, "gr") == losses(folder, "g")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_over_more_tensor_parallel_ranks(corpus: SmallCorpus, folder: Path) -> None:
+    stopping = ("--auto-resume", "--patience", "1", "--validation-metric", "accuracy")
+    run("finetune_glm.py", *adapted(corpus, "w", *stopping), cwd=folder)
+    stopped = len(losses(folder, "w"))
+    run("finetune_glm.py", *adapted(corpus, "w", "--auto-resume", "--model-parallel-size", "2"), cwd=folder, ranks=2)
+    assert stopped < len(losses(folder, "w")) == len(losses(folder, "s"))
+    assert losses(folder, "w") == pytest.approx(losses(folder, "s"), rel=1e-3)
+
+
+def test_zero_stage_3_is_refused(corpus: SmallCorpus, folder: Path) -> None:
+    output = run("finetune_glm.py", *adapted(corpus, "z3", *deepspeed(folder, 3)), cwd=folder, code=2)
+    assert "do not go with ZeRO stage 3; choose stage 0, 1 or 2" in output and "Traceback" not in output
 
 
 @pytest.mark.slow
