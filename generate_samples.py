@@ -75,10 +75,8 @@ def load_filler(values: argparse.Namespace, *, topology: ParallelTopology, devic
     if warning:
         print(warning)
     dtype, path = AUTOCAST_TYPES.get(precision), values.load_pretrained or values.load
-    glm = load_model(
-        path, config=config, tokenizer=tokenizer, dtype=dtype, device=device, topology=topology,
-        block_positions=not values.no_block_position,
-    )  # fmt: skip
+    options = {"dtype": dtype, "device": device, "topology": topology, "block_positions": not values.no_block_position}
+    glm = load_model(path, config=config, tokenizer=tokenizer, **options)
     print(glm.report.summary(), flush=True)
     return glm.filler
 

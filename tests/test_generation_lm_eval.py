@@ -1,0 +1,144 @@
+"""lm-evaluation-harness, the real package, on our model class and on local task files."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generation.api import GLM
+from generation.sampling import DecodingSettings
+from model.downstream import MultiTokenCloze
+from tasks.prediction import choose
+from tasks.registry import TASKS
+from tasks.samples import EncodingOptions
+from tests.generation_models import TINY_COMMAND_IDS, WordTokenizer, random_model
+from tests.small_scoring import made_up_texts, scoring_engine
+
+TASK_FILES = Path(__file__).parent / "lm_eval_tasks"
+POSITIONS = 64
+
+
+@pytest.fixture(scope="module")
+def glm() -> GLM:
+    return GLM(random_model(positions=POSITIONS), WordTokenizer(TINY_COMMAND_IDS, num_tokens=58))
+
+
+@pytest.fixture
+def evaluate(glm: GLM) -> Callable[..., dict[str, Any]]:
+    lm_eval = pytest.importorskip("lm_eval", reason="lm-evaluation-harness is an extra: pip install .[lm-eval]")
+    from lm_eval.tasks import TaskManager
+
+    from generation.lm_eval_model import GLMForEvaluation
+
+    def run(task: str, **options: Any) -> dict[str, Any]:
+        manager = TaskManager(include_path=str(TASK_FILES), include_defaults=False)
+        model = GLMForEvaluation(glm, **options)
+        return lm_eval.simple_evaluate(model=model, tasks=[task], task_manager=manager, bootstrap_iters=0)
+
+    return run
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def lambada_rows(glm: GLM) -> tuple[list[dict[str, Any]], int]:
+    """Return texts, and how many of them end with the word that the model expects: about half."""
+    contexts = [" ".join(f"w{(number * step) % 50}" for step in range(2, 9)) for number in range(1, 16)]
+    best = glm.generate([f"{context} [MASK]" for context in contexts], settings=DecodingSettings(max_length=1, top_k=1))
+    asked = glm.loglikelihood(contexts, [f" {word}" if word else " w0" for word in best], mask="MASK")
+    rows, right = [], 0
+    for number, (context, word, score) in enumerate(zip(contexts, best, asked)):
+        wrong = number % 2 or not word
+        rows.append({"text": f"{context} {'w49' if wrong and word != 'w49' else word or 'w48'}"})
+        right += bool(not wrong and score.greedy)
+    return rows, right
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+def test_lambada(glm: GLM, evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int):
+    rows, right = lambada_rows(glm)
+    assert 3 < right < len(rows)
+    monkeypatch.setenv("GLM_LAMBADA_FILE", str(write(tmp_path / "lambada.jsonl", rows)))
+    found = evaluate("glm_lambada", mask="MASK", batch_size=batch_size)["results"]["glm_lambada"]
+    assert found["acc,none"] == pytest.approx(right / len(rows))
+
+
+def test_multiple_choice_is_our_accuracy(glm: GLM, evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    texts = [(context, choices) for context, choices in made_up_texts(40, seed=3) if len(choices) > 1]
+    rows = [
+        {"inputs_pretokenized": context, "choices_pretokenized": choices, "label": number % len(choices)}
+        for number, (context, choices) in enumerate(texts)
+    ]
+    file = write(tmp_path / "questions.jsonl", rows)
+    task = TASKS["multichoice"]
+    examples = task.examples(None, str(file))
+    samples = task.build_samples(examples, glm.tokenizer, EncodingOptions(seq_length=POSITIONS)).samples
+    chosen = choose(scoring_engine(MultiTokenCloze(glm.model)), samples, batch_size=4, pad_id=50)
+    glm.model.eval()
+    ours = task.evaluate(chosen, examples)["accuracy"]
+    assert 0.0 < ours < 100.0
+    monkeypatch.setenv("GLM_MULTICHOICE_FILE", str(file))
+    for batch_size in (1, 16):
+        found = evaluate("glm_multichoice", mask="MASK", batch_size=batch_size)["results"]["glm_multichoice"]
+        assert 100.0 * found["acc,none"] == pytest.approx(ours)
+
+
+def test_perplexity_and_continuation(glm: GLM, evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = [{"text": " ".join(f"w{(number + step) % 50}" for step in range(90))} for number in range(4)]
+    monkeypatch.setenv("GLM_LAMBADA_FILE", str(write(tmp_path / "texts.jsonl", rows)))
+    found = evaluate("glm_perplexity")["results"]["glm_perplexity"]
+    total = sum(score.log_probability for score in glm.rolling_loglikelihood([row["text"] for row in rows]))
+    assert found["word_perplexity,none"] == pytest.approx(math.exp(-total / (4 * 90)), rel=1e-3)
+    contexts = [row["text"].rsplit(" ", 1)[0] for row in rows]
+    with pytest.warns(UserWarning, match="4 of 4 prompts are cut"):
+        answers = glm.generate(contexts, settings=DecodingSettings(max_length=4, top_k=1), until=[" ", "\n"])
+        result = evaluate("glm_continuation")
+    right = sum(answer == row["text"].split()[-1] for answer, row in zip(answers, rows))
+    assert result["results"]["glm_continuation"]["exact_match,none"] == pytest.approx(right / len(rows))
+    assert [sample["resps"][0][0] for sample in result["samples"]["glm_continuation"]] == answers
+
+
+def test_generation_options():
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is an extra: pip install .[lm-eval]")
+    from generation.lm_eval_model import generation_request
+
+    options = {"default_length": 256, "positions": 64}
+    greedy = generation_request({"until": "\n", "do_sample": False, "temperature": 0.7}, **options)
+    assert greedy.until == ("\n",)
+    assert greedy.settings == DecodingSettings(max_length=64, top_k=1)
+    sampled = generation_request({"do_sample": True, "top_p": 0.9, "max_gen_toks": 5}, **options)
+    assert sampled.settings == DecodingSettings(max_length=5, top_p=0.9)
+    assert generation_request({"temperature": 0.5}, **options).settings.temperature == 0.5
+    assert generation_request({"temperature": 0.0, "do_sample": True}, **options).settings.top_k == 1
+    with pytest.raises(ValueError, match="repetition_penalty: not known here"):
+        generation_request({"repetition_penalty": 1.1}, **options)
+
+
+def test_mistakes(glm: GLM, evaluate):
+    with pytest.raises(ValueError, match="dtype 'int3' is unknown"):
+        evaluate("glm_lambada", dtype="int3")
+
+
+def test_without_the_package_there_is_a_hint(repository: Path):
+    hidden = "import sys; sys.modules['lm_eval'] = sys.modules['lm_eval.api'] = None; import generation.lm_eval_model"
+    run = subprocess.run([sys.executable, "-c", hidden], cwd=repository, capture_output=True, text=True)
+    assert run.stderr.splitlines()[-1].endswith("pip install 'glm-blank-infilling[lm-eval]'")
+
+
+@pytest.mark.slow
+def test_the_command_line_knows_glm(repository: Path):
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is an extra: pip install .[lm-eval]")
+    words = ["--model", "glm", "--model_args", "pretrained=nowhere", "--tasks", "glm_lambada"]
+    command = [sys.executable, "-m", "generation.lm_eval_model", *words, "--include_path", str(TASK_FILES)]
+    run = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "nowhere does not exist" in run.stderr.splitlines()[-1]
