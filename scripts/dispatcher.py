@@ -97,8 +97,8 @@ class Experiment:
         """Return the command line of one run; each of ``n_gpu`` processes takes its share of the batch."""
         own = {name: value // n_gpu if name == "batch-size" else value for name, value in sorted(config.items())}
         text = (
-            f"--finetune {self.model_flags} {self.task_flags} --experiment-name {self.run_name(config)} "
-            f"--save {self.save} --checkpoint-activations --eval-batch-size 16 {as_flags(own)} "
+            f"--finetune --eval-batch-size 16 {self.model_flags} {self.task_flags} "
+            f"--experiment-name {self.run_name(config)} --save {self.save} --checkpoint-activations {as_flags(own)} "
             f"{as_flags({'overwrite': overwrite})}"
         )
         return shlex.split(text)
@@ -132,8 +132,8 @@ def find_experiment(model: str, task: str) -> Experiment:
 def _experiment_of_files(model: str, task: str, save: str) -> Experiment:
     script = (
         'set -eu; source "$1"; DATA_ROOT="${DATA_ROOT:-data}"; source "$2"; printf "%s\\n" "$EXPERIMENT_NAME" '
-        '"$(echo $MODEL_ARGS)" "$(echo --task $TASK_NAME --data-dir $DATA_PATH --seq-length $MAX_SEQ_LEN $TRAIN_ARGS '
-        '$COMMON_ARGS)" "${GLM_VOCAB_DIR:-}"'
+        '"$(echo $MODEL_ARGS)" "$(echo --task $TASK_NAME --data-dir $DATA_PATH '
+        '${MAX_SEQ_LEN:+--seq-length $MAX_SEQ_LEN} $TRAIN_ARGS $COMMON_ARGS ${TASK_ARGS:-})" "${GLM_VOCAB_DIR:-}"'
     )
     for file in (model, task):
         if not Path(file).is_file():

@@ -17,7 +17,7 @@ read_task() {
     fi
     for file in "$1" "$2"; do
         if [ ! -f "$file" ]; then
-            echo "error: $file: no such file; config_tasks/ holds model_*.sh and task_*.sh files" >&2
+            echo "error: $file: no such file; config_tasks/ holds model_*.sh, task_*.sh and seq_*.sh files" >&2
             return 2
         fi
     done
