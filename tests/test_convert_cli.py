@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from data_utils.errors import run_main
+from data_utils.tokenization import build_tokenizer
 from model.checkpoint_format import load_model_weights, shard_name
 from model.config import GLMConfig
 from model.downstream import SequenceClassification
@@ -29,7 +31,7 @@ sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 import convert_glm_checkpoint_to_transformers as to_transformers
 import convert_transformers_checkpoint_to_glm as to_glm
-from hf_description import RELEASED_NAMES
+from hf_description import RELEASED_NAMES, describe
 
 WORDS = ("the", "a", "cat", "dog", "sat", "on", "mat", ".", ",", "is", "it", "?", "yes", "no", "bei", "##jing", "good")
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
@@ -301,3 +303,56 @@ def test_heavy_imports_come_late(repository: Path):
     for name in ("convert_glm_checkpoint_to_transformers", "convert_transformers_checkpoint_to_glm"):
         check = f"import sys, {name}; sys.exit(bool({{'torch', 'transformers', 'numpy'}} & set(sys.modules)))"
         launching.subprocess.run([sys.executable, "-c", check], cwd=repository / "scripts", check=True)
+
+
+FAMILIES = {
+    "bert": ["--tokenizer-type", "BertWordPieceTokenizer", "--tokenizer-model-type", "bert-base-uncased"],
+    "gpt2": ["--tokenizer-type", "GPT2BPETokenizer", "--task-mask"],
+    "roberta": ["--tokenizer-type", "GPT2BPETokenizer", "--tokenizer-model-type", "roberta"],
+    "chinese": ["--tokenizer-type", "ChineseSPTokenizer", "--task-mask", "--fix-command-token"],
+}
+ROWS = {"bert": 30592, "gpt2": 50304, "roberta": 50304, "chinese": 50048}
+TEXTS = (
+    "Ng is an adjunct professor at [MASK] .",
+    "凯旋门位于[MASK]，1807年建成。",
+    "naïve café — “quoted” 12,345 [MASK] x",
+)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_released_vocabularies(family: str, vocab_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from transformers import AutoTokenizer
+
+    monkeypatch.setenv("GLM_VOCAB_DIR", str(vocab_dir))
+    config = GLMConfig(1, 4, 1, ROWS[family], max_position_embeddings=8)
+    native = store(tmp_path / "native", make_model(config=config).state_dict())
+    first, back, second = (tmp_path / name for name in ("hub", "back", "again"))
+    to_transformers.main([str(native), "--output", str(first), "--num-attention-heads", "1", *FAMILIES[family]])
+    theirs = AutoTokenizer.from_pretrained(first, trust_remote_code=True)
+    values = to_transformers.parse_arguments([str(native), "--output", "x", *FAMILIES[family]])
+    choice = describe(None, values).tokenizer
+    ours = build_tokenizer(
+        choice.tokenizer_type, model_type=choice.model_type, task_mask=choice.task_mask,
+        fix_command_token=choice.fix_command_token,
+    )  # fmt: skip
+    for text in TEXTS:
+        assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text), text
+    assert (theirs.sop_token_id, theirs.eop_token_id) == (ours.command_id("sop"), ours.command_id("eop"))
+    with pytest.raises(ValueError, match="no blank to fill") as caught:
+        theirs.build_inputs_for_generation(theirs("a text without one", return_tensors="pt"))
+    assert "\n" not in str(caught.value)
+    generation = json.loads((first / "generation_config.json").read_text(encoding="utf-8"))
+    assert generation["eos_token_id"] == theirs.eop_token_id
+    assert generation["pad_token_id"] == theirs.pad_token_id
+    to_glm.main([str(first), str(back)])
+    to_transformers.main([str(back), "--output", str(second)])
+    assert contents(first) == contents(second) | {"README.md": contents(first)["README.md"]}
+    arguments = source(back / "model.sh", ["MODEL_ARGS"])["MODEL_ARGS"].split()
+    again = build_tokenizer(
+        choice.tokenizer_type,
+        model_type=choice.model_type,
+        path=arguments[arguments.index("--tokenizer-path") + 1],
+        task_mask=choice.task_mask,
+        fix_command_token=choice.fix_command_token,
+    )
+    assert again.fingerprint == ours.fingerprint
