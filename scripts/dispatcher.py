@@ -96,9 +96,10 @@ class Experiment:
     def flags(self, config: Mapping[str, Any], *, n_gpu: int, overwrite: bool) -> list[str]:
         """Return the command line of one run; each of ``n_gpu`` processes takes its share of the batch."""
         own = {name: value // n_gpu if name == "batch-size" else value for name, value in sorted(config.items())}
+        evaluation = "" if "--eval-batch-size" in self.task_flags else "--eval-batch-size 16"
         text = (
-            f"--finetune --eval-batch-size 16 {self.model_flags} {self.task_flags} "
-            f"--experiment-name {self.run_name(config)} --save {self.save} --checkpoint-activations {as_flags(own)} "
+            f"--finetune {self.model_flags} {self.task_flags} --experiment-name {self.run_name(config)} "
+            f"--save {self.save} --checkpoint-activations {evaluation} {as_flags(own)} "
             f"{as_flags({'overwrite': overwrite})}"
         )
         return shlex.split(text)
