@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from model.hub_files import find_hub_file, is_hub_file, read_hub_file
 from model.parameter_rules import (
+    ADAPTER_NAME,
     BLOCK_POSITION_TABLE,
     POSITION_TABLES,
     WORD_TABLE,
@@ -270,6 +271,11 @@ def load_weights(
     loaded = [name for name in slots if name in parts[0]]
     missing = [name for name in slots if name not in parts[0]]
     unexpected = [name for name in parts[0] if name not in slots]
+    if any(map(ADAPTER_NAME.fullmatch, unexpected)) and not any(map(ADAPTER_NAME.fullmatch, slots)):
+        raise ValueError(
+            f"{file} holds adapters (LoRA), the model has none: give the run's --lora-rank and --lora-target, or put "
+            "adapter and model together with scripts/merge_lora.py"
+        )
     if not loaded:
         raise ValueError(f"{file} has no parameter of the model: its names are {_few(parts[0])}; give a GLM checkpoint")
     if WORD_TABLE in parts[0]:

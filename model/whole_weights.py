@@ -14,7 +14,15 @@ from torch import Tensor
 
 from model.checkpoint_format import CheckpointLocation, read_weight_file, resolve_checkpoint, weights_in
 from model.mapped_memory import release_pages
-from model.parameter_rules import HUB_HEAD, PROMPT_PREFIX, WORD_TABLE, canonical_name, merge_tensors, rule_for
+from model.parameter_rules import (
+    ADAPTER_NAME,
+    HUB_HEAD,
+    PROMPT_PREFIX,
+    WORD_TABLE,
+    canonical_name,
+    merge_tensors,
+    rule_for,
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,11 @@ def read_whole_weights(path: str | Path) -> WholeWeights:
     if any(list(part) != list(parts[0]) for part in parts):
         raise ValueError(f"the files in {location.folder} hold different parameters; they are not shards of one model")
     names = [name for name in parts[0] if name not in HUB_HEAD]
+    if any(ADAPTER_NAME.fullmatch(name) for name in names):
+        raise ValueError(
+            f"{location.folder} holds adapters (LoRA) beside or without the weights they change; put them together "
+            "with scripts/merge_lora.py and give the result"
+        )
     strange = [name for name in names if not _is_known(name)]
     if strange:
         raise ValueError(

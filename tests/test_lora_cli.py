@@ -98,6 +98,37 @@ def test_the_adapter_is_evaluated_and_merged(corpus: SmallCorpus, folder: Path) 
     assert results(folder, "m") == expected
 
 
+def test_a_checkpoint_of_adapters_is_not_taken_for_a_model(corpus: SmallCorpus, folder: Path) -> None:
+    given = flags(corpus, "--epochs", "0", "--experiment-name", "x", "--load-pretrained", "c/s")
+    assert "holds adapters (LoRA), the model has none" in run("finetune_glm.py", *given, cwd=folder, code=2)
+    converting = ("c/s/best", "--load-pretrained", "base", "--output", "out", "--num-attention-heads", "2")
+    program = "scripts/convert_glm_checkpoint_to_transformers.py"
+    output = run(program, *converting, "--no-tokenizer", cwd=folder, code=2)
+    assert "scripts/merge_lora.py" in output and "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_an_adapter_on_the_exported_model_equals_the_merged_export(corpus: SmallCorpus, folder: Path) -> None:
+    peft = pytest.importorskip("peft", reason="peft is an extra")
+    from transformers import AutoModelForSeq2SeqLM
+
+    if not (folder / "merged").exists():
+        run("scripts/merge_lora.py", "base", "c/s/adapter", "merged", cwd=folder)
+    models = []
+    for name in ("base", "merged"):
+        words = (name, "--output", f"hub-{name}", "--num-attention-heads", "2", "--no-tokenizer", "--verify")
+        run("scripts/convert_glm_checkpoint_to_transformers.py", *words, cwd=folder)
+        models.append(AutoModelForSeq2SeqLM.from_pretrained(folder / f"hub-{name}", trust_remote_code=True).eval())
+    plain, merged = models
+    ids = torch.arange(24).view(2, 12)
+    inputs = {"input_ids": ids, "attention_mask": torch.tensor([5, 7])}
+    with torch.no_grad():
+        before, expected = plain(**inputs).logits, merged(**inputs).logits
+        found = peft.PeftModel.from_pretrained(plain, folder / "c" / "s" / "adapter")(**inputs).logits
+    assert (before - expected).abs().max() > 1e-3
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_exactly(corpus: SmallCorpus, folder: Path) -> None:
     run("finetune_glm.py", *adapted(corpus, "k", "--auto-resume", "--lora-dropout", "0.1", epochs=4), cwd=folder)
