@@ -1,0 +1,132 @@
+"""Filling a blank of 256 tokens after a context of 128: ours against the original's memory loop, the same tokens.
+
+    python -m benchmarks.generate [--json]
+
+12 layers, hidden 512, 8 heads; greedy with batches of 1 and 8, and 4 beams (64 tokens); weights in fp32 and bf16. The
+bf16 rows have no equality: other roundings choose other tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from benchmarks import baseline
+from benchmarks.measuring import Row, compare, report
+from data_utils.errors import run_main
+from generation.beam_search import BeamOptions
+from generation.infill import BlankFiller, prompt_generator
+from generation.inputs import Blank, PromptInputs
+from generation.sampling import DecodingSettings
+from model.config import GLMConfig
+from model.modeling_glm import GLMModel
+
+VOCABULARY, CONTEXT, NEW, BEAM_TOKENS, BEAMS = 30592, 128, 256, 64, 4
+COMMANDS = {"pad": 0, "eos": 0, "ENC": 101, "MASK": 103, "sop": 30522, "eop": 30523}
+GREEDY_GOALS = {(1, "fp32"): 4.0, (1, "bf16"): 6.0, (8, "fp32"): 10.0, (8, "bf16"): 14.0}
+BEAM_GOAL = 6.0
+
+
+class Numbers:
+    """A tokenizer whose tokens are numbers: the benchmark starts from ids."""
+
+    num_tokens = 30524
+    command_tokens = ()
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids that ``text`` lists."""
+        return [int(word) for word in text.split()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the list of ids as text."""
+        return " ".join(map(str, ids))
+
+    def command_id(self, name: str) -> int:
+        """Return the id of a command."""
+        return COMMANDS[name]
+
+    def has_command(self, name: str) -> bool:
+        """Tell whether there is such a command."""
+        return name in COMMANDS
+
+
+def make_model() -> GLMModel:
+    """Return the model; weights large enough that choices are no near-ties."""
+    config = GLMConfig(12, 512, 8, VOCABULARY, max_position_embeddings=512, initializer_std=0.08)
+    return GLMModel(config, generator=torch.Generator().manual_seed(3)).eval()
+
+
+def make_contexts(batch: int) -> list[PromptInputs]:
+    """Draw contexts that end in a mask."""
+    generator = torch.Generator().manual_seed(4)
+    rows = torch.randint(1000, 30000, (batch, CONTEXT), generator=generator)
+    rows[:, 0], rows[:, -1] = COMMANDS["ENC"], COMMANDS["MASK"]
+    blank = Blank(index=CONTEXT - 1, start=CONTEXT - 1)
+    return [PromptInputs("", tuple(row), tuple(range(CONTEXT)), (blank,)) for row in rows.tolist()]
+
+
+def ours(model: GLMModel, batch: int, settings: DecodingSettings) -> Callable[[], list[tuple[int, ...]]]:
+    """Return a function that fills the blank of every context."""
+    filler, inputs = BlankFiller(model, Numbers()), make_contexts(batch)
+
+    def fill() -> list[tuple[int, ...]]:
+        generators = [prompt_generator(1, number) for number in range(batch)]
+        return [row.pieces[0] for row in filler.fill_inputs(inputs, settings=settings, generators=generators)]
+
+    return fill
+
+
+def greedy_rows(model: GLMModel, plain: baseline.BaselineGLM) -> list[Row]:
+    """Measure greedy decoding."""
+    rows = []
+    half = make_model().to(torch.bfloat16)
+    banned = [COMMANDS["eos"], COMMANDS["eop"], *range(Numbers.num_tokens, VOCABULARY)]
+    settings = DecodingSettings(max_length=NEW, min_length=NEW, top_k=1)
+    for (batch, precision), goal in GREEDY_GOALS.items():
+        context = torch.tensor([row.input_ids for row in make_contexts(batch)])
+
+        def original(context: torch.Tensor = context) -> list[list[int]]:
+            return baseline.generate(
+                plain, context, start_id=COMMANDS["sop"], position=CONTEXT - 1, num_tokens=NEW, banned_ids=banned
+            )
+
+        fill = ours(model if precision == "fp32" else half, batch, settings)
+        same = [list(row) for row in fill()] == original() if precision == "fp32" else None
+        rows.append(
+            compare(
+                f"generate, batch {batch}, {precision}", fill, original,
+                repeats=3, amount=batch * NEW, unit="tokens/s", equal=same, goal=goal,
+            )  # fmt: skip
+        )
+    return rows
+
+
+def beam_row(model: GLMModel, plain: baseline.BaselineGLM) -> Row:
+    """Measure beam search on one context."""
+    settings = DecodingSettings(max_length=BEAM_TOKENS, num_beams=BEAMS)
+    ends = (COMMANDS["eop"], COMMANDS["eos"])
+    options = BeamOptions(
+        num_beams=BEAMS, end_ids=ends, pad_id=COMMANDS["pad"], max_steps=BEAM_TOKENS, length_penalty=0.0, start_length=1
+    )
+    context = torch.tensor([row.input_ids for row in make_contexts(1)])
+    fill = ours(model, 1, settings)
+
+    def original() -> list[tuple[int, ...]]:
+        return baseline.beam_search(plain, context, start_id=COMMANDS["sop"], position=CONTEXT - 1, options=options)
+
+    return compare(
+        f"beam search, {BEAMS} beams, fp32", fill, original,
+        repeats=3, amount=BEAM_TOKENS, unit="tokens/s", equal=fill() == original(), goal=BEAM_GOAL,
+    )  # fmt: skip
+
+
+def measure() -> Sequence[Row]:
+    """Return a row per batch size and precision, and one for beams."""
+    model = make_model()
+    plain = baseline.BaselineGLM(model.config, model.state_dict()).eval()
+    return [*greedy_rows(model, plain), beam_row(model, plain)]
+
+
+if __name__ == "__main__":
+    run_main(lambda: report(measure, description=__doc__))

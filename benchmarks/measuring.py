@@ -1,0 +1,146 @@
+"""Measure two ways of computing the same thing in turn, and print them as rows of one table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        work: what was done.
+        ours, baseline: median seconds; the baseline is None where there is nothing to compare with.
+        spread: half the distance between the quartiles of ours, as a share of its median.
+        ratio: baseline / ours, the median over the pairs.
+        memory_ratio: extra peak memory of ours over the baseline's; None where it was not measured.
+        rate: ours, in ``unit``.
+        equal: whether both gave the same result; None where there is nothing to compare.
+        goal: the ratio to reach; None without.
+    """
+
+    work: str
+    ours: float
+    spread: float
+    baseline: float | None = None
+    ratio: float | None = None
+    memory_ratio: float | None = None
+    rate: float | None = None
+    unit: str = ""
+    equal: bool | None = None
+    goal: float | None = None
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    """Return how long one call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def compare(
+    name: str,
+    ours: Callable[[], Any],
+    baseline: Callable[[], Any] | None = None,
+    *,
+    repeats: int = 5,
+    amount: float | None = None,
+    unit: str = "",
+    equal: bool | None = None,
+    goal: float | None = None,
+    memory_ratio: float | None = None,
+) -> Row:
+    """Call both in turn ``repeats`` times after one warm-up of each; a call does ``amount`` ``unit``s."""
+    ours()
+    if baseline is not None:
+        baseline()
+    own: list[float] = []
+    other: list[float] = []
+    for _ in range(repeats):
+        own.append(seconds_of(ours))
+        if baseline is not None:
+            other.append(seconds_of(baseline))
+    median = statistics.median(own)
+    quartiles = statistics.quantiles(own, n=4) if len(own) > 1 else [median] * 3
+    return Row(
+        work=name,
+        ours=median,
+        spread=(quartiles[2] - quartiles[0]) / 2 / median,
+        baseline=statistics.median(other) if other else None,
+        ratio=statistics.median(b / a for a, b in zip(own, other, strict=True)) if other else None,
+        memory_ratio=memory_ratio,
+        rate=None if amount is None else amount / median,
+        unit=unit,
+        equal=equal,
+        goal=goal,
+    )
+
+
+def peak_memory(work: Callable[..., Callable[[], Any]], *arguments: Any) -> int:
+    """Return the bytes by which a fresh process grows at most while it calls ``work(*arguments)()`` twice.
+
+    What ``work`` builds (weights) counts; the modules it imports do not. It has to live at the top level of a module.
+    """
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_report_peak, args=(queue, work, arguments))
+    process.start()
+    found = queue.get()
+    process.join()
+    return found
+
+
+def _report_peak(queue: Any, work: Callable[..., Callable[[], Any]], arguments: Sequence[Any]) -> None:
+    empty = _status("VmRSS")
+    measured = work(*arguments)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak of building
+    for _ in range(2):
+        measured()
+    queue.put(_status("VmHWM") - empty)
+
+
+def _status(field: str) -> int:
+    """Return a field of this process's memory in bytes."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Return the rows as lines of a Markdown table."""
+    lines = ["| work | ours | baseline | ratio | goal | memory | rate | equal |", "|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        cells = (
+            row.work,
+            f"{_seconds(row.ours)} ± {100 * row.spread:.0f} %",
+            "" if row.baseline is None else _seconds(row.baseline),
+            "" if row.ratio is None else f"**{row.ratio:.2f}**",
+            "" if row.goal is None else f"{row.goal:g}",
+            "" if row.memory_ratio is None else f"{row.memory_ratio:.2f}",
+            "" if row.rate is None else f"{row.rate:,.0f} {row.unit}",
+            "" if row.equal is None else ("yes" if row.equal else "NO"),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.3g} ms"
+
+
+def report(measure: Callable[[], Sequence[Row]], *, description: str | None, argv: Sequence[str] | None = None) -> int:
+    """Parse ``[--json]``, measure, print the rows; the exit code is 1 when results differ."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
+    as_json = parser.parse_args(argv).json
+    rows = measure()
+    print(json.dumps([asdict(row) for row in rows]) if as_json else "\n".join(table(rows)))
+    return 1 if any(row.equal is False for row in rows) else 0
