@@ -7,9 +7,9 @@
 
 CHECKPOINT is a run's folder, a released one, or one of its files, of any model-parallel size; a fine-tuned classifier
 as well; or a folder of the Hugging Face layout, which gets the code of today. NAME is a released model (glm-base,
-glm-large, glm-doc, glm-410m, glm-515m, glm-roberta-large, glm-2b, glm-10b, glm-large-chinese, glm-10b-chinese) or a
-file of config_tasks/; without it the flags below describe the model, or the config.json in CHECKPOINT, which
-convert_transformers_checkpoint_to_glm.py leaves there.
+glm-large, glm-doc, glm-410m, glm-515m, glm-roberta-large, glm-2b, glm-10b, glm-large-chinese, glm-10b-chinese), a file
+of config_tasks/, or runs/NAME/config.json of a training run; without it the flags below describe the model, or the
+config.json in CHECKPOINT, which convert_transformers_checkpoint_to_glm.py leaves there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="checkpoint folder, or one of its files")
-    parser.add_argument("name", nargs="?", help="released model, or a file of config_tasks/")
+    parser.add_argument("name", nargs="?", help="released model, file of config_tasks/, or runs/NAME/config.json")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write a complete folder, a new one")
     parser.add_argument("--max-shard-size", default="5GB", help="largest weight file of the folder (5GB)")
     parser.add_argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import subprocess
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ RELEASED_NAMES = {
     "glm-410m": "GLM-410M",
     "glm-doc": "GLM-Doc",
 }
+# What a command line without --tokenizer-path records.
+UNSET_TOKENIZER_PATH = "tokenizer.model"
 # Prints the list of flags that a file of config_tasks/ defines.
 READ_MODEL_FILE = 'set -eu; source "$1"; printf "%s" "$MODEL_ARGS"'
 
@@ -74,7 +77,9 @@ def describe(name: str | None, flags: argparse.Namespace) -> Description | None:
     """
     description = Description("glm")
     if name is not None:
-        description = _from_file(Path(name)) if name.endswith(".sh") else _from_table(name)
+        readers = {".sh": _from_file, ".json": from_run}
+        reader = readers.get(Path(name).suffix)
+        description = _from_table(name) if reader is None else reader(Path(name))
     described = with_flags(description, flags)
     return None if name is None and described == description else described
 
@@ -111,7 +116,8 @@ def _from_table(name: str) -> Description:
     released = RELEASED_MODELS.get(RELEASED_NAMES.get(name.lower(), name))
     if released is None:
         raise ValueError(
-            f"model {name!r} is unknown; name one of {', '.join(RELEASED_NAMES)}, or its file: config_tasks/model_*.sh"
+            f"model {name!r} is unknown; name one of {', '.join(RELEASED_NAMES)}, or a file: "
+            "config_tasks/model_*.sh, or runs/NAME/config.json of a training run"
         )
     tokenizer = TokenizerChoice(
         released.tokenizer_type,
@@ -138,6 +144,31 @@ def _from_file(file: Path) -> Description:
     if flags.tokenizer_type is None:
         flags.tokenizer_type = "BertWordPieceTokenizer"  # the default in training
     return replace(with_flags(Description(file.stem.removeprefix("model_")), flags), hidden_size=flags.hidden_size)
+
+
+def from_run(file: Path) -> Description:
+    """Return what ``runs/NAME/config.json`` says, which a training run leaves: its command line."""
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file; a training run leaves it in runs/NAME/config.json")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        path = values["tokenizer_path"]
+        generic = values["tokenizer_type"] == "SentencePieceTokenizer"
+        tokenizer = TokenizerChoice(
+            values["tokenizer_type"],
+            values["tokenizer_model_type"],
+            None if path == UNSET_TOKENIZER_PATH and not generic else path,
+            task_mask=values["task_mask"],
+            fix_command_token=values["fix_command_token"],
+            vocab_divisor=values["make_vocab_size_divisible_by"],
+        )
+        name = file.resolve().parent.name
+        sizes = values["hidden_size"], values["num_attention_heads"], values["attention_scale"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} is not the config.json of a training run ({error}); give runs/NAME/config.json"
+        ) from error
+    return Description(name, *sizes, tokenizer=tokenizer)
 
 
 def shell_file(description: Description, sizes: dict[str, Any], *, vocabulary: str | None) -> str:

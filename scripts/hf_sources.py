@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hf_description import Description
+from hf_description import Description, from_run
 from hf_tokenizers import choice_of_folder, tokenizer_files
 
 from model.config import GLMConfig
@@ -43,6 +43,8 @@ def open_source(
     """
     folder = weights.location.folder
     fields = read_fields(folder)
+    if description is None and fields is not None and "model_type" not in fields:
+        description = from_run(folder / CONFIG_FILE)  # a copy of the run's
     if description is not None:
         config, choice, name = described_config(weights, description), description.tokenizer, description.name
         if choice is not None and choice.shares_rows:
@@ -56,7 +58,7 @@ def open_source(
     else:
         raise ValueError(
             f"{weights.file} does not say its number of heads and its tokenizer; give a NAME (glm-large ..., or a file "
-            "config_tasks/model_*.sh), or --num-attention-heads and --tokenizer-type"
+            "config_tasks/model_*.sh, runs/NAME/config.json), or --num-attention-heads and --tokenizer-type"
         )
     tokenizer = None
     if with_tokenizer and choice is not None:

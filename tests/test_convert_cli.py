@@ -20,6 +20,7 @@ from model.config import GLMConfig
 from model.downstream import SequenceClassification
 from model.modeling_glm import GLMModel
 from model.parameter_rules import split_tensor
+from model.safe_loading import read_checkpoint_file
 from tests import launching
 from tests.conftest import REPOSITORY
 from tests.golden_index import GoldenFolder
@@ -198,6 +199,67 @@ def test_files_of_config_tasks_describe_a_model(checkpoint: Path, vocabulary: li
     to_transformers.main([str(checkpoint), "--output", str(two), *SIZES, *vocabulary])
     assert contents(one) == contents(two) | {"README.md": contents(one)["README.md"]}
     assert "# mine" in (one / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_settings_of_a_run_describe_a_model(checkpoint: Path, vocabulary: list[str], tmp_path: Path):
+    run = {
+        "hidden_size": 16, "num_attention_heads": 4, "attention_scale": 1.0, "tokenizer_type": vocabulary[1],
+        "tokenizer_model_type": None, "tokenizer_path": vocabulary[3], "task_mask": False, "fix_command_token": False,
+        "make_vocab_size_divisible_by": 128,
+    }  # fmt: skip
+    file = tmp_path / "mine" / "config.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(run), encoding="utf-8")
+    one, two, three = (tmp_path / name for name in ("one", "two", "three"))
+    to_transformers.main([str(checkpoint), str(file), "--output", str(one)])
+    shutil.copy(file, checkpoint)
+    to_transformers.main([str(checkpoint), "--output", str(two)])
+    (checkpoint / "config.json").unlink()
+    to_transformers.main([str(checkpoint), "--output", str(three), *SIZES, *vocabulary])
+    card = {"README.md": contents(three)["README.md"]}
+    assert contents(one) | card == contents(two) | card == contents(three)
+
+
+def test_every_recorded_checkpoint(golden: GoldenFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Half precision, further keys, several ranks, relative positions; a prompt alone is refused."""
+    expected = torch.load(golden.path("model/hf/pytorch_model.bin"), weights_only=True)
+    folders = [folder for folder in sorted(golden.path("model/ckpt").iterdir()) if folder.is_dir()]
+    assert folders
+    for folder in folders:
+        copy = Path(shutil.copytree(folder, tmp_path / folder.name))
+        if "prompt_only" in folder.name:
+            line = error_of(lambda copy=copy: to_transformers.main([str(copy), "glm-large"]), capsys)
+            assert "a continuous prompt alone" in line
+            continue
+        to_transformers.main([str(copy), "glm-large"])
+        written = torch.load(next(copy.rglob("pytorch_model.bin")), weights_only=True)
+        if re.fullmatch(r"tiny(_MP\d+|_full)?", folder.name):
+            assert list(written) == list(expected)
+            assert all(torch.equal(written[name], tensor) for name, tensor in expected.items()), folder
+            continue
+        whole = folder.with_name(re.sub(r"_MP\d+", "", folder.name))
+        module = read_checkpoint_file(next(whole.rglob(shard_name(0))))["module"]
+        assert list(written) == list(module), folder
+        assert all(torch.equal(written[name], tensor) for name, tensor in module.items()), folder
+        assert all(written[name].dtype == tensor.dtype for name, tensor in module.items()), folder
+
+
+def test_a_model_of_the_hub(checkpoint: Path, vocabulary: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Offline, the hub is its cache on the disk."""
+    cache = tmp_path / "home" / "hub" / "models--somebody--glm-tiny"
+    to_transformers.main([str(checkpoint), "--output", str(cache / "snapshots" / ("0" * 40)), *SIZES, *vocabulary])
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    program = "scripts/convert_transformers_checkpoint_to_glm.py"
+    launching.run(program, "somebody/glm-tiny", "back", "--verify", cwd=tmp_path)
+    found = torch.load(tmp_path / "back" / shard_name(0), weights_only=True)["module"]
+    assert all(torch.equal(found[name], tensor) for name, tensor in make_model().state_dict().items())
+    printed = launching.run(program, "somebody/glm-other", "other", cwd=tmp_path, code=2)
+    assert len(printed.splitlines()) == 1, printed
+    assert "somebody/glm-other is no folder here and cannot be downloaded from the hub" in printed
+    assert not (tmp_path / "other").exists()
 
 
 def spoil_index(folder: Path) -> None:
