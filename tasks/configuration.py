@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.lora_settings import LoraSettings
+from tasks.seq2seq.settings import Seq2SeqSettings, seq2seq_settings
 from training.arguments import ParsedArguments
 from training.configurations import (
     BlankSettings,
@@ -116,6 +117,7 @@ class FinetuningConfiguration:
     deepspeed_content: Mapping[str, Any] | None
     lora: LoraSettings | None
     lora_adapter: Path | None
+    seq2seq: Seq2SeqSettings | None
 
 
 SEQ2SEQ_TASKS = (
@@ -184,7 +186,9 @@ def _check(values: argparse.Namespace) -> None:
             "--freeze-transformer leaves nothing to train here; add --continuous-prompt or --tune-prefix-layers",
         ),
         (
-            values.seq_length > values.max_position_embeddings and not values.sentinel_token,
+            family_of(values.task, source_length=values.src_seq_length) != "seq2seq"
+            and values.seq_length > values.max_position_embeddings
+            and not values.sentinel_token,
             f"--seq-length {values.seq_length} does not fit --max-position-embeddings "
             f"{values.max_position_embeddings}: shorten the samples or add positions",
         ),
@@ -235,6 +239,7 @@ def finetuning_configuration(parsed: ParsedArguments) -> FinetuningConfiguration
     """
     values = parsed.values
     _check(values)
+    family = family_of(values.task, source_length=values.src_seq_length)
     epochs = values.epochs or 0  # language models are evaluated only
     name = values.experiment_name
     save = Path(values.save) / name if values.save else None
@@ -271,7 +276,7 @@ def finetuning_configuration(parsed: ParsedArguments) -> FinetuningConfiguration
             head_dropout=values.output_dropout,
             sentinel_token=values.sentinel_token,
             limit=values.limit,
-            family=family_of(values.task, source_length=values.src_seq_length),
+            family=family,
             pattern_ensemble=None if values.pattern_ensemble is None else tuple(values.pattern_ensemble),
             index_key=values.index_key,
             compatible=values.compatible,
@@ -302,4 +307,5 @@ def finetuning_configuration(parsed: ParsedArguments) -> FinetuningConfiguration
         deepspeed_content=deepspeed_content(parsed),
         lora=_lora_settings(values),
         lora_adapter=Path(values.lora_adapter) if values.lora_adapter else None,
+        seq2seq=seq2seq_settings(values) if family == "seq2seq" else None,
     )

@@ -166,9 +166,10 @@ def prepare_task(
     Raises:
         ValueError: no such task, files that are missing or malformed, or nothing to do.
     """
+    from tasks.seq2seq.family import Seq2SeqRun
     from tasks.understanding import UnderstandingRun
 
-    families: dict[str, type[TaskRun]] = {"understanding": UnderstandingRun}
+    families: dict[str, type[TaskRun]] = {"understanding": UnderstandingRun, "seq2seq": Seq2SeqRun}
     run = families[configuration.task.family](configuration, tokenizer=tokenizer, topology=topology, announce=announce)
     if not (run.training or run.test):
         raise ValueError(f"{run.name}: nothing to train on and nothing to evaluate; see --epochs and --test-data")

@@ -104,8 +104,8 @@ def test_blank_filling(recorded, model_and_tokens):
         decoder = TargetDecoder(model, tokens, settings=beam_settings(run["settings"]), visible_padding=True)
         for size in (*run["settings"]["batch_sizes"], len(samples)):
             with torch.inference_mode():
-                filled = [row for batch in batches(samples, size) for row in decoder.fill_blanks(batch)]
-            assert [tokenizer.decode(row) for row in filled] == run["filled_text"], run["settings"]
+                filled = [text for batch in batches(samples, size) for text in decoder.fill_blanks(batch)]
+            assert [tokenizer.decode(text.ids) for text in filled] == run["filled_text"], run["settings"]
 
 
 def test_losses(golden, model_and_tokens):

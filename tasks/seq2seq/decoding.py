@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -54,6 +54,13 @@ class DecodingTokens:
         return cls(start, end, pad, tokenizer.num_tokens)
 
 
+class FilledText(NamedTuple):
+    """A source with its blanks filled, without padding, and what fills each of them."""
+
+    ids: list[int]
+    pieces: list[list[int]]
+
+
 class TargetDecoder:
     """Write targets, or fill blanks, with a model in evaluation mode."""
 
@@ -61,12 +68,7 @@ class TargetDecoder:
         self, model: GLMModel, tokens: DecodingTokens, *, settings: BeamSettings, visible_padding: bool = False
     ) -> None:
         """Raises ValueError when a target may be longer than the model has block positions."""
-        limit = model.config.max_position_embeddings
-        if settings.block_positions and settings.max_length > limit:
-            raise ValueError(
-                f"--tgt-seq-length {settings.max_length} is above the model's {limit} block positions; lower it, or "
-                "raise --max-position-embeddings"
-            )
+        settings.check_positions(model.config.max_position_embeddings)
         self.model = model
         self.tokens = tokens
         self.settings = settings
@@ -107,8 +109,8 @@ class TargetDecoder:
             block = search.num_steps + 1 if settings.block_positions else 1
             logits = state.feed(next_tokens, [(masks[row], block) for row in rows])
 
-    def fill_blanks(self, samples: Sequence[Seq2SeqSample]) -> list[list[int]]:
-        """Return the ids of every source with its blanks filled greedily, left to right (spec: generation 4.6).
+    def fill_blanks(self, samples: Sequence[Seq2SeqSample]) -> list[FilledText]:
+        """Fill the blanks of every source greedily, left to right (spec: generation 4.6).
 
         All blanks of a text share ``max_length`` steps; one that gets none stays empty. Minimum length and n-grams
         count over everything generated for a text, start tokens of later blanks included.
@@ -178,28 +180,29 @@ class _BlankText:
         self.generated.append(token)
         self.next_token = token
 
-    def filled(self) -> list[int]:
-        """Return the source's ids with each blank replaced by its piece, without padding."""
-        pieces = dict(zip(self.blanks, self.pieces))
+    def filled(self) -> FilledText:
+        """Return the source with each blank replaced by its piece; a blank without a piece vanishes."""
+        pieces = self.pieces[: len(self.blanks)] + [[]] * (len(self.blanks) - len(self.pieces))
+        by_index = dict(zip(self.blanks, pieces, strict=True))
         ids: list[int] = []
         for index, token in enumerate(self.sample.input_ids[: self.sample.context_length].tolist()):
-            ids += pieces.get(index, []) if index in self.blanks else [token]
-        return [token for token in ids if token != self.tokens.pad]
+            ids += by_index.get(index, [token])
+        return FilledText([token for token in ids if token != self.tokens.pad], pieces)
 
 
 def decode_shared(
-    samples: Sequence[Seq2SeqSample],
+    lengths: Sequence[int],
     decode: Callable[[Sequence[int]], Sequence[Result]],
     *,
     batch_size: int,
     topology: ParallelTopology,
 ) -> list[Result]:
-    """Return what ``decode`` makes of every sample, in their order, on every rank.
+    """Return what ``decode`` makes of every text, in their order, on every rank.
 
-    ``decode`` is given the numbers of at most ``batch_size`` samples of similar length. Every sample is decoded by one
-    data rank; the ranks of a model-parallel group work together on theirs. Every rank has to call it.
+    ``decode`` is given the numbers of at most ``batch_size`` texts of similar length. Every text is decoded by one data
+    rank; the ranks of a model-parallel group work together on theirs. Every rank has to call it.
     """
-    order = sorted(range(len(samples)), key=lambda number: -samples[number].context_length)
+    order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     found: dict[int, Result] = {}
     with torch.inference_mode():
@@ -209,4 +212,4 @@ def decode_shared(
         shares: list[dict[int, Result]] = [{}] * topology.data_parallel_size
         dist.all_gather_object(shares, found, group=topology.data_parallel_group)
         found = {number: result for share in shares for number, result in share.items()}
-    return [found[number] for number in range(len(samples))]
+    return [found[number] for number in range(len(lengths))]

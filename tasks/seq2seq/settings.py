@@ -50,6 +50,14 @@ class BeamSettings:
                 f"--min-tgt-length {self.min_length} is above --tgt-seq-length {self.max_length}; change one of them"
             )
 
+    def check_positions(self, max_position_embeddings: int) -> None:
+        """Raise ValueError when a target may be longer than the model has block positions."""
+        if self.block_positions and self.max_length > max_position_embeddings:
+            raise ValueError(
+                f"--tgt-seq-length {self.max_length} is above the model's {max_position_embeddings} block positions; "
+                "lower it, or raise --max-position-embeddings"
+            )
+
 
 @dataclass(frozen=True)
 class Seq2SeqSettings:
