@@ -33,6 +33,7 @@ READ_BY: dict[str, str] = {
     "model/loss_scaler.json": "test_golden_model_optimization.py",
     "model/train_curve.pt": "test_golden_model_optimization.py",
     "model/ckpt/": "test_golden_model_checkpoints.py",
+    "model/hf/": "test_golden_model_hf.py",
     "pretraining/blocks.json": "test_golden_pretraining_blocks.py",
     "pretraining/blocks512.npz": "test_golden_pretraining_blocks.py",
     "pretraining/block_units.json": "test_golden_pretraining_blocks.py",
@@ -115,7 +116,6 @@ SEQ2SEQ = "sequence to sequence, language modelling and multiple choice come wit
 
 DEFERRED: dict[str, str] = {
     "model/decoder_layer.pt": "optional: the original's unfinished encoder-decoder is not provided",
-    "model/hf/": "the Hugging Face export comes with its own issue",
     "pretraining/multilingual.json": "the multilingual release comes with a later issue",
     "generation/lm_items.json": SEQ2SEQ,
     "generation/lm_metrics.json": SEQ2SEQ,

@@ -20,8 +20,8 @@ def generation_inputs(
     *,
     mask_token_ids: Sequence[int],
     sop_token_id: int,
-    eop_token_id: int,
-    pad_token_id: int,
+    eop_token_id: int | None = None,
+    pad_token_id: int | None = None,
     max_gen_length: int = 512,
     targets: Sequence[Sequence[int]] | None = None,
     padding: bool = False,
@@ -32,8 +32,8 @@ def generation_inputs(
     Without ``targets``: ``input_ids`` [b,s+1], ``position_ids`` [b,2,s+g] and ``generation_attention_mask``
     [b,1,s+g,s+g] for g = ``max_gen_length`` tokens. With ``targets``, ids of a filling per row: ``input_ids`` [b,s+g],
     ``position_ids``, ``attention_mask`` and ``labels`` [b,s+g], -100 where there is nothing to learn; g is the longest
-    target's length, or ``max_gen_length`` with ``padding``. Positions count padding, unless ``skip_padding``.
-    Raises ValueError for a row without a blank.
+    target's length, or ``max_gen_length`` with ``padding``; this alone needs the end and padding tokens.
+    Positions count padding, unless ``skip_padding``. Raises ValueError for a row without a blank.
     """
     if max_gen_length < 1:
         raise ValueError(f"max_gen_length is {max_gen_length}; it has to be at least 1")
@@ -44,6 +44,7 @@ def generation_inputs(
     num_new = max_gen_length
     labels: list[list[int]] = []
     if targets is not None:
+        assert eop_token_id is not None and pad_token_id is not None, (eop_token_id, pad_token_id)
         if len(targets) != batch_size:
             raise ValueError(f"there are {len(targets)} targets for {batch_size} texts; give one for each")
         labels = [[*target, eop_token_id][:max_gen_length] for target in targets]

@@ -21,12 +21,10 @@ from transformers.modeling_outputs import (
     MultipleChoiceModelOutput,
     SequenceClassifierOutput,
 )
-from transformers.utils import logging
 
 from .configuration_glm import GLMConfig
+from .generation_glm import BlankFilling
 from .layers_glm import GLMMLP, GLMAttention, GLMEmbedding, GLMStack, VisibleKeys
-
-logger = logging.get_logger(__name__)
 
 IGNORED_LABEL = -100
 
@@ -163,7 +161,7 @@ def _as_asked(output: Any, config: GLMConfig, return_dict: bool | None) -> Any:
     return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
 
-class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
+class GLMForConditionalGeneration(GLMPreTrainedModel, BlankFilling, GenerationMixin):
     """Fill a blank: inputs come from ``tokenizer.build_inputs_for_generation``."""
 
     def __init__(self, config: GLMConfig) -> None:
@@ -224,129 +222,6 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, GenerationMixin):
             attentions=output.attentions,
         )
         return _as_asked(result, self.config, return_dict)
-
-    def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
-        """Generate as the library does, from what ``tokenizer.build_inputs_for_generation`` returns.
-
-        Without a limit on the length, as much is generated as the inputs have room for (``max_gen_length``); no limit
-        goes beyond that room or the model's positions. When ``generation_config`` knows ``mask_token_ids`` and
-        ``sop_token_id``, ids of a text [b,s] and their ``attention_mask`` are enough: its first blank is filled.
-        """
-        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
-        settings = self.generation_config if generation_config is None else generation_config
-        mask_ids, start = getattr(settings, "mask_token_ids", None), getattr(settings, "sop_token_id", None)
-        if "generation_attention_mask" not in kwargs and mask_ids and start is not None and input_ids is not None:
-            context = kwargs.pop("attention_mask", None)
-            input_ids, prepared = self._first_blank(input_ids, context, mask_ids=mask_ids, start=start)
-            kwargs |= prepared
-        mask = kwargs.get("generation_attention_mask")
-        if mask is not None and input_ids is not None:
-            kwargs["generation_attention_mask"] = mask != 0
-            room = self._room(kwargs["position_ids"], input_ids.size(1))
-            kwargs |= _limited(room, input_ids.size(1), settings=settings, options=kwargs)
-        return super().generate(input_ids, generation_config=generation_config, **kwargs)
-
-    def _first_blank(
-        self, input_ids: Tensor, attention_mask: Tensor | None, *, mask_ids: Sequence[int], start: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return ids [b,s+1] of texts [b,s] and the start of a piece, with positions and mask for filling.
-
-        Positions leave padding out. Raises ValueError for a text without a blank.
-        """
-        real = torch.ones_like(input_ids) if attention_mask is None else attention_mask.to(input_ids.device)
-        blank = torch.isin(input_ids, torch.tensor(mask_ids, device=input_ids.device)) & (real != 0)
-        if not bool(blank.any(dim=1).all()):
-            row = int((~blank.any(dim=1)).nonzero()[0, 0])
-            raise ValueError(f"text {row} of the batch has no blank to fill; mark it with [MASK]")
-        batch_size, length = input_ids.shape
-        num_new = self.config.max_sequence_length
-        before = (real.cumsum(dim=1) - 1).clamp(min=0)  # [b,s]
-        at_blank = before.gather(1, blank.int().argmax(dim=1, keepdim=True))  # [b,1]
-        steps = torch.arange(1, num_new + 1, device=input_ids.device).expand(batch_size, -1)
-        positions = torch.cat([before, at_blank.expand(-1, num_new)], dim=1)
-        blocks = torch.cat([torch.zeros_like(before), steps], dim=1)
-        width = length + num_new
-        columns = torch.arange(width, device=input_ids.device)
-        visible = (columns <= columns[:, None]) & (columns >= length)  # [width,width], of the generated columns
-        visible = visible[None, None] | F.pad(real != 0, (0, num_new))[:, None, None, :]
-        starts = input_ids.new_full((batch_size, 1), start)
-        positions = torch.stack([positions, blocks], dim=1)
-        return torch.cat([input_ids, starts], dim=1), {"position_ids": positions, "generation_attention_mask": visible}
-
-    def _room(self, position_ids: Tensor, length: int) -> int:
-        """Return how long inputs of ``length`` may become; raise ValueError when they do not fit the positions."""
-        last = self.config.position_rows - 1
-        fits = (position_ids <= last).flatten(0, -2).all(dim=0).long()  # [columns]
-        room = int(fits.cumprod(dim=0).sum())  # columns that can be fed
-        if room < length:
-            raise ValueError(f"the text has {length - 1} tokens, the model has {last + 1} positions; shorten the text")
-        return room + 1
-
-    def _expand_inputs_for_generation(
-        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
-    ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Repeat every row for its beams; the library would repeat three-dimensional positions along another axis."""
-        position_ids = kwargs.pop("position_ids", None)
-        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
-        if position_ids is not None:
-            kwargs["position_ids"] = position_ids.repeat_interleave(expand_size, dim=0)
-        return input_ids, kwargs
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        past_key_values: Any = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        generation_attention_mask: Tensor | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Return the arguments of the next call, given all ids [b,n] so far.
-
-        ``position_ids`` [b,2,>= n] and ``generation_attention_mask`` [b,1,>= n,>= n] were made for the whole result.
-        Without them the text is continued from left to right, ``attention_mask`` [b,n] hiding the padding.
-        """
-        length = input_ids.size(1)
-        num_cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
-        new = slice(num_cached, length)
-        if generation_attention_mask is not None:
-            mask = generation_attention_mask[:, :, new, :length]
-        else:
-            real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            columns = torch.arange(length, device=input_ids.device)
-            mask = (columns <= columns[new, None]) & (real != 0)[:, None, None, :]  # [b,1,s,n]
-            position_ids = (real.cumsum(dim=1) - 1).clamp(min=0)
-            if self.config.block_position_encoding:
-                position_ids = torch.stack([position_ids, torch.zeros_like(position_ids)], dim=1)
-        result = {
-            "input_ids": input_ids[:, new].contiguous(),
-            "position_ids": position_ids[..., new].contiguous(),
-            "attention_mask": mask,
-            "past_key_values": past_key_values,
-        }
-        passed = ("use_cache", "logits_to_keep", "output_attentions", "output_hidden_states")
-        return result | {name: kwargs[name] for name in passed if kwargs.get(name) is not None}
-
-
-def _limited(room: int, length: int, *, settings: Any, options: dict[str, Any]) -> dict[str, int]:
-    """Return the limit of the length to put into ``options`` of generate, so that a result has ``room`` tokens at most.
-
-    Nothing when the limit that is in force (``options``, else ``settings``, in the library's order) is low enough.
-    """
-    default_length = getattr(type(settings)(), "max_length", None)  # of this version of the library
-    new_tokens = options.get("max_new_tokens", settings.max_new_tokens)
-    max_length = options.get("max_length", settings.max_length)
-    if new_tokens is None and "max_length" not in options and max_length in (None, default_length):
-        return {"max_new_tokens": room - length}
-    asked = max_length if new_tokens is None else length + new_tokens
-    if asked <= room:
-        return {}
-    logger.warning_once(
-        "generation ends after %d tokens: the inputs were built for no more (max_gen_length), or the model has no more "
-        "positions",
-        room - length,
-    )
-    return {"max_length": room} if "max_length" in options else {"max_new_tokens": room - length}
 
 
 class GLMForMultipleChoice(GLMPreTrainedModel):

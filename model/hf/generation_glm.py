@@ -1,0 +1,211 @@
+"""Generation with a GLM in Hugging Face transformers: lengths, beams, inputs of a step, several blanks.
+
+b batch, n tokens so far, s new positions, c context length, g length of a piece
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.generation import GenerationMixin
+from transformers.utils import logging
+
+from .inputs_glm import generation_inputs
+
+logger = logging.get_logger(__name__)
+
+
+class BlankFilling(GenerationMixin):
+    """What ``GLMForConditionalGeneration`` adds to the library's generation."""
+
+    def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
+        """Generate as the library does, from what ``tokenizer.build_inputs_for_generation`` returns.
+
+        Without a limit on the length, as much is generated as the inputs have room for (``max_gen_length``); no limit
+        goes beyond that room or the model's positions. When ``generation_config`` knows ``mask_token_ids`` and
+        ``sop_token_id``, ids of a text [b,s] and their ``attention_mask`` are enough: its first blank is filled.
+        """
+        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        settings = self.generation_config if generation_config is None else generation_config
+        mask_ids, start = getattr(settings, "mask_token_ids", None), getattr(settings, "sop_token_id", None)
+        if "generation_attention_mask" not in kwargs and mask_ids and start is not None and input_ids is not None:
+            context = kwargs.pop("attention_mask", None)
+            prepared = generation_inputs(
+                input_ids,
+                torch.ones_like(input_ids) if context is None else context,
+                mask_token_ids=mask_ids,
+                sop_token_id=start,
+                max_gen_length=self.config.max_sequence_length,
+                skip_padding=True,
+            )
+            input_ids = prepared.pop("input_ids")
+            kwargs |= prepared
+        mask = kwargs.get("generation_attention_mask")
+        if mask is not None and input_ids is not None:
+            kwargs["generation_attention_mask"] = mask != 0
+            room = self._room(kwargs["position_ids"], input_ids.size(1))
+            kwargs |= _limited(room, input_ids.size(1), settings=settings, options=kwargs)
+        return super().generate(input_ids, generation_config=generation_config, **kwargs)
+
+    def _room(self, position_ids: Tensor, length: int) -> int:
+        """Return how long inputs of ``length`` may become; raise ValueError when they do not fit the positions."""
+        last = self.config.position_rows - 1
+        fits = (position_ids <= last).flatten(0, -2).all(dim=0).long()  # [columns]
+        room = int(fits.cumprod(dim=0).sum())  # columns that can be fed
+        if room < length:
+            raise ValueError(f"the text has {length - 1} tokens, the model has {last + 1} positions; shorten the text")
+        return room + 1
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """Repeat every row for its beams; the library would repeat three-dimensional positions along another axis."""
+        position_ids = kwargs.pop("position_ids", None)
+        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        if position_ids is not None:
+            kwargs["position_ids"] = position_ids.repeat_interleave(expand_size, dim=0)
+        return input_ids, kwargs
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        past_key_values: Any = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        generation_attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Return the arguments of the next call, given all ids [b,n] so far.
+
+        ``position_ids`` [b,2,>= n] and ``generation_attention_mask`` [b,1,>= n,>= n] were made for the whole result.
+        Without them the text is continued from left to right, ``attention_mask`` [b,n] hiding the padding.
+        """
+        length = input_ids.size(1)
+        num_cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        new = slice(num_cached, length)
+        if generation_attention_mask is not None:
+            mask = generation_attention_mask[:, :, new, :length]
+        else:
+            real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            columns = torch.arange(length, device=input_ids.device)
+            mask = (columns <= columns[new, None]) & (real != 0)[:, None, None, :]  # [b,1,s,n]
+            position_ids = (real.cumsum(dim=1) - 1).clamp(min=0)
+            if self.config.block_position_encoding:
+                position_ids = torch.stack([position_ids, torch.zeros_like(position_ids)], dim=1)
+        result = {
+            "input_ids": input_ids[:, new].contiguous(),
+            "position_ids": position_ids[..., new].contiguous(),
+            "attention_mask": mask,
+            "past_key_values": past_key_values,
+        }
+        passed = ("use_cache", "logits_to_keep", "output_attentions", "output_hidden_states")
+        return result | {name: kwargs[name] for name in passed if kwargs.get(name) is not None}
+
+    @torch.no_grad()
+    def fill_blanks(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        mask_token_ids: Sequence[int] | None = None,
+        sop_token_id: int | None = None,
+        eos_token_id: int | Sequence[int] | None = None,
+        max_gen_length: int = 64,
+        **options: Any,
+    ) -> list[list[list[int]]]:
+        """Fill all blanks of texts [b,c] from left to right; return for each text the ids of its pieces.
+
+        A piece is context of those after it. The ids that are not given are taken from ``generation_config``;
+        ``options`` are those of ``generate``. Pieces come without start and end tokens. Raises ValueError for a text
+        without a blank or when an id is not known.
+        """
+        known = {"mask_token_ids": mask_token_ids, "sop_token_id": sop_token_id, "eos_token_id": eos_token_id}
+        for name, value in known.items():
+            known[name] = getattr(self.generation_config, name, None) if value is None else value
+            if known[name] is None:
+                raise ValueError(f"fill_blanks does not know {name}; give it, as tokenizer.{_TOKENIZER_NAMES[name]}")
+        ends = {known["eos_token_id"]} if isinstance(known["eos_token_id"], int) else set(known["eos_token_id"])
+        start, device = known["sop_token_id"], input_ids.device
+        context = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        positions = (context.cumsum(dim=1) - 1).clamp(min=0)  # [b,c]
+        is_blank = torch.isin(input_ids, torch.tensor(list(known["mask_token_ids"]), device=device)) & (context != 0)
+        blanks = [positions[row, found].tolist() for row, found in enumerate(is_blank)]
+        if not all(blanks):
+            raise ValueError(f"text {blanks.index([])} of the batch has no blank to fill; mark it with [MASK]")
+        pieces: list[list[list[int]]] = [[] for _ in blanks]
+        length = input_ids.size(1)
+        ids, visible = input_ids, context != 0
+        position_ids = torch.stack([positions, torch.zeros_like(positions)], dim=1)  # [b,2,n]
+        options = {"pad_token_id": min(ends), **options}
+        for number in range(max(map(len, blanks))):
+            rows = [row for row, own in enumerate(blanks) if number < len(own)]
+            here = torch.tensor([blanks[row][number] for row in rows], device=device)
+            steps = torch.arange(1, max_gen_length + 1, device=device)
+            new = torch.stack([here[:, None].expand(-1, max_gen_length), steps.expand(len(rows), -1)], dim=1)
+            grown = torch.cat([position_ids[rows], new], dim=2)  # [rows,2,n+g]
+            width = grown.size(2)
+            columns = torch.arange(width, device=device)
+            seen = torch.cat([visible[rows], visible.new_ones((len(rows), max_gen_length))], dim=1)
+            mask = ((columns <= columns[:, None]) | (columns < length)) & seen[:, None, None, :]
+            starts = ids.new_full((len(rows), 1), start)
+            results = self.generate(
+                torch.cat([ids[rows], starts], dim=1),
+                position_ids=grown,
+                generation_attention_mask=mask,
+                eos_token_id=sorted(ends),
+                **options,
+            )[:, ids.size(1) + 1 :].tolist()
+            found = [_before_end(result, ends) for result in results]
+            for row, piece in zip(rows, found):
+                pieces[row].append(piece)
+            fed = [
+                piece[: max_gen_length - 1] for piece in found
+            ]  # the last token of a piece that was cut off is not fed
+            added = max(map(len, fed)) + 1
+            place = ids.size(1)
+            ids = torch.cat([ids, ids.new_full((len(ids), added), start)], dim=1)
+            visible = torch.cat([visible, visible.new_zeros((len(ids), added))], dim=1)
+            position_ids = torch.cat([position_ids, position_ids.new_zeros((len(ids), 2, added))], dim=2)
+            for index, (row, piece) in enumerate(zip(rows, fed)):
+                end = place + 1 + len(piece)
+                ids[row, place + 1 : end] = ids.new_tensor(piece)
+                visible[row, place:end] = True
+                position_ids[row, :, place:] = new[index, :, :added]
+        return pieces
+
+
+_TOKENIZER_NAMES = {
+    "mask_token_ids": "mask_token_ids",
+    "sop_token_id": "sop_token_id",
+    "eos_token_id": "eop_token_id",
+}
+
+
+def _before_end(tokens: Sequence[int], ends: set[int]) -> list[int]:
+    """Return the tokens before the first end token."""
+    count = next((index for index, token in enumerate(tokens) if token in ends), len(tokens))
+    return list(tokens[:count])
+
+
+def _limited(room: int, length: int, *, settings: Any, options: dict[str, Any]) -> dict[str, int]:
+    """Return the limit of the length to put into ``options`` of generate, so that a result has ``room`` tokens at most.
+
+    Nothing when the limit that is in force (``options``, else ``settings``, in the library's order) is low enough.
+    """
+    default_length = getattr(type(settings)(), "max_length", None)  # of this version of the library
+    new_tokens = options.get("max_new_tokens", settings.max_new_tokens)
+    max_length = options.get("max_length", settings.max_length)
+    if new_tokens is None and "max_length" not in options and max_length in (None, default_length):
+        return {"max_new_tokens": room - length}
+    asked = max_length if new_tokens is None else length + new_tokens
+    if asked <= room:
+        return {}
+    logger.warning_once(
+        "generation ends after %d tokens: the inputs were built for no more (max_gen_length), or the model has no more "
+        "positions",
+        room - length,
+    )
+    return {"max_length": room} if "max_length" in options else {"max_new_tokens": room - length}
