@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,6 +38,17 @@ class EvaluationSet:
         return self.pattern_samples[0]
 
 
+def limited(examples: Sequence[Any], limit: int | None) -> Sequence[Any]:
+    """Return ``limit`` of the examples in their order, drawn at random: files are often sorted by class.
+
+    The choice depends on the two numbers only, so that runs with other seeds are compared on the same examples.
+    """
+    if limit is None or limit >= len(examples):
+        return examples
+    chosen = sorted(random.Random(f"limit {limit} of {len(examples)}").sample(range(len(examples)), limit))
+    return [examples[index] for index in chosen]
+
+
 class TaskData:
     """Read and encode the splits of one task."""
 
@@ -63,10 +75,9 @@ class TaskData:
         )
 
     def examples(self, split: str, *, for_training: bool) -> Sequence[InputExample]:
-        """Read a split, or its first examples with ``--limit``."""
-        settings = self.settings
+        """Read a split, or with ``--limit`` some of its examples."""
         options = replace(self.options, for_training=for_training)
-        return self.task.examples(settings.data_folder, split, options)[: settings.limit]
+        return limited(self.task.examples(self.settings.data_folder, split, options), self.settings.limit)
 
     def samples(self, split: str) -> Sequence[TaskSample]:
         """Return the samples of a split for a loss, those of all patterns; say how many texts were shortened."""

@@ -11,6 +11,7 @@ import pytest
 from tasks.examples import DataOptions
 from tasks.registry import TASKS, find_task
 from tasks.superglue.processors_wsc import locate_pronoun, locate_span
+from tasks.task_data import limited
 
 RTE_ROW = {"premise": "It rained.", "hypothesis": "It was wet.", "label": "entailment", "idx": 0}
 WSC_ROW = {
@@ -171,3 +172,12 @@ def test_every_task_has_what_it_needs():
                     assert list(task.patterns.verbalizers(pattern_id)) == list(task.labels)
     assert "has the patterns 0 to 4" in message(TASKS["rte"].patterns.parts, None, 5)
     assert "leave out --cloze-eval" in message(lambda: TASKS["wsc1"].patterns)
+
+
+def test_a_limited_split_is_drawn_from_all_of_it():
+    """Files sorted by class keep their classes; the choice is the same every time and in order."""
+    examples = [0] * 50 + [1] * 50
+    chosen = limited(range(100), 20)
+    assert list(chosen) == sorted(set(chosen)) == list(limited(range(100), 20))
+    assert 0 < sum(limited(examples, 20)) < 20
+    assert limited(examples, None) is examples and limited(examples, 100) is examples
