@@ -90,6 +90,7 @@ class GLMAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense.ends_half_layer = True  # it is initialised with a smaller spread
         self.output_dropout = nn.Dropout(config.output_dropout_prob)
 
     def forward(
@@ -134,6 +135,7 @@ class GLMMLP(nn.Module):
         super().__init__()
         self.dense_h_to_4h = nn.Linear(config.hidden_size, 4 * config.hidden_size)
         self.dense_4h_to_h = nn.Linear(4 * config.hidden_size, config.hidden_size)
+        self.dense_4h_to_h.ends_half_layer = True
         self.dropout = nn.Dropout(config.output_dropout_prob)
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from transformers.modeling_outputs import (
 
 from .configuration_glm import GLMConfig
 from .generation_glm import BlankFilling
-from .layers_glm import GLMMLP, GLMAttention, GLMEmbedding, GLMStack, VisibleKeys
+from .layers_glm import GLMEmbedding, GLMStack, VisibleKeys
 
 IGNORED_LABEL = -100
 
@@ -53,14 +53,10 @@ class GLMPreTrainedModel(PreTrainedModel):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
         elif isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            narrowing = math.sqrt(2.0 * self.config.num_layers) if getattr(module, "ends_half_layer", False) else 1.0
+            nn.init.normal_(module.weight, std=self.config.initializer_range / narrowing)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        narrow = self.config.initializer_range / math.sqrt(2.0 * self.config.num_layers)
-        if isinstance(module, GLMAttention):
-            nn.init.normal_(module.dense.weight, std=narrow)
-        elif isinstance(module, GLMMLP):
-            nn.init.normal_(module.dense_4h_to_h.weight, std=narrow)
 
 
 class GLMModel(GLMPreTrainedModel):
