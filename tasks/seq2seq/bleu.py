@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 LONGEST_NGRAM = 4
 
@@ -77,10 +78,20 @@ def library_scores(hypotheses: Sequence[str], references: Sequence[str], *, chin
 
     Raises ValueError when the package is missing.
     """
+    sacrebleu = _library()
+    bleu = sacrebleu.corpus_bleu(hypotheses, [references], tokenize="zh" if chinese else "13a", force=True)
+    chrf = sacrebleu.corpus_chrf(hypotheses, [references])
+    return {"sacrebleu": float(bleu.score), "chrf": float(chrf.score)}
+
+
+def sentence_bleu(hypothesis: str, reference: str) -> float:
+    """Return sacrebleu's smoothed BLEU of one text, 0 to 100; a text of few words is judged by its short n-grams."""
+    return float(_library().sentence_bleu(hypothesis, [reference], use_effective_order=True).score)
+
+
+def _library() -> ModuleType:
     try:
         import sacrebleu
     except ImportError as error:
         raise ValueError("BLEU and chrF need sacrebleu: pip install sacrebleu") from error
-    bleu = sacrebleu.corpus_bleu(hypotheses, [references], tokenize="zh" if chinese else "13a", force=True)
-    chrf = sacrebleu.corpus_chrf(hypotheses, [references])
-    return {"sacrebleu": float(bleu.score), "chrf": float(chrf.score)}
+    return sacrebleu
