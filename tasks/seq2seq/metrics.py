@@ -83,7 +83,7 @@ def blank_scores(
     """Return how well blanks are filled, in percent; the original has no metric for it.
 
     ``bleu`` compares whole texts with blanks filled (blank only). With ``filled``: the share of blanks with exactly the
-    right words (``blank-exact-match``), and the mean over blanks of their word F1 and BLEU (``blank-f1``, ``blank-bleu``).
+    right words (``blank-exact-match``), and the means over blanks of word F1 and BLEU (``blank-f1``, ``blank-bleu``).
     Case, accents and the blanks around punctuation do not matter for a blank; one that was not filled is wrong.
     """
     scores: dict[str, float] = {}
