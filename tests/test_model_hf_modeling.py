@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("transformers")
+import tests.hf_environment  # noqa: F401  # before transformers is imported
+
+pytest.importorskip("transformers", reason="transformers is an extra")
 
 import torch
 from torch import Tensor

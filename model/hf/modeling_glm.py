@@ -24,9 +24,8 @@ from transformers.modeling_outputs import (
 
 from .configuration_glm import GLMConfig
 from .generation_glm import BlankFilling
+from .inputs_glm import IGNORED_LABEL
 from .layers_glm import GLMEmbedding, GLMStack, VisibleKeys
-
-IGNORED_LABEL = -100
 
 
 @dataclass
