@@ -62,12 +62,14 @@ class TokenizerFiles:
         write: writes the files into a folder.
         num_tokens: ids it gives; the model's vocabulary holds at least as many.
         token_ids: ``pad_token_id`` and the like of generation_config.json.
+        note: what the user should know of it, in one line.
     """
 
     class_name: str
     write: Callable[[Path], None]
     num_tokens: int
     token_ids: Mapping[str, int] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,7 @@ def export_folder(
         card = model_card(name, config, architecture=architecture, has_tokenizer=tokenizer is not None)
         (temporary / CARD_FILE).write_text(card, encoding="utf-8")
         for file in temporary.iterdir():
+            shutil.copymode(temporary / CONFIG_FILE, file)  # some libraries keep their files from everyone else
             _make_durable(file)
         if folder.exists():
             folder.rmdir()
@@ -300,10 +303,10 @@ def model_card(name: str, config: GLMConfig, *, architecture: str, has_tokenizer
         f"{config.num_attention_heads} heads, {config.max_position_embeddings} positions, vocabulary "
         f"{config.vocab_size}."
     )
-    names, lines = auto_class, [f'model = {auto_class}.from_pretrained("{name}", trust_remote_code=True)']
+    names, lines = auto_class, [f"model = {auto_class}.from_pretrained(folder, trust_remote_code=True)"]
     if has_tokenizer:
         names = f"AutoTokenizer, {auto_class}"
-        lines.insert(0, f'tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)')
+        lines.insert(0, "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)")
     if has_tokenizer and architecture == ARCHITECTURES["generation"]:
         lines += [
             "",
@@ -312,7 +315,7 @@ def model_card(name: str, config: GLMConfig, *, architecture: str, has_tokenizer
             "outputs = model.generate(**inputs, max_new_tokens=16, eos_token_id=tokenizer.eop_token_id)",
             "print(tokenizer.decode(outputs[0].tolist()))",
         ]
-    code = "\n".join([f"from transformers import {names}", "", *lines])
+    code = "\n".join([f"from transformers import {names}", "", 'folder = "."  # where this file is', *lines])
     return (
         f"---\nlibrary_name: transformers\ntags: [glm]\n---\n\n# {name}\n\n"
         "A GLM ([General Language Model](https://arxiv.org/abs/2103.10360)), which fills blanks in a text.\n"

@@ -77,6 +77,8 @@ def convert(values: argparse.Namespace) -> int:
         name=source.name,
     )
     print(f"wrote {values.output}: {', '.join(file.name for file in files)}")
+    if source.tokenizer is not None and source.tokenizer.note:
+        print(f"note: {source.tokenizer.note}")
     if values.verify:
         from model.hf_verify import verify
 

@@ -193,7 +193,7 @@ def shell_file(description: Description, sizes: dict[str, Any], *, vocabulary: s
         words = ["--tokenizer-type", tokenizer.tokenizer_type]
         words += ["--tokenizer-model-type", tokenizer.model_type] if tokenizer.model_type else []
         words += ["--task-mask"] * tokenizer.task_mask + ["--fix-command-token"] * tokenizer.fix_command_token
-        words += ["--tokenizer-path", f"$MODEL_FOLDER/{vocabulary}"] if vocabulary else []
+        words += [] if vocabulary is None else ["--tokenizer-path", f"$MODEL_FOLDER/{vocabulary}".rstrip("/.")]
         lines.append(" ".join(words))
     lines.append("--load-pretrained $MODEL_FOLDER")
     content = "\n    ".join(lines)

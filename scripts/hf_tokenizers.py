@@ -35,6 +35,8 @@ FAMILIES = (
     Family("chinese", "ChineseSPTokenizer", None, "GLMChineseTokenizer"),
 )
 
+WITHOUT_TASK_MASKS = ("bert", "roberta")
+
 
 def family_of(choice: TokenizerChoice) -> Family:
     """Return the family of a tokenizer; raise ValueError for one that the layout has no class for."""
@@ -72,7 +74,7 @@ def choice_of_folder(folder: Path) -> TokenizerChoice | None:
     if family.vocabulary == "bert":
         model_type = "bert-base-uncased" if content.get("do_lower_case", True) else "bert-base-cased"
     return TokenizerChoice(
-        family.tokenizer_type, model_type, str(folder), task_mask=family.vocabulary in ("gpt2", "chinese"),
+        family.tokenizer_type, model_type, str(folder), task_mask=family.vocabulary not in WITHOUT_TASK_MASKS,
         fix_command_token=family.vocabulary == "chinese",
     )  # fmt: skip
 
@@ -111,18 +113,27 @@ def tokenizer_files(choice: TokenizerChoice, *, vocab_size: int, checkpoint: Pat
     def write(folder: Path) -> None:
         _write(folder, files, family=family, lower_case=not cased)
 
+    note = ""
+    if choice.task_mask and family.vocabulary in WITHOUT_TASK_MASKS:
+        note = f"{family.class_name} has [MASK] alone: texts with [gMASK] or [sMASK] are for the programs here"
     return TokenizerFiles(
         family.class_name,
         write,
         num_tokens=own.num_tokens,
         token_ids={"eos_token_id": own.command_id("eop"), "pad_token_id": own.command_id("pad")},
+        note=note,
     )
 
 
 def _write(folder: Path, files: Sequence[Path], *, family: Family, lower_case: bool) -> None:
     """Copy the vocabulary into ``folder`` and let the layout's own class write the rest."""
-    from model.hf import tokenization_glm
-
+    try:
+        from model.hf import tokenization_glm
+    except ImportError as error:
+        raise ValueError(
+            "the tokenizer's files need the package transformers: pip install 'transformers>=4.40'; --no-tokenizer "
+            "leaves them out"
+        ) from error
     for file in files:
         shutil.copyfile(file, folder / file.name)
     settings: dict[str, Any] = {

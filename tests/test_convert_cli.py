@@ -147,6 +147,7 @@ def test_verify_finds_other_weights(checkpoint: Path, tmp_path: Path):
         verify(other, hub, config=CONFIG)
 
 
+@pytest.mark.slow
 def test_everything_that_takes_a_checkpoint_takes_a_folder(vocabulary: list[str], checkpoint: Path, tmp_path: Path):
     hub = tmp_path / "hub"
     to_transformers.main([str(checkpoint), "--output", str(hub), *SIZES, *vocabulary, "--max-shard-size", "5000"])
@@ -169,6 +170,7 @@ def test_everything_that_takes_a_checkpoint_takes_a_folder(vocabulary: list[str]
             assert torch.equal(found[name], split_tensor(name, tensor, 2)[rank]), name
 
 
+@pytest.mark.slow
 def test_the_file_of_an_imported_model_generates(vocabulary: list[str], checkpoint: Path, tmp_path: Path):
     hub, back = tmp_path / "hub", tmp_path / "back"
     to_transformers.main([str(checkpoint), "--output", str(hub), *SIZES, *vocabulary])
@@ -244,6 +246,7 @@ def test_every_recorded_checkpoint(golden: GoldenFolder, tmp_path: Path, capsys:
         assert all(written[name].dtype == tensor.dtype for name, tensor in module.items()), folder
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub(checkpoint: Path, vocabulary: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Offline, the hub is its cache on the disk."""
     cache = tmp_path / "home" / "hub" / "models--somebody--glm-tiny"
@@ -260,6 +263,14 @@ def test_a_model_of_the_hub(checkpoint: Path, vocabulary: list[str], tmp_path: P
     assert len(printed.splitlines()) == 1, printed
     assert "somebody/glm-other is no folder here and cannot be downloaded from the hub" in printed
     assert not (tmp_path / "other").exists()
+
+
+def test_masks_that_the_class_lacks_are_said(
+    checkpoint: Path, vocabulary: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for number, flags in enumerate(([], ["--task-mask"])):
+        to_transformers.main([str(checkpoint), "--output", str(tmp_path / f"{number}"), *SIZES, *vocabulary, *flags])
+        assert ("note: GLMBertTokenizer has [MASK] alone" in capsys.readouterr().out) == bool(flags)
 
 
 def spoil_index(folder: Path) -> None:
@@ -390,6 +401,7 @@ def test_released_vocabularies(family: str, vocab_dir: Path, tmp_path: Path, mon
     native = store(tmp_path / "native", make_model(config=config).state_dict())
     first, back, second = (tmp_path / name for name in ("hub", "back", "again"))
     to_transformers.main([str(native), "--output", str(first), "--num-attention-heads", "1", *FAMILIES[family]])
+    assert len({file.stat().st_mode for file in first.iterdir()}) == 1
     theirs = AutoTokenizer.from_pretrained(first, trust_remote_code=True)
     values = to_transformers.parse_arguments([str(native), "--output", "x", *FAMILIES[family]])
     choice = describe(None, values).tokenizer

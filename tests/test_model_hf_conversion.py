@@ -346,6 +346,7 @@ print(resident() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_holds_about_one_file(tmp_path: Path, repository: Path):
     config = GLMConfig(12, 512, 8, 4096, max_position_embeddings=64)

@@ -30,9 +30,9 @@ READMES = ("README.md", "README.zh-CN.md")
 CONFIG = GLMConfig(2, 32, 4, 384, max_position_embeddings=512, initializer_std=0.2)
 
 
-def python_blocks(name: str) -> list[str]:
+def python_blocks(name: str, folder: Path = REPOSITORY) -> list[str]:
     """Return the Python blocks of a README."""
-    text = (REPOSITORY / name).read_text(encoding="utf-8")
+    text = (folder / name).read_text(encoding="utf-8")
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
@@ -147,3 +147,12 @@ def test_classification(workplace: Path, model: GLMModel, tokenizer: Tokenizer, 
                     torch.tensor([[0.0] * length + [1.0] * count]),
                 )  # fmt: skip
             torch.testing.assert_close(score[None], native, atol=1e-5, rtol=1e-5)
+
+
+def test_the_model_card_runs(workplace: Path, model: GLMModel, monkeypatch: pytest.MonkeyPatch, capsys):
+    folder = workplace / "exported" / "glm-tiny"
+    [block] = python_blocks("README.md", folder)
+    [found] = run_parts(block, folder, monkeypatch)
+    assert found["tokenizer"].decode(found["outputs"][0].tolist()) + "\n" == capsys.readouterr().out
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"{model.num_parameters():,} parameters" in card
