@@ -94,7 +94,9 @@ class BaselineGLM(nn.Module):
             norm = f"{name}.input_layernorm"
             memory = self._norm(norm, memories[layer]) if memories else None
             hidden = hidden + self.attention(f"{name}.attention", self._norm(norm, hidden), mask, memory)
-            inner = gelu(self._linear(f"{name}.mlp.dense_h_to_4h", self._norm(f"{name}.post_attention_layernorm", hidden)))
+            inner = gelu(
+                self._linear(f"{name}.mlp.dense_h_to_4h", self._norm(f"{name}.post_attention_layernorm", hidden))
+            )
             output = self._linear(f"{name}.mlp.dense_4h_to_h", inner)
             hidden = hidden + F.dropout(output, self.config.output_dropout, self.training)
         return self._norm("transformer.final_layernorm", hidden), kept

@@ -95,8 +95,14 @@ def greedy_rows(model: GLMModel, plain: baseline.BaselineGLM) -> list[Row]:
         same = [list(row) for row in fill()] == original() if precision == "fp32" else None
         rows.append(
             compare(
-                f"generate, batch {batch}, {precision}", fill, original,
-                repeats=3, amount=batch * NEW, unit="tokens/s", equal=same, goal=goal,
+                f"generate, batch {batch}, {precision}",
+                fill,
+                original,
+                repeats=3,
+                amount=batch * NEW,
+                unit="tokens/s",
+                equal=same,
+                goal=goal,
             )  # fmt: skip
         )
     return rows

@@ -21,9 +21,10 @@ class Row:
         work: what was done.
         ours, baseline: median seconds; the baseline is None where there is nothing to compare with.
         spread: half the distance between the quartiles of ours, as a share of its median.
-        ratio: baseline / ours, the median over the pairs.
+        ratio: baseline / ours, the median over the pairs; of rates, where the baseline is a recorded one.
         memory_ratio: extra peak memory of ours over the baseline's; None where it was not measured.
         rate: ours, in ``unit``.
+        recorded_rate: that of the original, recorded elsewhere.
         equal: whether both gave the same result; None where there is nothing to compare.
         goal: the ratio to reach; None without.
     """
@@ -35,6 +36,7 @@ class Row:
     ratio: float | None = None
     memory_ratio: float | None = None
     rate: float | None = None
+    recorded_rate: float | None = None
     unit: str = ""
     equal: bool | None = None
     goal: float | None = None
@@ -58,8 +60,12 @@ def compare(
     equal: bool | None = None,
     goal: float | None = None,
     memory_ratio: float | None = None,
+    recorded_rate: float | None = None,
 ) -> Row:
-    """Call both in turn ``repeats`` times after one warm-up of each; a call does ``amount`` ``unit``s."""
+    """Call both in turn ``repeats`` times after one warm-up of each; a call does ``amount`` ``unit``s.
+
+    Where there is no baseline to run, ``recorded_rate`` is one to compare the rate with.
+    """
     ours()
     if baseline is not None:
         baseline()
@@ -70,15 +76,21 @@ def compare(
         if baseline is not None:
             other.append(seconds_of(baseline))
     median = statistics.median(own)
+    rate = None if amount is None else amount / median
+    ratio = statistics.median(b / a for a, b in zip(own, other, strict=True)) if other else None
+    if recorded_rate is not None:
+        assert rate is not None and baseline is None, name
+        ratio = rate / recorded_rate
     quartiles = statistics.quantiles(own, n=4) if len(own) > 1 else [median] * 3
     return Row(
         work=name,
         ours=median,
         spread=(quartiles[2] - quartiles[0]) / 2 / median,
         baseline=statistics.median(other) if other else None,
-        ratio=statistics.median(b / a for a, b in zip(own, other, strict=True)) if other else None,
+        ratio=ratio,
         memory_ratio=memory_ratio,
-        rate=None if amount is None else amount / median,
+        rate=rate,
+        recorded_rate=recorded_rate,
         unit=unit,
         equal=equal,
         goal=goal,
@@ -121,7 +133,7 @@ def table(rows: Sequence[Row]) -> list[str]:
         cells = (
             row.work,
             f"{_seconds(row.ours)} ± {100 * row.spread:.0f} %",
-            "" if row.baseline is None else _seconds(row.baseline),
+            _baseline(row),
             "" if row.ratio is None else f"**{row.ratio:.2f}**",
             "" if row.goal is None else f"{row.goal:g}",
             "" if row.memory_ratio is None else f"{row.memory_ratio:.2f}",
@@ -130,6 +142,12 @@ def table(rows: Sequence[Row]) -> list[str]:
         )
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def _baseline(row: Row) -> str:
+    if row.recorded_rate is not None:
+        return f"{row.recorded_rate:,.0f} {row.unit} (recorded)"
+    return "" if row.baseline is None else _seconds(row.baseline)
 
 
 def _seconds(value: float) -> str:

@@ -1,0 +1,56 @@
+"""Text for the benchmarks of the data side: the prose of the quickstart, and random documents that need no vocabulary."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from data_utils.indexed_dataset import Document
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+COMMANDS = {"pad": 0, "eos": 0, "ENC": 1, "MASK": 2, "sMASK": 3, "gMASK": 4, "sop": 5, "eop": 6}
+SENTENCE_END = 7
+VOCABULARY = 30000
+
+
+class RandomVocabulary:
+    """Token ids without texts: a few commands, and one id that ends sentences."""
+
+    def command_id(self, name: str) -> int:
+        """Return the id of a command."""
+        return COMMANDS[name]
+
+    def sentence_end_table(self, predicate: str) -> np.ndarray:
+        """Return bool [ids]: which ids end a sentence."""
+        return np.arange(VOCABULARY) == SENTENCE_END
+
+
+class RandomDocuments:
+    """Documents of 20 to 600 random tokens with a sentence end every twenty or so."""
+
+    def __init__(self, count: int, *, seed: int = 1) -> None:
+        generator = np.random.default_rng(seed)
+        self.lengths = generator.integers(20, 600, count)
+        self._documents = [generator.integers(SENTENCE_END + 1, VOCABULARY, length) for length in self.lengths]
+        for tokens in self._documents:
+            tokens[generator.random(len(tokens)) < 0.05] = SENTENCE_END
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def __getitem__(self, index: int) -> Document:
+        return Document(self._documents[index])
+
+
+def prose() -> list[str]:
+    """Return the documents of the quickstart's corpus."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = REPOSITORY / "scripts" / "quickstart_corpus.py"
+        subprocess.run([sys.executable, str(script), folder], check=True, capture_output=True, cwd=REPOSITORY)
+        lines = (Path(folder) / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["text"] for line in lines]
