@@ -45,7 +45,7 @@ def measure() -> Sequence[Row]:
                 unit="samples/s",
                 recorded_rate=RECORDED_RATE,
                 goal=GOAL,
-            )  # fmt: skip
+            )
         )
     return rows
 

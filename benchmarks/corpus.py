@@ -1,4 +1,4 @@
-"""Text for the benchmarks of the data side: the prose of the quickstart, and random documents that need no vocabulary."""
+"""Text for the benchmarks of the data side: the quickstart's prose, and random documents that need no vocabulary."""
 
 from __future__ import annotations
 

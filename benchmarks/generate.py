@@ -103,7 +103,7 @@ def greedy_rows(model: GLMModel, plain: baseline.BaselineGLM) -> list[Row]:
                 unit="tokens/s",
                 equal=same,
                 goal=goal,
-            )  # fmt: skip
+            )
         )
     return rows
 
@@ -122,9 +122,15 @@ def beam_row(model: GLMModel, plain: baseline.BaselineGLM) -> Row:
         return baseline.beam_search(plain, context, start_id=COMMANDS["sop"], position=CONTEXT - 1, options=options)
 
     return compare(
-        f"beam search, {BEAMS} beams, fp32", fill, original,
-        repeats=3, amount=BEAM_TOKENS, unit="tokens/s", equal=fill() == original(), goal=BEAM_GOAL,
-    )  # fmt: skip
+        f"beam search, {BEAMS} beams, fp32",
+        fill,
+        original,
+        repeats=3,
+        amount=BEAM_TOKENS,
+        unit="tokens/s",
+        equal=fill() == original(),
+        goal=BEAM_GOAL,
+    )
 
 
 def measure() -> Sequence[Row]:

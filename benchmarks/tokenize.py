@@ -38,7 +38,7 @@ def measure() -> Sequence[Row]:
                 unit="tokens/s",
                 recorded_rate=recorded_rate,
                 goal=goal,
-            )  # fmt: skip
+            )
         )
     return rows
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.train_step [--json]
 
-12 layers, hidden 384, 6 heads, vocabulary 30592; batch 4, width 576, 16 % of the positions predicted; forward, backward,
-clip, AdamW; fp32 and bf16, dropout 0 and 0.1.
+12 layers, hidden 384, 6 heads, vocabulary 30592; batch 4, width 576, 16 % of the positions predicted; forward,
+backward, clip, AdamW; fp32 and bf16, dropout 0 and 0.1.
 """
 
 from __future__ import annotations
