@@ -23,7 +23,7 @@ from tasks.configuration import FinetuningConfiguration
 from tasks.family import Announce, Score, TaskRun, TrainingSet
 from tasks.readers import MissingFileError
 from tasks.seq2seq.answers import NO_ANSWER, recover_answer
-from tasks.seq2seq.blanks import with_blanks
+from tasks.seq2seq.blanks import BLANK, with_blanks
 from tasks.seq2seq.collation import Seq2SeqBatch, collate
 from tasks.seq2seq.decoding import DecodingTokens, TargetDecoder, decode_shared
 from tasks.seq2seq.detokenizers import clean_filled
@@ -221,9 +221,12 @@ class Seq2SeqRun(TaskRun):
         )
 
     def _baseline(self, examples: Sequence[Seq2SeqExample]) -> dict[str, float]:
-        """Return the metrics of the simplest guess: the first words of the source, or that there is no answer."""
+        """Return the metrics of the simplest guess: the source's first words, no answer, or blanks left empty."""
         if self.name in SQUAD_TASKS:
             return self._scores(examples, [Written(NO_ANSWER)] * len(examples))
+        if self.name in BLANK_TASKS:
+            left = (" ".join(example.source.replace(BLANK, " ").split()) for example in examples)
+            return self._scores(examples, [Written(clean_filled(text)) for text in left])
         if self.name not in (*SUMMARY_TASKS, "customization"):
             return {}
         chinese = self.tokenizer.family == "chinese"
