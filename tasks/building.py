@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from model.checkpoint_format import load_model_weights, resolve_checkpoint, shard_name
+from model.checkpoint_format import load_model_weights, read_weight_file, resolve_checkpoint
 from model.modeling_glm import GLMModel
-from model.safe_loading import read_checkpoint_file
 from mpu.initialize import ParallelTopology
 from tasks.adapters import add_run_adapters
 from tasks.configuration import FinetuningConfiguration
@@ -93,4 +92,4 @@ def find_progress(
 
 
 def _data_state(folder: Path) -> dict[str, Any]:
-    return read_checkpoint_file(resolve_checkpoint(folder).folder / shard_name(0)).get("data_state") or {}
+    return read_weight_file(resolve_checkpoint(folder).shard_files()[0]).get("data_state") or {}

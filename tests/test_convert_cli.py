@@ -273,6 +273,34 @@ def test_masks_that_the_class_lacks_are_said(
         assert ("note: GLMBertTokenizer has [MASK] alone" in capsys.readouterr().out) == bool(flags)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["cloze", "classifier"])
+def test_an_exported_model_is_evaluated_and_fine_tuned(head: str, vocabulary: list[str], tmp_path: Path):
+    pairs = [("a cat", "entailment"), ("a dog", "not_entailment")] * 2
+    rows = [
+        {"premise": "the cat sat", "hypothesis": text, "label": label, "idx": number}
+        for number, (text, label) in enumerate(pairs)
+    ]
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    model = make_model() if head == "cloze" else SequenceClassification(make_model(), 2)
+    native = store(tmp_path / "native", model.state_dict())
+    to_transformers.main([str(native), "--output", str(tmp_path / "hub"), *SIZES, *vocabulary])
+    sizes = ["--num-layers", "2", "--hidden-size", "16", *SIZES, "--max-position-embeddings", "40", "--block-lm"]
+    task = ["--task", "rte", "--data-dir", ".", "--seq-length", "40", "--batch-size", "2", "--no-progress"]
+    flags = [*sizes, *vocabulary, *task, "--device", "cpu", *(["--cloze-eval", "--multi-token"] * (head == "cloze"))]
+    results = []
+    for folder in ("native", "hub"):
+        experiment = ["--experiment-name", folder, "--eval-valid"]
+        printed = launching.run("finetune_glm.py", *flags, *experiment, "--epochs", "0", "--load", folder, cwd=tmp_path)
+        assert "0 missing, 0 unexpected" in printed
+        results.append(json.loads((tmp_path / "runs" / folder / "test_results.json").read_text(encoding="utf-8")))
+    assert results[0] == results[1]
+    tuning = ["--epochs", "1", "--lr", "1e-3", "--experiment-name", "tuned"]
+    printed = launching.run("finetune_glm.py", *flags, *tuning, "--load-pretrained", "hub", cwd=tmp_path)
+    assert "0 missing, 0 unexpected" in printed
+
+
 def spoil_index(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"none")
 
