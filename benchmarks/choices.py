@@ -2,7 +2,7 @@
 
     python -m benchmarks.choices [--json]
 
-12 layers, hidden 512, 8 heads, vocabulary 30592, fp32; 16 questions of one length in batches of 4. Contexts of 64 and
+4 layers, hidden 512, 8 heads, vocabulary 30592, fp32; 8 questions of one length in batches of 4. Contexts of 64 and
 256 tokens (questions of MMLU have about 60, passages of RACE 300), choices of 1 token (a letter) and 12 (a sentence).
 """
 
@@ -22,14 +22,14 @@ from model.downstream import MultiTokenCloze
 from model.modeling_glm import GLMModel
 
 VOCABULARY, START_TOKEN, MASK = 30592, 30522, 103
-QUESTIONS, BATCH, CHOICES = 16, 4, 4
+QUESTIONS, BATCH, CHOICES = 8, 4, 4
 CASES = ((64, 1), (64, 12), (256, 1), (256, 12))  # tokens of a context, of a choice
 TOLERANCE = 1e-3
 
 
 def make_model() -> GLMModel:
     """Return the model with random weights, large enough that scores differ."""
-    config = GLMConfig(12, 512, 8, VOCABULARY, max_position_embeddings=512, initializer_std=0.1)
+    config = GLMConfig(4, 512, 8, VOCABULARY, max_position_embeddings=512, initializer_std=0.1)
     return GLMModel(config, generator=torch.Generator().manual_seed(1)).eval().requires_grad_(False)
 
 

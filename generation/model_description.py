@@ -161,11 +161,14 @@ def of_hub_folder(folder: Path, fields: Mapping[str, Any]) -> ModelDescription:
     """Return the description of a folder of the Hugging Face layout, with the vocabulary files in it."""
     file = folder / TOKENIZER_CONFIG
     config = config_from_fields(fields, file=folder / CONFIG_FILE)
-    kind = _read(file).get("tokenizer_class") if file.is_file() else None
+    content = _read(file) if file.is_file() else {}
+    kind = content.get("tokenizer_class")
     if kind not in HUB_TOKENIZERS:
         known = ", ".join(HUB_TOKENIZERS)
         raise ValueError(f"{file}: tokenizer_class {kind!r} is none of {known}; give tokenizer=")
     tokenizer_type, model_type = HUB_TOKENIZERS[kind]
+    if kind == "GLMBertTokenizer" and not content.get("do_lower_case", True):
+        model_type = "bert-base-cased"
     tokenizer = {
         "tokenizer_type": tokenizer_type,
         "model_type": model_type,

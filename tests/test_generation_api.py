@@ -192,6 +192,22 @@ def test_other_layouts(tmp_path: Path, corpus: SmallCorpus):
         load_model(folder)
 
 
+def test_the_class_for_multiple_choice_gives_the_same_scores():
+    """Checklist 31: ``outputs.logits`` are our scores."""
+    pytest.importorskip("transformers", reason="transformers is an extra")
+    from model.hf.modeling_glm import GLMForMultipleChoice
+    from tests.hf_models import fresh_model, own_copy, tiny_tokenizer
+
+    theirs, tokenizer = fresh_model(GLMForMultipleChoice), tiny_tokenizer()
+    contexts, choices = ["w1 w2 [MASK] w3", "w4 [MASK]"], [["w5", "w6 w7 w8"], ["w9 w10", "w11"]]
+    inputs = tokenizer(contexts, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        logits = theirs(**tokenizer.build_inputs_for_multiple_choice(inputs, choices)).logits
+    ours = GLM(own_copy(theirs), WordTokenizer(TINY_COMMAND_IDS, num_tokens=58)).score(contexts, choices)
+    assert logits.shape == (2, 2)
+    torch.testing.assert_close(torch.tensor(ours), logits, atol=1e-4, rtol=1e-4)
+
+
 def test_a_released_model_is_known_by_its_folder(tmp_path: Path, vocab_dir: Path, monkeypatch: pytest.MonkeyPatch):
     from generation.model_description import describe
 
