@@ -3,7 +3,7 @@
     python -m benchmarks.ablation --data-dir AGNEWS --checkpoint CHECKPOINT [--runs FOLDER] [--plot FILE.png]
 
 Trains on 32 to 600 AG News examples with three seeds each (24 runs of one to three minutes on one core) and evaluates
-on ``test.csv``. A run that has its results is not made again. The checkpoint is that of ``scripts/pretrain_tiny.sh en``.
+on ``test.csv``. A run that has its results is not made again. CHECKPOINT: ``scripts/pretrain_tiny.sh en``.
 """
 
 from __future__ import annotations

@@ -181,6 +181,7 @@ def test_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 CHANGE = """
 import resource, sys
 from pathlib import Path
+import torch  # some of what it imports wants a temporary file
 from data_utils.errors import run_main
 import change_mp
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
