@@ -12,6 +12,7 @@ import tests.hf_environment  # noqa: F401  # before transformers is imported
 pytest.importorskip("transformers", reason="transformers is an extra")
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import AutoModelForMultipleChoice, AutoModelForSeq2SeqLM, AutoTokenizer, DynamicCache
 
@@ -239,6 +240,30 @@ def test_generation_feeds_only_new_tokens():
     inputs = blank_inputs(PROMPTS[:2], max_gen_length=6)
     model.generate(**inputs, pad_token_id=50)
     assert lengths == [inputs["input_ids"].size(1), 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_cache_of_fixed_size_gives_the_same(num_beams: int):
+    if not hasattr(transformers.cache_utils, "StaticLayer"):
+        pytest.skip("caches of fixed size need arguments of this version's own models")
+    model = fresh_model()
+    options = {**blank_inputs(PROMPTS), "pad_token_id": 50, "num_beams": num_beams}
+    assert torch.equal(model.generate(**options, cache_implementation="static"), model.generate(**options))
+
+
+@pytest.mark.parametrize("task_type", [None, "SEQ_2_SEQ_LM"])
+def test_adapters_of_peft_train_and_generate(task_type: str | None):
+    peft = pytest.importorskip("peft", reason="adapters need the package peft")
+    model = fresh_model()
+    inputs = blank_inputs(PROMPTS)
+    expected = model.generate(**inputs, pad_token_id=50, num_beams=2)
+    config = peft.LoraConfig(task_type=task_type, target_modules=["query_key_value"], init_lora_weights=True)
+    adapted = peft.get_peft_model(model, config)
+    assert torch.equal(adapted.generate(**inputs, pad_token_id=50, num_beams=2), expected)
+    adapted.train()
+    adapted(**blank_inputs(PROMPTS, targets=["w1", "w2 w3", "w4", "w5"])).loss.backward()
+    trained = {name for name, parameter in adapted.named_parameters() if parameter.grad is not None}
+    assert trained and all("lora_" in name for name in trained)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

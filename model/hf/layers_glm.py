@@ -25,9 +25,10 @@ class VisibleKeys:
     """Say which keys every position sees.
 
     ``visible`` is bool [b or 1,1,s or 1,k], None when everything is visible. A row of ``blind`` [b or 1,1,s or 1,1]
-    sees nothing in the mask as it was given; such a row attends to all keys alike, as in training.
+    sees nothing in the mask as it was given; such a row attends to all keys alike, as in training. ``num_keys`` is k.
     """
 
+    num_keys: int
     visible: Tensor | None
     blind: Tensor | None = None
 
@@ -45,10 +46,10 @@ class VisibleKeys:
         attention_mask = attention_mask.to(device)
         if attention_mask.dim() < 2 or shape[1:] == [1]:
             if query_length == 1:
-                return cls(None)
+                return cls(key_length, None)
             columns = torch.arange(query_length - key_length, query_length, device=device)  # [k], cached ones: < 0
             rows = torch.arange(query_length, device=device).unsqueeze(1)
-            return cls((columns <= rows) | (columns < attention_mask.reshape(-1, 1, 1, 1)))
+            return cls(key_length, (columns <= rows) | (columns < attention_mask.reshape(-1, 1, 1, 1)))
         mask = attention_mask[:, None, None, :] if attention_mask.dim() == 2 else attention_mask
         if mask.dim() != 4 or mask.size(1) != 1 or mask.size(2) not in (1, query_length) or mask.size(3) < key_length:
             raise ValueError(
@@ -59,13 +60,23 @@ class VisibleKeys:
         blind = ~visible.any(dim=-1, keepdim=True)
         if device.type == "cpu" and not blind.any():
             blind = None  # looking costs nothing here; on a GPU it would wait for the device
-        return cls(visible if blind is None else visible | blind, blind)
+        return cls(key_length, visible if blind is None else visible | blind, blind)
 
     def to(self, device: torch.device) -> VisibleKeys:
         """Return it on the device of a layer."""
         if self.visible is None or self.visible.device == device:
             return self
-        return VisibleKeys(self.visible.to(device), None if self.blind is None else self.blind.to(device))
+        return VisibleKeys(
+            self.num_keys, self.visible.to(device), None if self.blind is None else self.blind.to(device)
+        )
+
+    def widened(self, num_keys: int, *, device: torch.device) -> Tensor | None:
+        """Return the mask for a cache that holds ``num_keys`` places, of which those after k are still empty."""
+        if num_keys == self.num_keys:
+            return self.visible
+        if self.visible is None:
+            return (torch.arange(num_keys, device=device) < self.num_keys).view(1, 1, 1, -1)
+        return F.pad(self.visible, (0, num_keys - self.num_keys))
 
 
 class GLMEmbedding(nn.Embedding):
@@ -105,12 +116,13 @@ class GLMAttention(nn.Module):
         keys = keys.to(query.device)
         if keys.blind is not None:
             query = query.masked_fill(keys.blind, 0.0)  # equal scores, hence uniform attention
+        visible = keys.widened(key.size(2), device=query.device)
         dropout = self.config.attention_dropout_prob if self.training else 0.0
         probabilities = None
         if output_attentions or self.config._attn_implementation == "eager":
-            context, probabilities = self._attend(query, key, value, keys.visible, dropout=dropout)
+            context, probabilities = self._attend(query, key, value, visible, dropout=dropout)
         else:
-            context = F.scaled_dot_product_attention(query, key, value, attn_mask=keys.visible, dropout_p=dropout)
+            context = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
         context = context.transpose(1, 2).reshape(batch_size, length, -1)  # [b,s,h]
         return self.output_dropout(self.dense(context)), probabilities
 
