@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.lora_settings import LoraSettings
+from tasks.language_model.settings import LanguageModelSettings, language_model_settings
 from tasks.seq2seq.settings import Seq2SeqSettings, seq2seq_settings
 from training.arguments import ParsedArguments
 from training.configurations import (
@@ -118,6 +119,7 @@ class FinetuningConfiguration:
     lora: LoraSettings | None
     lora_adapter: Path | None
     seq2seq: Seq2SeqSettings | None
+    language_model: LanguageModelSettings | None
 
 
 SEQ2SEQ_TASKS = (
@@ -308,4 +310,5 @@ def finetuning_configuration(parsed: ParsedArguments) -> FinetuningConfiguration
         lora=_lora_settings(values),
         lora_adapter=Path(values.lora_adapter) if values.lora_adapter else None,
         seq2seq=seq2seq_settings(values) if family == "seq2seq" else None,
+        language_model=language_model_settings(values) if family == "language_model" else None,
     )

@@ -166,10 +166,15 @@ def prepare_task(
     Raises:
         ValueError: no such task, files that are missing or malformed, or nothing to do.
     """
+    from tasks.language_model.family import LanguageModelRun
     from tasks.seq2seq.family import Seq2SeqRun
     from tasks.understanding import UnderstandingRun
 
-    families: dict[str, type[TaskRun]] = {"understanding": UnderstandingRun, "seq2seq": Seq2SeqRun}
+    families: dict[str, type[TaskRun]] = {
+        "understanding": UnderstandingRun,
+        "seq2seq": Seq2SeqRun,
+        "language_model": LanguageModelRun,
+    }
     run = families[configuration.task.family](configuration, tokenizer=tokenizer, topology=topology, announce=announce)
     if not (run.training or run.test):
         raise ValueError(f"{run.name}: nothing to train on and nothing to evaluate; see --epochs and --test-data")

@@ -1,0 +1,118 @@
+"""Read the files of the language-model tasks (spec: generation 5.2, 5.3).
+
+What is wrong with a file is said in one line with its name and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from tasks.language_model import detokenizers
+from tasks.readers import MissingFileError, read_json_lines, read_text
+
+
+class TextTokenizer(Protocol):
+    """What reading needs of a tokenizer (``data_utils.tokenization.Tokenizer`` has it)."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of texts."""
+
+
+@dataclass(frozen=True)
+class TokenDocuments:
+    """Texts to predict as a whole.
+
+    Attributes:
+        documents: the ids of each, int32; some may be empty.
+        num_original_tokens: words of the file, as the data set's publishers count them.
+    """
+
+    documents: tuple[np.ndarray, ...]
+    num_original_tokens: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Return the number of ids."""
+        return sum(map(len, self.documents))
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A passage of LAMBADA.
+
+    Attributes:
+        place: file and line, for messages.
+        context: the ids of what is given.
+        label: those of its last word, which is to be predicted.
+    """
+
+    place: str
+    context: list[int]
+    label: list[int]
+
+
+def read_documents(path: Path, *, task: str, tokenizer: TextTokenizer, limit: int | None = None) -> TokenDocuments:
+    """Return the documents of a file: all of it for ``wikitext``, its lines for ``language_model``.
+
+    Lines without text are left out. ``limit``: take only that many first lines of the file.
+
+    Raises:
+        ValueError: a file that is missing, empty or not UTF-8.
+    """
+    text = _read(path).replace("\r\n", "\n").replace("\r", "\n")
+    text = "\n".join(text.split("\n")[:limit])
+    if not text.strip():
+        raise ValueError(f"{path}, line 1: no text; {task} evaluates running text")
+    if task == "wikitext":
+        # Single blanks separate words, and line ends count as words, as in the published figures.
+        num_words = len(text.strip().split(" "))
+        [ids] = tokenizer.encode_batch([detokenizers.wikitext(text)])
+        return TokenDocuments((np.array(ids, dtype=np.int32),), num_words)
+    assert task == "language_model", task
+    lines = [line for line in map(str.strip, text.split("\n")) if line]
+    encoded = tokenizer.encode_batch(lines)
+    documents = tuple(np.array(ids, dtype=np.int32) for ids in encoded)
+    return TokenDocuments(documents, sum(len(line.split(" ")) for line in lines))
+
+
+def read_endings(path: Path, *, tokenizer: TextTokenizer, limit: int | None = None) -> list[Ending]:
+    """Return the passages of a LAMBADA file: JSON lines with a field ``text``.
+
+    ``limit``: take only that many first passages.
+
+    Raises:
+        ValueError: a file that is missing, empty or malformed; a text without words.
+    """
+    _read(path)
+    contexts, labels, places = [], [], []
+    for row in read_json_lines(path):
+        if len(places) == limit:
+            break
+        text = row.text("text")
+        words = text.split()
+        if not words:
+            raise row.error("the text is empty; its last word is to be predicted")
+        contexts.append(text[: text.rfind(words[-1])].strip())
+        labels.append(f" {words[-1]}")
+        places.append(f"{row.path}, line {row.line}")
+    if not places:
+        raise ValueError(f'{path}, line 1: no passages; lines like {{"text": "..."}} are needed')
+    found = list(map(Ending, places, tokenizer.encode_batch(contexts), tokenizer.encode_batch(labels)))
+    for ending in found:
+        if not ending.label:
+            raise ValueError(f"{ending.place}: the tokenizer makes nothing of the last word")
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return read_text(path)
+    except MissingFileError:
+        raise ValueError(f"{path}: no such file; --valid-data names it") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder; --valid-data names a file") from None
