@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from tests.launching import run
 from tests.small_corpus import SmallCorpus, make_corpus
 
 POSITIONS = 64
+NAME = "blocklm-tiny-en"  # of the checkpoint in docs/api.md
 
 
 @pytest.fixture(scope="module")
@@ -128,14 +131,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
 @pytest.fixture(scope="module")
 def trained(corpus: SmallCorpus) -> Path:
     """Return the working folder of a short run: checkpoints/NAME and runs/NAME/config.json."""
-    words = [*corpus.words(), "--train-iters", "2", "--save", "checkpoints", "--experiment-name", "small"]
+    words = [*corpus.words(), "--train-iters", "2", "--save", "checkpoints", "--auto-resume", "--experiment-name", NAME]
     run("pretrain_glm.py", *words, cwd=corpus.folder)
     return corpus.folder
 
 
 def test_a_run_says_what_its_checkpoints_are(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    [checkpoint] = (trained / "checkpoints").iterdir()
-    [settings] = (trained / "runs").glob("*/config.json")
+    checkpoint, settings = trained / "checkpoints" / NAME, trained / "runs" / NAME / "config.json"
     glm = load_model(checkpoint)
     assert glm.model.config.num_layers == 2 and glm.tokenizer.has_command("gMASK")
     assert glm.report.missing == ()
@@ -154,6 +156,19 @@ def test_a_run_says_what_its_checkpoints_are(trained: Path, monkeypatch: pytest.
     assert generate_samples.main([*words, *settings, "--prompt", prompt]) == 0
     [filled] = glm.fill([prompt], settings=DecodingSettings(max_length=8, top_k=1))
     assert f"Filled: {filled.text}" in capsys.readouterr().out
+
+
+def test_the_documentation_runs(trained: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    text = (repository / "docs" / "api.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
+    assert NAME in code
+    monkeypatch.chdir(trained)
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/api.md", "exec"), names)
+    assert len(names["scores"]) == 2 and names["best"][0] in (0, 1)
+    assert names["sampled"][0].answers != () and len(names["beams"]) == 1
+    assert names["whole"].num_tokens > names["result"].num_tokens > 0
+    assert capsys.readouterr().out.strip()
 
 
 def corpus_flags(folder: Path) -> list[str]:
