@@ -24,6 +24,15 @@ CLS, SEP, UNK, PAD = "[CLS]", "[SEP]", "[UNK]", "[PAD]"
 MASK, GENERATION_MASK, SENTENCE_MASK = "[MASK]", "[gMASK]", "[sMASK]"
 
 
+class ModelInputs(BatchEncoding):
+    """Inputs of a model; ``to`` moves tensors and leaves lists alone, which older versions of the library do not."""
+
+    def to(self, device: Any, **kwargs: Any) -> ModelInputs:
+        """Move the tensors to ``device`` and return self."""
+        self.data = {name: x.to(device, **kwargs) if isinstance(x, Tensor) else x for name, x in self.data.items()}
+        return self
+
+
 class GLMTokenizerMixin:
     """What the tokenizers of all families share."""
 
@@ -103,7 +112,7 @@ class GLMTokenizerMixin:
             padding=padding,
             skip_padding=skip_padding,
         )
-        return BatchEncoding(inputs)
+        return ModelInputs(inputs)
 
     def build_inputs_for_multiple_choice(
         self,
@@ -128,7 +137,7 @@ class GLMTokenizerMixin:
             choices=[self._plain_ids(list(row)) for row in choices],
             skip_padding=skip_padding,
         )
-        return BatchEncoding(inputs)
+        return ModelInputs(inputs)
 
     def _plain_ids(self, texts: list[str]) -> list[list[int]]:
         """Return the ids of texts without the tokens that wrap a context."""
