@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import tests.hf_environment  # noqa: F401  # before transformers is imported
 from data_utils.errors import run_main
 from data_utils.tokenization import build_tokenizer
 from model.checkpoint_format import load_model_weights, shard_name

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import tests.hf_environment  # noqa: F401  # before transformers is imported
 from data_utils.tokenization import Tokenizer, build_tokenizer
 from generation.infill import BlankFiller
 from generation.sampling import DecodingSettings
