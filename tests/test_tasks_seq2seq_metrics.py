@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tasks.seq2seq.bleu import multi_bleu
 from tasks.seq2seq.examples import SEQ2SEQ_TASKS, Seq2SeqExample
 from tasks.seq2seq.metrics import metric_names, score_predictions, word_f1
 from tasks.seq2seq.outputs import write_outputs
-from tasks.seq2seq.rouge import CharacterTokenizer
+from tasks.seq2seq.rouge import SENTENCE_BREAK, CharacterTokenizer, rouge_texts
 from tasks.seq2seq.scoring import main
 
 SENTENCES = st.lists(st.sampled_from(["red", "car", "of", "the", "a"]), max_size=12).map(" ".join)
@@ -68,6 +69,21 @@ def test_original_metrics_come_first():
         assert scores["sacrebleu"] == pytest.approx(100)
         assert scores["chrf"] == pytest.approx(100)
         assert not any(name.endswith("characters") for name in scores)
+
+
+def test_what_is_left_out_of_a_prediction():
+    def kept(*sentences: str) -> list[str]:
+        [texts] = rouge_texts([SENTENCE_BREAK.join(sentences)], ["x"], family="gpt2", task="xsum", filtered=True)
+        return texts.prediction.split("\n") if texts.prediction else []
+
+    assert kept("one two three four") == []
+    assert kept("one two three four five") == ["one two three four five"]
+    for length in (10, 90):  # seven of ten words seen before are allowed, one more is not
+        words = [f"w{n}" for n in range(2 * length)]
+        first, allowed = " ".join(words[:length]), " ".join(words[length * 3 // 10 : length * 13 // 10])
+        repeated = " ".join(words[length * 3 // 10 - 1 : length * 13 // 10 - 1])
+        assert kept(first, allowed) == [first, allowed]
+        assert kept(first, repeated) == [first]
 
 
 def test_rouge_l_depends_on_the_order_of_arguments():
@@ -189,6 +205,13 @@ def test_files2rouge_is_used_where_it_is_installed(files, tmp_path, monkeypatch,
         main([*files, "--files2rouge"])
 
 
+def run_script(repository: Path, *arguments: str, folder: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the script in a folder of the user's, with the interpreter of the tests."""
+    command = ["bash", str(repository / "scripts" / "evaluate_seq2seq.sh"), *arguments]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -201,8 +224,7 @@ def test_scoring_script_says_what_is_wrong(text: str | None, problem: str, files
     Path(files[1]).unlink()
     if text is not None:
         Path(files[1]).write_text(text, encoding="utf-8")
-    command = ["bash", str(repository / "scripts" / "evaluate_seq2seq.sh"), "hyps", "refs"]
-    run = subprocess.run(command, cwd=Path(files[0]).parent, capture_output=True, text=True)
+    run = run_script(repository, "hyps", "refs", folder=Path(files[0]).parent)
     assert run.returncode == 2
     assert run.stdout == ""
     [error] = [line for line in run.stderr.splitlines() if not line.startswith("+ ")]
@@ -210,10 +232,11 @@ def test_scoring_script_says_what_is_wrong(text: str | None, problem: str, files
 
 
 def test_scoring_script(files, repository: Path):
-    command = ["bash", str(repository / "scripts" / "evaluate_seq2seq.sh"), "hyps", "refs", "-lc"]
-    run = subprocess.run(command, cwd=Path(files[0]).parent, capture_output=True, text=True, check=True)
+    folder = Path(files[0]).parent
+    run = run_script(repository, "hyps", "refs", "-lc", folder=folder)
+    assert run.returncode == 0, run.stderr
     assert "BLEU = 69.19" in run.stdout
-    run = subprocess.run(command[:3], capture_output=True, text=True)
+    run = run_script(repository, "hyps", folder=folder)
     assert run.returncode == 2
     assert run.stderr.startswith("error: name two files")
 

@@ -37,7 +37,7 @@ def drop_repeated(sentences: Sequence[str], most_seen: float) -> list[str]:
     kept, seen = [], set()
     for sentence in sentences:
         words = set(sentence.lower().split())
-        if len(words & seen) <= most_seen * len(words):
+        if not words or len(words & seen) / len(words) <= most_seen:
             kept.append(sentence)
         seen |= words
     return kept
