@@ -6,15 +6,20 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from generation.api import GLM
 from generation.sampling import DecodingSettings
 from model.downstream import MultiTokenCloze
+from tasks.language_model.documents import TokenDocuments, read_endings
+from tasks.language_model.evaluation import accuracy, score_windows
+from tasks.language_model.settings import LanguageModelSettings
+from tasks.language_model.windows import WindowLayout, document_windows, ending_windows
 from tasks.prediction import choose
 from tasks.registry import TASKS
 from tasks.samples import EncodingOptions
@@ -25,9 +30,17 @@ TASK_FILES = Path(__file__).parent / "lm_eval_tasks"
 POSITIONS = 64
 
 
+class BatchTokenizer(WordTokenizer):
+    """With what the language-model tasks need."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of every text."""
+        return [self.encode(text) for text in texts]
+
+
 @pytest.fixture(scope="module")
 def glm() -> GLM:
-    return GLM(random_model(positions=POSITIONS), WordTokenizer(TINY_COMMAND_IDS, num_tokens=58))
+    return GLM(random_model(positions=POSITIONS), BatchTokenizer(TINY_COMMAND_IDS, num_tokens=58))
 
 
 @pytest.fixture
@@ -50,26 +63,29 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def lambada_rows(glm: GLM) -> tuple[list[dict[str, Any]], int]:
-    """Return texts, and how many of them end with the word that the model expects: about half."""
+def lambada_rows(glm: GLM) -> list[dict[str, Any]]:
+    """Return texts, about half of which end with the word that the model expects."""
     contexts = [" ".join(f"w{(number * step) % 50}" for step in range(2, 9)) for number in range(1, 16)]
-    best = glm.generate([f"{context} [MASK]" for context in contexts], settings=DecodingSettings(max_length=1, top_k=1))
-    asked = glm.loglikelihood(contexts, [f" {word}" if word else " w0" for word in best], mask="MASK")
-    rows, right = [], 0
-    for number, (context, word, score) in enumerate(zip(contexts, best, asked)):
-        wrong = number % 2 or not word
-        rows.append({"text": f"{context} {'w49' if wrong and word != 'w49' else word or 'w48'}"})
-        right += bool(not wrong and score.greedy)
-    return rows, right
+    words = [f"w{number}" for number in range(50)]
+    scores = glm.score([f"{context} [gMASK]" for context in contexts], words)
+    best = [words[row.index(max(row))] for row in scores]
+    return [
+        {"text": f"{context} {'w49' if number % 2 and word != 'w49' else word}"}
+        for number, (context, word) in enumerate(zip(contexts, best))
+    ]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
-def test_lambada(glm: GLM, evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int):
-    rows, right = lambada_rows(glm)
-    assert 3 < right < len(rows)
-    monkeypatch.setenv("GLM_LAMBADA_FILE", str(write(tmp_path / "lambada.jsonl", rows)))
-    found = evaluate("glm_lambada", mask="MASK", batch_size=batch_size)["results"]["glm_lambada"]
-    assert found["acc,none"] == pytest.approx(right / len(rows))
+def test_lambada_is_our_accuracy(glm: GLM, evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int):
+    file = write(tmp_path / "lambada.jsonl", lambada_rows(glm))
+    settings = LanguageModelSettings(seq_length=POSITIONS)
+    layout = WindowLayout.of(glm.tokenizer, settings=settings, closed=True)
+    windows = ending_windows(read_endings(file, tokenizer=glm.tokenizer), settings=settings, layout=layout)
+    ours = accuracy(score_windows(glm.model, windows, batch_size=4))["accuracy"]
+    assert 0.0 < ours < 100.0
+    monkeypatch.setenv("GLM_LAMBADA_FILE", str(file))
+    found = evaluate("glm_lambada", batch_size=batch_size)["results"]["glm_lambada"]
+    assert 100.0 * found["acc,none"] == pytest.approx(ours)
 
 
 def test_multiple_choice_is_our_accuracy(glm: GLM, evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -105,6 +121,20 @@ def test_perplexity_and_continuation(glm: GLM, evaluate, tmp_path: Path, monkeyp
     right = sum(answer == row["text"].split()[-1] for answer, row in zip(answers, rows))
     assert result["results"]["glm_continuation"]["exact_match,none"] == pytest.approx(right / len(rows))
     assert [sample["resps"][0][0] for sample in result["samples"]["glm_continuation"]] == answers
+
+
+@pytest.mark.parametrize("unidirectional", [False, True])
+def test_rolling_scores_are_those_of_the_perplexity_task(glm: GLM, unidirectional: bool):
+    texts = [" ".join(f"w{(number * step) % 50}" for step in range(length)) for number, length in ((3, 150), (7, 20))]
+    settings = LanguageModelSettings(seq_length=POSITIONS, overlap=24, unidirectional=unidirectional)
+    layout = WindowLayout.of(glm.tokenizer, settings=settings, closed=False)
+    found = glm.rolling_loglikelihood(texts, overlap=24, unidirectional=unidirectional, skip_first=True)
+    for text, score in zip(texts, found):
+        documents = TokenDocuments((np.array(glm.tokenizer.encode(text)),), len(text.split()))
+        windows = document_windows(documents, settings=settings, layout=layout)
+        assert windows.num_scored == score.num_tokens
+        loss = score_windows(glm.model, windows, batch_size=2).losses.sum()
+        assert score.log_probability == pytest.approx(-loss, rel=1e-4)
 
 
 def test_generation_options():
