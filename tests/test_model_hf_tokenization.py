@@ -204,6 +204,26 @@ def test_a_vocabulary_alone_loads_without_tokenizer_json(family: Family, folder:
     assert loaded(list(texts_of(family)))["input_ids"] == tokenizer(list(texts_of(family)))["input_ids"]
 
 
+def test_special_tokens_of_published_files_add_no_ids(family: Family, folder: Path, tokenizer, tmp_path: Path):
+    """The settings of the family's own library are understood: no token is added for another name of the same piece."""
+    published = {
+        "bert-uncased": {"mask_token": "[MASK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "eos_token": "[PAD]"},
+        "gpt2": {"mask_token": "[MASK]", "bos_token": "<|endoftext|>", "unk_token": "[UNK]"},
+        "roberta": {"mask_token": "<mask>", "bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>",
+                    "sep_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"},
+        "chinese-sp": {"mask_token": "[MASK]", "eos_token": "<|endoftext|>", "cls_token": "[CLS]"},
+    }[family.folder]  # fmt: skip
+    shutil.copytree(folder, tmp_path / "model")
+    config = tmp_path / "model" / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **published}), encoding="utf-8")
+    loaded = GLMTokenizer.from_pretrained(tmp_path / "model")
+    assert len(loaded) == len(tokenizer)
+    for name, expected in family.ids.items():
+        assert getattr(loaded, f"{name}_token_id") == expected, name
+    for text in texts_of(family):
+        assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"], text
+
+
 def test_a_missing_file_is_named(family: Family, folder: Path, tokenizer, tmp_path: Path):
     shutil.copyfile(folder / "tokenizer_config.json", tmp_path / "tokenizer_config.json")
     with pytest.raises((ValueError, OSError)) as caught:

@@ -310,7 +310,12 @@ class GLMRobertaTokenizer(GLMGPT2Tokenizer):
     special_texts = (END_OF_TEXT, CLS, MASK, UNK, START_OF_PIECE, END_OF_PIECE)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"sep_token": END_OF_TEXT, **kwargs})
+        """Take files; special tokens may be given under RoBERTa's own names."""
+        named = {name: self.new_names[str(text)] for name, text in kwargs.items()
+                 if name.endswith("_token") and str(text) in self.new_names}  # fmt: skip
+        if named.get("mask_token") == MASK:
+            named["mask_token"] = _special(MASK, lstrip=True)
+        super().__init__(*args, **{"sep_token": END_OF_TEXT, **kwargs, **named})
 
     def wrapping(self, tokenizer: Tokenizer) -> Any:
         """Return what puts tokens around a text or a pair."""
