@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -49,6 +49,26 @@ class GLMTokenizerMixin:
         if text_pair is not None and not self.takes_pairs:
             raise ValueError(f"{type(self).__name__} takes single texts only; join the two into one")
         return super().__call__(text, text_pair, *args, **kwargs)
+
+    @classmethod
+    def _from_pretrained(cls, resolved_vocab_files: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        # Before the library's own handling of errors, which hides ours where protobuf is not installed.
+        cls.require_files({**resolved_vocab_files, **kwargs})
+        return super()._from_pretrained(resolved_vocab_files, *args, **kwargs)
+
+    @classmethod
+    def require_files(cls, files: Mapping[str, Any]) -> None:
+        """Raise ValueError when neither tokenizer.json nor the vocabulary is among ``files``, paths by argument."""
+        names = dict(cls.vocab_files_names)
+        whole = names.pop("tokenizer_file", None)
+        if whole is not None and Path(files.get("tokenizer_file") or "").is_file():
+            return
+        lacking = [name for key, name in names.items() if not Path(files.get(key) or "").is_file()]
+        if lacking:
+            alternative = f" (or {whole})" if whole else ""
+            raise ValueError(
+                f"{cls.__name__} lacks {' and '.join(lacking)}{alternative}; copy it into the model's folder"
+            )
 
     @property
     def sop_token_id(self) -> int:
@@ -188,14 +208,7 @@ class GLMFastTokenizer(GLMTokenizerMixin, PreTrainedTokenizerFast):
             if tokenizer_file is not None and Path(tokenizer_file).is_file():
                 tokenizer_object = Tokenizer.from_file(str(tokenizer_file))
             else:
-                files = {"vocab_file": vocab_file, "merges_file": merges_file}
-                needed = [name for name in files if name in self.vocab_files_names]
-                lacking = [self.vocab_files_names[name] for name in needed if not Path(files[name] or "").is_file()]
-                if lacking:
-                    raise ValueError(
-                        f"{type(self).__name__} lacks {' and '.join(lacking)} (or tokenizer.json); copy it into the "
-                        "model's folder"
-                    )
+                self.require_files({"vocab_file": vocab_file, "merges_file": merges_file})
                 tokenizer_object = self.build(vocab_file, merges_file, **kwargs)
         super().__init__(tokenizer_object=tokenizer_object, **_with_extra_tokens(kwargs, self.extra_tokens))
 
@@ -359,9 +372,7 @@ class GLMChineseTokenizer(GLMTokenizerMixin, PreTrainedTokenizer):
             raise ValueError(
                 "GLMChineseTokenizer needs the package sentencepiece: pip install sentencepiece"
             ) from error
-        if not vocab_file or not Path(vocab_file).is_file():
-            name = self.vocab_files_names["vocab_file"]
-            raise ValueError(f"GLMChineseTokenizer lacks {name}; copy it into the model's folder")
+        self.require_files({"vocab_file": vocab_file})
         try:
             self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocab_file))
         except (RuntimeError, OSError) as error:
