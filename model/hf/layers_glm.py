@@ -112,7 +112,8 @@ class GLMAttention(nn.Module):
         fused = self.query_key_value(hidden).view(batch_size, length, 3, self.num_heads, self.head_dim)
         query, key, value = (part.transpose(1, 2) for part in fused.unbind(dim=2))  # [b,n,s,d] each
         if cache is not None:
-            key, value = cache.update(key, value, self.layer)
+            places = torch.arange(keys.num_keys - length, keys.num_keys, device=key.device)  # [s]
+            key, value = cache.update(key, value, self.layer, {"cache_position": places})
         keys = keys.to(query.device)
         if keys.blind is not None:
             query = query.masked_fill(keys.blind, 0.0)  # equal scores, hence uniform attention

@@ -45,6 +45,7 @@ class GLMPreTrainedModel(PreTrainedModel):
     _skip_keys_device_placement = "past_key_values"
     _supports_sdpa = True
     _supports_cache_class = True
+    _supports_static_cache = True
 
     def _init_weights(self, module: nn.Module) -> None:
         """Draw matrices from a normal distribution, narrower where a layer's halves end; biases are zero."""
