@@ -279,10 +279,10 @@ def test_a_padded_batch_equals_its_rows(side: str, num_beams: int):
         assert [piece] == pieces_of(model.generate(**single, **options), single["input_ids"].size(1))
 
 
-def test_a_text_alone_is_enough_when_the_generation_config_knows_the_ids():
+def test_a_text_alone_is_enough_when_the_configuration_knows_the_ids():
     model = fresh_model()
-    model.generation_config.mask_token_ids = [52, 53, 54]
-    model.generation_config.sop_token_id = 55
+    model.config.mask_token_ids = [52, 53, 54]
+    model.config.sop_token_id = 55
     model.generation_config.eos_token_id = ENDS
     model.generation_config.pad_token_id = 50
     tokenizer = tiny_tokenizer()
@@ -407,8 +407,8 @@ def test_fresh_weights_have_the_spread_of_training():
 def test_saved_models_come_back_through_the_auto_classes(tmp_path: Path):
     model = fresh_model()
     tokenizer = tiny_tokenizer()
-    model.generation_config.mask_token_ids = tokenizer.mask_token_ids
-    model.generation_config.sop_token_id = tokenizer.sop_token_id
+    model.config.mask_token_ids = tokenizer.mask_token_ids
+    model.config.sop_token_id = tokenizer.sop_token_id
     folder = save_with_code(model, tmp_path / "model", tokenizer)
     loaded = AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=True).eval()
     assert type(loaded).__module__.startswith("transformers_modules")
@@ -519,8 +519,8 @@ def test_the_pipeline_fills_blanks():
 
     model = fresh_model()
     tokenizer = tiny_tokenizer()
-    model.generation_config.mask_token_ids = tokenizer.mask_token_ids
-    model.generation_config.sop_token_id = tokenizer.sop_token_id
+    model.config.mask_token_ids = tokenizer.mask_token_ids
+    model.config.sop_token_id = tokenizer.sop_token_id
     model.generation_config.eos_token_id = ENDS
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     pipe = pipeline("text-generation", model=model, tokenizer=tokenizer)

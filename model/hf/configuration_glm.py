@@ -25,6 +25,8 @@ class GLMConfig(PretrainedConfig):
         attention_scale: above 1, guards explicit half-precision attention scores against overflow.
         initializer_range: standard deviation of fresh weights.
         classifier_dropout: dropout of ``GLMForSequenceClassification``'s head; None takes ``output_dropout_prob``.
+        mask_token_ids, sop_token_id: the blanks, and the token that starts a piece. With them ``generate`` also takes a
+            text that did not go through ``tokenizer.build_inputs_for_generation``, as pipelines give it.
         checkpoint_num_layers, parallel_output, relative_encoding, spell_length, spell_func, pool_token: kept because
             the files of published models have them. Layers are recomputed one by one, logits are never split;
             Transformer-XL positions (``relative_encoding``), prompt encoders (``spell_length``) and a ``pool_token``
@@ -60,6 +62,8 @@ class GLMConfig(PretrainedConfig):
         initializer_range: float = 0.02,
         pool_token: str = "cls",
         classifier_dropout: float | None = None,
+        mask_token_ids: list[int] | None = None,
+        sop_token_id: int | None = None,
         use_cache: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -90,6 +94,8 @@ class GLMConfig(PretrainedConfig):
         self.initializer_range = initializer_range
         self.pool_token = pool_token
         self.classifier_dropout = classifier_dropout
+        self.mask_token_ids = mask_token_ids
+        self.sop_token_id = sop_token_id
         self.use_cache = use_cache
         super().__init__(**kwargs)
 

@@ -25,12 +25,12 @@ class BlankFilling(GenerationMixin):
         """Generate as the library does, from what ``tokenizer.build_inputs_for_generation`` returns.
 
         Without a limit on the length, as much is generated as the inputs have room for (``max_gen_length``); no limit
-        goes beyond that room or the model's positions. When ``generation_config`` knows ``mask_token_ids`` and
+        goes beyond that room or the model's positions. When the configuration knows ``mask_token_ids`` and
         ``sop_token_id``, ids of a text [b,s] and their ``attention_mask`` are enough: its first blank is filled.
         """
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         settings = self.generation_config if generation_config is None else generation_config
-        mask_ids, start = getattr(settings, "mask_token_ids", None), getattr(settings, "sop_token_id", None)
+        mask_ids, start = self.config.mask_token_ids, self.config.sop_token_id
         if "generation_attention_mask" not in kwargs and mask_ids and start is not None and input_ids is not None:
             context = kwargs.pop("attention_mask", None)
             prepared = generation_inputs(
@@ -118,13 +118,14 @@ class BlankFilling(GenerationMixin):
     ) -> list[list[list[int]]]:
         """Fill all blanks of texts [b,c] from left to right; return for each text the ids of its pieces.
 
-        A piece is context of those after it. The ids that are not given are taken from ``generation_config``;
-        ``options`` are those of ``generate``. Pieces come without start and end tokens. Raises ValueError for a text
-        without a blank or when an id is not known.
+        A piece is context of those after it. The ids that are not given are taken from the configuration; ``options``
+        are those of ``generate``. Pieces come without start and end tokens. Raises ValueError for a text without a
+        blank or when an id is not known.
         """
         known = {"mask_token_ids": mask_token_ids, "sop_token_id": sop_token_id, "eos_token_id": eos_token_id}
         for name, value in known.items():
-            known[name] = getattr(self.generation_config, name, None) if value is None else value
+            place = self.generation_config if name == "eos_token_id" else self.config
+            known[name] = getattr(place, name) if value is None else value
             if known[name] is None:
                 raise ValueError(f"fill_blanks does not know {name}; give it, as tokenizer.{_TOKENIZER_NAMES[name]}")
         ends = {known["eos_token_id"]} if isinstance(known["eos_token_id"], int) else set(known["eos_token_id"])
