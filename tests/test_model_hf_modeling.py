@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from transformers import AutoModelForMultipleChoice, AutoModelForSeq2SeqLM, Auto
 
 from generation.infill import BlankFiller
 from generation.sampling import DecodingSettings
+from model import hf
 from model.downstream import SequenceClassification
 from model.hf.modeling_glm import (
     GLMForConditionalGeneration,
@@ -85,6 +88,26 @@ def fill_with_own_code(model: GLMForConditionalGeneration, prompts: list[str], *
     filler = BlankFiller(own_copy(model), WordTokenizer(TINY_COMMAND_IDS, num_tokens=64))
     results = filler.fill(prompts, settings=DecodingSettings(**settings))
     return [[list(piece) for piece in result.pieces] for result in results]
+
+
+def imports_of(file: Path) -> tuple[set[str], set[str]]:
+    """Return the packages that a file imports, and the files beside it."""
+    packages, files = set(), set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            packages |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            (files if node.level else packages).add(node.module.split(".")[0])
+    return packages, files
+
+
+def test_the_files_stand_alone():
+    folder = Path(hf.__file__).parent
+    found = {file.stem: imports_of(file) for file in folder.glob("*_glm.py")}
+    for name, (packages, files) in found.items():
+        assert packages - sys.stdlib_module_names <= {"torch", "transformers", "tokenizers", "sentencepiece"}, name
+        # Old versions of transformers copy the files that a loaded file imports itself, and no others.
+        assert all(found[other][1] <= files for other in files), f"{name} has to import the imports of its imports"
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
