@@ -80,7 +80,7 @@ class BeamSearch:
 
     Row i * n + k of the model's batch is beam k of example i. At the start all beams of an example are equal and only
     the first one counts. Feed the model, call ``step`` with its logits, feed it what ``step`` returns, and so on until
-    ``finished``.
+    ``finished``. ``drop_done`` takes examples that are done out of the batch.
     """
 
     def __init__(self, num_examples: int, *, options: BeamOptions, generators: Sequence[Generator] = ()) -> None:
@@ -90,6 +90,7 @@ class BeamSearch:
         self.generators = generators
         others = [-math.inf] * (options.num_beams - 1)
         self.examples = [_Example([()] * options.num_beams, [0.0, *others]) for _ in range(num_examples)]
+        self.active = self.examples  # those in the batch
         self.num_steps = 0
 
     @property
@@ -106,17 +107,17 @@ class BeamSearch:
         filtered = filter_logits(logits.float(), top_k=options.top_k, top_p=options.top_p)
         log_probabilities = process_scores(
             filtered.log_softmax(dim=-1),
-            [tokens for example in self.examples for tokens in example.beams],
+            [tokens for example in self.active for tokens in example.beams],
             end_ids=options.end_ids,
             min_length=options.min_length,
             no_repeat_ngram_size=options.no_repeat_ngram_size,
         )
-        sums = torch.tensor([example.sums for example in self.examples], device=logits.device)  # [b,n]
-        totals = (log_probabilities + sums.view(-1, 1)).view(len(self.examples), -1)  # [b,n*v]
+        sums = torch.tensor([example.sums for example in self.active], device=logits.device)  # [b,n]
+        totals = (log_probabilities + sums.view(-1, 1)).view(len(self.active), -1)  # [b,n*v]
         scores, indices = self._candidates(totals)
         next_tokens: list[int] = []
         source_rows: list[int] = []
-        for number, example in enumerate(self.examples):
+        for number, example in enumerate(self.active):
             row = number * num_beams
             if example.done:
                 next_tokens += [options.pad_id] * num_beams
@@ -128,6 +129,14 @@ class BeamSearch:
             source_rows += [row + parent for parent in parents]
         self.num_steps += 1
         return next_tokens, source_rows
+
+    def drop_done(self) -> list[int]:
+        """Take the examples that are done out of the batch; return the rows of the present batch that stay."""
+        kept = [number for number, example in enumerate(self.active) if not example.done]
+        self.active = [self.active[number] for number in kept]
+        self.generators = [self.generators[number] for number in kept] if self.generators else ()
+        num_beams = self.options.num_beams
+        return [number * num_beams + beam for number in kept for beam in range(num_beams)]
 
     def _candidates(self, totals: Tensor) -> tuple[list[list[float]], list[list[int]]]:
         """Return scores and flat indices of the candidates of each example, best first."""

@@ -55,6 +55,14 @@ def make_samples(count: int, *, seed: int, num_masks: int = 1, training: bool = 
     return samples
 
 
+def ending_model(*, seed: int) -> GLMModel:
+    """Return a random model that often ends a text before it has to."""
+    model = random_model(seed=seed)
+    with torch.no_grad():
+        model.word_embeddings.weight[IDS["eop"]] *= 3.0
+    return model
+
+
 def written(
     samples: Sequence[Seq2SeqSample],
     model: GLMModel,
@@ -92,7 +100,7 @@ def assert_equal(found: list, expected: list) -> None:
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 1000), draws=st.booleans(), visible=st.booleans())
 def test_hypotheses_do_not_depend_on_the_batch(seed: int, draws: bool, visible: bool) -> None:
-    samples, model = make_samples(9, seed=seed), random_model(seed=seed)
+    samples, model = make_samples(9, seed=seed), ending_model(seed=seed)
     options = BeamSettings(**{**vars(BEAMS), "draw_candidates": draws})
     alone = written(samples, model, batch_size=1, settings=options, visible_padding=visible)
     assert any(len(row[0].tokens) for row in alone)
@@ -100,10 +108,20 @@ def test_hypotheses_do_not_depend_on_the_batch(seed: int, draws: bool, visible: 
         assert_equal(written(samples, model, batch_size=size, settings=options, visible_padding=visible), alone)
 
 
+def test_texts_that_are_done_leave_the_batch() -> None:
+    samples, model, fed = make_samples(12, seed=5), ending_model(seed=5), []
+    model.register_forward_pre_hook(lambda _module, inputs: fed.append(inputs[0].size(0)))
+    options = BeamSettings(max_length=TARGET, num_beams=2)
+    found = written(samples, model, batch_size=12, settings=options)
+    assert fed[:3] == [12, 12, 24], "contexts, start tokens, beams"
+    assert fed[2:] == sorted(fed[2:], reverse=True) and fed[-1] < 24
+    assert any(len(rows[0].tokens) < TARGET for rows in found)
+
+
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_filled_blanks_do_not_depend_on_the_batch(seed: int) -> None:
-    samples, model = make_samples(9, seed=seed, num_masks=2), random_model(seed=seed)
+    samples, model = make_samples(9, seed=seed, num_masks=2), ending_model(seed=seed)
     options = BeamSettings(max_length=2 * TARGET, no_repeat_ngram_size=3)
     alone = written(samples, model, batch_size=1, settings=options, blanks=True)
     for size in (4, 16):
@@ -122,7 +140,7 @@ def test_a_text_without_blanks_stays_as_it_is() -> None:
 
 def test_search_equals_a_search_without_cache() -> None:
     """Greedy search token by token, the whole row run anew each time."""
-    samples, model = make_samples(6, seed=3), random_model(seed=3)
+    samples, model = make_samples(6, seed=3), ending_model(seed=3)
     found = written(samples, model, batch_size=4, settings=BeamSettings(max_length=TARGET))
     for sample, hypotheses in zip(samples, found, strict=True):
         length, mask = sample.context_length, int(sample.position_ids[0, SOURCE])

@@ -105,9 +105,11 @@ class TargetDecoder:
             next_tokens, source_rows = search.step(logits)
             if search.finished:
                 return search.results()
-            state.reorder(source_rows)
+            kept = search.drop_done()
+            rows = [rows[row] for row in kept]
+            state.reorder([source_rows[row] for row in kept])
             block = search.num_steps + 1 if settings.block_positions else 1
-            logits = state.feed(next_tokens, [(masks[row], block) for row in rows])
+            logits = state.feed([next_tokens[row] for row in kept], [(masks[row], block) for row in rows])
 
     def fill_blanks(self, samples: Sequence[Seq2SeqSample]) -> list[FilledText]:
         """Fill the blanks of every source greedily, left to right (spec: generation 4.6).
