@@ -152,7 +152,7 @@ def test_perplexities(golden, batch_size: int):
         assert metrics["avg loss"] == pytest.approx(expected.pop("avg_loss"), rel=1e-4)
         assert metrics["ppl"] == pytest.approx(expected.pop("ppl"), rel=1e-3)
         assert metrics["adjusted ppl"] == pytest.approx(expected.pop("adjusted_ppl"), rel=1e-3)
-        assert metrics["loss per scored token"] == pytest.approx(total / table.num_scored, rel=1e-4)
+        assert metrics["loss per token"] == pytest.approx(total / table.num_scored, rel=1e-4)
         assert not expected, expected
 
 
