@@ -89,10 +89,12 @@ def test_beam_search(recorded, model_and_tokens, extra_size: int | None):
         np.testing.assert_allclose([best.score for best in found], run["scores"], atol=1e-3)
 
 
-def test_blank_filling(recorded, model_and_tokens):
+def test_blank_filling(golden, recorded, model_and_tokens):
     model, tokens = model_and_tokens
     ids = recorded["command_ids"]
-    tokenizer = WordTokenizer({**ids, "gMASK": ids["sMASK"] + 1, "sep": ids["eop"] + 1}, num_tokens=tokens.num_tokens)
+    named = load_json(golden, "interactive_tiny.json")["command_ids"]
+    assert ids.items() <= named.items()
+    tokenizer = WordTokenizer(named, num_tokens=tokens.num_tokens)
     for run in recorded["blank_filling"]:
         assert set(run) == {"settings", "inputs", "sep", "filled_text", "min_gap"}
         assert set(run["settings"]) == {"no_repeat_ngram_size", "min_tgt_length", "tgt_seq_length", "batch_sizes"}
