@@ -119,7 +119,9 @@ def _score(engine: Engine, samples: Sequence[TaskSample], *, pad_id: int) -> Seq
     """Return the scores [c] of every sample of a batch."""
     questions = [shared_question(sample) for sample in samples]
     network = engine.network
-    if isinstance(network, MultiTokenCloze) and network.take_softmax and None not in questions:
+    # ZeRO stage 3 has the weights only while a module runs that it knows: the head does, row by row.
+    whole = isinstance(network, MultiTokenCloze) and network.model.word_embeddings.weight.numel() > 0
+    if whole and network.take_softmax and None not in questions:
         with autocast(engine.precision, device=engine.device):
             found = score_batch(network.model, [question for question in questions if question is not None])
         return [penalized(scores, network.length_penalty) for scores in found]

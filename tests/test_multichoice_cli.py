@@ -160,6 +160,21 @@ def test_answers_do_not_depend_on_batches_or_ranks(
     assert result["accuracy"] == pytest.approx(correct / labelled)
 
 
+@pytest.mark.slow
+def test_weights_that_zero_spreads(corpus, checkpoint, folder: Path, glm: GLM, tmp_path: Path):
+    """ZeRO stage 3 has whole weights only inside the head: rows are run one by one, with the same answers."""
+    pytest.importorskip("deepspeed", reason="DeepSpeed is an extra")
+    zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
+    content = {"train_micro_batch_size_per_gpu": 4, "zero_optimization": zero}
+    content |= {"optimizer": {"type": "Adam", "params": {"lr": 1e-3}}}
+    (tmp_path / "ds.json").write_text(json.dumps(content), encoding="utf-8")
+    more = ["--deepspeed", "--deepspeed_config", "ds.json", "--experiment-name", "z"]
+    more += ["--test-data", str(folder / "first.jsonl")]
+    run("finetune_glm.py", *flags(corpus, checkpoint, *more), cwd=tmp_path, ranks=2)
+    written = [row["label"] for row in read_rows(tmp_path / "runs" / "z" / "multichoice-first.jsonl")]
+    assert written == expected(glm, read_rows(folder / "first.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
