@@ -269,13 +269,14 @@ class Seq2SeqRun(TaskRun):
         return model
 
     def _check_metric(self) -> None:
-        """Raise ValueError for a ``--validation-metric`` that the task does not have, before anything is trained."""
-        chosen = self.configuration.tuning.validation_metric
-        if chosen is None or not self.validation:
+        """Score one reference, so that an unknown ``--validation-metric`` or a missing package is said at once."""
+        splits = [*self.validation, *self.test]
+        if not splits:
             return
-        example = self.validation[0].examples[:1]
-        known = self._scores(example, [Written(example[0].reference)])
-        if chosen not in known:
+        first = splits[0].examples[0]
+        known = self._scores([first], [Written(first.reference)])
+        chosen = self.configuration.tuning.validation_metric
+        if self.validation and chosen is not None and chosen not in known:
             raise ValueError(f"--validation-metric {chosen}: {self.name} has {', '.join(known)}")
 
     def _note_flags_without_effect(self) -> None:
