@@ -10,6 +10,7 @@ from typing import Any
 
 from model.lora_settings import LoraSettings
 from tasks.language_model.settings import LanguageModelSettings, language_model_settings
+from tasks.seq2seq.examples import SEQ2SEQ_TASKS
 from tasks.seq2seq.settings import Seq2SeqSettings, seq2seq_settings
 from training.arguments import ParsedArguments
 from training.configurations import (
@@ -122,10 +123,6 @@ class FinetuningConfiguration:
     language_model: LanguageModelSettings | None
 
 
-SEQ2SEQ_TASKS = (
-    "gigaword", "cnn_dm", "cnn_dm_original", "xsum", "squad_generation", "squad", "squad_v1", "cmrc", "blank",
-    "extraction", "customization",
-)  # fmt: skip
 LANGUAGE_MODEL_TASKS = ("lambda", "lambada", "wikitext", "language_model")
 
 
