@@ -119,8 +119,8 @@ def _score(engine: Engine, samples: Sequence[TaskSample], *, pad_id: int) -> Seq
     """Return the scores [c] of every sample of a batch."""
     questions = [shared_question(sample) for sample in samples]
     network = engine.network
-    # ZeRO stage 3 has the weights only while a module runs that it knows: the head does, row by row.
-    whole = isinstance(network, MultiTokenCloze) and network.model.word_embeddings.weight.numel() > 0
+    # ZeRO stage 3, which marks its parameters with an id, has whole weights only inside the head: row by row then.
+    whole = isinstance(network, MultiTokenCloze) and not hasattr(network.model.word_embeddings.weight, "ds_id")
     if whole and network.take_softmax and None not in questions:
         with autocast(engine.precision, device=engine.device):
             found = score_batch(network.model, [question for question in questions if question is not None])

@@ -20,6 +20,8 @@ from tasks.samples import EncodingOptions
 from tests.generation_models import random_model
 from tests.launching import run
 from tests.small_corpus import WORDS, SmallCorpus, make_corpus
+from tests.test_finetune_cli import flags as training_flags
+from tests.test_finetune_cli import write_split
 
 POSITIONS = 64
 SIZES = [
@@ -160,19 +162,33 @@ def test_answers_do_not_depend_on_batches_or_ranks(
     assert result["accuracy"] == pytest.approx(correct / labelled)
 
 
-@pytest.mark.slow
-def test_weights_that_zero_spreads(corpus, checkpoint, folder: Path, glm: GLM, tmp_path: Path):
-    """ZeRO stage 3 has whole weights only inside the head: rows are run one by one, with the same answers."""
+@pytest.fixture
+def spread(tmp_path: Path) -> list[str]:
+    """Return the flags of ZeRO stage 3, which has whole weights only inside the head: it runs rows one by one."""
     pytest.importorskip("deepspeed", reason="DeepSpeed is an extra")
     zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
     content = {"train_micro_batch_size_per_gpu": 4, "zero_optimization": zero}
     content |= {"optimizer": {"type": "Adam", "params": {"lr": 1e-3}}}
     (tmp_path / "ds.json").write_text(json.dumps(content), encoding="utf-8")
-    more = ["--deepspeed", "--deepspeed_config", "ds.json", "--experiment-name", "z"]
-    more += ["--test-data", str(folder / "first.jsonl")]
+    return ["--deepspeed", "--deepspeed_config", "ds.json", "--experiment-name", "z"]
+
+
+@pytest.mark.slow
+def test_answers_with_weights_that_are_spread(corpus, checkpoint, folder: Path, glm: GLM, spread, tmp_path: Path):
+    more = [*spread, "--test-data", str(folder / "first.jsonl")]
     run("finetune_glm.py", *flags(corpus, checkpoint, *more), cwd=tmp_path, ranks=2)
     written = [row["label"] for row in read_rows(tmp_path / "runs" / "z" / "multichoice-first.jsonl")]
     assert written == expected(glm, read_rows(folder / "first.jsonl"))
+
+
+@pytest.mark.slow
+def test_answers_after_training_with_weights_that_are_spread(corpus, spread, tmp_path: Path):
+    """Training leaves some weights whole for a while."""
+    (tmp_path / "data").mkdir()
+    for name, count in (("train", 18), ("val", 7), ("test", 5)):
+        write_split(tmp_path / "data", name, count)
+    output = run("finetune_glm.py", *training_flags(corpus, *spread, "--epochs", "1"), cwd=tmp_path, ranks=2)
+    assert " >> |epoch: 0| overall: total = 7 accuracy = " in output
 
 
 @pytest.mark.parametrize(
