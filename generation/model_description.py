@@ -23,8 +23,9 @@ HUB_TOKENIZERS = {
     "GLMGPT2Tokenizer": ("GPT2BPETokenizer", None),
     "GLMRobertaTokenizer": ("GPT2BPETokenizer", "roberta"),
     "GLMChineseTokenizer": ("ChineseSPTokenizer", None),
+    "GLMSentencePieceTokenizer": ("SentencePieceTokenizer", None),
 }
-WITH_TASK_MASK = ("GLMGPT2Tokenizer", "GLMChineseTokenizer")
+WITH_TASK_MASK = ("GLMGPT2Tokenizer", "GLMChineseTokenizer", "GLMSentencePieceTokenizer")
 TOKENIZER_CONFIG = "tokenizer_config.json"
 ORIGINAL_TOKENIZER_PATH = "tokenizer.model"  # what a command line without --tokenizer-path records
 RUN_KEYS = ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings", "tokenizer_type")
@@ -172,7 +173,7 @@ def of_hub_folder(folder: Path, fields: Mapping[str, Any]) -> ModelDescription:
     tokenizer = {
         "tokenizer_type": tokenizer_type,
         "model_type": model_type,
-        "path": folder,
+        "path": folder / "tokenizer.model" if kind == "GLMSentencePieceTokenizer" else folder,
         "task_mask": kind in WITH_TASK_MASK,
         "fix_command_token": True,
     }

@@ -16,16 +16,22 @@ from data_utils.vocabularies import VOCABULARIES, find_vocabulary
 from model.hf_export import TokenizerFiles
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
+SENTENCEPIECE_FILE = "tokenizer.model"
 
 
 @dataclass(frozen=True)
 class Family:
     """A tokenizer family: our names, and its class in tokenization_glm.py."""
 
-    vocabulary: str  # a key of VOCABULARIES
+    vocabulary: str  # a key of VOCABULARIES, or ``sentencepiece``
     tokenizer_type: str
     model_type: str | None
     class_name: str
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the names of the vocabulary's files in an exported folder."""
+        return (SENTENCEPIECE_FILE,) if self.vocabulary == "sentencepiece" else VOCABULARIES[self.vocabulary].files
 
 
 FAMILIES = (
@@ -33,6 +39,7 @@ FAMILIES = (
     Family("roberta", "GPT2BPETokenizer", "roberta", "GLMRobertaTokenizer"),
     Family("gpt2", "GPT2BPETokenizer", None, "GLMGPT2Tokenizer"),
     Family("chinese", "ChineseSPTokenizer", None, "GLMChineseTokenizer"),
+    Family("sentencepiece", "SentencePieceTokenizer", None, "GLMSentencePieceTokenizer"),
 )
 
 WITHOUT_TASK_MASKS = ("bert", "roberta")
@@ -67,14 +74,15 @@ def choice_of_folder(folder: Path) -> TokenizerChoice | None:
             f"{file} names tokenizer_class {content.get('tokenizer_class')!r}, which is none of a GLM "
             f"({', '.join(f.class_name for f in FAMILIES)})"
         )
-    lacking = [name for name in VOCABULARIES[family.vocabulary].files if not (folder / name).is_file()]
+    lacking = [name for name in family.files if not (folder / name).is_file()]
     if lacking:
         raise ValueError(f"{folder} lacks the tokenizer's {lacking[0]}; copy it into the folder")
     model_type = family.model_type
     if family.vocabulary == "bert":
         model_type = "bert-base-uncased" if content.get("do_lower_case", True) else "bert-base-cased"
+    path = folder / SENTENCEPIECE_FILE if family.vocabulary == "sentencepiece" else folder
     return TokenizerChoice(
-        family.tokenizer_type, model_type, str(folder), task_mask=family.vocabulary not in WITHOUT_TASK_MASKS,
+        family.tokenizer_type, model_type, str(path), task_mask=family.vocabulary not in WITHOUT_TASK_MASKS,
         fix_command_token=family.vocabulary == "chinese",
     )  # fmt: skip
 
@@ -83,7 +91,7 @@ def vocabulary_argument(choice: TokenizerChoice | None) -> str | None:
     """Return what --tokenizer-path names inside a folder that holds the files of ``choice``: a file, or the folder."""
     if choice is None:
         return None
-    files = VOCABULARIES[family_of(choice).vocabulary].files
+    files = family_of(choice).files
     return files[0] if len(files) == 1 else "."
 
 
@@ -95,13 +103,15 @@ def tokenizer_files(choice: TokenizerChoice, *, vocab_size: int, checkpoint: Pat
     family = family_of(choice)
     name = choice.model_type or ""
     cased = family.vocabulary == "bert" and ("-cased" in name or "chinese" in name)
-    files = find_vocabulary(
-        family.vocabulary, path=choice.path, variant=name if cased and choice.path is None else None
-    )
     own = build_tokenizer(
         choice.tokenizer_type, model_type=choice.model_type, path=choice.path, task_mask=choice.task_mask,
         fix_command_token=choice.fix_command_token,
     )  # fmt: skip
+    if family.vocabulary == "sentencepiece":
+        files = [Path(choice.path or "")]
+    else:
+        variant = name if cased and choice.path is None else None
+        files = find_vocabulary(family.vocabulary, path=choice.path, variant=variant)
     padded = own.padded_size(choice.vocab_divisor)
     if padded != vocab_size:
         raise ValueError(
@@ -134,8 +144,8 @@ def _write(folder: Path, files: Sequence[Path], *, family: Family, lower_case: b
             "the tokenizer's files need the package transformers: pip install 'transformers>=4.40'; --no-tokenizer "
             "leaves them out"
         ) from error
-    for file in files:
-        shutil.copyfile(file, folder / file.name)
+    for file, name in zip(files, family.files, strict=True):
+        shutil.copyfile(file, folder / name)
     settings: dict[str, Any] = {
         "tokenizer_class": family.class_name,
         "auto_map": {"AutoTokenizer": [f"tokenization_glm.{family.class_name}", None]},

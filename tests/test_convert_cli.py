@@ -16,6 +16,7 @@ from torch import Tensor
 import tests.hf_environment  # noqa: F401  # before transformers is imported
 from data_utils.errors import run_main
 from data_utils.tokenization import build_tokenizer
+from generation.api import load_model
 from model.checkpoint_format import load_model_weights, shard_name
 from model.config import GLMConfig
 from model.downstream import SequenceClassification
@@ -26,6 +27,7 @@ from tests import launching
 from tests.conftest import REPOSITORY
 from tests.golden_index import GoldenFolder
 from tests.shell_files import source
+from tests.small_corpus import make_corpus
 
 pytest.importorskip("safetensors", reason="safetensors is an extra")
 pytest.importorskip("transformers", reason="transformers is an extra")
@@ -459,3 +461,29 @@ def test_released_vocabularies(family: str, vocab_dir: Path, tmp_path: Path, mon
         fix_command_token=choice.fix_command_token,
     )
     assert again.fingerprint == ours.fingerprint
+
+
+def test_a_sentencepiece_model_of_ones_own(tmp_path: Path):
+    """Its ids, texts, and those of all commands are ours on the other side, and after the way back."""
+    from transformers import AutoTokenizer
+
+    corpus = make_corpus(tmp_path)
+    kind, file = "SentencePieceTokenizer", corpus.folder / "tokenizer.model"
+    flags = ["--tokenizer-type", kind, "--tokenizer-path", str(file), "--task-mask", *SIZES]
+    native = store(tmp_path / "native", make_model().state_dict())
+    to_transformers.main([str(native), "--output", str(tmp_path / "hub"), *flags])
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "hub", trust_remote_code=True)
+    ours = build_tokenizer(kind, path=file, task_mask=True)
+    for text in ("The school [MASK] people .", "Time.[gMASK] and [sMASK]", "unknown Ω words"):
+        ids = theirs(text, add_special_tokens=False)["input_ids"]
+        assert ids == ours.encode(text), text
+        assert theirs.decode(ids) == ours.decode(ids), text
+    commands = {"sop": theirs.sop_token_id, "eop": theirs.eop_token_id, "ENC": theirs.cls_token_id,
+                "sep": theirs.sep_token_id, "gMASK": theirs.gmask_token_id, "eos": theirs.eos_token_id}  # fmt: skip
+    assert commands == {name: ours.command_id(name) for name in commands}
+    glm = load_model(tmp_path / "hub")
+    assert glm.tokenizer.fingerprint == ours.fingerprint
+    to_glm.main([str(tmp_path / "hub"), str(tmp_path / "back")])
+    to_transformers.main([str(tmp_path / "back"), "--output", str(tmp_path / "again")])
+    first, second = contents(tmp_path / "hub"), contents(tmp_path / "again")
+    assert first == second | {"README.md": first["README.md"]}

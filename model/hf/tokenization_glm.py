@@ -1,4 +1,4 @@
-"""Tokenizers of GLM for Hugging Face transformers: BERT's, GPT-2's, RoBERTa's and the Chinese one."""
+"""Tokenizers of GLM for Hugging Face transformers: BERT's, GPT-2's, RoBERTa's, the Chinese one, SentencePiece."""
 
 from __future__ import annotations
 
@@ -369,9 +369,8 @@ class GLMChineseTokenizer(GLMTokenizerMixin, PreTrainedTokenizer):
         try:
             import sentencepiece
         except ImportError as error:
-            raise ValueError(
-                "GLMChineseTokenizer needs the package sentencepiece: pip install sentencepiece"
-            ) from error
+            name = type(self).__name__
+            raise ValueError(f"{name} needs the package sentencepiece: pip install sentencepiece") from error
         self.require_files({"vocab_file": vocab_file})
         try:
             self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocab_file))
@@ -428,7 +427,7 @@ class GLMChineseTokenizer(GLMTokenizerMixin, PreTrainedTokenizer):
     ) -> list[int]:
         """Return [CLS], the text, the end token; raise ValueError for a second text."""
         if token_ids_1 is not None:
-            raise ValueError("GLMChineseTokenizer takes single texts only; join the two into one")
+            raise ValueError(f"{type(self).__name__} takes single texts only; join the two into one")
         return [self.cls_token_id, *token_ids_0, self.eos_token_id]
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
@@ -440,9 +439,20 @@ class GLMChineseTokenizer(GLMTokenizerMixin, PreTrainedTokenizer):
         return (str(path),)
 
 
-TOKENIZERS = {
-    kind.__name__: kind for kind in (GLMGPT2Tokenizer, GLMChineseTokenizer, GLMBertTokenizer, GLMRobertaTokenizer)
-}
+class GLMSentencePieceTokenizer(GLMChineseTokenizer):
+    """A SentencePiece model of one's own; the special tokens follow its pieces in the order of GPT-2's."""
+
+    vocab_files_names = {"vocab_file": "tokenizer.model"}  # noqa: RUF012
+    offsets = {  # noqa: RUF012
+        END_OF_TEXT: 0, START_OF_PIECE: 1, END_OF_PIECE: 2, CLS: 3, MASK: 4, SEP: 5, UNK: 6, GENERATION_MASK: 7,
+        SENTENCE_MASK: 8,
+    }  # fmt: skip
+
+
+_CLASSES = (
+    GLMGPT2Tokenizer, GLMChineseTokenizer, GLMBertTokenizer, GLMRobertaTokenizer, GLMSentencePieceTokenizer,
+)  # fmt: skip
+TOKENIZERS = {kind.__name__: kind for kind in _CLASSES}
 
 
 class GLMTokenizer:
