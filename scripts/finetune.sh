@@ -12,12 +12,12 @@
 read_task() {
     local file
     if [ $# -lt 2 ]; then
-        echo "error: name a model file and a task file: bash scripts/$(basename "$0") config_tasks/model_*.sh config_tasks/task_*.sh" >&2
+        echo "error: name a model file and a task file: bash scripts/$(basename "$0") config_tasks/model_*.sh config_tasks/{task,seq,zero}_*.sh" >&2
         return 2
     fi
     for file in "$1" "$2"; do
         if [ ! -f "$file" ]; then
-            echo "error: $file: no such file; config_tasks/ holds model_*.sh, task_*.sh and seq_*.sh files" >&2
+            echo "error: $file: no such file; config_tasks/ holds model_*.sh, task_*.sh, seq_*.sh and zero_*.sh files" >&2
             return 2
         fi
     done

@@ -5,7 +5,7 @@
 #   N_GPU   processes; each takes its share of the task's batch size  (default: 1)
 #   and the variables of scripts/finetune.sh
 set -euo pipefail
-MODEL_FILE="$(realpath -m -- "${1:-}")" TASK_FILE="$(realpath -m -- "${2:-}")"
+MODEL_FILE="$(realpath -m -- "${1:-.}")" TASK_FILE="$(realpath -m -- "${2:-.}")"
 source "$(dirname "$0")/launch.sh"
 source scripts/finetune.sh
 read_task ${1:+"$MODEL_FILE"} ${2:+"$TASK_FILE"}

@@ -7,7 +7,7 @@
 #   N_GPU   processes of each run  (default: the GPUs of this machine, at most 2)
 #   and the variables of scripts/finetune.sh
 set -euo pipefail
-MODEL_FILE="$(realpath -m -- "${1:-}")" TASK_FILE="$(realpath -m -- "${2:-}")"
+MODEL_FILE="$(realpath -m -- "${1:-.}")" TASK_FILE="$(realpath -m -- "${2:-.}")"
 source "$(dirname "$0")/launch.sh"
 source scripts/finetune.sh
 read_task ${1:+"$MODEL_FILE"} ${2:+"$TASK_FILE"}
