@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Run every benchmark and write the table of benchmarks/README.md anew. Leave the machine alone meanwhile.
+#
+#   bash benchmarks/run.sh [NAME ...]     (default: all but checkpoint, which needs 12 GB of disk, and ablation)
+#   GLM_VOCAB_DIR   folder of the vocabularies   (default: ${DATA_ROOT:-../shared/data}/vocab)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/setup_environment.sh
+setup_environment
+export GLM_VOCAB_DIR="${GLM_VOCAB_DIR:-${DATA_ROOT:-../shared/data}/vocab}"
+if [ $# -eq 0 ]; then
+    set -- train_step finetune_step generate collator packing tokenize choices evaluate evaluate_lm startup
+fi
+RESULTS="$(mktemp -d)"
+trap 'rm -rf "$RESULTS"' EXIT
+for name in "$@"; do
+    echo "$name ..."
+    "$PYTHON" -m "benchmarks.$name" --json > "$RESULTS/$name.json"
+done
+"$PYTHON" -m benchmarks.table "$RESULTS"/*.json
