@@ -17,6 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
+from data_utils.batches import Batch, FilledSample, pack_batch, pad_batch
 from data_utils.span_sampling import (
     SHORTEST_SHORT_SEQUENCE,
     Span,
@@ -84,39 +85,6 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class FilledSample:
-    """One row before padding: part A, then part B.
-
-    Attributes:
-        values: int64 [5,n]: input ids, target ids, loss mask, position in part A, position inside the span.
-        separator: length of part A.
-    """
-
-    values: np.ndarray
-    separator: int
-
-    @property
-    def input_ids(self) -> np.ndarray:
-        """Return what the model reads, int64 [n]."""
-        return self.values[0]
-
-    @property
-    def target_ids(self) -> np.ndarray:
-        """Return what it has to predict, int64 [n]."""
-        return self.values[1]
-
-    @property
-    def loss_mask(self) -> np.ndarray:
-        """Return 1 where the prediction counts, int64 [n]."""
-        return self.values[2]
-
-    @property
-    def position_ids(self) -> np.ndarray:
-        """Return both rows of positions, int64 [2,n]."""
-        return self.values[3:]
-
-
-@dataclass(frozen=True)
 class Blanks:
     """All that was drawn for one row: what is left to do needs no random numbers."""
 
@@ -124,30 +92,6 @@ class Blanks:
     order: list[Span]  # the spans in the order in which they are generated
     position_offset: int = 0
     hidden: Sequence[int] = ()  # tokens of part A that become dBLOCK
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A batch, int64. Blank-infilling rows are padded with 0 to the longest one."""
-
-    input_ids: np.ndarray  # [b,s]
-    target_ids: np.ndarray  # [b,s]
-    loss_mask: np.ndarray  # [b,s], 1 where target_ids counts
-    position_ids: np.ndarray  # [b,2,s], or [b,s] with masked_lm and for causal models
-    attention_mask: np.ndarray  # [b] separators: columns below are visible to all, the rest causally; causal: [.,1,s,k]
-    mode: str  # bert, sentence or gpt
-    num_dropped: int = 0  # samples left out because their spans did not fit
-
-
-def pad_batch(rows: Sequence[FilledSample], mode: str, *, masked_lm: bool = False, num_dropped: int = 0) -> Batch:
-    """Stack rows of different lengths, padded with 0; ``masked_lm`` has one row of positions."""
-    width = max(row.values.shape[1] for row in rows)
-    values = np.zeros((5, len(rows), width), dtype=np.int64)
-    for index, row in enumerate(rows):
-        values[:, index, : row.values.shape[1]] = row.values
-    separators = np.array([row.separator for row in rows], dtype=np.int64)
-    positions = values[3] if masked_lm else np.ascontiguousarray(values[3:].swapaxes(0, 1))
-    return Batch(values[0], values[1], values[2], positions, separators, mode, num_dropped)
 
 
 class BlankInfillingCollator:
@@ -165,7 +109,9 @@ class BlankInfillingCollator:
         max_seq_length: int,
         rank: int = 0,
         world_size: int = 1,
+        pack: bool = False,
     ) -> None:
+        """``pack`` lets short samples share rows."""
         if settings.short_seq_prob > 0.0 and max_seq_length <= SHORTEST_SHORT_SEQUENCE + 1:
             raise ValueError(
                 f"--short-seq-prob needs --seq-length above {SHORTEST_SHORT_SEQUENCE + 1}; it is {max_seq_length}"
@@ -175,6 +121,7 @@ class BlankInfillingCollator:
         self.max_seq_length = max_seq_length
         self.rank = rank
         self.world_size = world_size
+        self.pack = pack
         self._lengths = SpanLengths(settings.average_block_length, settings.max_block_length)
         self._sentence_end = vocabulary.sentence_end_table("span")
         self._eos = vocabulary.command_id("eos")
@@ -224,8 +171,10 @@ class BlankInfillingCollator:
         kept = [row for row in rows if row is not None] or [self._without_blanks(samples[0])]
         filled = iter(self.fill([row for row in kept if isinstance(row, Blanks)], task, token_generator))
         kept = [next(filled) if isinstance(row, Blanks) else row for row in kept]
-        num_dropped = rows.count(None)
-        return pad_batch(kept, mode, masked_lm=settings.masked_lm and mode == "bert", num_dropped=num_dropped)
+        options = {"masked_lm": settings.masked_lm and mode == "bert", "num_dropped": rows.count(None)}
+        if self.pack:
+            return pack_batch(kept, mode, width=self.max_seq_length, **options)
+        return pad_batch(kept, mode, **options)
 
     def split_samples(self, samples: Sequence[Sample], generator: random.Random) -> list[Sample]:
         """Cut every sample into pieces of one drawn length; the batch becomes that much taller (6.1)."""

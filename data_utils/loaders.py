@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from data_utils.block_infilling import Batch
+from data_utils.batches import Batch
 from data_utils.samplers import Plan
 
 if TYPE_CHECKING:

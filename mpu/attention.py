@@ -44,15 +44,19 @@ class PrefixMask:
         """Build the mask from either form of ``attention_mask``, told apart by rank (spec: model 2.1).
 
         Rank 0, [1], [b] or [b,1]: separators; columns below the separator are visible to all, the rest causally, and
-        cached columns always. Rank 4 [b or 1, 1, s or 1, >= k]: nonzero means visible; the last k columns count.
+        cached columns always. Rank 3, [b or 1,2,s]: several samples in a row; the first line numbers the sample of each
+        position, the second is 1 where its whole sample sees it, the rest is seen causally by its own sample; without a
+        cache. Rank 4 [b or 1, 1, s or 1, >= k]: nonzero means visible; the last k columns count.
         Raises ValueError for any other shape.
         """
         if attention_mask.dim() == 4:
             return cls._from_matrix(attention_mask, query_length=query_length, key_length=key_length, device=device)
+        if attention_mask.dim() == 3 and attention_mask.shape[1:] == (2, query_length) and key_length == query_length:
+            return cls._from_owners(*attention_mask.to(device, non_blocking=True).unbind(1))
         if attention_mask.dim() > 2 or (attention_mask.dim() == 2 and attention_mask.size(1) != 1):
             raise ValueError(
                 f"attention_mask has shape {list(attention_mask.shape)}; give separators of shape [], [b] or [b,1], "
-                "or a mask of shape [b,1,s,k]"
+                "samples that share rows as [b,2,s] (without a cache), or a mask of shape [b,1,s,k]"
             )
         if query_length == 1:
             return cls(visible=None)  # the one new position sees the cache and itself
@@ -61,6 +65,14 @@ class PrefixMask:
         columns = torch.arange(-num_cached, query_length, device=device)  # [k], cached ones are negative
         rows = torch.arange(query_length, device=device).unsqueeze(1)  # [s,1]
         return cls(visible=(columns <= rows) | (columns < separators))
+
+    @classmethod
+    def _from_owners(cls, owners: Tensor, prefixes: Tensor) -> PrefixMask:
+        """Build the block-diagonal mask of samples that share rows, from ``owners`` and ``prefixes`` [b or 1,s]."""
+        columns = torch.arange(owners.size(1), device=owners.device)
+        causal = columns <= columns.unsqueeze(1)  # [s,s]
+        own = owners.unsqueeze(1) == owners.unsqueeze(2)  # [b or 1,s,s]
+        return cls(visible=(own & (causal | (prefixes != 0).unsqueeze(1))).unsqueeze(1))
 
     @classmethod
     def _from_matrix(

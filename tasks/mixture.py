@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_utils.block_infilling import Batch
+from data_utils.batches import Batch
 from data_utils.mixtures import MixedDataset
 from tasks.encoding import make_encoder, sample_of
 from tasks.examples import InputExample

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_utils import loaders
-from data_utils.block_infilling import Batch
+from data_utils.batches import Batch
 from model.modeling_glm import LanguageModelLoss
 from tasks.collation import TaskBatch, to_tensors
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from data_utils.block_infilling import Batch
+from data_utils.batches import Batch
 from data_utils.loaders import BatchLoader
 from data_utils.mixtures import downstream_draw
 from data_utils.samplers import BatchPlan, random_sample_numbers

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_utils.block_infilling import Batch
+from data_utils.batches import Batch
 from data_utils.indexed_dataset import Document
 from data_utils.tokenization import Tokenizer
 from mpu.initialize import ParallelTopology

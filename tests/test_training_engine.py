@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_utils.block_infilling import Batch
+from data_utils.batches import Batch
 from mpu.initialize import initialize_model_parallel
 from tests.distributed import run
 from tests.small_engine import make_batch, make_engine

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from data_utils.block_infilling import Batch
+from data_utils.batches import Batch
 from tests.small_engine import make_batch, make_engine
 from training.arguments import parse_arguments
 from training.build import resume_position

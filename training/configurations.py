@@ -93,6 +93,7 @@ class BatchSettings:
     num_workers: int
     sample_one_document: bool
     non_sentence_start: float
+    pack_samples: bool
 
 
 @dataclass(frozen=True)
@@ -332,6 +333,7 @@ def pretraining_configuration(parsed: ParsedArguments, *, date: str | None = Non
             num_workers=values.num_workers,
             sample_one_document=values.sample_one_document,
             non_sentence_start=values.non_sentence_start,
+            pack_samples=values.pack_samples,
         ),
         blank=blank_settings(values),
         optimizer=optimizer_settings(values),

@@ -211,6 +211,7 @@ def batch_loader(
         max_seq_length=batch.seq_length,
         rank=rank,
         world_size=world_size,
+        pack=batch.pack_samples,
     )
     global_batch_size = batch_size * world_size
     order = random_sample_numbers(len(dataset), global_batch_size * num_batches) if batch.shuffle else None

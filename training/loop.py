@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from data_utils.block_infilling import Batch
+from data_utils.batches import Batch
 from training.configurations import CheckpointSettings, RunSettings
 from training.curves import draw_loss_curves, validation_table
 from training.distributed import agree

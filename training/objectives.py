@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from data_utils.block_infilling import Batch
+from data_utils.batches import Batch
 from data_utils.loaders import to_tensors
 from model.modeling_glm import LanguageModelLoss
 
