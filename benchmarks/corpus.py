@@ -31,11 +31,11 @@ class RandomVocabulary:
 
 
 class RandomDocuments:
-    """Documents of 20 to 600 random tokens with a sentence end every twenty or so."""
+    """Documents of 20 to ``longest`` random tokens with a sentence end every twenty or so."""
 
-    def __init__(self, count: int, *, seed: int = 1) -> None:
+    def __init__(self, count: int, *, longest: int = 600, seed: int = 1) -> None:
         generator = np.random.default_rng(seed)
-        self.lengths = generator.integers(20, 600, count)
+        self.lengths = generator.integers(20, longest, count)
         self._documents = [generator.integers(SENTENCE_END + 1, VOCABULARY, length) for length in self.lengths]
         for tokens in self._documents:
             tokens[generator.random(len(tokens)) < 0.05] = SENTENCE_END

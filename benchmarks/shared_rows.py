@@ -2,7 +2,7 @@
 
     python -m benchmarks.shared_rows [--json]
 
-12 layers, hidden 384, 6 heads, vocabulary 30592; 16 documents of 20 to 600 tokens, sequences of 512, spans blanked out;
+12 layers, hidden 384, 6 heads, vocabulary 30592; 16 documents of 20 to 250 tokens, sequences of 512, spans blanked out;
 forward and backward in fp32, the same loss.
 """
 
@@ -29,7 +29,7 @@ def make_batch(*, pack: bool) -> Batch:
     """Return a batch of samples of one document each."""
     vocabulary = RandomVocabulary()
     data = BlockDataset(
-        RandomDocuments(200), vocabulary=vocabulary, seq_length=SEQ_LENGTH, sample_across_documents=False
+        RandomDocuments(200, longest=250), vocabulary=vocabulary, seq_length=SEQ_LENGTH, sample_across_documents=False
     )
     collator = BlankInfillingCollator(
         vocabulary, BlankInfillingSettings(bert_prob=1.0), max_seq_length=SEQ_LENGTH, pack=pack
