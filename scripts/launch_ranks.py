@@ -10,7 +10,8 @@ NODE_RANK            number of this machine, when the script is started on each 
 MASTER_ADDR          the first machine          (default: the first of the hostfile or of srun, else localhost)
 MASTER_PORT          a free port on it          (default: one that is free here; under srun from the job's number)
 LAUNCHER             torchrun, deepspeed, slurm (default: slurm under srun, deepspeed with several hosts, else torchrun)
-LOG_NAME             the log is logs/log-LOG_NAME-MM-DD-hh-mm.txt  (default: the program's name)
+LOG_NAME             the log is logs/log-LOG_NAME-MM-DD-hh-mm.txt  (default: the program's name;
+                     a name that ends in such a date stays as it is)
 DRY_RUN=1            the same as --dry-run among the arguments: print the command of every machine and the plan of
                      the run, start nothing
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -46,6 +48,7 @@ from data_utils.errors import run_main
 DRY_RUN = "--dry-run"
 COUNT_GPUS = "--count-gpus"  # print how many there are, at most the number that follows
 LOGS = Path("logs")
+DATED = re.compile(r"[-_]\d\d-\d\d-\d\d-\d\d$")
 PATIENCE = 30.0  # seconds that the other machines get to end by themselves after one has failed
 # A terminal on the other side: its processes end with the connection.
 SSH = ("ssh", "-tt", "-o", "BatchMode=yes")
@@ -226,7 +229,9 @@ def main() -> int:
     commands = commands_here(machines, words, environment=environment)
     node = "" if machines.node_rank is None else f"-node{machines.node_rank}"
     name = environment.get("LOG_NAME") or Path(words[0]).stem
-    log = LOGS / f"log-{name}-{time.strftime('%m-%d-%H-%M')}{node}.txt"
+    if not DATED.search(name):
+        name += time.strftime("-%m-%d-%H-%M")
+    log = LOGS / f"log-{name}{node}.txt"
     LOGS.mkdir(parents=True, exist_ok=True)
     announcement = "".join(f"+ {shlex.join(command)}\n" for command in commands)
     with log.open("a", encoding="utf-8") as file:

@@ -135,6 +135,8 @@ def test_the_exit_code_and_the_errors_of_the_program_pass(workplace: Workplace):
     assert "it went wrong" in workplace.log()
     assert (workplace.folder / "logs" / next((workplace.folder / "logs").iterdir())).name.startswith("log-mine-")
     workplace.launch("die", code=128 + signal.SIGKILL)
+    workplace.launch("fail", code=7, LOG_NAME="task_11-21-09-05")
+    assert (workplace.folder / "logs" / "log-task_11-21-09-05.txt").is_file(), "one date is enough"
 
 
 def test_a_reader_that_leaves_does_not_stop_the_run(workplace: Workplace):
