@@ -95,6 +95,7 @@ def plot(scores: Scores, file: Path) -> None:
         axes.errorbar(list(EPOCHS), means, yerr=deviations, marker="o", capsize=3, label=label)
     axes.set_xscale("log")
     axes.set_xticks(list(EPOCHS), [str(size) for size in EPOCHS])
+    axes.minorticks_off()
     axes.set_xlabel("training examples of AG News")
     axes.set_ylabel("accuracy, %")
     axes.legend()
