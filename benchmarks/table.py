@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.measuring import Row, table
 from data_utils.errors import run_main
+from data_utils.whole_files import write_whole
 
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- table: begin (bash benchmarks/run.sh) -->", "<!-- table: end -->"
@@ -54,9 +55,7 @@ def main() -> int:
     old = [line for line in present.splitlines() if line.startswith("|")]
     lines = merged(old, table(rows))
     content = "\n".join([f"{before}{BEGIN}", "", f"Last run: {machine()}.", "", *lines, "", f"{END}{after}"])
-    unfinished = README.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_text(content, encoding="utf-8")
-    os.replace(unfinished, README)
+    write_whole(README, content)
     print("\n".join(lines))
     return 1 if any(row.equal is False for row in rows) else 0
 

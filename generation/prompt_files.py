@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
+from data_utils.whole_files import write_whole
 from generation.infill import BlankFiller, FilledPrompt
 from generation.inputs import require_blank
 from generation.sampling import DecodingSettings
 from mpu.initialize import ParallelTopology
+from mpu.sharing import gather_numbered
 
 PROMPT_KEYS = ("prompt", "text")
 
@@ -83,16 +82,12 @@ def fill_records(
         except ValueError as error:
             raise ValueError(f"{record.source}: {error}") from None
     topology = topology or ParallelTopology.single()
-    size = topology.data_parallel_size
-    own = range(len(records))[topology.data_parallel_rank :: size]
+    own = range(len(records))[topology.data_parallel_rank :: topology.data_parallel_size]
     prompts = [records[number].prompt for number in own]
     filled = filler.fill(prompts, settings=settings, seed=seed, batch_size=batch_size, numbers=own)
-    rows = [result_row(records[number], result) for number, result in zip(own, filled)]
-    if topology.data_parallel_group is None:
-        return rows
-    shares: list[list[dict[str, Any]]] = [[]] * size
-    dist.all_gather_object(shares, rows, group=topology.data_parallel_group)
-    return [shares[number % size][number // size] for number in range(len(records))]
+    rows = {number: result_row(records[number], result) for number, result in zip(own, filled)}
+    rows = gather_numbered(rows, topology=topology)
+    return [rows[number] for number in range(len(records))]
 
 
 def result_row(record: PromptRecord, filled: FilledPrompt) -> dict[str, Any]:
@@ -103,15 +98,7 @@ def result_row(record: PromptRecord, filled: FilledPrompt) -> dict[str, Any]:
 
 def write_results(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows as JSON lines: to a temporary name, flushed, then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def format_result(row: dict[str, Any]) -> str:

@@ -19,11 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
+from mpu.sharing import gather_numbered
 
 PROJECTED_AT_ONCE = 1024  # positions whose logits are in memory at the same time
 FEW_TOKENS = 256  # continuations of one row may have that many tokens, or as many as its start
@@ -100,10 +100,7 @@ def score_questions(
         chosen = batches[(turn * size + rank) % len(batches)]
         found.update(zip(chosen, score_batch(model, [questions[number] for number in chosen]), strict=True))
     model.train(training)
-    if topology.data_parallel_group is not None:
-        shares: list[dict[int, list[Score]]] = [{}] * size
-        dist.all_gather_object(shares, found, group=topology.data_parallel_group)
-        found = {number: scores for share in shares for number, scores in share.items()}
+    found = gather_numbered(found, topology=topology)
     return [found[number] for number in range(len(questions))]
 
 

@@ -115,9 +115,6 @@ class TaskRun(ABC):
         Predictions are written into ``folder`` on the first rank; None writes nothing.
         """
 
-    def finish(self, scores: Sequence[Score], *, folder: Path) -> None:  # noqa: B027 - most families write nothing more
-        """Write what belongs to all test splits together, on the first rank."""
-
     def training_set(self) -> TrainingSet:
         """Return the micro batches of the run."""
         tuning, seed, topology = self.configuration.tuning, self.configuration.run.seed, self.topology

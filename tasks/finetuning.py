@@ -142,8 +142,6 @@ class FineTuner:
                 self.log.console.print(f"{score.name}: no labels, so predictions only")
             elif len(scores) > 1:
                 self.log.console.print(_score_line(epoch, score.name, score.count, score.metrics))
-        if write and self.first:
-            self.task.finish(scores, folder=self.run.summary_folder)
         counted = [score for score in scores if score.metrics is not None]
         total = sum(score.count for score in counted)
         metrics = _weighted([(score.count, score.metrics) for score in counted])

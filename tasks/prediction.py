@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from generation.scoring import Continuation, Question, score_batch
 from generation.scoring import Score as ContinuationScore
 from model.downstream import MultiTokenCloze
+from mpu.sharing import gather_numbered
 from tasks.collation import collate, length_buckets
 from tasks.objective import answered_exactly, choice_scores, on_device
 from tasks.samples import TaskSample
@@ -20,11 +20,6 @@ from training.precision import autocast
 ROWS_PER_SAMPLE = 10  # a batch of n samples has at most 10 n rows, unless one sample has more
 
 
-def choose(engine: Engine, samples: Sequence[TaskSample], *, batch_size: int, pad_id: int) -> list[int]:
-    """Return the number of the best row for every sample, on every rank; the first of equals."""
-    return [int(row.argmax()) for row in score_rows(engine, samples, batch_size=batch_size, pad_id=pad_id)]
-
-
 def average_scores(scores: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
     """Return one score per row of every sample from those of several patterns: the mean of their probabilities.
 
@@ -32,12 +27,8 @@ def average_scores(scores: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
     """
     if len(scores) == 1:
         return list(scores[0])
-    return [np.mean([_softmax(row) for row in rows], axis=0) for rows in zip(*scores, strict=True)]
-
-
-def _softmax(row: np.ndarray) -> np.ndarray:
-    shifted = np.exp(row.astype(np.float64) - row.max())
-    return shifted / shifted.sum()
+    stacked = (torch.from_numpy(np.stack(rows)).double() for rows in zip(*scores, strict=True))  # [patterns,c] each
+    return [rows.softmax(dim=-1).mean(dim=0).numpy() for rows in stacked]
 
 
 def score_rows(engine: Engine, samples: Sequence[TaskSample], *, batch_size: int, pad_id: int) -> list[np.ndarray]:
@@ -59,10 +50,7 @@ def score_rows(engine: Engine, samples: Sequence[TaskSample], *, batch_size: int
             rows = _score(engine, [samples[number] for number in numbers], pad_id=pad_id)
             found.update(zip(numbers, rows, strict=True))
     engine.model.train()
-    if topology.data_parallel_group is not None:
-        shares: list[dict[int, np.ndarray]] = [{}] * size
-        dist.all_gather_object(shares, found, group=topology.data_parallel_group)
-        found = {number: row for share in shares for number, row in share.items()}
+    found = gather_numbered(found, topology=topology)
     return [found[number] for number in range(len(samples))]
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.examples import InputExample
@@ -93,15 +91,3 @@ def prediction_lines(
     if index_key != "idx":
         entries = [{index_key if key == "idx" else key: value for key, value in e.items()} for e in entries]
     return [json.dumps(entry) for entry in entries]
-
-
-def write_predictions(path: str | Path, lines: Sequence[str]) -> None:
-    """Write the lines; the file appears under its name only when it is whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.writelines(line + "\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)

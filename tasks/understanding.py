@@ -13,6 +13,7 @@ from torch import nn
 
 from data_utils.block_infilling import BlankInfillingCollator, BlankInfillingSettings, Sample
 from data_utils.tokenization import Tokenizer
+from data_utils.whole_files import write_whole
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from tasks.building import load_start_weights
@@ -22,7 +23,7 @@ from tasks.family import Announce, Score, TaskRun, TrainingSet
 from tasks.network import HeadSettings, add_head, check_prompt, freeze_transformer, initialize_prompt
 from tasks.objective import TaskObjective
 from tasks.prediction import average_scores, score_rows
-from tasks.predictions import prediction_lines, write_predictions
+from tasks.predictions import prediction_lines
 from tasks.registry import find_task
 from tasks.samples import EncodingOptions, TaskSample
 from tasks.task_data import EvaluationSet, TaskData
@@ -140,7 +141,7 @@ class UnderstandingRun(TaskRun):
             lines = prediction_lines(
                 self.task, split.examples, predictions, index_key=settings.index_key, compatible=settings.compatible
             )
-            write_predictions(folder / f"{split.name}.jsonl", lines)
+            write_whole(folder / f"{split.name}.jsonl", "".join(f"{line}\n" for line in lines))
         counted = self.task.counted_rows(split.examples)
         if not counted:
             return Score(split.name, len(rows), None, {})

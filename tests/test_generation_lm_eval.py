@@ -20,7 +20,7 @@ from tasks.language_model.documents import TokenDocuments, read_endings
 from tasks.language_model.evaluation import accuracy, score_windows
 from tasks.language_model.settings import LanguageModelSettings
 from tasks.language_model.windows import WindowLayout, document_windows, ending_windows
-from tasks.prediction import choose
+from tasks.prediction import score_rows
 from tasks.registry import TASKS
 from tasks.samples import EncodingOptions
 from tests.generation_models import TINY_COMMAND_IDS, WordTokenizer, random_model
@@ -98,7 +98,10 @@ def test_multiple_choice_is_our_accuracy(glm: GLM, evaluate, tmp_path: Path, mon
     task = TASKS["multichoice"]
     examples = task.examples(None, str(file))
     samples = task.build_samples(examples, glm.tokenizer, EncodingOptions(seq_length=POSITIONS)).samples
-    chosen = choose(scoring_engine(MultiTokenCloze(glm.model)), samples, batch_size=4, pad_id=50)
+    chosen = [
+        int(row.argmax())
+        for row in score_rows(scoring_engine(MultiTokenCloze(glm.model)), samples, batch_size=4, pad_id=50)
+    ]
     glm.model.eval()
     ours = task.evaluate(chosen, examples)["accuracy"]
     assert 0.0 < ours < 100.0

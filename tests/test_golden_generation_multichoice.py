@@ -13,7 +13,7 @@ from generation.scoring import score_questions
 from model.downstream import MultiTokenCloze
 from tasks.collation import collate
 from tasks.metrics import evaluate
-from tasks.prediction import choose, penalized, score_rows, shared_question
+from tasks.prediction import penalized, score_rows, shared_question
 from tasks.registry import TASKS
 from tasks.samples import EncodingOptions, SampleSet
 from tests.generation_models import WordTokenizer, load_json, tiny_model
@@ -96,7 +96,7 @@ def test_scores(golden, tmp_path: Path, batch_size: int):
         for row, scores, expected in zip(rows, alone, run["choice_scores"], strict=True):
             np.testing.assert_allclose(row[: len(expected)], expected, atol=1e-3)
             np.testing.assert_allclose(penalized(scores, run["length_penalty"]), expected, atol=1e-3)
-        chosen = choose(engine, samples.samples, batch_size=batch_size, pad_id=pad)
+        chosen = [int(row.argmax()) for row in score_rows(engine, samples.samples, batch_size=batch_size, pad_id=pad)]
         assert chosen == run["predictions"]
         assert evaluate(TASK.metrics, chosen, run["labels"], examples)["accuracy"] == pytest.approx(run["accuracy"])
         batch = collate(samples.samples[:3], pad_id=pad, pad_to=recorded["tiny_seq_length"])

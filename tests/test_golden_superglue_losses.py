@@ -17,7 +17,7 @@ from model.parameter_rules import canonical_name
 from model.prompt import PromptEncoder
 from tasks.network import freeze_transformer
 from tasks.objective import decoupled_loss, mask_scores, score_loss
-from tasks.prediction import choose
+from tasks.prediction import score_rows
 from tasks.registry import find_task
 from tasks.samples import TaskSample
 from tests.golden_index import GoldenFolder
@@ -126,7 +126,7 @@ def test_choices_of_an_evaluation(recorded: dict[str, Any]) -> None:
             )
             for sample in case["samples"]
         ]
-        rows = choose(engine, samples, batch_size=case["batch_size"], pad_id=0)
+        rows = [int(row.argmax()) for row in score_rows(engine, samples, batch_size=case["batch_size"], pad_id=0)]
         task = find_task(case["task"])
         chosen = [task.predicted_class("multi_token", row) for row in rows]
         assert chosen == case["predictions"], case["task"]

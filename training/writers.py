@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from data_utils.whole_files import write_whole
 from training.metrics import Scalar
 
 BAR_FORMAT = "{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} [{elapsed}] {desc}"
@@ -166,7 +167,4 @@ def tensorboard_writer(folder: Path, *, iteration: int) -> tuple[list[Writer], s
 
 def store_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 2) -> None:
     """Write ``content`` as a JSON file, whole or not at all; without ``indent`` in one line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=indent, default=str) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(content, indent=indent, default=str) + "\n")

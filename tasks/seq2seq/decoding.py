@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Generator
 
 from generation.beam_search import BeamOptions, BeamSearch, Hypothesis
@@ -23,6 +22,7 @@ from generation.inputs import PromptInputs
 from generation.sampling import process_scores
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
+from mpu.sharing import gather_numbered
 from tasks.seq2seq.examples import Seq2SeqSample
 from tasks.seq2seq.settings import BeamSettings
 
@@ -210,8 +210,5 @@ def decode_shared(
     with torch.inference_mode():
         for batch in batches[topology.data_parallel_rank :: topology.data_parallel_size]:
             found.update(zip(batch, decode(batch), strict=True))
-    if topology.data_parallel_group is not None:
-        shares: list[dict[int, Result]] = [{}] * topology.data_parallel_size
-        dist.all_gather_object(shares, found, group=topology.data_parallel_group)
-        found = {number: result for share in shares for number, result in share.items()}
+    found = gather_numbered(found, topology=topology)
     return [found[number] for number in range(len(lengths))]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from data_utils.whole_files import write_whole
 from tasks.seq2seq.answers import is_no_answer
 from tasks.seq2seq.examples import SQUAD_TASKS, Seq2SeqExample
 
@@ -18,10 +18,9 @@ def write_outputs(
 
     ``predictions`` and ``examples`` are in the order of the data set.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, text in output_texts(task, predictions, examples, split=split).items():
-        write_text(folder / name, text)
+        write_whole(folder / name, text)
         paths.append(folder / name)
     return paths
 
@@ -64,13 +63,3 @@ def one_line(text: str) -> str:
 
 def _lines(lines: Iterable[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file; it appears under its name only when it is whole."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with unfinished.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_utils.errors import run_main
+from data_utils.whole_files import write_whole
 from tasks.readers import read_text
 from tasks.seq2seq.bleu import library_scores, multi_bleu
-from tasks.seq2seq.outputs import write_text
 from tasks.seq2seq.rouge import SENTENCE_BREAK, RougeTexts, rouge
 
 EXTERNAL_SCORER = "files2rouge"
@@ -81,7 +81,7 @@ def external_rouge(hypotheses: Sequence[str], references: Sequence[str]) -> list
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in ("hyps", "refs")]
         for path, texts in zip(paths, (hypotheses, references)):
-            write_text(path, "".join(" ".join(tokenizer.tokenize(text)) + "\n" for text in texts))
+            write_whole(path, "".join(" ".join(tokenizer.tokenize(text)) + "\n" for text in texts))
         run = subprocess.run([program, *map(str, paths)], capture_output=True, text=True, check=False)
     if run.returncode:
         reason = (run.stderr.strip().splitlines() or ["no message"])[-1]
