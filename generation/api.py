@@ -281,6 +281,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     topology: ParallelTopology | None = None,
+    prepack: bool = True,
 ) -> GLM:
     """Load a checkpoint, of the layout of training or of Hugging Face's, with its tokenizer.
 
@@ -295,6 +296,8 @@ def load_model(
         dtype: of the weights; None is fp32.
         device: where the model goes.
         topology: for several ranks; None is one process.
+        prepack: on the CPU, bring the weights into the form that is read fastest. Such a model is for inference only:
+            it has no state dict and no gradients.
 
     Raises:
         ValueError: no checkpoint, nothing that says what model it is, or files that do not belong together.
@@ -306,5 +309,6 @@ def load_model(
         tokenizer = tokenizer or found.build_tokenizer()
         config = config or found.config(tokenizer)
         block_positions = found.block_positions if block_positions is None else block_positions
-    model, report = loading.load_model(config, path, dtype=dtype, device=device, topology=topology)
+    options = {"dtype": dtype, "device": device, "topology": topology, "prepack": prepack}
+    model, report = loading.load_model(config, path, **options)
     return GLM(model, tokenizer, max_length=max_length, block_positions=block_positions is not False, report=report)

@@ -5,7 +5,7 @@ b batch, s new positions, m cached positions, h hidden, v vocabulary, t tensor-p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -72,6 +72,7 @@ class GLMModel(nn.Module):
         )
         context = LayerContext(topology, self.random_state, generator=generator, device=device, dtype=dtype)
         self.transformer = Transformer(config.transformer_settings(), context)
+        self.inference_head: Callable[[Tensor], Tensor] | None = None  # in place of the product with the word table
         self.prompt_spell: PromptEncoder | None = None
         if config.prompt_length is not None:
             with _default_generator_from(generator):
@@ -123,7 +124,9 @@ class GLMModel(nn.Module):
 
     def project(self, hidden: Tensor, *, gather: bool = True) -> Tensor:
         """Map hidden states [...,h] to logits [...,v], or to this rank's [...,v/t] without ``gather``."""
-        logits = F.linear(copy_to_model_parallel(hidden, self.topology), self.word_embeddings.weight)
+        hidden = copy_to_model_parallel(hidden, self.topology)
+        multiply = self.inference_head
+        logits = F.linear(hidden, self.word_embeddings.weight) if multiply is None else multiply(hidden)
         return gather_from_model_parallel(logits, self.topology) if gather else logits
 
     def token_losses(

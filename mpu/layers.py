@@ -6,6 +6,8 @@ depend on the model-parallel size. The draw is skipped for parameters on the met
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
@@ -101,7 +103,30 @@ class VocabParallelEmbedding(nn.Module):
         return reduce_from_model_parallel(rows.masked_fill(foreign.unsqueeze(-1), 0.0), self.topology)
 
 
-class ColumnParallelLinear(nn.Module):
+class _ParallelLinear(nn.Module):
+    """What the two kinds have in common: the product of this rank.
+
+    ``inference_linear``, where it is set, computes that product in place of ``weight`` and the local bias
+    (``mpu/prepacked.py``); it has no gradients.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    inference_linear: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def local_bias(self) -> Tensor | None:
+        """Return the bias that is added to the product of this rank."""
+        return self.bias
+
+    def multiply(self, inputs: Tensor) -> Tensor:
+        """Return x W^T, and the local bias, of this rank's part of W."""
+        if self.inference_linear is not None:
+            return self.inference_linear(inputs)
+        return F.linear(inputs, self.weight, self.local_bias)
+
+
+class ColumnParallelLinear(_ParallelLinear):
     """Compute x W^T + b with the rows of W [out,in] (and b) cut over the ranks."""
 
     def __init__(
@@ -134,11 +159,11 @@ class ColumnParallelLinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map [...,in], equal on all ranks, to [...,out/t], or to [...,out] with ``gather_output``."""
-        outputs = F.linear(copy_to_model_parallel(inputs, self.topology), self.weight, self.bias)
+        outputs = self.multiply(copy_to_model_parallel(inputs, self.topology))
         return gather_from_model_parallel(outputs, self.topology) if self.gather_output else outputs
 
 
-class RowParallelLinear(nn.Module):
+class RowParallelLinear(_ParallelLinear):
     """Compute x W^T + b with the columns of W [out,in] cut over the ranks; b is whole everywhere, added once."""
 
     def __init__(
@@ -168,10 +193,15 @@ class RowParallelLinear(nn.Module):
             dim=1,
         )
 
+    @property
+    def local_bias(self) -> Tensor | None:
+        """Return the bias when there is one rank; with several it is added once to their sum."""
+        return self.bias if self.topology.model_parallel_size == 1 else None
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Map [...,in/t] (or the whole [...,in] when the input is not parallel) to [...,out], equal on all ranks."""
         if self.topology.model_parallel_size == 1:
-            return F.linear(inputs, self.weight, self.bias)
+            return self.multiply(inputs)
         own_inputs = inputs if self.input_is_parallel else scatter_to_model_parallel(inputs, self.topology)
-        outputs = reduce_from_model_parallel(F.linear(own_inputs, self.weight), self.topology)
+        outputs = reduce_from_model_parallel(self.multiply(own_inputs), self.topology)
         return outputs + self.bias.to(outputs.dtype)
