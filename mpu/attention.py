@@ -30,11 +30,13 @@ class PrefixMask:
 
     ``visible`` is bool [b or 1, 1, s or 1, k] (None: everything is visible). Rows listed in ``blind`` (bool
     [b or 1, 1, s or 1, 1]) see nothing in the given mask; they attend uniformly to all keys, which attention gets by
-    zeroing their query, and their row of ``visible`` is all true. The additive form is made once per step.
+    zeroing their query, and their row of ``visible`` is all true. The additive form is made once per step, unless it
+    is given in place of ``visible`` as ``additive`` (of the dtype of queries), as decoding steps of fixed shapes do.
     """
 
     visible: Tensor | None
     blind: Tensor | None = None
+    additive: Tensor | None = None
     _biases: dict[tuple[torch.dtype, int], Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -101,11 +103,12 @@ class PrefixMask:
 
     def bias(self, *, batch_size: int, num_heads: int, dtype: torch.dtype) -> Tensor | None:
         """Return the additive form [b * num_heads, s or 1, k]: 0 where visible, minus infinity elsewhere."""
-        if self.visible is None:
+        if self.visible is None and self.additive is None:
             return None
         if (dtype, num_heads) not in self._biases:
-            zeros = torch.zeros_like(self.visible, dtype=dtype)
-            bias = zeros.masked_fill_(~self.visible, -math.inf)  # [b or 1,1,s or 1,k]
+            bias = self.additive  # [b or 1,1,s or 1,k]
+            if bias is None:
+                bias = torch.zeros_like(self.visible, dtype=dtype).masked_fill_(~self.visible, -math.inf)
             shape = (batch_size, num_heads, *bias.shape[2:])
             self._biases[dtype, num_heads] = bias.expand(shape).flatten(0, 1)
         return self._biases[dtype, num_heads]
@@ -130,7 +133,8 @@ def attend(
     """
     query = mask.silence_blind_rows(query)
     if _fused_is_better(query, key, dropout_probability):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask.visible, dropout_p=dropout_probability)
+        given = mask.visible if mask.additive is None else mask.additive
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=given, dropout_p=dropout_probability)
     batch_size, num_heads, query_length, head_dim = query.shape
     factor = 1.0 / (math.sqrt(head_dim) * attention_scale)
     flat_query = query.reshape(-1, query_length, head_dim)  # [b*n,s,d]

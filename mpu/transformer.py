@@ -162,21 +162,23 @@ class Transformer(nn.Module):
         self,
         word_embeddings: Tensor,
         position_ids: Tensor | None,
-        attention_mask: Tensor,
+        attention_mask: Tensor | PrefixMask,
         *,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Return the hidden states [b,s,h] after the final LayerNorm.
 
         ``word_embeddings`` [b,s,h]; ``position_ids`` [b or 1,2,s] with block positions, [b or 1,s] without, ignored in
-        relative mode; ``attention_mask`` as in ``PrefixMask.from_attention_mask``. A ``cache`` supplies the earlier
-        positions and receives the new ones; activations are then not checkpointed.
+        relative mode; ``attention_mask`` as in ``PrefixMask.from_attention_mask``, or a mask that is made already. A
+        ``cache`` supplies the earlier positions and receives the new ones; activations are then not checkpointed.
         """
         batch_size, length, _ = word_embeddings.shape
         num_keys = length + (cache.length if cache is not None else 0)
-        mask = PrefixMask.from_attention_mask(
-            attention_mask, query_length=length, key_length=num_keys, device=word_embeddings.device
-        )
+        mask = attention_mask
+        if not isinstance(mask, PrefixMask):
+            mask = PrefixMask.from_attention_mask(
+                attention_mask, query_length=length, key_length=num_keys, device=word_embeddings.device
+            )
         if mask.num_rows not in (1, batch_size):
             raise ValueError(f"attention_mask is for {mask.num_rows} rows, the batch has {batch_size}; give one or all")
         hidden, positions = self._embed(word_embeddings, position_ids, num_keys)
