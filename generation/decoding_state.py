@@ -13,6 +13,7 @@ from torch import Tensor
 
 from generation.inputs import PromptInputs
 from model.modeling_glm import GLMModel
+from mpu.cache import KeyValueCache
 
 CACHE_GROWTH = 256  # positions by which a full cache grows at least
 
@@ -31,7 +32,7 @@ class DecodingState:
         self.pad_id = pad_id
         self.device = model.word_embeddings.weight.device
         width = max(len(row) for row in inputs)
-        self.cache = model.new_cache(len(inputs), width + CACHE_GROWTH)
+        self.cache = self._allocate(len(inputs), width + CACHE_GROWTH)
         self.visible = torch.empty((len(inputs), 0), dtype=torch.bool, device=self.device)  # [b,k]
         self.all_visible = True
         self._run([row.input_ids for row in inputs], [[(p, 0) for p in row.positions] for row in inputs], causal=False)
@@ -105,8 +106,12 @@ class DecodingState:
         needed = old.length + num_positions
         if needed <= old.capacity:
             return
-        self.cache = self.model.new_cache(old.batch_size, needed + max(CACHE_GROWTH, old.capacity // 2))
+        self.cache = self._allocate(old.batch_size, needed + max(CACHE_GROWTH, old.capacity // 2))
         for new_tensors, old_tensors in ((self.cache.keys, old.keys), (self.cache.values, old.values)):
             for new, past in zip(new_tensors, old_tensors):
                 new[:, :, : old.length] = past[:, :, : old.length]
         self.cache.length = old.length
+
+    def _allocate(self, num_rows: int, capacity: int) -> KeyValueCache:
+        """Return an empty cache for ``capacity`` columns of ``num_rows`` rows."""
+        return self.model.new_cache(num_rows, capacity)

@@ -15,6 +15,7 @@ from torch import Generator
 
 from generation.beam_search import BeamOptions, BeamSearch
 from generation.decoding_state import DecodingState
+from generation.graph_decoding import StaticDecoder, can_decode_statically
 from generation.inputs import (
     Blank,
     BlankTokens,
@@ -94,9 +95,18 @@ class BlankFiller:
     """Fill blanks with a model and its tokenizer.
 
     ``block_positions`` False is the ablation that counts the tokens of a piece in the first position row.
+    ``static`` decodes by steps of fixed shapes (``graph_decoding.py``): CUDA graphs on a GPU. None: on a GPU, where the
+    model has such steps.
     """
 
-    def __init__(self, model: GLMModel, tokenizer: PromptTokenizer, *, block_positions: bool = True) -> None:
+    def __init__(
+        self,
+        model: GLMModel,
+        tokenizer: PromptTokenizer,
+        *,
+        block_positions: bool = True,
+        static: bool | None = None,
+    ) -> None:
         """Take a model in evaluation mode. Raises ValueError when model and tokenizer cannot fill blanks together."""
         config = model.config
         if not config.block_position_encoding or config.relative_encoding:
@@ -110,6 +120,9 @@ class BlankFiller:
         self.tokenizer = tokenizer
         self.block_positions = block_positions
         self.tokens = BlankTokens.of(tokenizer)
+        if static is None:
+            static = model.word_embeddings.weight.is_cuda and can_decode_statically(model)
+        self.decoder = StaticDecoder(model, num_tokens=tokenizer.num_tokens) if static else None
 
     def encode(self, text: str, *, settings: DecodingSettings) -> PromptInputs:
         """Return the inputs for ``text``; raise ValueError when they do not fit the model's positions."""
@@ -178,6 +191,8 @@ class BlankFiller:
         )
 
     def _context(self, inputs: Sequence[PromptInputs]) -> DecodingState:
+        if self.decoder is not None:
+            return self.decoder.state(inputs, pad_id=self.tokens.pad)
         return DecodingState(self.model, inputs, num_tokens=self.tokenizer.num_tokens, pad_id=self.tokens.pad)
 
     def _sample(
