@@ -69,6 +69,9 @@ def drive(state: DecodingState) -> list[Tensor]:
     state.reorder([0, 2, 4])
     state.crop(length)
     feed(28, 29, 30)
+    feed(31, 32, 33)
+    state.crop(length)
+    feed(34, 35, 36)
     state.reorder([2])
     for token in range(30, 40):
         feed(token)
