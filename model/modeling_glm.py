@@ -1,6 +1,7 @@
 """The GLM network: word embeddings, transformer, tied output, loss at target positions (spec: model 2, 3, 6, 7).
 
-b batch, s new positions, m cached positions, h hidden, v vocabulary, t tensor-parallel size, T prompt length
+b batch, s new positions, m cached positions, h hidden, v vocabulary, r positions whose output is wanted, t
+tensor-parallel size, T prompt length
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ class GLMModel(nn.Module):
         cache: KeyValueCache | None = None,
         prompt_positions: Tensor | None = None,
         output: str = "logits",
+        wanted: Tensor | None = None,
     ) -> Tensor | LanguageModelLoss:
         """Run the network on ``input_ids`` [b,s].
 
@@ -105,16 +107,26 @@ class GLMModel(nn.Module):
         are then only the new ones, which are appended to it. ``prompt_positions`` [b,T]: where the prompt vectors
         replace word embeddings.
 
-        With ``labels`` [b,s] (and ``loss_mask`` [b,s], default all ones) it returns a ``LanguageModelLoss``: the
-        vocabulary projection is computed only where ``loss_mask`` is not 0. A mask left on the CPU saves a wait for the
-        GPU. ``label_smoothing``: see ``vocab_parallel_cross_entropy``. Otherwise ``output`` chooses: ``logits``
-        [b,s,v], ``last_logits`` [b,v] of the last position, ``sharded_logits`` [b,s,v/t], or ``hidden`` [b,s,h], the
-        final LayerNorm's output.
+        With ``labels`` [b,s] (and ``loss_mask`` [b,s], default all ones) it returns a ``LanguageModelLoss``: the last
+        layer and the vocabulary projection are computed only where ``loss_mask`` is not 0. A mask left on the CPU saves
+        a wait for the GPU. ``label_smoothing``: see ``vocab_parallel_cross_entropy``. Otherwise ``output`` chooses:
+        ``logits`` [b,s,v], ``last_logits`` [b,v] of the last position, ``sharded_logits`` [b,s,v/t], or ``hidden``
+        [b,s,h], the final LayerNorm's output; with ``wanted`` [b,r] only of the positions listed there, [b,r,...].
         """
         if output not in OUTPUTS:
             raise ValueError(f"output {output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
-        hidden = self._hidden(input_ids, position_ids, attention_mask, cache=cache, prompt_positions=prompt_positions)
         if labels is not None:
+            loss_mask = torch.ones(labels.shape, device=labels.device) if loss_mask is None else loss_mask
+            wanted = _target_positions(loss_mask)
+        elif output == "last_logits":
+            wanted = torch.full((len(input_ids), 1), input_ids.size(1) - 1, device=input_ids.device)
+        hidden = self._hidden(
+            input_ids, position_ids, attention_mask, cache=cache, prompt_positions=prompt_positions, wanted=wanted
+        )
+        if labels is not None:
+            if wanted is not None:
+                labels = labels.gather(1, wanted.to(labels.device, non_blocking=True))
+                loss_mask = loss_mask.gather(1, wanted)
             return self._loss(hidden, labels, loss_mask, label_smoothing=label_smoothing)
         if output == "hidden":
             return hidden
@@ -184,20 +196,19 @@ class GLMModel(nn.Module):
         *,
         cache: KeyValueCache | None,
         prompt_positions: Tensor | None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         embeddings = self.word_embeddings(input_ids)  # [b,s,h]
         if prompt_positions is not None:
             if self.prompt_spell is None:
                 raise ValueError("prompt_positions are given to a model without a prompt; set prompt_length")
             embeddings = replace_embeddings(embeddings, self.prompt_spell(), prompt_positions)
-        return self.transformer(embeddings, position_ids, attention_mask, cache=cache)
+        if wanted is not None:
+            wanted = wanted.to(embeddings.device, non_blocking=True)
+        return self.transformer(embeddings, position_ids, attention_mask, cache=cache, wanted=wanted)
 
-    def _loss(
-        self, hidden: Tensor, labels: Tensor, loss_mask: Tensor | None, *, label_smoothing: float
-    ) -> LanguageModelLoss:
+    def _loss(self, hidden: Tensor, labels: Tensor, loss_mask: Tensor, *, label_smoothing: float) -> LanguageModelLoss:
         """Sum the weighted losses of the positions whose weight is not 0 (spec: platform 5)."""
-        if loss_mask is None:
-            loss_mask = torch.ones(labels.shape, dtype=torch.float32, device=labels.device)
         flat_mask = loss_mask.flatten()
         indices = flat_mask.nonzero().squeeze(-1)  # [targets]
         if indices.numel() == 0:
@@ -209,6 +220,18 @@ class GLMModel(nn.Module):
         logits = self.project(hidden.flatten(0, 1)[indices], gather=False)  # [targets,v/t]
         losses = vocab_parallel_cross_entropy(logits, targets, topology=self.topology, label_smoothing=label_smoothing)
         return LanguageModelLoss((losses * weights).sum(), weights.sum())
+
+
+def _target_positions(loss_mask: Tensor) -> Tensor | None:
+    """Return where the rows of ``loss_mask`` [b,s] are not 0, in order: [b, most of a row]; None for all positions.
+
+    A row with fewer goes on with its first positions whose weight is 0.
+    """
+    targets = loss_mask != 0
+    most = int(targets.sum(dim=1).max())
+    if most in (0, targets.size(1)):
+        return None
+    return targets.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
 
 
 @contextmanager

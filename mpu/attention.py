@@ -1,7 +1,7 @@
 """Prefix-LM attention: which keys a query sees, and how the result is computed (spec: model 2.1, 3.3-3.5).
 
 b batch, s new positions (queries), m cached positions, k = m + s keys, h hidden, n heads of this rank, d head dim,
-t tensor-parallel size
+r positions whose output is wanted, t tensor-parallel size
 """
 
 from __future__ import annotations
@@ -22,6 +22,13 @@ from mpu.random import Dropout, ModelParallelRandomState, dropout
 # From this key length on the fused kernel wins on the CPU in bf16 too, and saves the memory of the scores
 # (spec: platform 4).
 FUSED_FROM_KEY_LENGTH = 1024
+
+
+def rows_at(states: Tensor, positions: Tensor) -> Tensor:
+    """Return the rows [b,r,...] of ``states`` [b,s,...] at ``positions`` [b,r]."""
+    firsts = torch.arange(states.size(0), device=positions.device).unsqueeze(1) * states.size(1)
+    chosen = states.flatten(0, 1).index_select(0, (positions + firsts).flatten())
+    return chosen.view(*positions.shape, *states.shape[2:])
 
 
 @dataclass
@@ -91,6 +98,16 @@ class PrefixMask:
         if visible.device.type == "cpu" and not blind.any():
             return cls(visible=visible)  # looking costs nothing here; on a GPU it would wait for the device
         return cls(visible=visible | blind, blind=blind)
+
+    def at(self, positions: Tensor) -> PrefixMask:
+        """Return the mask of the queries at ``positions`` [b,r] alone."""
+
+        def choose(rows: Tensor | None) -> Tensor | None:  # [b or 1,1,s or 1,...]
+            if rows is None or rows.size(2) == 1:
+                return rows
+            return rows_at(rows[:, 0].expand(len(positions), -1, -1), positions).unsqueeze(1)  # [b,1,r,...]
+
+        return PrefixMask(choose(self.visible), choose(self.blind))
 
     @property
     def num_rows(self) -> int:
@@ -264,14 +281,19 @@ class SelfAttention(nn.Module):
         cache: KeyValueCache | None = None,
         layer: int = 0,
         positions: RelativePositions | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """Map the normalised hidden states [b,s,h] to the attention output [b,s,h], dropout included.
 
-        With a ``cache`` the keys and values are appended as those of ``layer``. Relative mode needs ``positions``.
+        With a ``cache`` the keys and values are appended as those of ``layer``. Relative mode needs ``positions``. With
+        ``wanted`` [b,r] only the positions it lists are queries, the output is [b,r,h], and ``mask`` is made for them.
         """
         batch_size, length, _ = hidden.shape
         fused = self.query_key_value(hidden).view(batch_size, length, 3, self.num_heads, self.head_dim)
-        query, key, value = (part.transpose(1, 2) for part in fused.unbind(dim=2))  # [b,n,s,d] each
+        query, key, value = fused.unbind(dim=2)  # [b,s,n,d] each
+        if wanted is not None:
+            query = rows_at(query, wanted)
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # [b,n,s,d]
         if cache is not None:
             key, value = cache.append(layer, key, value)
             key, value = key.to(query.dtype), value.to(query.dtype)
@@ -288,5 +310,5 @@ class SelfAttention(nn.Module):
                 assert positions is not None, "relative attention needs the encodings of distances"
                 encodings = self.relative(positions.encodings).view(-1, self.num_heads, self.head_dim)  # [k,n,d]
                 context = attend_relative(query, key, value, mask, encodings=encodings, positions=positions, **options)
-        context = context.transpose(1, 2).reshape(batch_size, length, -1)  # [b,s,h/t]
+        context = context.transpose(1, 2).flatten(2)  # [b,s,h/t]
         return self.output_dropout(self.dense(context))

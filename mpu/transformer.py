@@ -1,6 +1,7 @@
 """The stack of pre-LayerNorm transformer layers with learned or relative positions (spec: model 3).
 
-b batch, s new positions, m cached positions, k = m + s keys, h hidden, n heads, d head dim, t tensor-parallel size
+b batch, s new positions, m cached positions, k = m + s keys, h hidden, n heads, d head dim, r positions whose output is
+wanted, t tensor-parallel size
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from mpu.attention import PrefixMask, RelativePositions, SelfAttention
+from mpu.attention import PrefixMask, RelativePositions, SelfAttention, rows_at
 from mpu.cache import KeyValueCache
 from mpu.initialize import ParallelTopology
 from mpu.layers import ColumnParallelLinear, RowParallelLinear, initialize_normal, mark_model_parallel
@@ -115,10 +116,12 @@ class TransformerLayer(nn.Module):
         cache: KeyValueCache | None = None,
         layer: int = 0,
         positions: RelativePositions | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """Map the residual stream [b,s,h] to the next one."""
+        """Map the residual stream [b,s,h] to the next one, or to its rows ``wanted`` [b,r], which ``mask`` is for."""
         normalised = self.input_layernorm(hidden)
-        hidden = hidden + self.attention(normalised, mask, cache=cache, layer=layer, positions=positions)
+        attended = self.attention(normalised, mask, cache=cache, layer=layer, positions=positions, wanted=wanted)
+        hidden = attended + (hidden if wanted is None else rows_at(hidden, wanted))
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
 
@@ -165,12 +168,15 @@ class Transformer(nn.Module):
         attention_mask: Tensor | PrefixMask,
         *,
         cache: KeyValueCache | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """Return the hidden states [b,s,h] after the final LayerNorm.
+        """Return the hidden states [b,s,h] after the final LayerNorm, or those at the positions ``wanted`` [b,r].
 
         ``word_embeddings`` [b,s,h]; ``position_ids`` [b or 1,2,s] with block positions, [b or 1,s] without, ignored in
         relative mode; ``attention_mask`` as in ``PrefixMask.from_attention_mask``, or a mask that is made already. A
-        ``cache`` supplies the earlier positions and receives the new ones; activations are then not checkpointed.
+        ``cache`` supplies the earlier positions and receives the new ones; activations are then not checkpointed. The
+        last layer has no queries but the wanted ones (in relative mode it has all: a row is shifted by the number of
+        rows).
         """
         batch_size, length, _ = word_embeddings.shape
         num_keys = length + (cache.length if cache is not None else 0)
@@ -182,13 +188,17 @@ class Transformer(nn.Module):
         if mask.num_rows not in (1, batch_size):
             raise ValueError(f"attention_mask is for {mask.num_rows} rows, the batch has {batch_size}; give one or all")
         hidden, positions = self._embed(word_embeddings, position_ids, num_keys)
+        early = wanted is not None and positions is None
+        last = self.settings.num_layers - 1
+        last_options = {"mask": mask.at(wanted), "wanted": wanted} if early else {"mask": mask}
         chunked = self.settings.checkpoint_activations and cache is None and torch.is_grad_enabled()
         chunk = self.settings.checkpoint_num_layers if chunked else self.settings.num_layers
         for first in range(0, self.settings.num_layers, chunk):
 
             def run_layers(states: Tensor, first: int = first) -> Tensor:
                 for index, layer in enumerate(self.layers[first : first + chunk], start=first):
-                    states = layer(states, mask, cache=cache, layer=index, positions=positions)
+                    options = last_options if index == last else {"mask": mask}
+                    states = layer(states, cache=cache, layer=index, positions=positions, **options)
                 return states
 
             if chunked:
@@ -197,6 +207,8 @@ class Transformer(nn.Module):
                 hidden = run_layers(hidden)
         if cache is not None:
             cache.advance(length)
+        if wanted is not None and not early:
+            hidden = rows_at(hidden, wanted)
         return self.final_layernorm(hidden)
 
     def _embed(

@@ -112,6 +112,59 @@ def test_loss_is_gathered_without_changing_it(weights: str) -> None:
     assert torch.isfinite(loss.mean)
 
 
+@given(
+    seed=st.integers(0, 2**31),
+    wanted=st.lists(st.lists(st.integers(0, 6), min_size=3, max_size=3), min_size=2, max_size=2),
+    variant=st.sampled_from(["block", "plain", "relative"]),
+    mask_form=st.sampled_from(["separators", "matrix", "owners"]),
+    cached=st.booleans(),
+    checkpointed=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_wanted_positions_are_rows_of_all(
+    seed: int, wanted: list[list[int]], variant: str, mask_form: str, cached: bool, checkpointed: bool
+) -> None:
+    options = {"block_position_encoding": variant == "block", "relative_encoding": variant == "relative"}
+    model = _model(**options, checkpoint_activations=checkpointed)
+    ids, positions = _batch(2, 7, seed=seed)
+    positions = positions if variant == "block" else positions[:, 0]
+    generator = torch.Generator().manual_seed(seed)
+    mask = {
+        "separators": torch.tensor([3, 0]),
+        "matrix": torch.rand(2, 1, 7, 7, generator=generator) < 0.3,  # some rows see nothing
+        "owners": torch.randint(0, 2, (2, 2, 7), generator=generator),
+    }[mask_form]
+    results = []
+    for chosen in (None, torch.tensor(wanted)):
+        model.zero_grad()
+        cache = model.new_cache(2, 7) if cached else None
+        hidden = model(ids, positions, mask, cache=cache, output="hidden", wanted=chosen)  # [2,7 or 3,h]
+        rows = hidden[torch.arange(2).unsqueeze(1), torch.tensor(wanted)] if chosen is None else hidden
+        (rows * torch.linspace(-1.0, 2.0, rows.numel()).view(rows.shape)).sum().backward()
+        gradients = [torch.zeros(()) if p.grad is None else p.grad for p in model.parameters()]
+        results.append([rows, *gradients, *([] if cache is None else [*cache.keys, *cache.values])])
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["block", "relative"])
+def test_last_layer_at_target_positions_leaves_the_gradients_alone(variant: str) -> None:
+    model = _model(relative_encoding=variant == "relative")
+    ids, positions = _batch(3, 6)
+    inputs = ids, positions, torch.tensor([2, 4, 6])
+    mask = torch.tensor([[0, 0, 1, 0, 0.5, 0], [0, 0, 0, 0, 0, 0], [2, 0, 1, 1, 0, 0]])  # rows of 2, 0 and 3 targets
+    gradients = []
+    for loss in (
+        model(*inputs, labels=ids, loss_mask=mask).loss_sum,
+        (model.token_losses(*inputs, labels=ids) * mask).sum(),
+    ):
+        model.zero_grad()
+        loss.backward()
+        gradients.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    for actual, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-5)
+
+
 def test_bfloat16_stays_close() -> None:
     ids, positions = _batch(3, 20)
     inputs = ids, positions, torch.tensor([2, 14, 6])
