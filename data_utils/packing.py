@@ -6,8 +6,8 @@ length. N is the length of a sample, L the sequence length.
 
 from __future__ import annotations
 
-import random
 import struct
+from _random import Random as Twister  # what random.Random builds on, without its handling of seeds of other types
 from collections.abc import Callable
 
 import numpy as np
@@ -42,11 +42,11 @@ class ItemGenerator:
 
     def _start(self, words: list[int]) -> None:
         if words[-1]:
-            twister = random.Random(int.from_bytes(struct.pack(f"<{len(words)}I", *words), "little"))
+            twister = Twister(int.from_bytes(struct.pack(f"<{len(words)}I", *words), "little"))
         else:  # the long integer would have fewer words: take NumPy's state as it is
-            twister = random.Random()
+            twister = Twister()
             _, state, position, *_ = np.random.RandomState(words).get_state()
-            twister.setstate((twister.VERSION, (*state.tolist(), position), None))
+            twister.setstate((*state.tolist(), position))
         self._bits = twister.getrandbits
         #: draws a float in [0, 1)
         self.random_sample: Callable[[], float] = twister.random
@@ -69,7 +69,7 @@ class ItemGenerator:
 
 def seed_words(index: int) -> list[int]:
     """Return the 16 words that seed the generator of item ``index`` (spec: pretraining 5)."""
-    bits = random.Random(index).getrandbits
+    bits = Twister(index).getrandbits
     words: list[int] = []
     while len(words) < SEED_WORDS:
         word = bits(33)  # what randint(0, 2**32 - 1) draws, until it is in range
