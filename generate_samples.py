@@ -35,6 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--input", help="file of prompts: one a line, or .jsonl objects with a key 'prompt'")
     group.add_argument("--output", help="JSON lines file for the results of --prompt or --input")
     group.add_argument("--samples-dir", default="samples", help="folder of the interactive program's transcripts")
+    group.add_argument("--int8", action="store_true", help="weights of 8 bits, the rest in bf16 (CPU): faster decoding")
+    group.add_argument("--no-cuda-graphs", action="store_true", help="on a GPU launch every kernel of a step by itself")
     group.add_argument("--draw-candidates", action="store_true", help="draw the candidates of beams, as the original")
     return parser
 
@@ -43,9 +45,8 @@ def decoding_settings(values: argparse.Namespace) -> DecodingSettings:
     """Return how blanks are filled; a length that the model cannot reach is lowered, with a line that says so."""
     from generation.sampling import DecodingSettings
 
-    max_length = values.out_seq_length
-    if max_length > values.max_position_embeddings:
-        max_length = values.max_position_embeddings
+    max_length = min(values.out_seq_length, values.max_position_embeddings)
+    if max_length < values.out_seq_length:
         print(f"note: --out-seq-length {values.out_seq_length} is lowered to the model's {max_length} positions")
     return DecodingSettings(
         max_length=max_length,
@@ -74,9 +75,9 @@ def load_filler(values: argparse.Namespace, *, topology: ParallelTopology, devic
     precision, warning = supported_precision(precision_settings(values), device=device)
     if warning:
         print(warning)
-    dtype, path = AUTOCAST_TYPES.get(precision), values.load_pretrained or values.load
-    options = {"dtype": dtype, "device": device, "topology": topology, "block_positions": not values.no_block_position}
-    glm = load_model(path, config=config, tokenizer=tokenizer, **options)
+    options = {"dtype": AUTOCAST_TYPES.get(precision), "device": device, "topology": topology, "int8": values.int8}
+    options |= {"block_positions": not values.no_block_position, "static": False if values.no_cuda_graphs else None}
+    glm = load_model(values.load_pretrained or values.load, config=config, tokenizer=tokenizer, **options)
     print(glm.report.summary(), flush=True)
     return glm.filler
 
@@ -89,11 +90,10 @@ def generate(values: argparse.Namespace) -> int:
 
     topology, device = start_distributed(device_settings(values))
     silence_other_ranks(topology)
-    settings = decoding_settings(values)
+    options = {"settings": decoding_settings(values), "seed": values.seed, "topology": topology}
     records = [PromptRecord(text, f"--prompt {number}") for number, text in enumerate(values.prompt or [], start=1)]
     records += read_prompts(values.input) if values.input else []
     filler = load_filler(values, topology=topology, device=device)
-    options = {"settings": settings, "seed": values.seed, "topology": topology}
     if not records:
         answer_typed_prompts(filler, Path(values.samples_dir), seq_length=values.seq_length, **options)
         return finish_distributed(0)

@@ -57,17 +57,18 @@ class GLM:
         max_length: int | None = None,
         block_positions: bool = True,
         report: LoadReport | None = None,
+        static: bool | None = None,
     ) -> None:
         """Take a model and its tokenizer.
 
         ``max_length`` None is the model's number of positions; ``block_positions`` False is the ablation
-        ``--no-block-position``. Raises ValueError when the two do not belong together.
+        ``--no-block-position``; ``static``: see ``BlankFiller``. Raises ValueError when the two do not belong together.
         """
         positions = model.config.max_position_embeddings
         max_length = positions if max_length is None else max_length
         if not 3 <= max_length <= positions:
             raise ValueError(f"max_length is {max_length}; with {positions} positions it has to lie between 3 and that")
-        self.filler = BlankFiller(model, tokenizer, block_positions=block_positions)
+        self.filler = BlankFiller(model, tokenizer, block_positions=block_positions, static=static)
         self.model, self.tokenizer, self.topology = model, tokenizer, model.topology
         self.max_length, self.block_positions = max_length, block_positions
         self.report = report
@@ -282,6 +283,8 @@ def load_model(
     device: torch.device | str = "cpu",
     topology: ParallelTopology | None = None,
     prepack: bool = True,
+    int8: bool = False,
+    static: bool | None = None,
 ) -> GLM:
     """Load a checkpoint, of the layout of training or of Hugging Face's, with its tokenizer.
 
@@ -298,6 +301,8 @@ def load_model(
         topology: for several ranks; None is one process.
         prepack: on the CPU, bring the weights into the form that is read fastest. Such a model is for inference only:
             it has no state dict and no gradients.
+        int8: weights of 8 bits, everything else in bf16: half the memory and faster, not exactly the same; for the CPU.
+        static: decode by steps of fixed shapes (CUDA graphs); None is where the model is on a GPU.
 
     Raises:
         ValueError: no checkpoint, nothing that says what model it is, or files that do not belong together.
@@ -309,6 +314,7 @@ def load_model(
         tokenizer = tokenizer or found.build_tokenizer()
         config = config or found.config(tokenizer)
         block_positions = found.block_positions if block_positions is None else block_positions
-    options = {"dtype": dtype, "device": device, "topology": topology, "prepack": prepack}
+    options = {"dtype": dtype, "device": device, "topology": topology, "prepack": prepack, "int8": int8}
     model, report = loading.load_model(config, path, **options)
-    return GLM(model, tokenizer, max_length=max_length, block_positions=block_positions is not False, report=report)
+    block_positions = block_positions is not False
+    return GLM(model, tokenizer, max_length=max_length, block_positions=block_positions, report=report, static=static)

@@ -49,14 +49,19 @@ def can_prepack(dtype: torch.dtype) -> bool:
     return torch.equal(found, F.linear(inputs, weight, bias))  # small whole numbers: exact
 
 
-def prepack_layers(module: nn.Module, *, release: Callable[[Tensor], None]) -> None:
-    """Replace the weights of the parallel linear layers in ``module``, which has to live on the CPU.
+def replace_weights(
+    module: nn.Module,
+    make: Callable[[Tensor, Tensor | None], Callable[[Tensor], Tensor]],
+    *,
+    release: Callable[[Tensor], None],
+) -> None:
+    """Let the parallel linear layers in ``module`` multiply with what ``make`` gets out of weight and local bias.
 
-    The module can be neither trained nor saved anymore. Layers of a type that cannot be prepacked keep their weights.
-    ``release`` gets each replaced weight at once, so that the two forms of the whole model never meet in memory.
+    The module can be neither trained nor saved anymore. ``release`` gets each replaced weight at once, so that the two
+    forms of the whole model never meet in memory.
     """
     for layer in module.modules():
-        if isinstance(layer, (ColumnParallelLinear, RowParallelLinear)) and can_prepack(layer.weight.dtype):
-            layer.inference_linear = PrepackedLinear(layer.weight, layer.local_bias)
+        if isinstance(layer, (ColumnParallelLinear, RowParallelLinear)):
+            layer.inference_linear = make(layer.weight, layer.local_bias)
             release(layer.weight.detach())
             layer.weight = None
