@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Protocol
 
 import numpy as np
@@ -94,6 +94,27 @@ class Blanks:
     hidden: Sequence[int] = ()  # tokens of part A that become dBLOCK
 
 
+@dataclass(frozen=True)
+class FilledRows:
+    """Rows with their blanks filled, padded with 0: values int64 [5,b,s] as in ``FilledSample``, lengths of all of a
+    row and of its part A.
+    """
+
+    values: np.ndarray
+    lengths: list[int]
+    separators: list[int]
+
+    def batch(self, mode: str, num_dropped: int) -> Batch:
+        """Return them as a batch, without another copy of all but the positions."""
+        positions = np.ascontiguousarray(self.values[3:].swapaxes(0, 1))
+        return Batch(*self.values[:3], positions, np.array(self.separators, dtype=np.int64), mode, num_dropped)
+
+    def samples(self) -> list[FilledSample]:
+        """Return them one by one, without the padding."""
+        rows = zip(self.lengths, self.separators, strict=True)
+        return [FilledSample(self.values[:, index, :length], end) for index, (length, end) in enumerate(rows)]
+
+
 class BlankInfillingCollator:
     """Turn a list of samples into a ``Batch`` by blanking out spans.
 
@@ -169,11 +190,15 @@ class BlankInfillingCollator:
             generation_length = generator.randint(shortest, longest)
             rows = [self._document(sample, generator, generation_length) for sample in samples]
         kept = [row for row in rows if row is not None] or [self._without_blanks(samples[0])]
-        filled = iter(self.fill([row for row in kept if isinstance(row, Blanks)], task, token_generator))
+        blanks = [row for row in kept if isinstance(row, Blanks)]
+        num_dropped = rows.count(None)
+        if len(blanks) == len(kept) and not self.pack:
+            return self._fill(blanks, task, token_generator).batch(mode, num_dropped)
+        filled = iter(self.fill(blanks, task, token_generator))
         kept = [next(filled) if isinstance(row, Blanks) else row for row in kept]
-        options = {"masked_lm": settings.masked_lm and mode == "bert", "num_dropped": rows.count(None)}
+        options = {"masked_lm": settings.masked_lm and mode == "bert", "num_dropped": num_dropped}
         if self.pack:
-            return pack_batch(kept, mode, width=self.max_seq_length, **options)
+            return pack_batch(kept, mode, **options)
         return pad_batch(kept, mode, **options)
 
     def split_samples(self, samples: Sequence[Sample], generator: random.Random) -> list[Sample]:
@@ -270,37 +295,42 @@ class BlankInfillingCollator:
         ``tokens`` int64 [N]; ``task`` bert, gap_sentence or generation.
         """
         settings = self.settings
-        source_length = len(tokens) - sum(end - start - 1 for start, end in spans)
-        offset = 0
+        hides_context = task == "bert" and settings.context_mask_ratio > 0.0
+        offset = source_length = 0
+        if settings.random_position or hides_context:
+            source_length = len(tokens) - sum(end - start - 1 for start, end in spans)
         if settings.random_position and source_length < self.max_seq_length:
             offset = generator.randrange(0, self.max_seq_length - source_length + 1)
         order = list(spans) if settings.shuffle_blocks else sorted(spans)
         if settings.shuffle_blocks:
             shuffle(generator, order)
         hidden: Sequence[int] = ()
-        if task == "bert" and settings.context_mask_ratio > 0.0:
+        if hides_context:
             candidates = context_next_to_blanks(spans, source_length, reach=settings.context_mask_range)
             num_hidden = min(int(settings.context_mask_ratio * len(tokens)), len(candidates))
             hidden = generator.sample(candidates, num_hidden)
         return Blanks(tokens, order, offset, hidden)
 
     def fill(self, rows: Sequence[Blanks], task: str, token_generator: random.Random) -> list[FilledSample]:
-        """Replace spans by mask tokens and append them as part B, for all rows of a batch at once (6.5).
+        """Replace spans by mask tokens and append them as part B (6.5).
 
-        ``task`` bert, gap_sentence or generation chooses the mask token. Legend: n tokens of all rows, a of them in
-        part A, k spans of all rows, p tokens of part B.
+        ``task`` bert, gap_sentence or generation chooses the mask token.
         """
-        if not rows:
-            return []
+        return self._fill(rows, task, token_generator).samples() if rows else []
+
+    def _fill(self, rows: Sequence[Blanks], task: str, token_generator: random.Random) -> FilledRows:
+        """Fill all rows of a batch at once.
+
+        Legend: n tokens of all rows, a of them in part A, k spans of all rows, p tokens of part B.
+        """
         settings = self.settings
         tokens = np.concatenate([row.tokens for row in rows])  # [n]
         row_ends = list(accumulate(len(row.tokens) for row in rows))
         row_starts = np.array([0, *row_ends[:-1]])
         num_spans = [len(row.order) for row in rows]
         shifts = np.repeat(row_starts, num_spans)
-        starts, ends = (
-            np.array([place for row in rows for span in row.order for place in span], dtype=np.int64).reshape(-1, 2).T
-        )
+        bounds = chain.from_iterable(chain.from_iterable([row.order for row in rows]))
+        starts, ends = np.fromiter(bounds, dtype=np.int64, count=2 * sum(num_spans)).reshape(-1, 2).T
         lengths = ends - starts  # [k], spans in order of generation
         starts = starts + shifts
         kept = np.ones(len(tokens), dtype=bool)  # [n]; part A keeps the first token of a span for its mask
@@ -336,16 +366,15 @@ class BlankInfillingCollator:
         if settings.block_position_encoding:
             block[4] = _ranges(np.ones_like(lengths), lengths + 1)
 
-        filled = []
-        first_span = first = 0
-        for index, (start, end) in enumerate(zip(source_starts, source_ends, strict=True)):
-            first_span += num_spans[index]
-            last = int(span_starts[first_span]) if first_span < len(span_starts) else len(places)
-            filled.append(
-                FilledSample(np.concatenate([source[:, start:end], block[:, first:last]], axis=1), end - start)
-            )
-            first = last
-        return filled
+        block_ends = [0, *np.cumsum(lengths + 1).tolist()]
+        cuts = [block_ends[last] for last in accumulate(num_spans, initial=0)]  # between the rows' parts B
+        source_lengths = [end - start for start, end in zip(source_starts, source_ends, strict=True)]
+        row_lengths = [a + end - start for a, start, end in zip(source_lengths, cuts, cuts[1:], strict=False)]
+        values = np.zeros((5, len(rows), max(row_lengths)), dtype=np.int64)
+        for index, (middle, length) in enumerate(zip(source_lengths, row_lengths, strict=True)):
+            values[:, index, :middle] = source[:, source_starts[index] : source_ends[index]]
+            values[:, index, middle:length] = block[:, cuts[index] : cuts[index + 1]]
+        return FilledRows(values, row_lengths, source_lengths)
 
     def _hidden_inputs(self, is_token: np.ndarray, token_generator: random.Random) -> np.ndarray:
         """Draw which inputs of part B become dBLOCK, bool [p]; one draw for each token of a span."""
