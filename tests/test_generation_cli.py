@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from generate_samples import main
+from mpu.int8 import Int8Linear
 from tests.generation_models import random_model
 
 SIZES = ["--num-layers", "2", "--hidden-size", "32", "--num-attention-heads", "4", "--max-position-embeddings", "64"]
@@ -57,6 +59,19 @@ def test_help_needs_neither_torch_nor_numpy(repository: Path):
     assert "--length-penalty" in run.stdout
     check = "import sys, generate_samples; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", check], cwd=repository, check=True)
+
+
+def test_weights_of_8_bits(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """Nearly the same scores choose the same tokens here."""
+    loaded = []
+    monkeypatch.setattr("generation.loading.Int8Linear", lambda *given: loaded.append(Int8Linear(*given)) or loaded[-1])
+    options = ["--prompt", "the first [MASK] .", "--top-k", "1", "--out-seq-length", "3"]
+    texts = []
+    for precision in (["--bf16"], ["--int8"], ["--int8", "--bf16"]):
+        assert main([*arguments, *options, *precision]) == 0
+        texts.append(re.search(r"Filled: .*", capsys.readouterr().out).group())
+    assert texts[0] == texts[1] == texts[2]
+    assert len(loaded) == 2 * (2 * 4 + 1)  # four matrices of two layers and the vocabulary, twice
 
 
 def test_prompts_and_files(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture):
