@@ -9,15 +9,20 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from mpu.cache import KeyValueCache
+from mpu.flex_attention import attend_blocks
 from mpu.initialize import ParallelTopology
 from mpu.layers import ColumnParallelLinear, RowParallelLinear
 from mpu.random import Dropout, ModelParallelRandomState, dropout
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 # From this key length on the fused kernel wins on the CPU in bf16 too, and saves the memory of the scores
 # (spec: platform 4).
@@ -39,11 +44,13 @@ class PrefixMask:
     [b or 1, 1, s or 1, 1]) see nothing in the given mask; they attend uniformly to all keys, which attention gets by
     zeroing their query, and their row of ``visible`` is all true. The additive form is made once per step, unless it
     is given in place of ``visible`` as ``additive`` (of the dtype of queries), as decoding steps of fixed shapes do.
+    ``blocks`` is the form for FlexAttention, made where a step uses it.
     """
 
     visible: Tensor | None
     blind: Tensor | None = None
     additive: Tensor | None = None
+    blocks: BlockMask | None = None
     _biases: dict[tuple[torch.dtype, int], Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -148,6 +155,9 @@ def attend(
     nothing to do: it guards half-precision scores against overflow and cancels in the softmax. The other CPU cases are
     faster with explicit scores (spec: platform 4).
     """
+    if mask.blocks is not None:
+        assert dropout_probability == 0.0, "attention by blocks has no dropout"
+        return attend_blocks(query, key, value, mask.blocks)
     query = mask.silence_blind_rows(query)
     if _fused_is_better(query, key, dropout_probability):
         given = mask.visible if mask.additive is None else mask.additive
@@ -167,7 +177,7 @@ def attend(
 
 
 def _fused_is_better(query: Tensor, key: Tensor, dropout_probability: float) -> bool:
-    if query.device.type != "cpu":
+    if query.device.type != "cpu" or torch.compiler.is_compiling():
         return True
     if dropout_probability > 0.0:
         return False

@@ -146,12 +146,13 @@ def dropout(inputs: Tensor, probability: float, *, training: bool, fast: bool) -
     """Zero elements with ``probability`` and scale up the others.
 
     ``fast`` takes effect on the CPU: the probability is rounded to a multiple of 1/256 (0.1 becomes 26/256) and the
-    mask is drawn about ten times faster (spec: platform 4). Probabilities that round to 0 or 1 use torch's dropout.
+    mask is drawn about ten times faster (spec: platform 4). Probabilities that round to 0 or 1, and compiled layers,
+    use torch's dropout.
     """
     if not training or probability == 0.0:
         return inputs
     threshold = round(BYTE_VALUES * probability)
-    if fast and inputs.device.type == "cpu" and 0 < threshold < BYTE_VALUES:
+    if fast and inputs.device.type == "cpu" and 0 < threshold < BYTE_VALUES and not torch.compiler.is_compiling():
         return _ByteDropout.apply(inputs, threshold)
     return F.dropout(inputs, probability, training=True)
 

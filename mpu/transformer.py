@@ -7,7 +7,9 @@ wanted, t tensor-parallel size
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +17,12 @@ from torch import Generator, Tensor, nn
 
 from mpu.attention import PrefixMask, RelativePositions, SelfAttention, rows_at
 from mpu.cache import KeyValueCache
+from mpu.flex_attention import KERNELS, make_block_mask, prefers_blocks
 from mpu.initialize import ParallelTopology
 from mpu.layers import ColumnParallelLinear, RowParallelLinear, initialize_normal, mark_model_parallel
 from mpu.random import Dropout, ModelParallelRandomState, checkpoint_activations
+
+COMPILED_MULTIPLE = 64  # of the width that compiled layers see (spec: platform 6)
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,18 @@ class Transformer(nn.Module):
                 self.block_position_embeddings = _position_table(settings, context)
         self.layers = nn.ModuleList(TransformerLayer(settings, context) for _ in range(settings.num_layers))
         self.final_layernorm = nn.LayerNorm(settings.hidden_size, eps=settings.layernorm_epsilon, **context.factory())
+        self.attention_kernel = "auto"
+        self._compiled_layer: Callable[..., Tensor] | None = None
+
+    def choose_kernels(self, *, attention: str = "auto", compiled: bool = False, backend: str = "inductor") -> None:
+        """Choose how layers are computed; parameters and their names stay as they are.
+
+        ``attention`` is ``sdpa``, ``flex`` or ``auto``, see ``mpu.flex_attention.prefers_blocks``. ``compiled`` layers
+        share one graph, made by torch's compiler ``backend`` at the first step; with a cache they run uncompiled.
+        """
+        assert attention in KERNELS, attention
+        self.attention_kernel = attention
+        self._compiled_layer = torch.compile(_run_layer, backend=backend) if compiled else None
 
     def forward(
         self,
@@ -180,14 +197,17 @@ class Transformer(nn.Module):
         """
         batch_size, length, _ = word_embeddings.shape
         num_keys = length + (cache.length if cache is not None else 0)
-        mask = attention_mask
+        compiled = self._compiled_layer if cache is None else None
+        mask, padding = attention_mask, 0
         if not isinstance(mask, PrefixMask):
-            mask = PrefixMask.from_attention_mask(
-                attention_mask, query_length=length, key_length=num_keys, device=word_embeddings.device
-            )
+            if compiled is not None and attention_mask.dim() < 4 and not self.settings.relative_encoding:
+                padding = -length % COMPILED_MULTIPLE
+            mask = self._mask(attention_mask, word_embeddings, num_keys=num_keys, padding=padding)
         if mask.num_rows not in (1, batch_size):
             raise ValueError(f"attention_mask is for {mask.num_rows} rows, the batch has {batch_size}; give one or all")
         hidden, positions = self._embed(word_embeddings, position_ids, num_keys)
+        hidden = F.pad(hidden, (0, 0, 0, padding)) if padding else hidden
+        run_layer = compiled or _run_layer
         early = wanted is not None and positions is None
         last = self.settings.num_layers - 1
         last_options = {"mask": mask.at(wanted), "wanted": wanted} if early else {"mask": mask}
@@ -198,7 +218,7 @@ class Transformer(nn.Module):
             def run_layers(states: Tensor, first: int = first) -> Tensor:
                 for index, layer in enumerate(self.layers[first : first + chunk], start=first):
                     options = last_options if index == last else {"mask": mask}
-                    states = layer(states, cache=cache, layer=index, positions=positions, **options)
+                    states = run_layer(layer, states, cache=cache, index=index, positions=positions, **options)
                 return states
 
             if chunked:
@@ -209,7 +229,26 @@ class Transformer(nn.Module):
             cache.advance(length)
         if wanted is not None and not early:
             hidden = rows_at(hidden, wanted)
+        elif wanted is None and padding:
+            hidden = hidden[:, :length]
         return self.final_layernorm(hidden)
+
+    def _mask(self, attention_mask: Tensor, states: Tensor, *, num_keys: int, padding: int) -> PrefixMask:
+        """Return which keys the positions of ``states`` [b,s,h] and ``padding`` more at the end see."""
+        batch_size, length, _ = states.shape
+        if padding and attention_mask.dim() == 3:
+            attention_mask = F.pad(attention_mask, (0, padding))  # padding is a sample of its own
+        mask = PrefixMask.from_attention_mask(
+            attention_mask, query_length=length + padding, key_length=num_keys + padding, device=states.device
+        )
+        probability = self.settings.attention_dropout if self.training else 0.0
+        options = {"device": states.device, "dropout_probability": probability}
+        if num_keys > length or self.settings.relative_encoding:
+            return mask
+        if not prefers_blocks(self.attention_kernel, attention_mask, **options):
+            return mask
+        blocks = make_block_mask(attention_mask, batch_size=batch_size, length=length + padding, device=states.device)
+        return replace(mask, blocks=blocks)
 
     def _embed(
         self, word_embeddings: Tensor, position_ids: Tensor | None, num_keys: int
@@ -229,6 +268,11 @@ class Transformer(nn.Module):
         else:
             sums = self.position_embeddings(position_ids)
         return self.embedding_dropout(word_embeddings + sums), None
+
+
+def _run_layer(layer: nn.Module, states: Tensor, *, index: int, **options: Any) -> Tensor:
+    """Run layer number ``index``: what is compiled, once for all layers."""
+    return layer(states, layer=index, **options)
 
 
 def _position_table(settings: TransformerSettings, context: LayerContext) -> nn.Embedding:

@@ -68,6 +68,7 @@ def build_engine(
         accumulation_steps=configuration.tuning.accumulation_steps,
         deepspeed_content=configuration.deepspeed_content,
         universal=configuration.checkpoint.universal,
+        kernels=configuration.kernels,
     )
     return wrap_model(network, settings, topology=topology, device=device, announce=announce, objective=objective)
 

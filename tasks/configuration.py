@@ -17,6 +17,7 @@ from training.configurations import (
     BlankSettings,
     CheckpointSettings,
     DeviceSettings,
+    KernelSettings,
     ModelSettings,
     OptimizerSettings,
     PrecisionSettings,
@@ -26,6 +27,7 @@ from training.configurations import (
     checkpoint_settings,
     deepspeed_content,
     device_settings,
+    kernel_settings,
     model_settings,
     optimizer_settings,
     precision_settings,
@@ -112,6 +114,7 @@ class FinetuningConfiguration:
     schedule: ScheduleShape
     precision: PrecisionSettings
     checkpoint: CheckpointSettings
+    kernels: KernelSettings
     run: RunSettings
     device: DeviceSettings
     block_positions: bool
@@ -308,4 +311,5 @@ def finetuning_configuration(parsed: ParsedArguments) -> FinetuningConfiguration
         lora_adapter=Path(values.lora_adapter) if values.lora_adapter else None,
         seq2seq=seq2seq_settings(values) if family == "seq2seq" else None,
         language_model=language_model_settings(values) if family == "language_model" else None,
+        kernels=kernel_settings(values),
     )

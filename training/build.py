@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from model.checkpoint_format import TRACKERS, load_model_weights
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
+from mpu.transformer import Transformer
 from training.checkpointing import ResumeState
 from training.configurations import (
     BatchSettings,
     CheckpointSettings,
+    KernelSettings,
     ModelSettings,
     OptimizerSettings,
     PrecisionSettings,
@@ -73,6 +75,7 @@ class EngineSettings:
     accumulation_steps: int
     deepspeed_content: Mapping[str, Any] | None
     universal: bool
+    kernels: KernelSettings = field(default_factory=KernelSettings)
 
 
 def build_engine(
@@ -102,6 +105,7 @@ def build_engine(
         accumulation_steps=configuration.batch.accumulation_steps,
         deepspeed_content=configuration.deepspeed_content,
         universal=configuration.checkpoint.universal,
+        kernels=configuration.kernels,
     )
     return wrap_model(model, settings, topology=topology, device=device, announce=announce)
 
@@ -126,8 +130,11 @@ def wrap_model(
     ``objective`` is what is minimised (default: blank infilling).
     """
     plan = _deepspeed_plan(settings, device=device, announce=announce)
+    if plan is not None and plan.stage == 3 and settings.kernels.compiled:
+        raise ValueError("--compile does not go with ZeRO stage 3, which takes layers apart; leave one of them out")
     # DeepSpeed's parameters are of the run's precision: so only half the bytes ever reach a GPU.
     model.to(device=device, dtype=AUTOCAST_TYPES.get(plan.precision) if plan else None)
+    choose_kernels(model, settings.kernels, device=device, announce=announce)
     optimizer = build_optimizer(
         model,
         lr=settings.optimizer.lr,
@@ -163,6 +170,25 @@ def wrap_model(
             min_scale=precision.min_scale,
         )
     return TorchEngine(model, precision=kind, loss_scaler=scaler, **common)
+
+
+def choose_kernels(model: nn.Module, settings: KernelSettings, *, device: torch.device, announce: Announce) -> None:
+    """Tell the transformer in ``model`` how to compute its layers.
+
+    Raises ValueError for FlexAttention on a CPU, where it has no backward pass.
+    """
+    if settings.attention == "flex" and device.type == "cpu":
+        raise ValueError("--attention flex is for GPUs: torch has no backward pass of it on a CPU; use auto or sdpa")
+    for module in model.modules():
+        if isinstance(module, Transformer):
+            module.choose_kernels(attention=settings.attention, compiled=settings.compiled)
+            if settings.attention == "flex" and module.settings.attention_dropout > 0.0:
+                announce(
+                    "note: FlexAttention has no dropout, so --attention flex works in evaluation alone; add "
+                    "--attention-dropout 0 to train with it"
+                )
+    if settings.compiled:
+        announce("layers are compiled at the first update, which takes a minute or more")
 
 
 def _deepspeed_plan(settings: EngineSettings, *, device: torch.device, announce: Announce) -> DeepSpeedPlan | None:

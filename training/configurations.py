@@ -153,6 +153,14 @@ class PrecisionSettings:
 
 
 @dataclass(frozen=True)
+class KernelSettings:
+    """How layers are computed; the result is the same. See ``mpu.transformer.Transformer.choose_kernels``."""
+
+    attention: str = "auto"
+    compiled: bool = False
+
+
+@dataclass(frozen=True)
 class CheckpointSettings:
     """What is saved and loaded, when and where (spec: model 11.4, pretraining 9)."""
 
@@ -225,6 +233,7 @@ class PretrainingConfiguration:
     optimizer: OptimizerSettings
     schedule: ScheduleSettings
     precision: PrecisionSettings
+    kernels: KernelSettings
     checkpoint: CheckpointSettings
     run: RunSettings
     mixture: MixtureSettings
@@ -339,6 +348,7 @@ def pretraining_configuration(parsed: ParsedArguments, *, date: str | None = Non
         optimizer=optimizer_settings(values),
         schedule=schedule_settings(values, num_iters=num_iters),
         precision=precision_settings(values),
+        kernels=kernel_settings(values),
         checkpoint=checkpoint_settings(values, save=save),
         run=run_settings(values, name=name),
         mixture=MixtureSettings(
@@ -454,6 +464,11 @@ def precision_settings(values: argparse.Namespace) -> PrecisionSettings:
         hysteresis=values.hysteresis,
         min_scale=values.min_scale,
     )
+
+
+def kernel_settings(values: argparse.Namespace) -> KernelSettings:
+    """Collect how layers are computed."""
+    return KernelSettings(attention=values.attention, compiled=values.compile)
 
 
 def device_settings(values: argparse.Namespace) -> DeviceSettings:

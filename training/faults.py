@@ -18,6 +18,8 @@ OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", 
 LOST_RANK = ("connection closed by peer", "connection reset", "broken pipe", "socket timeout", "timed out", "nccl",
              "gloo", "remote process exited", "read error", "write error")  # fmt: skip
 
+NO_COMPILER = ("no working c++ compiler", "failed to find c compiler", "working triton installation")
+
 
 def explain_fault(error: BaseException, *, batch_size: int, checkpoints: Path | None) -> str | None:
     """Return one line for an error of the machine, or None when ``error`` is something else.
@@ -32,6 +34,11 @@ def explain_fault(error: BaseException, *, batch_size: int, checkpoints: Path | 
             f"out of memory with --batch-size {batch_size}: make it smaller and --gradient-accumulation-steps larger, "
             "add --checkpoint-activations, raise --model-parallel-size, or choose a higher ZeRO stage (--dry-run shows "
             f"what is needed); then {resume}. It was: {text[:160]}"
+        )
+    if any(phrase in words for phrase in NO_COMPILER):
+        return (
+            "compiled layers (--compile) and FlexAttention (--attention flex) need a C++ compiler, on a GPU Triton as "
+            "well: install g++ or name one in CXX, or leave --compile out (and give --attention sdpa)"
         )
     distributed = isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and any(phrase in words for phrase in LOST_RANK)

@@ -269,6 +269,12 @@ OWN_FLAGS: tuple[Flag, ...] = (
     switch("--bf16", "bfloat16 autocast with fp32 parameters (no loss scaling)"),
     value("--device", str, "auto", "where to compute; auto takes a GPU when there is one",
           choices=("auto", "cpu", "cuda")),
+    switch("--compile",
+           "compile the transformer layers when training starts (torch.compile); for GPUs: on a CPU it gains nothing"),
+    value("--attention", str, "auto",
+          "sdpa: torch's fused attention; flex: FlexAttention, which skips empty blocks, wherever attention dropout is "
+          "off (GPU); auto: flex for --pack-samples on a GPU, else sdpa",
+          choices=("auto", "sdpa", "flex")),
     switch("--exact-dropout", "draw dropout masks one float per element instead of one random byte (slower on a CPU)"),
     value("--text-field", str, "text", "field that holds the text in rows of files given by path"),
     value("--text-unit", str, "line", "what of a text file is one document", choices=("line", "paragraph", "file")),
