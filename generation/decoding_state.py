@@ -54,12 +54,15 @@ class DecodingState:
         """Feed a piece per row, of different lengths, in one causal call."""
         self._run(tokens, positions)
 
-    def reorder(self, rows: Sequence[int]) -> None:
-        """Make row i the present row ``rows[i]``; their number may change."""
+    def reorder(self, rows: Sequence[int], *, shared: int = 0) -> None:
+        """Make row i the present row ``rows[i]``; their number may change.
+
+        The first ``shared`` columns of row i and of row ``rows[i]`` have to be equal (beams of one context).
+        """
         if list(rows) == list(range(len(self.visible))):
             return
         indices = torch.tensor(rows, device=self.device)
-        self.cache.reorder(indices)
+        self.cache.reorder(indices, shared=shared)
         self.visible = self.visible[indices]
 
     def crop(self, length: int) -> None:

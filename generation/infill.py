@@ -271,7 +271,7 @@ class BlankFiller:
             tokens, source_rows = search.step(logits)
             if search.finished:
                 break
-            state.reorder(source_rows)
+            state.reorder(source_rows, shared=length)
             step = search.num_steps
             logits = state.feed(
                 tokens, [blanks[row].position_of(step, block_positions=self.block_positions) for row in rows]

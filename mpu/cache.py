@@ -115,15 +115,20 @@ class KeyValueCache:
             self.keys = [key[:, :, : self.length] for key in self.keys]
             self.values = [value[:, :, : self.length] for value in self.values]
 
-    def reorder(self, row_indices: Tensor) -> None:
-        """Make row i the present row ``row_indices[i]``; the number of rows may change (beams, choices)."""
+    def reorder(self, row_indices: Tensor, *, shared: int = 0) -> None:
+        """Make row i the present row ``row_indices[i]``; the number of rows may change (beams, choices).
+
+        The caller promises that the first ``shared`` positions of row i and of row ``row_indices[i]`` are equal: while
+        the number of rows stays the same, they are not moved.
+        """
         same_rows = row_indices.numel() == self.batch_size
+        first = shared if same_rows and not self.differentiable else 0
         for tensors in (self.keys, self.values):
             for layer, tensor in enumerate(tensors):
-                chosen = tensor[:, :, : self.length].index_select(0, row_indices)
+                chosen = tensor[:, :, first : self.length].index_select(0, row_indices)
                 if self.differentiable:
                     tensors[layer] = chosen
                     continue
                 if not same_rows:
                     tensors[layer] = tensor.new_empty((row_indices.numel(), *tensor.shape[1:]))
-                tensors[layer][:, :, : self.length] = chosen
+                tensors[layer][:, :, first : self.length] = chosen

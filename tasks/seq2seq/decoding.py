@@ -97,6 +97,7 @@ class TargetDecoder:
         search = BeamSearch(len(samples), options=options, generators=generators)
         masks = [int(sample.position_ids[0, sample.separator]) for sample in samples]
         state = self._context(samples)
+        source_length = state.length
         logits = state.feed([tokens.start] * len(samples), [(mask, 1) for mask in masks])
         rows = [row for row in range(len(samples)) for _ in range(settings.num_beams)]
         logits = logits[rows]  # [b*n,v]
@@ -107,7 +108,7 @@ class TargetDecoder:
                 return search.results()
             kept = search.drop_done()
             rows = [rows[row] for row in kept]
-            state.reorder([source_rows[row] for row in kept])
+            state.reorder([source_rows[row] for row in kept], shared=source_length)
             block = search.num_steps + 1 if settings.block_positions else 1
             logits = state.feed([next_tokens[row] for row in kept], [(masks[row], block) for row in rows])
 
