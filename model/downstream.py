@@ -3,7 +3,8 @@
 b batch, c choices, s sequence, r positions of an answer, h hidden, v vocabulary
 
 Inputs may carry a choice dimension after the batch: [b,c,...]. It is folded into the batch, and the scores come back
-as [b,c].
+as [b,c]. With ``shared_rows`` the model runs on rows that several samples (or choices) share; the scores are the same
+(``model/shared_rows.py``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from model.modeling_glm import GLMModel
+from model.shared_rows import HiddenStates, hidden_states
 from mpu.random import Dropout
 
 POOL_TOKENS = ("start", "pad", "cls")
@@ -61,6 +63,7 @@ class MultiTokenCloze(_TransparentHead):
         logit_mask: Tensor | None = None,
         *,
         prompt_positions: Tensor | None = None,
+        shared_rows: Tensor | None = None,
     ) -> Tensor:
         """Return the scores [b] or [b,c] of ``target_ids`` [...,s], which stand at their own positions (no shift).
 
@@ -72,7 +75,9 @@ class MultiTokenCloze(_TransparentHead):
         if target_ids is None:
             return self.model(*flat.arguments, prompt_positions=flat.prompt_positions)
         assert logit_mask is not None, "targets need a logit_mask"
-        hidden = self.model(*flat.arguments, prompt_positions=flat.prompt_positions, output="hidden")
+        hidden = hidden_states(
+            self.model, *flat.arguments, prompt_positions=flat.prompt_positions, shared_rows=shared_rows
+        )
         target_ids, logit_mask = target_ids.flatten(0, -2), logit_mask.flatten(0, -2)  # [b*c,s]
         scores = _answer_scores(
             self.model, hidden, target_ids, logit_mask, length_penalty=self.length_penalty, softmax=self.take_softmax
@@ -129,7 +134,7 @@ class MultiTokenClozeFast(_TransparentHead):
         )
         scores = _answer_scores(
             self.model,
-            hidden,
+            HiddenStates(hidden, None),
             target_ids.flatten(0, 1),
             logit_mask.flatten(0, 1),
             length_penalty=self.length_penalty,
@@ -153,6 +158,7 @@ class SingleTokenCloze(_TransparentHead):
         target_ids: Tensor | None = None,
         *,
         prompt_positions: Tensor | None = None,
+        shared_rows: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Return the scores [b,c] of ``target_ids`` [b,c] and the raw logits [b,v] they are taken from.
 
@@ -161,8 +167,16 @@ class SingleTokenCloze(_TransparentHead):
         """
         if target_ids is None:
             return self.model(input_ids, position_ids, attention_mask, prompt_positions=prompt_positions)
-        hidden = self.model(input_ids, position_ids, attention_mask, prompt_positions=prompt_positions, output="hidden")
-        logits = self.model.project(_rows_at(hidden, _separators(attention_mask, len(input_ids))))  # [b,v]
+        separators = _separators(attention_mask, len(input_ids))
+        hidden = hidden_states(
+            self.model,
+            input_ids,
+            position_ids,
+            attention_mask,
+            prompt_positions=prompt_positions,
+            shared_rows=shared_rows,
+        )
+        logits = self.model.project(_rows_at(hidden, separators))  # [b,v]
         scores = torch.log_softmax(logits.float(), dim=-1) if self.take_softmax else logits
         return scores.gather(1, target_ids), logits
 
@@ -193,6 +207,7 @@ class SequenceClassification(nn.Module):
         attention_mask: Tensor,
         *,
         prompt_positions: Tensor | None = None,
+        shared_rows: Tensor | None = None,
     ) -> Tensor:
         """Return the logits [b,classes], or [b,c] for inputs with a choice dimension (then there is one class).
 
@@ -201,13 +216,16 @@ class SequenceClassification(nn.Module):
         """
         leading = input_ids.shape[:-1]
         flat = _fold_choices(input_ids, position_ids, attention_mask, prompt_positions)
-        hidden = self.model(*flat.arguments, prompt_positions=flat.prompt_positions, output="hidden")  # [b*c,s,h]
+        hidden = hidden_states(
+            self.model, *flat.arguments, prompt_positions=flat.prompt_positions, shared_rows=shared_rows
+        )
+        batch_size = len(flat.arguments[0])  # b*c
         if self.pool_token == "cls":
-            pooled = hidden[:, 0]
+            positions = torch.zeros(batch_size, dtype=torch.long, device=input_ids.device)
         else:
-            separators = _separators(flat.arguments[2], hidden.size(0))
-            pooled = _rows_at(hidden, separators if self.pool_token == "start" else separators - 1)
-        pooled = torch.tanh(self.pool_layer(self._cast(pooled)))
+            separators = _separators(flat.arguments[2], batch_size)
+            positions = separators if self.pool_token == "start" else separators - 1
+        pooled = torch.tanh(self.pool_layer(self._cast(_rows_at(hidden, positions))))
         logits = self.multichoice_head(self.multichoice_dropout(pooled))
         if len(leading) == 1:
             return logits
@@ -252,14 +270,14 @@ def _separators(attention_mask: Tensor, batch_size: int) -> Tensor:
     return attention_mask.reshape(-1).long()
 
 
-def _rows_at(hidden: Tensor, positions: Tensor) -> Tensor:
-    """Return [b,h], row i being ``hidden[i, positions[i]]``."""
-    return hidden[torch.arange(hidden.size(0), device=hidden.device), positions]
+def _rows_at(hidden: HiddenStates, positions: Tensor) -> Tensor:
+    """Return [b,h], row i being the state of sample i at ``positions[i]``."""
+    return hidden.at(torch.arange(len(positions), device=positions.device), positions)
 
 
 def _answer_scores(
     model: GLMModel,
-    hidden: Tensor,
+    hidden: HiddenStates,
     target_ids: Tensor,
     logit_mask: Tensor,
     *,
@@ -268,15 +286,15 @@ def _answer_scores(
 ) -> Tensor:
     """Return the weighted sum [b] of the targets' (log-softmax) logits, divided by length ** penalty.
 
-    ``hidden`` [b,s,h]; ``target_ids`` and ``logit_mask`` [b,s]. Only positions with a weight reach the vocabulary.
+    ``target_ids`` and ``logit_mask`` [b,s]. Only positions with a weight reach the vocabulary.
     """
     rows, columns = logit_mask.nonzero(as_tuple=True)
-    logits = model.project(hidden[rows, columns]).float()  # [targets,v]
+    logits = model.project(hidden.at(rows, columns)).float()  # [targets,v]
     token_scores = logits.gather(1, target_ids[rows, columns].unsqueeze(1)).squeeze(1)
     if softmax:
         token_scores = token_scores - logits.logsumexp(dim=-1)
     weights = logit_mask[rows, columns].to(token_scores.dtype)
-    scores = token_scores.new_zeros(hidden.size(0)).index_add(0, rows, token_scores * weights)
+    scores = token_scores.new_zeros(len(logit_mask)).index_add(0, rows, token_scores * weights)
     if length_penalty > 0.0:
         scores = scores / logit_mask.sum(dim=-1).to(scores.dtype) ** length_penalty
     return scores

@@ -1,16 +1,19 @@
 """Samples to batches: the one place where they are padded and become tensors (spec: superglue 7).
 
 b batch, s sequence, c choices (rows of a sample), l labels, p prompt tokens, r positions of an answer
+
+Padding to the longest sample is trimmed padding; with ``share_rows`` samples stand in each other's room as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
+from data_utils.batches import fitting_rows, shared_positions
 from tasks.samples import Kind, TaskSample
 
 # Fields whose last axis is the sequence; the ids are padded with the padding id, everything else with 0.
@@ -49,6 +52,8 @@ class TaskBatch:
         answer_position_ids: [b,c,2,r].
         answer_separators: [b,c].
         token_types, padding_mask: [b,s] or [b,c,s], encoder only.
+        shared_rows: [rows,width], where the model is run on rows that samples (or choices) share: the position among
+            all b*s (or b*c*s) that stands there, -1 for padding. None where each has a row of its own.
     """
 
     kind: Kind
@@ -67,6 +72,7 @@ class TaskBatch:
     answer_separators: Any = None
     token_types: Any = None
     padding_mask: Any = None
+    shared_rows: Any = None
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -79,12 +85,18 @@ class TaskBatch:
 
 
 def collate(
-    samples: Sequence[TaskSample], *, pad_id: int, pad_to: int | None = None, multiple_of: int = 1
+    samples: Sequence[TaskSample],
+    *,
+    pad_id: int,
+    pad_to: int | None = None,
+    multiple_of: int = 1,
+    share_rows: bool = False,
 ) -> TaskBatch:
     """Stack samples of one kind into a batch of arrays.
 
     Rows are padded at their end to the longest of the batch, rounded up to ``multiple_of``, or to ``pad_to`` positions
     (the original's layout). Samples with fewer rows than others repeat their first one; ``choice_mask`` is 0 there.
+    With ``share_rows`` the batch says how samples share rows.
     """
     assert samples, "a batch needs samples"
     kind = samples[0].kind
@@ -109,8 +121,27 @@ def collate(
         arrays[name] = np.stack(values).astype(np.int64)
     if num_rows:
         arrays["choice_mask"] = (np.arange(num_rows) < np.array(row_counts)[:, None]).astype(np.int64)
+    if share_rows:
+        arrays["shared_rows"] = _shared_rows(kind, arrays, multiple_of=multiple_of)
     labels = np.array([sample.label for sample in samples], dtype=np.int64)
     return TaskBatch(kind, tuple(sample.uid for sample in samples), labels, **arrays)
+
+
+def _shared_rows(kind: Kind, arrays: Mapping[str, np.ndarray], *, multiple_of: int) -> np.ndarray:
+    """Return ``TaskBatch.shared_rows`` for stacked samples; rows that only fill up a sample are left out."""
+    assert kind in ("single_token", "multi_token", "language_model", "classification"), kind
+    width = arrays["input_ids"].shape[-1]
+    separators = arrays["attention_mask"].reshape(-1)
+    if kind in ("multi_token", "language_model"):
+        predicted = arrays["logit_mask"].reshape(-1, width) != 0
+        needed = np.maximum(separators, ((np.arange(width) + 1) * predicted).max(axis=1))
+    else:
+        needed = np.minimum(separators + 1, width)  # the head reads at the separator at most
+    if "choice_mask" in arrays:
+        needed = needed * arrays["choice_mask"].reshape(-1)
+    real = np.flatnonzero(needed)
+    rows = [real[row].tolist() for row in fitting_rows(needed[real].tolist())]
+    return shared_positions(needed.tolist(), rows, stride=width, multiple_of=multiple_of)
 
 
 def to_tensors(batch: TaskBatch) -> TaskBatch:

@@ -76,6 +76,7 @@ class TaskSettings:
     tuned_layers: int
     seq_length: int
     pad_to_max: bool
+    pack_samples: bool
     head_dropout: float
     sentinel_token: bool
     limit: int | None
@@ -113,8 +114,8 @@ class FinetuningConfiguration:
     optimizer: OptimizerSettings
     schedule: ScheduleShape
     precision: PrecisionSettings
-    checkpoint: CheckpointSettings
     kernels: KernelSettings
+    checkpoint: CheckpointSettings
     run: RunSettings
     device: DeviceSettings
     block_positions: bool
@@ -193,6 +194,14 @@ def _check(values: argparse.Namespace) -> None:
             and not values.sentinel_token,
             f"--seq-length {values.seq_length} does not fit --max-position-embeddings "
             f"{values.max_position_embeddings}: shorten the samples or add positions",
+        ),
+        (
+            values.pack_samples and (values.pad_to_max or values.fast_decode or values.continuous_prompt),
+            "--pack-samples does not go with --pad-to-max, --fast-decode and --continuous-prompt; leave it out",
+        ),
+        (
+            values.pack_samples and family_of(values.task) == "language_model",
+            f"--pack-samples has nothing to do for {values.task}, whose rows are full; leave it out",
         ),
         (values.warmup > 0.5, f"--warmup is {values.warmup}, a fraction of the schedule; at most 0.5 is possible"),
         (
@@ -275,6 +284,7 @@ def finetuning_configuration(parsed: ParsedArguments) -> FinetuningConfiguration
             tuned_layers=values.tune_prefix_layers or 0,
             seq_length=values.seq_length,
             pad_to_max=values.pad_to_max,
+            pack_samples=values.pack_samples,
             head_dropout=values.output_dropout,
             sentinel_token=values.sentinel_token,
             limit=values.limit,
@@ -301,6 +311,7 @@ def finetuning_configuration(parsed: ParsedArguments) -> FinetuningConfiguration
         optimizer=optimizer_settings(values),
         schedule=ScheduleShape(values.lr_decay_style, values.warmup, values.lr_decay_ratio),
         precision=precision_settings(values),
+        kernels=kernel_settings(values),
         checkpoint=checkpoint_settings(values, save=save),
         run=replace(run, train_iters=0),
         device=device_settings(values),
@@ -311,5 +322,4 @@ def finetuning_configuration(parsed: ParsedArguments) -> FinetuningConfiguration
         lora_adapter=Path(values.lora_adapter) if values.lora_adapter else None,
         seq2seq=seq2seq_settings(values) if family == "seq2seq" else None,
         language_model=language_model_settings(values) if family == "language_model" else None,
-        kernels=kernel_settings(values),
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from data_utils import loaders
 from data_utils.batches import Batch
 from model.modeling_glm import LanguageModelLoss
+from model.shared_rows import SharedRows
 from tasks.collation import TaskBatch, to_tensors
 
 LOSS_FUNCTIONS = ("cross_entropy", "hinge", "generative", "mix")
@@ -29,17 +30,17 @@ def choice_scores(model: nn.Module, batch: TaskBatch, tensors: dict[str, Tensor]
     ``model`` is the head of ``tasks.network`` that belongs to the kind of batch, possibly wrapped.
     """
     inputs = [tensors["input_ids"], tensors.get("position_ids"), tensors["attention_mask"]]
-    prompts = {"prompt_positions": tensors.get("prompt_positions")}
+    options = {name: tensors[name] for name in ("prompt_positions", "shared_rows") if name in tensors}
     if batch.kind == "single_token":
-        scores, _ = model(*inputs, tensors["target_ids"], **prompts)
+        scores, _ = model(*inputs, tensors["target_ids"], **options)
     elif batch.kind == "multi_token":
-        scores = model(*inputs, tensors["target_ids"], tensors["logit_mask"], **prompts)
+        scores = model(*inputs, tensors["target_ids"], tensors["logit_mask"], **options)
     elif batch.kind == "fast_decode":
         answers = ("answer_ids", "answer_position_ids", "answer_separators", "target_ids", "logit_mask")
         scores = model(*inputs, **{name: tensors[name] for name in answers})
     else:
         assert batch.kind == "classification", batch.kind
-        scores = model(*inputs)
+        scores = model(*inputs, **options)
     return mask_scores(scores.float(), tensors.get("choice_mask"), tensors.get("segment_ids"))
 
 
@@ -105,14 +106,14 @@ class TaskObjective:
             return self._infilling_loss(model, batch, device=device)
         tensors = on_device(batch, device)
         if batch.kind == "language_model":
-            return model(
-                tensors["input_ids"],
-                tensors.get("position_ids"),
-                tensors["attention_mask"],
-                labels=tensors["target_ids"],
-                loss_mask=tensors["logit_mask"],
-                prompt_positions=tensors.get("prompt_positions"),
-            )
+            names = ("input_ids", "position_ids", "attention_mask", "target_ids", "logit_mask")
+            input_ids, positions, mask, labels, weights = (tensors.get(name) for name in names)
+            if "shared_rows" in tensors:
+                rows = SharedRows.of(tensors["shared_rows"], mask, width=input_ids.size(1))
+                input_ids, positions, labels, weights = map(rows.gather, (input_ids, positions, labels, weights))
+                mask = rows.attention_mask
+            prompts = tensors.get("prompt_positions")
+            return model(input_ids, positions, mask, labels=labels, loss_mask=weights, prompt_positions=prompts)
         weight = torch.tensor(float(len(batch)), device=device)
         scores = choice_scores(model, batch, tensors)
         if self.adapet:
@@ -131,6 +132,8 @@ class TaskObjective:
 
     def num_tokens(self, batch: TaskBatch | Batch) -> int:
         """Return the size of the input, answers included."""
+        if getattr(batch, "shared_rows", None) is not None:
+            return batch.shared_rows.size
         answers = getattr(batch, "answer_ids", None)
         return batch.input_ids.size + (0 if answers is None else answers.size)
 

@@ -106,9 +106,14 @@ class TaskData:
         return EvaluationSet(self.task.output_name(split), examples, self._encode(examples, split, for_training=False))
 
     def collate(self, samples: Sequence[TaskSample]) -> TaskBatch:
-        """Stack samples, padded to the longest of them, or to ``--seq-length``."""
-        pad_to = self.settings.seq_length if self.settings.pad_to_max else None
-        return collate(samples, pad_id=self.pad_id, pad_to=pad_to, multiple_of=WIDTH_MULTIPLE)
+        """Stack samples, padded to the longest of them or to ``--seq-length``, or in rows that they share."""
+        return collate(
+            samples,
+            pad_id=self.pad_id,
+            pad_to=self.settings.seq_length if self.settings.pad_to_max else None,
+            multiple_of=WIDTH_MULTIPLE,
+            share_rows=self.settings.pack_samples,
+        )
 
     def _encode(
         self, examples: Sequence[InputExample], split: str, *, for_training: bool

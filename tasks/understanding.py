@@ -160,6 +160,7 @@ class UnderstandingRun(TaskRun):
             max_seq_length=configuration.task.seq_length,
             rank=topology.data_parallel_rank,
             world_size=topology.data_parallel_size,
+            pack=configuration.task.pack_samples,
         )
 
         def batch(number: int) -> Any:

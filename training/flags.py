@@ -283,7 +283,7 @@ OWN_FLAGS: tuple[Flag, ...] = (
     value("--vocab-dir", str, None, "folder of vocabularies (default: $GLM_VOCAB_DIR)"),
     switch("--auto-resume",
            "use <save>/<experiment-name> without a date and continue from it when it has a checkpoint"),
-    switch("--pack-samples", "pre-training: short samples share rows and see themselves only; the loss is the same"),
+    switch("--pack-samples", "short samples share rows and see themselves only; the loss is the same"),
     value("--limit", int, None, "fine-tuning: read this many examples of every split; the results say so"),
     value("--patience", int, None, "fine-tuning: stop after this many evaluations without a better result"),
     value("--pattern-ensemble", int, None,
@@ -354,7 +354,7 @@ _OF_PRETRAINING = (
     "train_iters", "train_data", "save_interval", "lr_decay_iters", "split", "load_splits", "save_splits",
     "save_test_data", "filter_english", "half_lazy_loader", "loader_scatter", "no_lazy_loader", "no_pre_tokenize",
     "text_field", "text_unit", "skip_malformed", "data_cache_dir", "switch_linear", "multi_task_data",
-    "multi_task_ratio", "transformer_xl", "sample_one_document", "non_sentence_start", "pack_samples",
+    "multi_task_ratio", "transformer_xl", "sample_one_document", "non_sentence_start",
 )  # fmt: skip
 _USED_BY_PRETRAINING = {"load_pretrained", "optimizer", "adam_beta1", "adam_beta2", "adam_eps"}
 _OF_OTHER_PROGRAMS = (

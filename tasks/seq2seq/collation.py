@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from data_utils.batches import FilledSample, pack_batch
 from tasks.seq2seq.examples import Seq2SeqSample
 
 
@@ -22,7 +23,8 @@ class Seq2SeqBatch:
         uids: of the samples, in order.
         input_ids: [b,s].
         position_ids: [b,2,s], positions and block positions.
-        separators: [b], that many first columns are seen by all, the rest causally.
+        separators: [b], that many first columns are seen by all, the rest causally. Where samples share rows it is
+            [b,2,s] and b counts rows, see ``data_utils.batches.pack_batch``.
         target_ids: [b,s].
         loss_mask: [b,s], 1 where a target id is to be predicted.
     """
@@ -40,17 +42,26 @@ class Seq2SeqBatch:
 
 
 def collate(
-    samples: Sequence[Seq2SeqSample], *, pad_id: int, visible_padding: bool = False, multiple_of: int = 1
+    samples: Sequence[Seq2SeqSample],
+    *,
+    pad_id: int,
+    visible_padding: bool = False,
+    multiple_of: int = 1,
+    share_rows: bool = False,
 ) -> Seq2SeqBatch:
     """Stack training samples.
 
     The padding of a source is cut out: its target follows directly, which no position depends on, and the rows are
     padded at their end, where nothing looks, to the longest of the batch rounded up to ``multiple_of``. With
     ``visible_padding`` the samples are stacked as they are; the original lets targets see the padding of their source.
+    With ``share_rows`` several samples stand in a row.
     """
     assert samples, "a batch needs samples"
     assert all(sample.target_ids is not None and sample.loss_mask is not None for sample in samples), "no targets"
     kept = [_kept_columns(sample, visible_padding=visible_padding) for sample in samples]
+    separators = [sample.separator if visible_padding else sample.context_length for sample in samples]
+    if share_rows:
+        return _in_shared_rows(samples, kept, separators, multiple_of=multiple_of)
     longest = max(map(len, kept))
     width = longest if visible_padding else -(-longest // multiple_of) * multiple_of
     input_ids = np.full((len(samples), width), pad_id, dtype=np.int64)
@@ -62,7 +73,6 @@ def collate(
         position_ids[row, :, : len(columns)] = sample.position_ids[:, columns]
         target_ids[row, : len(columns)] = sample.target_ids[columns]
         loss_mask[row, : len(columns)] = sample.loss_mask[columns]
-    separators = [sample.separator if visible_padding else sample.context_length for sample in samples]
     return Seq2SeqBatch(
         uids=tuple(sample.uid for sample in samples),
         input_ids=input_ids,
@@ -70,6 +80,29 @@ def collate(
         separators=np.array(separators, dtype=np.int64),
         target_ids=target_ids,
         loss_mask=loss_mask,
+    )
+
+
+def _in_shared_rows(
+    samples: Sequence[Seq2SeqSample],
+    kept: Sequence[np.ndarray],
+    separators: Sequence[int],
+    *,
+    multiple_of: int,
+) -> Seq2SeqBatch:
+    """Stack the columns of samples that are kept, several samples in a row."""
+    filled = []
+    for sample, columns, separator in zip(samples, kept, separators, strict=True):
+        lines = np.stack([sample.input_ids, sample.target_ids, sample.loss_mask, *sample.position_ids])  # [5,n]
+        filled.append(FilledSample(lines[:, columns], separator))
+    batch = pack_batch(filled, "gpt", multiple_of=multiple_of)
+    return Seq2SeqBatch(
+        uids=tuple(sample.uid for sample in samples),
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        separators=batch.attention_mask,
+        target_ids=batch.target_ids,
+        loss_mask=batch.loss_mask,
     )
 
 

@@ -127,6 +127,7 @@ class Seq2SeqRun(TaskRun):
             pad_id=self.tokenizer.command_id("pad"),
             visible_padding=self.visible_padding,
             multiple_of=WIDTH_MULTIPLE,
+            share_rows=self.configuration.task.pack_samples,
         )
 
     def training_set(self) -> TrainingSet:
