@@ -21,7 +21,7 @@ import torch
 from data_utils.errors import run_main
 from model.checkpoint_format import shard_name
 from model.checkpoint_writing import write_shard, write_trackers
-from model.config import RELEASED_MODELS
+from model.config import RELEASED_MODELS, GLMConfig
 from model.modeling_glm import GLMModel
 from model.safe_loading import read_checkpoint_file
 
@@ -38,10 +38,10 @@ print("VmHWM", next(line.split()[1] for line in status.splitlines() if line.star
 """
 
 
-def write_random_checkpoint(root: Path, size: str) -> int:
-    """Write a checkpoint of random bf16 weights of a released model; return its bytes."""
+def write_random_checkpoint(root: Path, config: GLMConfig) -> int:
+    """Write a checkpoint of random bf16 weights; return its bytes."""
     generator = torch.Generator().manual_seed(1)
-    model = GLMModel(RELEASED_MODELS[size].config, device="meta")
+    model = GLMModel(config, device="meta")
     weights = {
         name: torch.empty(tensor.shape, dtype=torch.bfloat16).normal_(generator=generator)
         for name, tensor in model.state_dict().items()
@@ -80,7 +80,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         root = Path(name) / "run"
-        num_bytes = write_random_checkpoint(root, arguments.size)
+        num_bytes = write_random_checkpoint(root, RELEASED_MODELS[arguments.size].config)
         steps = [reshard(root, arguments.ranks, num_bytes=num_bytes)]
         cut = root.with_name(f"{root.name}_MP{arguments.ranks}")
         steps.append(reshard(cut, 1, num_bytes=num_bytes))

@@ -27,6 +27,7 @@ class Row:
         recorded_rate: that of the original, recorded elsewhere.
         equal: whether both gave the same result; None where there is nothing to compare.
         goal: the ratio to reach; None without.
+        memory_goal: the memory ratio not to exceed; None without.
     """
 
     work: str
@@ -40,6 +41,7 @@ class Row:
     unit: str = ""
     equal: bool | None = None
     goal: float | None = None
+    memory_goal: float | None = None
 
 
 def seconds_of(work: Callable[[], Any]) -> float:
@@ -60,15 +62,19 @@ def compare(
     equal: bool | None = None,
     goal: float | None = None,
     memory_ratio: float | None = None,
+    memory_goal: float | None = None,
     recorded_rate: float | None = None,
+    warm: bool = False,
 ) -> Row:
     """Call both in turn ``repeats`` times after one warm-up of each; a call does ``amount`` ``unit``s.
 
-    Where there is no baseline to run, ``recorded_rate`` is one to compare the rate with.
+    Where there is no baseline to run, ``recorded_rate`` is one to compare the rate with. ``warm``: both were called
+    before, for the comparison of their results.
     """
-    ours()
-    if baseline is not None:
-        baseline()
+    if not warm:
+        ours()
+        if baseline is not None:
+            baseline()
     own: list[float] = []
     other: list[float] = []
     for _ in range(repeats):
@@ -94,6 +100,7 @@ def compare(
         unit=unit,
         equal=equal,
         goal=goal,
+        memory_goal=memory_goal,
     )
 
 
@@ -112,16 +119,16 @@ def peak_memory(work: Callable[..., Callable[[], Any]], *arguments: Any) -> int:
 
 
 def _report_peak(queue: Any, work: Callable[..., Callable[[], Any]], arguments: Sequence[Any]) -> None:
-    empty = _status("VmRSS")
+    empty = status("VmRSS")
     measured = work(*arguments)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak of building
     for _ in range(2):
         measured()
-    queue.put(_status("VmHWM") - empty)
+    queue.put(status("VmHWM") - empty)
 
 
-def _status(field: str) -> int:
-    """Return a field of this process's memory in bytes."""
+def status(field: str) -> int:
+    """Return a field of this process's memory in bytes, such as VmRSS (now) or VmHWM (the peak)."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
@@ -136,7 +143,7 @@ def table(rows: Sequence[Row]) -> list[str]:
             _baseline(row),
             "" if row.ratio is None else f"**{row.ratio:.2f}**",
             "" if row.goal is None else f"{row.goal:g}",
-            "" if row.memory_ratio is None else f"{row.memory_ratio:.2f}",
+            _memory(row),
             "" if row.rate is None else f"{row.rate:,.0f} {row.unit}",
             "" if row.equal is None else ("yes" if row.equal else "NO"),
         )
@@ -148,6 +155,12 @@ def _baseline(row: Row) -> str:
     if row.recorded_rate is not None:
         return f"{row.recorded_rate:,.0f} {row.unit} (recorded)"
     return "" if row.baseline is None else _seconds(row.baseline)
+
+
+def _memory(row: Row) -> str:
+    if row.memory_ratio is None:
+        return ""
+    return f"{row.memory_ratio:.2f}" + ("" if row.memory_goal is None else f" (goal {row.memory_goal:g})")
 
 
 def _seconds(value: float) -> str:
