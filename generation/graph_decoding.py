@@ -169,12 +169,12 @@ class StaticDecodingState(DecodingState):
         super().append(tokens, positions)
         self.shown = False
 
-    def reorder(self, rows: Sequence[int], *arguments: int, **options: int) -> None:
-        """Make row i the present row ``rows[i]``; their number may change."""
+    def reorder(self, rows: Sequence[int], *, shared: int = 0) -> None:
+        """Make row i the present row ``rows[i]``; their number may change, ``shared`` is as in the ordinary state."""
         if list(rows) == list(range(len(self.visible))):
             return
         if len(rows) <= self.step.num_rows:
-            super().reorder(rows, *arguments, **options)
+            super().reorder(rows, shared=shared)
         else:
             indices = torch.tensor(rows, device=self.device)
             old, self.cache = self.cache, self._allocate(len(rows), self.step.capacity)

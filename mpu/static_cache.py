@@ -47,10 +47,10 @@ class StaticKeyValueCache(KeyValueCache):
         self.length = length
         self._use(row_indices.numel())
 
-    def reorder(self, row_indices: Tensor, *arguments: int, **options: int) -> None:
+    def reorder(self, row_indices: Tensor, *, shared: int = 0) -> None:
         """Make row i the present row ``row_indices[i]``; their number may change up to the rows of the buffers."""
         if row_indices.numel() == self.batch_size:
-            super().reorder(row_indices, *arguments, **options)
+            super().reorder(row_indices, shared=shared)
         else:
             self.copy_rows(self, row_indices)
 
