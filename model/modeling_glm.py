@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 
 from model.config import GLMConfig
 from model.prompt import PromptEncoder, replace_embeddings
+from mpu.attention import PrefixMask
 from mpu.cache import KeyValueCache
 from mpu.cross_entropy import vocab_parallel_cross_entropy
 from mpu.initialize import ParallelTopology
@@ -89,7 +90,7 @@ class GLMModel(nn.Module):
         self,
         input_ids: Tensor,
         position_ids: Tensor | None,
-        attention_mask: Tensor,
+        attention_mask: Tensor | PrefixMask,
         *,
         labels: Tensor | None = None,
         loss_mask: Tensor | None = None,
@@ -103,9 +104,9 @@ class GLMModel(nn.Module):
 
         ``position_ids``: [b or 1,2,s] with block positions (row 0 position, row 1 block position), [b or 1,s] without,
         unused in relative mode. ``attention_mask``: separators [] / [1] / [b] / [b,1], or a mask
-        [b or 1,1,s or 1,>= m+s] where nonzero means visible (spec: model 2.1). ``cache``: earlier positions; the inputs
-        are then only the new ones, which are appended to it. ``prompt_positions`` [b,T]: where the prompt vectors
-        replace word embeddings.
+        [b or 1,1,s or 1,>= m+s] where nonzero means visible (spec: model 2.1), or one that is made already. ``cache``:
+        earlier positions; the inputs are then only the new ones, which are appended to it. ``prompt_positions`` [b,T]:
+        where the prompt vectors replace word embeddings.
 
         With ``labels`` [b,s] (and ``loss_mask`` [b,s], default all ones) it returns a ``LanguageModelLoss``: the last
         layer and the vocabulary projection are computed only where ``loss_mask`` is not 0. A mask left on the CPU saves
@@ -192,7 +193,7 @@ class GLMModel(nn.Module):
         self,
         input_ids: Tensor,
         position_ids: Tensor | None,
-        attention_mask: Tensor,
+        attention_mask: Tensor | PrefixMask,
         *,
         cache: KeyValueCache | None,
         prompt_positions: Tensor | None,

@@ -160,6 +160,23 @@ def test_what_an_earlier_row_left_behind_does_no_harm(model: GLMModel):
     assert filler.fill(PROMPTS, settings=SETTINGS["greedy"]) == expected
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_recorded_graphs():
+    """On a GPU steps are recorded and replayed, by default: the same logits as launching every kernel."""
+    model = random_model().cuda()
+    with torch.inference_mode():
+        expected = drive(DecodingState(model, contexts(), num_tokens=58, pad_id=PAD))
+        decoder = StaticDecoder(model, num_tokens=58)
+        for _ in range(2):
+            for one, other in zip(drive(decoder.state(contexts(), pad_id=PAD)), expected, strict=True):
+                torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+    assert all(step.graph is not None for step in decoder.steps)
+    plain = BlankFiller(model, TOKENIZER, static=False)
+    for settings in (SETTINGS["greedy"], SETTINGS["beams"]):
+        filled = BlankFiller(model, TOKENIZER).fill(PROMPTS, settings=settings)
+        assert filled == plain.fill(PROMPTS, settings=settings)
+
+
 def test_half_precision():
     """Explicit scores on the CPU take the same mask."""
     model = random_model().to(torch.bfloat16)
