@@ -71,20 +71,28 @@ def test_crop_and_reorder(differentiable: bool) -> None:
 
 
 @pytest.mark.parametrize("differentiable", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [[0, 0, 2, 3], [1, 0, 3, 3], [1, 2, 3]])
-def test_positions_that_rows_share_may_stay(rows: list[int], differentiable: bool) -> None:
+def test_positions_that_rows_share_may_stay(rows: list[int], dtype: torch.dtype, differentiable: bool) -> None:
     """Beams of two contexts: the context is the same in both rows of a pair, so moving only the rest is enough."""
-    shared = torch.randn(2, 1, 3, 3)[[0, 0, 1, 1]]
+    shared = torch.randn(2, 1, 3, 3)[[0, 0, 1, 1]].to(dtype)
+    new = torch.arange(24.0).view(4, 1, 2, 3).to(dtype)
     found = []
     for promised in (3, 0):
         cache = KeyValueCache.allocate(
-            num_layers=2, batch_size=4, max_length=8, num_heads=1, head_dim=3, differentiable=differentiable
+            num_layers=2,
+            batch_size=4,
+            max_length=8,
+            num_heads=1,
+            head_dim=3,
+            dtype=dtype,
+            differentiable=differentiable,
         )
         _append(cache, shared)
-        _append(cache, torch.arange(24.0).view(4, 1, 2, 3))
+        _append(cache, new)
         cache.reorder(torch.tensor(rows), shared=promised)
-        found.append(_append(cache, torch.ones(len(rows), 1, 1, 3)))
-    expected = torch.cat([shared, torch.arange(24.0).view(4, 1, 2, 3)], dim=2)[rows]
+        found.append(_append(cache, torch.ones(len(rows), 1, 1, 3, dtype=dtype)))
+    expected = torch.cat([shared, new], dim=2)[rows]
     for keys in found:
         assert torch.equal(keys[:, :, :5], expected)
 
