@@ -93,6 +93,7 @@ def _measure(model: GLMModel, context_length: int, choice_length: int) -> Row:
         partial(together, model, questions),
         partial(row_by_row, model, questions),
         repeats=3,
+        warm=True,
         amount=QUESTIONS,
         unit="questions/s",
         equal=bool(np.abs(together(model, questions) - row_by_row(model, questions)).max() < TOLERANCE),

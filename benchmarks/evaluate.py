@@ -98,6 +98,7 @@ def measure() -> list[Row]:
             lambda: ours(model, samples),
             lambda: one_by_one(model, samples),
             repeats=3,
+            warm=True,
             amount=TEXTS,
             unit="texts/s",
             equal=equal,

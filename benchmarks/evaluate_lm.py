@@ -95,6 +95,7 @@ def measure() -> list[Row]:
             partial(ours, model, table),
             partial(one_by_one, model, table),
             repeats=3,
+            warm=True,
             amount=len(table),
             unit="windows/s",
             equal=same(ours(model, table), one_by_one(model, table)),

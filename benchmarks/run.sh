@@ -9,7 +9,7 @@ source scripts/setup_environment.sh
 setup_environment
 export GLM_VOCAB_DIR="${GLM_VOCAB_DIR:-${DATA_ROOT:-../shared/data}/vocab}"
 if [ $# -eq 0 ]; then
-    set -- train_step finetune_step shared_rows generate collator packing tokenize choices evaluate evaluate_lm startup
+    set -- train_step finetune_step shared_rows generate generate_memory scaling collator packing tokenize choices evaluate evaluate_lm startup
 fi
 RESULTS="$(mktemp -d)"
 trap 'rm -rf "$RESULTS"' EXIT
