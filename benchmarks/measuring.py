@@ -57,6 +57,32 @@ def compare(
     baseline: Callable[[], Any] | None = None,
     *,
     repeats: int = 5,
+    warm: bool = False,
+    **columns: Any,
+) -> Row:
+    """Call both in turn ``repeats`` times after one warm-up of each; ``columns`` are the keywords of ``summarize``.
+
+    ``warm``: both were called before, for the comparison of their results.
+    """
+    works = [ours] if baseline is None else [ours, baseline]
+    own, *others = seconds_in_turn(works, repeats=repeats, warm=warm)
+    return summarize(name, own, others[0] if others else None, **columns)
+
+
+def seconds_in_turn(works: Sequence[Callable[[], Any]], *, repeats: int, warm: bool = False) -> list[list[float]]:
+    """Call all of ``works`` in turn, ``repeats`` times after a warm-up (``warm``: without); return each one's times."""
+    if not warm:
+        for work in works:
+            work()
+    turns = [[seconds_of(work) for work in works] for _ in range(repeats)]
+    return [list(times) for times in zip(*turns, strict=True)]
+
+
+def summarize(
+    name: str,
+    own: Sequence[float],
+    other: Sequence[float] | None = None,
+    *,
     amount: float | None = None,
     unit: str = "",
     equal: bool | None = None,
@@ -64,35 +90,23 @@ def compare(
     memory_ratio: float | None = None,
     memory_goal: float | None = None,
     recorded_rate: float | None = None,
-    warm: bool = False,
 ) -> Row:
-    """Call both in turn ``repeats`` times after one warm-up of each; a call does ``amount`` ``unit``s.
+    """Return the row of times that were taken in turn, each of ``amount`` ``unit``s.
 
-    Where there is no baseline to run, ``recorded_rate`` is one to compare the rate with. ``warm``: both were called
-    before, for the comparison of their results.
+    Where there is no baseline to run, ``recorded_rate`` is one to compare the rate with.
     """
-    if not warm:
-        ours()
-        if baseline is not None:
-            baseline()
-    own: list[float] = []
-    other: list[float] = []
-    for _ in range(repeats):
-        own.append(seconds_of(ours))
-        if baseline is not None:
-            other.append(seconds_of(baseline))
     median = statistics.median(own)
     rate = None if amount is None else amount / median
-    ratio = statistics.median(b / a for a, b in zip(own, other, strict=True)) if other else None
+    ratio = None if other is None else statistics.median(b / a for a, b in zip(own, other, strict=True))
     if recorded_rate is not None:
-        assert rate is not None and baseline is None, name
+        assert rate is not None and other is None, name
         ratio = rate / recorded_rate
     quartiles = statistics.quantiles(own, n=4) if len(own) > 1 else [median] * 3
     return Row(
         work=name,
         ours=median,
         spread=(quartiles[2] - quartiles[0]) / 2 / median,
-        baseline=statistics.median(other) if other else None,
+        baseline=None if other is None else statistics.median(other),
         ratio=ratio,
         memory_ratio=memory_ratio,
         rate=rate,
