@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from model.modeling_glm import GLMModel
 from model.shared_rows import HiddenStates, hidden_states
 from mpu.random import Dropout
+from mpu.transfers import send
 
 POOL_TOKENS = ("start", "pad", "cls")
 MODEL_PREFIX = "model."
@@ -286,15 +287,18 @@ def _answer_scores(
 ) -> Tensor:
     """Return the weighted sum [b] of the targets' (log-softmax) logits, divided by length ** penalty.
 
-    ``target_ids`` and ``logit_mask`` [b,s]. Only positions with a weight reach the vocabulary.
+    ``target_ids`` and ``logit_mask`` [b,s]. Only positions with a weight reach the vocabulary; a mask on the host
+    spares a wait for the device.
     """
-    rows, columns = logit_mask.nonzero(as_tuple=True)
+    found = logit_mask.nonzero(as_tuple=True)
+    rows, columns = (send(places, target_ids.device) for places in found)
     logits = model.project(hidden.at(rows, columns)).float()  # [targets,v]
     token_scores = logits.gather(1, target_ids[rows, columns].unsqueeze(1)).squeeze(1)
     if softmax:
         token_scores = token_scores - logits.logsumexp(dim=-1)
-    weights = logit_mask[rows, columns].to(token_scores.dtype)
+    weights = send(logit_mask[found].to(token_scores.dtype), rows.device)
     scores = token_scores.new_zeros(len(logit_mask)).index_add(0, rows, token_scores * weights)
     if length_penalty > 0.0:
-        scores = scores / logit_mask.sum(dim=-1).to(scores.dtype) ** length_penalty
+        lengths = send(logit_mask.sum(dim=-1).to(scores.dtype), scores.device)
+        scores = scores / lengths**length_penalty
     return scores

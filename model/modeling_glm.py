@@ -23,6 +23,7 @@ from mpu.initialize import ParallelTopology
 from mpu.layers import VocabParallelEmbedding
 from mpu.mappings import copy_to_model_parallel, gather_from_model_parallel
 from mpu.random import ModelParallelRandomState
+from mpu.transfers import send
 from mpu.transformer import LayerContext, Transformer
 
 OUTPUTS = ("logits", "last_logits", "sharded_logits", "hidden")
@@ -126,7 +127,7 @@ class GLMModel(nn.Module):
         )
         if labels is not None:
             if wanted is not None:
-                labels = labels.gather(1, wanted.to(labels.device, non_blocking=True))
+                labels = labels.gather(1, send(wanted, labels.device))
                 loss_mask = loss_mask.gather(1, wanted)
             return self._loss(hidden, labels, loss_mask, label_smoothing=label_smoothing)
         if output == "hidden":
@@ -205,7 +206,7 @@ class GLMModel(nn.Module):
                 raise ValueError("prompt_positions are given to a model without a prompt; set prompt_length")
             embeddings = replace_embeddings(embeddings, self.prompt_spell(), prompt_positions)
         if wanted is not None:
-            wanted = wanted.to(embeddings.device, non_blocking=True)
+            wanted = send(wanted, embeddings.device)
         return self.transformer(embeddings, position_ids, attention_mask, cache=cache, wanted=wanted)
 
     def _loss(self, hidden: Tensor, labels: Tensor, loss_mask: Tensor, *, label_smoothing: float) -> LanguageModelLoss:
@@ -215,9 +216,9 @@ class GLMModel(nn.Module):
         if indices.numel() == 0:
             zero = hidden.float().sum() * 0.0  # keeps the graph and its collectives alive
             return LanguageModelLoss(zero, torch.zeros_like(zero.detach()))
-        weights = flat_mask[indices].to(hidden.device, torch.float32, non_blocking=True)
-        indices = indices.to(hidden.device, non_blocking=True)
-        targets = labels.to(hidden.device, non_blocking=True).flatten()[indices]
+        weights = send(flat_mask[indices].float(), hidden.device)
+        indices = send(indices, hidden.device)
+        targets = send(labels, hidden.device).flatten()[indices]
         logits = self.project(hidden.flatten(0, 1)[indices], gather=False)  # [targets,v/t]
         losses = vocab_parallel_cross_entropy(logits, targets, topology=self.topology, label_smoothing=label_smoothing)
         return LanguageModelLoss((losses * weights).sum(), weights.sum())

@@ -13,15 +13,21 @@ from data_utils import loaders
 from data_utils.batches import Batch
 from model.modeling_glm import LanguageModelLoss
 from model.shared_rows import SharedRows
+from mpu.transfers import send
 from tasks.collation import TaskBatch, to_tensors
 
 LOSS_FUNCTIONS = ("cross_entropy", "hinge", "generative", "mix")
+COUNTED = ("logit_mask", "segment_ids")
 ABSENT_SCORE = -10000.0  # of choices that only fill up the batch
 
 
 def on_device(batch: TaskBatch, device: torch.device) -> dict[str, Tensor]:
-    """Return the tensors of ``batch`` on ``device``, by field name."""
-    return {name: value.to(device, non_blocking=True) for name, value in to_tensors(batch).arrays().items()}
+    """Return the tensors of ``batch`` on ``device``, by field name.
+
+    What is counted (targets, segments) stays on the host: a GPU's answer would have to be waited for.
+    """
+    arrays = to_tensors(batch).arrays().items()
+    return {name: value if name in COUNTED else send(value, device) for name, value in arrays}
 
 
 def choice_scores(model: nn.Module, batch: TaskBatch, tensors: dict[str, Tensor]) -> Tensor:
@@ -55,6 +61,7 @@ def mask_scores(scores: Tensor, choice_mask: Tensor | None, segment_ids: Tensor 
     if segment_ids is None:
         return scores * real + ABSENT_SCORE * (1.0 - real)
     num_answers = int(segment_ids.max()) + 1
+    segment_ids = send(segment_ids, scores.device)
     sums = scores.new_zeros(scores.size(0), num_answers).scatter_add(1, segment_ids, scores * real)
     found = torch.zeros_like(sums).scatter_add(1, segment_ids, real)
     return sums.masked_fill(found == 0, ABSENT_SCORE)
@@ -86,7 +93,7 @@ def answered_exactly(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
     """
     inputs = [tensors["input_ids"], tensors.get("position_ids"), tensors["attention_mask"]]
     hidden = model(*inputs, prompt_positions=tensors.get("prompt_positions"), output="hidden")
-    rows, columns = tensors["logit_mask"].nonzero(as_tuple=True)
+    rows, columns = (send(places, hidden.device) for places in tensors["logit_mask"].nonzero(as_tuple=True))
     best = model.project(hidden[rows, columns]).argmax(dim=-1)
     wrong = (best != tensors["target_ids"][rows, columns]).float()
     return torch.zeros(hidden.size(0), device=hidden.device).index_add(0, rows, wrong) == 0
@@ -104,16 +111,9 @@ class TaskObjective:
         """Return the sum of losses and the number of examples, or of target tokens where tokens are predicted."""
         if isinstance(batch, Batch):
             return self._infilling_loss(model, batch, device=device)
-        tensors = on_device(batch, device)
         if batch.kind == "language_model":
-            names = ("input_ids", "position_ids", "attention_mask", "target_ids", "logit_mask")
-            input_ids, positions, mask, labels, weights = (tensors.get(name) for name in names)
-            if "shared_rows" in tensors:
-                rows = SharedRows.of(tensors["shared_rows"], mask, width=input_ids.size(1))
-                input_ids, positions, labels, weights = map(rows.gather, (input_ids, positions, labels, weights))
-                mask = rows.attention_mask
-            prompts = tensors.get("prompt_positions")
-            return model(input_ids, positions, mask, labels=labels, loss_mask=weights, prompt_positions=prompts)
+            return self._token_loss(model, batch, device=device)
+        tensors = on_device(batch, device)
         weight = torch.tensor(float(len(batch)), device=device)
         scores = choice_scores(model, batch, tensors)
         if self.adapet:
@@ -136,6 +136,20 @@ class TaskObjective:
             return batch.shared_rows.size
         answers = getattr(batch, "answer_ids", None)
         return batch.input_ids.size + (0 if answers is None else answers.size)
+
+    def _token_loss(self, model: nn.Module, batch: TaskBatch, *, device: torch.device) -> LanguageModelLoss:
+        """Return the loss of the targets; their weights are left on the host, where they are counted without a wait."""
+        tensors = to_tensors(batch).arrays()
+        names = ("input_ids", "position_ids", "attention_mask", "target_ids", "logit_mask")
+        input_ids, positions, mask, labels, weights = (tensors.get(name) for name in names)
+        if "shared_rows" in tensors:
+            rows = SharedRows.of(tensors["shared_rows"], mask, width=input_ids.size(1))
+            input_ids, positions, labels, weights = map(rows.gather, (input_ids, positions, labels, weights))
+            mask = rows.attention_mask
+        inputs = (None if each is None else send(each, device) for each in (input_ids, positions, mask))
+        prompts = tensors.get("prompt_positions")
+        prompts = None if prompts is None else send(prompts, device)
+        return model(*inputs, labels=send(labels, device), loss_mask=weights, prompt_positions=prompts)
 
     def _infilling_loss(self, model: nn.Module, batch: Batch, *, device: torch.device) -> LanguageModelLoss:
         """Return the token loss; the heads give logits [b,s,v] when they are asked for no targets."""

@@ -10,6 +10,7 @@ from torch import nn
 from data_utils.batches import Batch
 from data_utils.loaders import to_tensors
 from model.modeling_glm import LanguageModelLoss
+from mpu.transfers import send
 
 
 class Objective(Protocol):
@@ -35,10 +36,10 @@ class BlankInfilling:
         """Return the sums over target positions."""
         tensors = to_tensors(batch)
         return model(
-            tensors.input_ids.to(device, non_blocking=True),
-            tensors.position_ids.to(device, non_blocking=True),
-            tensors.attention_mask.to(device, non_blocking=True),
-            labels=tensors.target_ids.to(device, non_blocking=True),
+            send(tensors.input_ids, device),
+            send(tensors.position_ids, device),
+            send(tensors.attention_mask, device),
+            labels=send(tensors.target_ids, device),
             loss_mask=tensors.loss_mask,  # on the host, where its targets are counted without a wait
         )
 

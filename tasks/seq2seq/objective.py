@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from model.modeling_glm import LanguageModelLoss
+from mpu.transfers import send
 from tasks.seq2seq.collation import Seq2SeqBatch
 
 
@@ -18,9 +19,7 @@ class Seq2SeqObjective:
     def loss(self, model: nn.Module, batch: Seq2SeqBatch, *, device: torch.device) -> LanguageModelLoss:
         """Return the sums over target ids; ``model`` is a bare GLM, possibly wrapped."""
         inputs = (batch.input_ids, batch.position_ids, batch.separators, batch.target_ids)
-        input_ids, position_ids, separators, labels = (
-            torch.from_numpy(array).to(device, non_blocking=True) for array in inputs
-        )
+        input_ids, position_ids, separators, labels = (send(torch.from_numpy(array), device) for array in inputs)
         return model(
             input_ids,
             position_ids,
