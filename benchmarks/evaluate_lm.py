@@ -3,7 +3,7 @@
     python -m benchmarks.evaluate_lm [--json]
 
 4 layers, hidden 256, vocabulary 30592, fp32, one thread. LAMBADA: 32 passages of 60 to 110 tokens and a last word of
-one or two, rows of --seq-length 256. Perplexity: a text of 4,000 tokens, --seq-length 256, --overlapping-eval 64, in
+one or two, rows of --seq-length 256. Perplexity: a text of 1,000 tokens, --seq-length 256, --overlapping-eval 64, in
 both directions. The baseline runs each row alone, padded to its full length, with the logits of every position.
 """
 
@@ -24,7 +24,7 @@ from tasks.language_model.settings import LanguageModelSettings
 from tasks.language_model.windows import WindowLayout, WindowTable, document_windows, ending_windows
 
 VOCABULARY, SEQ_LENGTH, OVERLAP, BATCH = 30592, 256, 64, 16
-PASSAGES, SHORTEST, LONGEST, TOKENS = 32, 60, 110, 4000
+PASSAGES, SHORTEST, LONGEST, TOKENS = 32, 60, 110, 1000
 LAYOUT = WindowLayout(pad=0, first=101, mask=103, start=30522)
 CLOSED = WindowLayout(pad=0, first=101, mask=103, start=30522, closed=True)
 TOLERANCE = 1e-4
