@@ -22,7 +22,9 @@ from mpu.initialize import ParallelTopology
 from mpu.layers import ColumnParallelLinear, RowParallelLinear, initialize_normal, mark_model_parallel
 from mpu.random import Dropout, ModelParallelRandomState, checkpoint_activations
 
-COMPILED_MULTIPLE = 64  # of the width that compiled layers see (spec: platform 6)
+# Widths are multiples of the one for compiled layers (spec: platform 6), of the other on a GPU, whose fused kernels with a
+# mask want the number of keys so (spec: platform 4).
+COMPILED_MULTIPLE, GPU_MULTIPLE = 64, 8
 
 
 @dataclass(frozen=True)
@@ -200,8 +202,8 @@ class Transformer(nn.Module):
         compiled = self._compiled_layer if cache is None else None
         mask, padding = attention_mask, 0
         if not isinstance(mask, PrefixMask):
-            if compiled is not None and attention_mask.dim() < 4 and not self.settings.relative_encoding:
-                padding = -length % COMPILED_MULTIPLE
+            padding = self._padding(length, compiled=compiled is not None, device=word_embeddings.device)
+            padding = 0 if cache is not None or attention_mask.dim() == 4 else padding
             mask = self._mask(attention_mask, word_embeddings, num_keys=num_keys, padding=padding)
         if mask.num_rows not in (1, batch_size):
             raise ValueError(f"attention_mask is for {mask.num_rows} rows, the batch has {batch_size}; give one or all")
@@ -232,6 +234,14 @@ class Transformer(nn.Module):
         elif wanted is None and padding:
             hidden = hidden[:, :length]
         return self.final_layernorm(hidden)
+
+    def _padding(self, length: int, *, compiled: bool, device: torch.device) -> int:
+        """Return how many positions are put behind the ``length`` ones, where nothing sees them."""
+        if self.settings.relative_encoding:
+            return 0
+        if compiled:
+            return -length % COMPILED_MULTIPLE
+        return -length % GPU_MULTIPLE if device.type == "cuda" else 0
 
     def _mask(self, attention_mask: Tensor, states: Tensor, *, num_keys: int, padding: int) -> PrefixMask:
         """Return which keys the positions of ``states`` [b,s,h] and ``padding`` more at the end see."""
