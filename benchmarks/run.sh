@@ -14,7 +14,8 @@ fi
 RESULTS="$(mktemp -d)"
 trap 'rm -rf "$RESULTS"' EXIT
 for name in "$@"; do
-    echo "$name ..."
+    start=$SECONDS
     "$PYTHON" -m "benchmarks.$name" --json > "$RESULTS/$name.json"
+    echo "$name: $((SECONDS - start)) s"
 done
 "$PYTHON" -m benchmarks.table "$RESULTS"/*.json
