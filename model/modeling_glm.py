@@ -120,7 +120,7 @@ class GLMModel(nn.Module):
         if labels is not None:
             loss_mask = torch.ones(labels.shape, device=labels.device) if loss_mask is None else loss_mask
             wanted = _target_positions(loss_mask)
-        elif output == "last_logits":
+        elif output == "last_logits" and input_ids.size(1) > 1:
             wanted = torch.full((len(input_ids), 1), input_ids.size(1) - 1, device=input_ids.device)
         hidden = self._hidden(
             input_ids, position_ids, attention_mask, cache=cache, prompt_positions=prompt_positions, wanted=wanted

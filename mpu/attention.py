@@ -114,7 +114,7 @@ class PrefixMask:
                 return rows
             return rows_at(rows[:, 0].expand(len(positions), -1, -1), positions).unsqueeze(1)  # [b,1,r,...]
 
-        return PrefixMask(choose(self.visible), choose(self.blind))
+        return PrefixMask(choose(self.visible), choose(self.blind), choose(self.additive))
 
     @property
     def num_rows(self) -> int:

@@ -78,6 +78,29 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
         PrefixMask.from_attention_mask(torch.ones(shape), query_length=4, key_length=4, device="cpu")
 
 
+@pytest.mark.parametrize("form", ["separators", "one separator", "matrix", "one row", "additive", "everything"])
+def test_masks_of_chosen_queries(form: str) -> None:
+    query, key, value = _inputs(4)
+    positions = torch.tensor([[5, 0], [1, 1], [2, 4]])
+    free = torch.rand(3, 1, 6, 8, generator=torch.Generator().manual_seed(4)) < 0.3
+    free[0, :, 5] = False  # a chosen row that sees nothing
+    given_masks = {
+        "separators": torch.tensor([1, 3, 6]),
+        "one separator": torch.tensor(3),
+        "matrix": free,
+        "one row": torch.tensor([1, 0, 1, 1, 0, 0, 1, 0]).view(1, 1, 1, 8),
+    }
+    if form in given_masks:
+        mask = PrefixMask.from_attention_mask(given_masks[form], query_length=6, key_length=8, device="cpu")
+    else:
+        additive = torch.linspace(-3.0, 0.0, 3 * 6 * 8).view(3, 1, 6, 8) if form == "additive" else None
+        mask = PrefixMask(visible=None, additive=additive)
+    everywhere = attend(query, key, value, mask)  # [b,n,s,d]
+    index = positions.view(3, 1, 2, 1).expand(-1, 2, -1, 8)
+    actual = attend(query.gather(2, index), key, value, mask.at(positions))
+    torch.testing.assert_close(actual, everywhere.gather(2, index))
+
+
 def test_one_new_position_needs_no_mask() -> None:
     mask = PrefixMask.from_attention_mask(torch.zeros(1), query_length=1, key_length=9, device="cpu")
     assert mask.visible is None
