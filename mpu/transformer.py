@@ -22,8 +22,8 @@ from mpu.initialize import ParallelTopology
 from mpu.layers import ColumnParallelLinear, RowParallelLinear, initialize_normal, mark_model_parallel
 from mpu.random import Dropout, ModelParallelRandomState, checkpoint_activations
 
-# Widths are multiples of the one for compiled layers (spec: platform 6), of the other on a GPU, whose fused kernels with a
-# mask want the number of keys so (spec: platform 4).
+# Widths are multiples of the first for compiled layers (spec: platform 6), else on a GPU of the second, for its fused
+# kernels with a mask (spec: platform 4).
 COMPILED_MULTIPLE, GPU_MULTIPLE = 64, 8
 
 

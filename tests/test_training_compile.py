@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,10 @@ from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from tests.distributed import run
+from tests.launching import run as launch
+from tests.small_corpus import SmallCorpus, make_corpus
 from tests.small_engine import VOCABULARY, make_batch, make_engine
+from tests.test_finetune_cli import flags, write_split
 from training.build import EngineSettings, choose_kernels, wrap_model
 from training.configurations import KernelSettings, OptimizerSettings, PrecisionSettings, ScheduleSettings
 from training.engine import TorchEngine
@@ -215,3 +219,27 @@ def test_a_missing_compiler_is_one_line(monkeypatch, tmp_path) -> None:
     ):
         compiled.train_step([make_batch(1)])
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["pretrain_glm.py", "finetune_glm.py"])
+def test_programs_compile_and_say_in_one_line_that_there_is_no_compiler(
+    program: str, corpus: SmallCorpus, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))  # nothing is compiled already
+    (tmp_path / "data").mkdir()
+    for split in ("train", "val"):
+        write_split(tmp_path / "data", split, 8)
+    words = [*corpus.words(), "--train-iters", "2"]
+    if program == "finetune_glm.py":
+        words = flags(corpus, "--epochs", "1", "--experiment-name", "s")
+    output = launch(program, *words, "--compile", cwd=tmp_path, code=2)
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "leave --compile out" in errors[0], output
+    assert "layers are compiled at the first update" in output and "Traceback" not in output
