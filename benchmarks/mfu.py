@@ -164,8 +164,9 @@ def training_batches(
 
 def measure(
     engine: Engine,
-    batches: Iterator[Batch],
+    batches: Iterator[Any],
     *,
+    config: GLMConfig,
     name: str,
     warmup: int,
     steps: int,
@@ -173,7 +174,6 @@ def measure(
     given_tflops: float | None = None,
 ) -> Utilisation:
     """Make ``warmup`` updates, then ``steps`` whose time counts: that of the loader, the updates and the device."""
-    config: GLMConfig = engine.model.config
     wait = torch.cuda.synchronize if engine.device.type == "cuda" else lambda: None
     tokens, flops, columns, count, result, start = 0, 0.0, 0, 0, None, 0.0
     for step in range(warmup + steps):
@@ -184,9 +184,11 @@ def measure(
         result = engine.train_step(micro_batches)
         if step >= warmup:
             for batch in micro_batches:
-                rows, width = batch.input_ids.shape
-                tokens += rows * width
-                flops += rows * width * flops_per_token(config, width)
+                shared = getattr(batch, "shared_rows", None)
+                width = (batch.input_ids if shared is None else shared).shape[-1]
+                num_tokens = engine.objective.num_tokens(batch)
+                tokens += num_tokens
+                flops += num_tokens * flops_per_token(config, width)
                 columns, count = columns + width, count + 1
     wait()
     seconds = time.perf_counter() - start
@@ -283,6 +285,7 @@ def run(configuration: PretrainingConfiguration, options: argparse.Namespace) ->
     found = measure(
         engine,
         batches,
+        config=engine.model.config,
         name=options.model,
         warmup=options.warmup,
         steps=options.steps,

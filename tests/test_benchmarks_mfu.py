@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import mfu
+from benchmarks import mfu, record
 from model.config import RELEASED_MODELS, GLMConfig
 from tests.small_engine import LENGTH, VOCABULARY, make_batch, make_engine
 
@@ -50,7 +51,7 @@ def test_tokens_and_arithmetic_of_every_measured_update_count():
     engine = make_engine()
     batches = iter([make_batch(seed, rows=rows) for seed, rows in enumerate((7, 4, 4, 3, 3))])
     found = mfu.measure(
-        engine, batches, name="x", warmup=1, steps=2, accumulation_steps=1, given_tflops=2.0
+        engine, batches, config=engine.model.config, name="x", warmup=1, steps=2, accumulation_steps=1, given_tflops=2.0
     )  # fmt: skip
     assert found.tokens == (4 + 4) * LENGTH and found.width == LENGTH and found.peak_flops == 2e12
     parameters = 12 * 2 * 16**2 + VOCABULARY * 16
@@ -96,3 +97,37 @@ def test_numbers_of_steps_that_make_no_sense_are_refused(wrong):
 def test_a_peak_is_known_of_gpus_alone():
     assert mfu.peak_flops(torch.device("cpu"), given_tflops=None, num_devices=4) is None
     assert mfu.peak_flops(torch.device("cpu"), given_tflops=989, num_devices=2) == 2 * 989e12
+
+
+QUESTIONS = ["--model", "tiny", "--steps", "2", "--warmup", "0", "--questions", "3", "--candidates", "4", "--shortest",
+             "20", "--longest", "40", "--num-layers", "1", "--hidden-size", "16", "--num-attention-heads", "2",
+             "--device", "cpu", "--precision", "fp32", "--hidden-dropout", "0", "--attention-dropout", "0",
+             "--json"]  # fmt: skip
+
+
+def test_questions_with_candidates(capsys):
+    """The same loss in rows of their own and in shared ones, which hold fewer tokens of padding."""
+    results = []
+    for more in ([], ["--pack-samples"]):
+        assert record.main([*QUESTIONS, *more]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    alone, shared = results
+    assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    for found in results:
+        assert found["samples_per_second"] == pytest.approx(3 * 2 / found["seconds"])
+        assert found["tokens"] >= 2 * 3 * 4 * 20
+    assert alone["tokens"] == 2 * 3 * 4 * alone["width"]
+
+
+def test_candidates_are_predicted_behind_the_question():
+    sample = record.make_sample(np.random.default_rng(1), 0, candidates=5, length=30)
+    for row in range(5):
+        (places,) = sample.logit_mask[row].nonzero()
+        assert places[0] == sample.attention_mask[row] == 30 and 1 <= len(places) <= record.LONGEST_CANDIDATE
+        assert np.array_equal(sample.input_ids[row, places[1:]], sample.target_ids[row, places[:-1]])
+        assert np.array_equal(sample.position_ids[row, 1, places], np.arange(1, len(places) + 1))
+
+
+def test_questions_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="--shortest"):
+        record.main([*QUESTIONS, "--shortest", "50"])
