@@ -52,12 +52,18 @@ def make_block_mask(attention_mask: Tensor, *, batch_size: int, length: int, dev
 
 def attend_blocks(query: Tensor, key: Tensor, value: Tensor, blocks: BlockMask) -> Tensor:
     """Return softmax(query key^T / sqrt(d)) value of [b,n,s,d] each, over the visible keys of ``blocks``."""
-    return _compiled()(query, key, value, block_mask=blocks)
+    from torch.nn.attention.flex_attention import flex_attention
+
+    kernel = flex_attention if torch.compiler.is_compiling() else _compiled()
+    return kernel(query, key, value, block_mask=blocks)
 
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
-    """Return the kernel, which exists in compiled form only; uncompiled it would keep all scores."""
+    """Return the kernel, which exists in compiled form only; uncompiled it would keep all scores.
+
+    Compiled layers compile it themselves.
+    """
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention)

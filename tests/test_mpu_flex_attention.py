@@ -166,6 +166,22 @@ def test_a_model_by_blocks_has_the_same_loss_and_gradients_and_makes_them_once(m
         torch.testing.assert_close(other, one, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("mask", [torch.tensor([7, 30]), shared_rows([[(20, 9), (15, 2)], [(33, 30)]], 40)])
+def test_compiled_layers_by_blocks(mask: Tensor) -> None:
+    """Evaluation, for which a CPU has all it takes."""
+    torch.compiler.reset()
+    model = make_model(dropout=0.5).eval()
+    ids = torch.randint(64, (2, 40), generator=torch.Generator().manual_seed(2))
+    positions = torch.stack([torch.arange(40), torch.arange(40)]).expand(2, 2, 40)
+    with torch.no_grad():
+        expected = model(ids, positions, mask)
+        model.transformer.choose_kernels(attention="flex", compiled=True, backend="aot_eager")
+        actual = model(ids, positions, mask)
+    inside = torch.ones(2, 40, dtype=torch.bool) if mask.dim() == 1 else mask[:, 0] > 0  # padding means nothing
+    torch.testing.assert_close(actual[inside], expected[inside], atol=1e-5, rtol=1e-5)
+    torch.compiler.reset()
+
+
 def test_training_with_attention_dropout_does_without_blocks(monkeypatch) -> None:
     monkeypatch.setattr(transformer, "make_block_mask", lambda *_, **__: pytest.fail("blocks with dropout"))
     model = make_model(dropout=0.5).train()
