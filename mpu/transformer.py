@@ -213,6 +213,8 @@ class Transformer(nn.Module):
         early = wanted is not None and positions is None
         last = self.settings.num_layers - 1
         last_options = {"mask": mask.at(wanted), "wanted": wanted} if early else {"mask": mask}
+        if compiled is not None:
+            _mark_sizes(hidden, mask.visible, last_options["mask"].visible, wanted)
         chunked = self.settings.checkpoint_activations and cache is None and torch.is_grad_enabled()
         chunk = self.settings.checkpoint_num_layers if chunked else self.settings.num_layers
         for first in range(0, self.settings.num_layers, chunk):
@@ -278,6 +280,17 @@ class Transformer(nn.Module):
         else:
             sums = self.position_embeddings(position_ids)
         return self.embedding_dropout(word_embeddings + sums), None
+
+
+def _mark_sizes(hidden: Tensor, *masks_and_positions: Tensor | None) -> None:
+    """Tell torch's compiler which sizes change between batches, so that one graph serves all of them."""
+    from torch._dynamo import maybe_mark_dynamic
+
+    for dimension in (0, 1):  # rows and positions of [b,s,h]
+        maybe_mark_dynamic(hidden, dimension)
+    for tensor in masks_and_positions:
+        for dimension in range(0 if tensor is None else tensor.dim()):
+            maybe_mark_dynamic(tensor, dimension)
 
 
 def _run_layer(layer: nn.Module, states: Tensor, *, index: int, **options: Any) -> Tensor:
