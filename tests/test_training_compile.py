@@ -225,11 +225,10 @@ def test_flex_attention_with_dropout_says_that_it_waits_for_evaluation() -> None
 def test_a_missing_compiler_is_one_line(monkeypatch, tmp_path) -> None:
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setattr(config, "force_disable_caches", True)
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing is compiled already
     _, compiled = engines(backend="inductor")
     with (
+        config.patch({"cpp.cxx": ("no-such-compiler",)}),
         pytest.raises(ValueError, match=r"need a C\+\+ compiler.*leave --compile out") as caught,
         faults_in_one_line(batch_size=4, checkpoints=None),
     ):
