@@ -86,10 +86,9 @@ def test_padding_is_left_out_unless_the_original_is_asked_for(folder: Path, voca
 
 
 def test_texts_share_rows_where_the_flag_is_given(folder: Path, vocab_dir: Path) -> None:
-    for words in ([], ["--compatible"]):
-        alone, together = (
-            make_run(folder, vocab_dir, "--task", "customization", *words, *more)[0] for more in ([], ["--pack-samples"])
-        )
+    for more_words in ([], ["--compatible"]):
+        words = ["--task", "customization", *more_words]
+        alone, together = (make_run(folder, vocab_dir, *words, *more)[0] for more in ([], ["--pack-samples"]))
         one, other = (run.collate(run.training[:3]) for run in (alone, together))
         assert one.separators.shape == (3,) and other.separators.shape == (3, 2, one.input_ids.shape[1])
         assert one.uids == other.uids and one.loss_mask.sum() == other.loss_mask.sum() > 0
