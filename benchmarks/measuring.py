@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,40 @@ def summarize(
         goal=goal,
         memory_goal=memory_goal,
     )
+
+
+class OwnProcess:
+    """A function that is made, and called, in a fresh process: what it changes in its process stays there.
+
+    ``make(*arguments)`` returns the function; it has to live at the top level of a module. Between calls the process
+    waits, so that it can be measured in turn with others.
+    """
+
+    def __init__(self, make: Callable[..., Callable[[], Any]], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, other = context.Pipe()
+        self._process = context.Process(target=_answer_calls, args=(other, make, arguments), daemon=True)
+        self._process.start()
+        other.close()
+
+    def __call__(self) -> Any:
+        """Call the function and return its result."""
+        self._connection.send("call")
+        return self._connection.recv()
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.close()
+        self._process.join()
+
+
+def _answer_calls(connection: Connection, make: Callable[..., Callable[[], Any]], arguments: Sequence[Any]) -> None:
+    work = make(*arguments)
+    try:
+        while connection.recv():
+            connection.send(work())
+    except EOFError:  # closed
+        return
 
 
 def peak_memory(work: Callable[..., Callable[[], Any]], *arguments: Any) -> int:

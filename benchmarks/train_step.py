@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from benchmarks import baseline
-from benchmarks.measuring import Row, peak_memory, report, seconds_in_turn, summarize
+from benchmarks.measuring import OwnProcess, Row, peak_memory, report, seconds_in_turn, summarize
 from data_utils.errors import run_main
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
+from mpu.host_memory import keep_freed_memory
 from mpu.initialize import ParallelTopology
 from training.optimizer import build_optimizer, clip_gradients
 
@@ -60,7 +61,8 @@ def make_inputs() -> Inputs:
 
 
 def our_step(precision: str, dropout: float) -> Callable[[], float]:
-    """Return a function that makes one update and returns its loss."""
+    """Return a function that makes one update and returns its loss; the process keeps its memory, as in training."""
+    keep_freed_memory()
     topology = ParallelTopology.single()
     model = GLMModel(make_config(dropout), generator=torch.Generator().manual_seed(2)).train()
     optimizer = build_optimizer(model, lr=1e-4, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
@@ -109,10 +111,11 @@ def measure() -> Sequence[Row]:
 
 def _measure(dropout: float) -> list[Row]:
     ours = {precision: our_step(precision, dropout) for precision in TOLERANCES}
-    original = baseline_step(dropout)
+    original = OwnProcess(baseline_step, dropout)
     expected = original()  # also the warm-up
     losses = {precision: step() for precision, step in ours.items()}
     *own, other = seconds_in_turn([*ours.values(), original], repeats=REPEATS, warm=True)
+    original.close()
     memory = peak_memory(baseline_step, dropout)
     return [
         summarize(

@@ -15,6 +15,7 @@ from torch import nn
 from model.checkpoint_format import TRACKERS, load_model_weights
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
+from mpu.host_memory import keep_freed_memory
 from mpu.initialize import ParallelTopology
 from mpu.transformer import Transformer
 from training.checkpointing import ResumeState
@@ -133,6 +134,8 @@ def wrap_model(
     if plan is not None and plan.stage == 3 and settings.kernels.compiled:
         raise ValueError("--compile does not go with ZeRO stage 3, which takes layers apart; leave one of them out")
     # DeepSpeed's parameters are of the run's precision: so only half the bytes ever reach a GPU.
+    if device.type == "cpu":
+        keep_freed_memory()  # an update takes and frees the same large tensors every time
     model.to(device=device, dtype=AUTOCAST_TYPES.get(plan.precision) if plan else None)
     choose_kernels(model, settings.kernels, device=device, announce=announce)
     optimizer = build_optimizer(
