@@ -65,27 +65,39 @@ class Arithmetic:
 
 
 def layer_activations(
-    config: GLMConfig, arithmetic: Arithmetic, *, batch_size: int, width: int, tensor_parallel_size: int
+    config: GLMConfig,
+    arithmetic: Arithmetic,
+    *,
+    batch_size: int,
+    width: int,
+    tensor_parallel_size: int,
+    num_queries: int | None = None,
 ) -> int:
     """Return the bytes that one layer keeps for its backward pass.
 
-    Legend of the sum: the inputs of two LayerNorms; the inputs of the four matrix products (h, h/t, h, 4h/t) and of
-    GELU (4h/t); query, key and value (3h/t); attention; two dropout masks of a byte.
+    ``num_queries`` of a row have an output (None: all); in the last layer those are the targets. Legend of the sum: the
+    inputs of two LayerNorms; the inputs of the four matrix products (h, h/t, h, 4h/t) and of GELU (4h/t); query, key
+    and value (3h/t); attention; two dropout masks of a byte.
     """
     t, compute = tensor_parallel_size, arithmetic.compute
+    num_queries = width if num_queries is None else num_queries
     stream = batch_size * width * config.hidden_size  # elements of [b,s,h]
-    square = batch_size * width * width  # of [b,s,s]
+    queries = batch_size * num_queries * config.hidden_size
+    square = batch_size * num_queries * width  # of the scores of a head
     heads = config.num_attention_heads // t
-    kept = 2 * stream * arithmetic.residual + 2 * stream * compute + (3 + 1 + 4 + 4) * (stream // t) * compute
+    kept = (stream + queries) * (arithmetic.residual + compute) + (2 * stream + queries) // t * compute
+    kept += (1 + 4 + 4) * (queries // t) * compute
     if arithmetic.is_fused(width=width, dropout=config.attention_dropout):
         # The log of each row's sum, and the mask in additive form, which the kernel makes anew in every layer.
-        kept += heads * batch_size * width * FP32 + square * compute
+        kept += heads * batch_size * num_queries * FP32 + square * compute
+        if num_queries < width:
+            kept += stream // t * compute  # key and value stay parts of the product that held all three
     elif config.attention_dropout > 0.0:
         kept += heads * square * (2 * compute + BYTE)
     else:
         kept += heads * square * compute
     if config.output_dropout > 0.0:
-        kept += 2 * stream * BYTE
+        kept += 2 * queries * BYTE
     return kept
 
 
@@ -116,17 +128,20 @@ def activations(
     """Estimate the activations of one micro batch of ``width`` positions with ``num_targets`` targets in all rows."""
     t, sizes = tensor_parallel_size, {"batch_size": batch_size, "width": width}
     layer = layer_activations(config, arithmetic, **sizes, tensor_parallel_size=t)
+    num_queries = width if config.relative_encoding else min(width, -(-num_targets // batch_size))
+    last_layer = layer_activations(config, arithmetic, **sizes, tensor_parallel_size=t, num_queries=num_queries)
     stream = batch_size * width * config.hidden_size
     logits = num_targets * config.vocab_size // t * FP32
     # The dropout mask of the embeddings, the input of the last LayerNorm, the inputs of the projection, the
     # probabilities.
-    ends = stream * arithmetic.residual + num_targets * config.hidden_size * arithmetic.compute + logits
+    ends = batch_size * num_queries * config.hidden_size * arithmetic.residual
+    ends += num_targets * config.hidden_size * arithmetic.compute + logits
     if config.embedding_dropout > 0.0:
         ends += stream * BYTE
     chunk = min(config.checkpoint_num_layers, config.num_layers)
     num_chunks = -(-config.num_layers // chunk)
     return Activations(
-        plain=config.num_layers * layer + ends,
+        plain=(config.num_layers - 1) * layer + last_layer + ends,
         checkpointed=num_chunks * stream * arithmetic.residual + chunk * layer + ends,
         temporary=max(2 * logits, 2 * 4 * stream // t * arithmetic.compute),
     )
