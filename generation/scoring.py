@@ -134,7 +134,9 @@ def _score_rows(model: GLMModel, questions: Sequence[Question]) -> list[list[Sco
     input_ids = np.zeros((len(questions), width), dtype=np.int64)  # padding is seen by nothing that counts
     position_ids = np.zeros((len(questions), 2, width), dtype=np.int64)
     owners = np.full((len(questions), width), -1, dtype=np.int64)  # 0 the start, k continuation k, -1 padding
-    predicting: list[np.ndarray] = []  # flat indices of positions
+    most = max(question.length - len(question.input_ids) + 1 for question in questions)
+    wanted = np.zeros((len(questions), most), dtype=np.int64)  # positions that predict
+    predicting: list[np.ndarray] = []  # their flat indices in it
     targets: list[np.ndarray] = []
     places: list[np.ndarray] = []  # of the targets among the predicting positions
     count = 0
@@ -147,7 +149,9 @@ def _score_rows(model: GLMModel, questions: Sequence[Question]) -> list[list[Sco
             [question.position_ids, *(one.position_ids for one in question.continuations)], axis=1
         )
         owners[row, :end] = np.repeat(np.arange(len(fed) + 1), [start, *map(len, fed)])
-        predicting.append(row * width + np.arange(start - 1, end))
+        positions = np.arange(start - 1, end)
+        wanted[row, : len(positions)] = positions
+        predicting.append(row * most + np.arange(len(positions)))
         first = count + 1
         for one in question.continuations:
             targets.append(one.target_ids)
@@ -159,7 +163,11 @@ def _score_rows(model: GLMModel, questions: Sequence[Question]) -> list[list[Sco
     if any(len(question.continuations) > 1 for question in questions):
         mask = _mask(torch.from_numpy(owners).to(device), separators)
     hidden = model(
-        torch.from_numpy(input_ids).to(device), torch.from_numpy(position_ids).to(device), mask, output="hidden"
+        torch.from_numpy(input_ids).to(device),
+        torch.from_numpy(position_ids).to(device),
+        mask,
+        output="hidden",
+        wanted=torch.from_numpy(wanted),
     )
     chosen = hidden.flatten(0, 1)[torch.from_numpy(np.concatenate(predicting)).to(device)]  # [n,h]
     log_probabilities, best = _token_scores(

@@ -119,7 +119,7 @@ class GLMModel(nn.Module):
             raise ValueError(f"output {output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
         if labels is not None:
             loss_mask = torch.ones(labels.shape, device=labels.device) if loss_mask is None else loss_mask
-            wanted = _target_positions(loss_mask)
+            wanted = target_positions(loss_mask)
         elif output == "last_logits" and input_ids.size(1) > 1:
             wanted = torch.full((len(input_ids), 1), input_ids.size(1) - 1, device=input_ids.device)
         hidden = self._hidden(
@@ -224,7 +224,7 @@ class GLMModel(nn.Module):
         return LanguageModelLoss((losses * weights).sum(), weights.sum())
 
 
-def _target_positions(loss_mask: Tensor) -> Tensor | None:
+def target_positions(loss_mask: Tensor) -> Tensor | None:
     """Return where the rows of ``loss_mask`` [b,s] are not 0, in order: [b, most of a row]; None for all positions.
 
     A row with fewer goes on with its first positions whose weight is 0.

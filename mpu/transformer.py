@@ -199,51 +199,62 @@ class Transformer(nn.Module):
         """
         batch_size, length, _ = word_embeddings.shape
         num_keys = length + (cache.length if cache is not None else 0)
-        compiled = self._compiled_layer if cache is None else None
         mask, padding = attention_mask, 0
         if not isinstance(mask, PrefixMask):
-            padding = self._padding(length, compiled=compiled is not None, device=word_embeddings.device)
-            padding = 0 if cache is not None or attention_mask.dim() == 4 else padding
+            padding = self._padding(word_embeddings, attention_mask, cache=cache)
             mask = self._mask(attention_mask, word_embeddings, num_keys=num_keys, padding=padding)
         if mask.num_rows not in (1, batch_size):
             raise ValueError(f"attention_mask is for {mask.num_rows} rows, the batch has {batch_size}; give one or all")
         hidden, positions = self._embed(word_embeddings, position_ids, num_keys)
         hidden = F.pad(hidden, (0, 0, 0, padding)) if padding else hidden
+        chosen = wanted if positions is None else None
+        hidden = self._run_layers(hidden, mask, cache=cache, positions=positions, wanted=chosen)
+        if cache is not None:
+            cache.advance(length)
+        if chosen is None:
+            hidden = hidden[:, :length] if wanted is None else rows_at(hidden, wanted)
+        return self.final_layernorm(hidden)
+
+    def _run_layers(
+        self,
+        hidden: Tensor,
+        mask: PrefixMask,
+        *,
+        cache: KeyValueCache | None,
+        positions: RelativePositions | None,
+        wanted: Tensor | None,
+    ) -> Tensor:
+        """Return the residual stream [b,s,h] after all layers, or its rows ``wanted`` [b,r]."""
+        compiled = self._compiled_layer if cache is None else None
         run_layer = compiled or _run_layer
-        early = wanted is not None and positions is None
-        last = self.settings.num_layers - 1
-        last_options = {"mask": mask.at(wanted), "wanted": wanted} if early else {"mask": mask}
+        common = {"cache": cache, "positions": positions}
+        options: list[dict[str, Any]] = [{"mask": mask, **common}] * self.settings.num_layers
+        if wanted is not None:
+            options[-1] = {"mask": mask.at(wanted), "wanted": wanted, **common}
         if compiled is not None:
-            _mark_sizes(hidden, mask.visible, last_options["mask"].visible, wanted)
+            _mark_sizes(hidden, mask.visible, options[-1]["mask"].visible, wanted)
         chunked = self.settings.checkpoint_activations and cache is None and torch.is_grad_enabled()
         chunk = self.settings.checkpoint_num_layers if chunked else self.settings.num_layers
         for first in range(0, self.settings.num_layers, chunk):
 
-            def run_layers(states: Tensor, first: int = first) -> Tensor:
+            def run_chunk(states: Tensor, first: int = first) -> Tensor:
                 for index, layer in enumerate(self.layers[first : first + chunk], start=first):
-                    options = last_options if index == last else {"mask": mask}
-                    states = run_layer(layer, states, cache=cache, index=index, positions=positions, **options)
+                    states = run_layer(layer, states, index=index, **options[index])
                 return states
 
             if chunked:
-                hidden = checkpoint_activations(run_layers, hidden, random_state=self.random_state)
+                hidden = checkpoint_activations(run_chunk, hidden, random_state=self.random_state)
             else:
-                hidden = run_layers(hidden)
-        if cache is not None:
-            cache.advance(length)
-        if wanted is not None and not early:
-            hidden = rows_at(hidden, wanted)
-        elif wanted is None and padding:
-            hidden = hidden[:, :length]
-        return self.final_layernorm(hidden)
+                hidden = run_chunk(hidden)
+        return hidden
 
-    def _padding(self, length: int, *, compiled: bool, device: torch.device) -> int:
-        """Return how many positions are put behind the ``length`` ones, where nothing sees them."""
-        if self.settings.relative_encoding:
+    def _padding(self, states: Tensor, attention_mask: Tensor, *, cache: KeyValueCache | None) -> int:
+        """Return how many positions are put behind those of ``states`` [b,s,h], where nothing sees them."""
+        if self.settings.relative_encoding or cache is not None or attention_mask.dim() == 4:
             return 0
-        if compiled:
-            return -length % COMPILED_MULTIPLE
-        return -length % GPU_MULTIPLE if device.type == "cuda" else 0
+        if self._compiled_layer is not None:
+            return -states.size(1) % COMPILED_MULTIPLE
+        return -states.size(1) % GPU_MULTIPLE if states.device.type == "cuda" else 0
 
     def _mask(self, attention_mask: Tensor, states: Tensor, *, num_keys: int, padding: int) -> PrefixMask:
         """Return which keys the positions of ``states`` [b,s,h] and ``padding`` more at the end see."""

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from model.modeling_glm import GLMModel
+from model.modeling_glm import GLMModel, target_positions
 from mpu.initialize import ParallelTopology
 from tasks.language_model.windows import WindowBatch, WindowTable
 
@@ -66,14 +66,19 @@ def score_windows(
 def score_batch(model: GLMModel, batch: WindowBatch) -> Tensor:
     """Return for every row its loss and how many of its targets are not the first choice, [2,b]."""
     device = model.word_embeddings.weight.device
-    rows, columns = (torch.from_numpy(part) for part in batch.loss_mask.nonzero())
-    targets = torch.from_numpy(batch.target_ids)[rows, columns].to(device)
+    mask, target_ids = torch.from_numpy(batch.loss_mask), torch.from_numpy(batch.target_ids)
+    chosen = target_positions(mask)
+    if chosen is not None:
+        mask, target_ids = mask.gather(1, chosen), target_ids.gather(1, chosen)
+    rows, columns = mask.nonzero(as_tuple=True)
+    targets = target_ids[rows, columns].to(device)
     rows, columns = rows.to(device), columns.to(device)
     hidden = model(
         torch.from_numpy(batch.input_ids).to(device),
         torch.from_numpy(batch.position_ids).to(device),
         torch.from_numpy(batch.separators).to(device),
         output="hidden",
+        wanted=chosen,
     )
     found = _token_scores(model, hidden[rows, columns], targets)  # [2,n]
     return torch.zeros(2, len(batch.input_ids), dtype=torch.float64, device=device).index_add_(1, rows, found)
