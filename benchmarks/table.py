@@ -1,8 +1,8 @@
 """Write the results of benchmarks into the table of benchmarks/README.md.
 
-    python -m benchmarks.table RESULTS.json [...]
+    python -m benchmarks.table RESULTS.json [...] [--afresh]
 
-Rows of work that was not measured this time are kept.
+Rows of work that was not measured this time are kept, unless the table is written afresh.
 """
 
 from __future__ import annotations
@@ -45,14 +45,15 @@ def main() -> int:
     """Merge the results into the README and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", type=Path)
-    files = parser.parse_args().results
-    rows = [Row(**row) for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
+    parser.add_argument("--afresh", action="store_true", help="drop the rows of work that was not measured this time")
+    values = parser.parse_args()
+    rows = [Row(**row) for file in values.results for row in json.loads(file.read_text(encoding="utf-8"))]
     text = README.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise ValueError(f"{README} lacks the lines {BEGIN} and {END}; put them where the table goes")
     before, rest = text.split(BEGIN)
     present, after = rest.split(END)
-    old = [line for line in present.splitlines() if line.startswith("|")]
+    old = [] if values.afresh else [line for line in present.splitlines() if line.startswith("|")]
     lines = merged(old, table(rows))
     content = "\n".join([f"{before}{BEGIN}", "", f"Last run: {machine()}.", "", *lines, "", f"{END}{after}"])
     write_whole(README, content)
