@@ -166,12 +166,26 @@ def test_derived_settings():
         (["--transformer-xl"], "--transformer-xl"),
         (["--load", "a", "--load-pretrained", "b"], "give one of them"),
         (["--auto-resume"], "needs --save"),
-        (["--fp16", "--bf16"], "--fp16 and --bf16"),
     ],
 )
 def test_what_cannot_run_is_refused_in_one_line(words: list[str], message: str):
     with pytest.raises(ValueError, match=message):
         configure(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [(["--fp16", "--bf16"], "bf16"), (["--bf16", "--fp16"], "fp16"), (["--bf16"], "bf16"), ([], "fp32")],
+)
+def test_of_two_half_precisions_the_later_counts(words: list[str], kind: str):
+    """Scripts of the original give --fp16; a --bf16 that is typed after it takes its place."""
+    assert configure(*words).precision.kind == kind
+
+
+def test_a_deepspeed_file_and_a_flag_that_want_different_precisions(tmp_path: Path):
+    (tmp_path / "ds.json").write_text('{"fp16": {"enabled": true}}', encoding="utf-8")
+    with pytest.raises(ValueError, match="--fp16 and --bf16 exclude each other"):
+        configure("--bf16", "--deepspeed", "--deepspeed_config", str(tmp_path / "ds.json"))
 
 
 def test_missing_train_data_is_refused():

@@ -41,7 +41,23 @@ class FlagParser(argparse.ArgumentParser):
         return original or matches
 
 
+class _SwitchInstead(argparse.Action):
+    """Turn a switch on and another one off: scripts give ``--fp16``, and a ``--bf16`` that is typed after it counts."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, *, instead_of: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=False, help=help)
+        self.instead_of = instead_of
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
+        """Set both."""
+        setattr(namespace, self.dest, True)
+        setattr(namespace, self.instead_of, False)
+
+
 def _add_flag(group: argparse._ArgumentGroup, flag: Flag) -> None:
+    if flag.instead_of is not None:
+        group.add_argument(flag.name, dest=flag.dest, action=_SwitchInstead, instead_of=flag.instead_of, help=flag.help)
+        return
     if flag.type is None:
         group.add_argument(flag.name, dest=flag.dest, action="store_true", help=flag.help)
         return
@@ -190,7 +206,8 @@ def parse_arguments(
         without_effect: flags to warn about, with the reason.
 
     Raises:
-        ValueError: an unknown flag, a bad value, an unreadable DeepSpeed file, both ``--fp16`` and ``--bf16``.
+        ValueError: an unknown flag, a bad value, an unreadable DeepSpeed file, or one that wants another half precision
+            than the flags.
     """
     parser = parser or get_parser()
     values = parser.parse_args(argv)
@@ -203,7 +220,9 @@ def parse_arguments(
             setattr(values, name, value)
         notices += (deepspeed_file.report(),)
     if values.fp16 and values.bf16:
-        raise ValueError("--fp16 and --bf16 exclude each other: keep one (the DeepSpeed file may have set the other)")
+        raise ValueError(
+            "--fp16 and --bf16 exclude each other: the DeepSpeed file sets one, the command line the other; keep one"
+        )
     values.dynamic_loss_scale = values.loss_scale is None
     if not values.fp16:
         values.fp32_embedding = values.fp32_layernorm = values.fp32_tokentypes = False

@@ -13,7 +13,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Flag:
-    """One command line flag; ``type`` is None for a switch (off by default)."""
+    """One command line flag; ``type`` is None for a switch (off by default).
+
+    A switch turns the switch ``instead_of`` off: of the two the later one counts.
+    """
 
     name: str
     type: type | None
@@ -21,6 +24,7 @@ class Flag:
     help: str
     choices: tuple[str, ...] | None = None
     nargs: str | None = None
+    instead_of: str | None = None
 
     @property
     def dest(self) -> str:
@@ -28,9 +32,9 @@ class Flag:
         return self.name.removeprefix("--").replace("-", "_")
 
 
-def switch(name: str, help_text: str) -> Flag:
+def switch(name: str, help_text: str, **options: Any) -> Flag:
     """Describe a flag that takes no value."""
-    return Flag(name, None, False, help_text)
+    return Flag(name, None, False, help_text, **options)
 
 
 def value(name: str, type_: type, default: Any, help_text: str, **options: Any) -> Flag:
@@ -68,7 +72,7 @@ MODEL_FLAGS: tuple[Flag, ...] = (
     switch("--cpu_torch_adam", "with --cpu-optimizer use the framework AdamW instead of the DeepSpeed CPU Adam"),
 )
 FP16_FLAGS: tuple[Flag, ...] = (
-    switch("--fp16", "half precision training or inference"),
+    switch("--fp16", "half precision training or inference; a later --bf16 takes its place", instead_of="bf16"),
     switch("--fp32-embedding", "keep embeddings in single precision (BERT baseline only); forced off without --fp16"),
     switch("--fp32-layernorm", "keep layer norms in single precision (BERT baseline only); forced off without --fp16"),
     switch("--fp32-tokentypes", "never read; forced off without --fp16"),
@@ -266,7 +270,8 @@ DEEPSPEED_FLAGS: tuple[Flag, ...] = (
     value("--deepscale_config", str, None, "deprecated alias (added by its helper)"),
 )
 OWN_FLAGS: tuple[Flag, ...] = (
-    switch("--bf16", "bfloat16 autocast with fp32 parameters (no loss scaling)"),
+    switch("--bf16", "bfloat16 autocast with fp32 parameters (no loss scaling); a later --fp16 takes its place",
+           instead_of="fp16"),
     value("--device", str, "auto", "where to compute; auto takes a GPU when there is one",
           choices=("auto", "cpu", "cuda")),
     switch("--compile",
