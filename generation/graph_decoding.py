@@ -45,7 +45,7 @@ class StaticStep:
         weight = model.word_embeddings.weight
         with torch.inference_mode(False):  # inference tensors could not be written to outside of that mode
             self.cache = static_cache(model.new_cache(num_rows, capacity))
-            # [4r + 1]: tokens [r], (position, block position) [r,2], and the column to write to
+            # [3r + 1]: tokens [r], (position, block position) [r,2], and the column to write to
             self.inputs = torch.zeros(3 * num_rows + 1, dtype=torch.long, device=weight.device)
             # [r,1,1,c]: 0 for the columns that count, minus infinity for the others
             self.bias = torch.full((num_rows, 1, 1, capacity), -math.inf, dtype=weight.dtype, device=weight.device)
