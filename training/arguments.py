@@ -41,11 +41,11 @@ class FlagParser(argparse.ArgumentParser):
         return original or matches
 
 
-class _SwitchInstead(argparse.Action):
+class _SwitchInstead(argparse._StoreTrueAction):
     """Turn a switch on and another one off: scripts give ``--fp16``, and a ``--bf16`` that is typed after it counts."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, *, instead_of: str, help: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, default=False, help=help)
+        super().__init__(option_strings, dest, help=help)
         self.instead_of = instead_of
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
