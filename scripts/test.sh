@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Set up and pass the tests: bash scripts/test.sh [pytest arguments, e.g. -m "not slow" or -k tokenizer]
+# TEST_PROCESSES    how many files are tested at a time (default: 2)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup_environment.sh
 setup_environment
 export TOKENIZERS_PARALLELISM=false
-"$PYTHON" -m pytest "$@"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+"$PYTHON" -m pytest --numprocesses "${TEST_PROCESSES:-2}" --dist loadfile "$@"

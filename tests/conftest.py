@@ -12,8 +12,8 @@ from tests.golden_index import GoldenFolder
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
-# Two cores are shared by the tests and by the processes they start.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Files are tested beside each other, and start processes of their own: one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

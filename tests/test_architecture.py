@@ -38,7 +38,7 @@ GENERATED = {".git", ".venv", ".pytest_cache", ".ruff_cache", ".hypothesis", "bu
 def source_files() -> list[Path]:
     """Return every Python file outside the tests and benchmarks."""
     files = []
-    for room in EVERY_ROOM:
+    for room in sorted(EVERY_ROOM):
         if (REPOSITORY / room).is_dir():
             files += sorted((REPOSITORY / room).rglob("*.py"))
         elif (REPOSITORY / f"{room}.py").is_file():
