@@ -48,7 +48,8 @@ class StaticStep:
             # [3r + 1]: tokens [r], (position, block position) [r,2], and the column to write to
             self.inputs = torch.zeros(3 * num_rows + 1, dtype=torch.long, device=weight.device)
             # [r,1,1,c]: 0 for the columns that count, minus infinity for the others
-            self.bias = torch.full((num_rows, 1, 1, capacity), -math.inf, dtype=weight.dtype, device=weight.device)
+            shape, dtype = (num_rows, 1, 1, capacity), self.cache.keys[0].dtype
+            self.bias = torch.full(shape, -math.inf, dtype=dtype, device=weight.device)
             # [r,v] in fp32; what lies beyond ``num_tokens`` stays as it is
             self.logits = torch.full((num_rows, model.config.vocab_size), -math.inf, device=weight.device)
         self.graph: torch.cuda.CUDAGraph | None = None

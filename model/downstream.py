@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from model.modeling_glm import GLMModel
-from model.shared_rows import HiddenStates, hidden_states
+from model.shared_rows import states_at
 from mpu.random import Dropout
 from mpu.transfers import send
 
@@ -76,12 +76,22 @@ class MultiTokenCloze(_TransparentHead):
         if target_ids is None:
             return self.model(*flat.arguments, prompt_positions=flat.prompt_positions)
         assert logit_mask is not None, "targets need a logit_mask"
-        hidden = hidden_states(
-            self.model, *flat.arguments, prompt_positions=flat.prompt_positions, shared_rows=shared_rows
-        )
         target_ids, logit_mask = target_ids.flatten(0, -2), logit_mask.flatten(0, -2)  # [b*c,s]
+        rows, columns = logit_mask.nonzero(as_tuple=True)
+        states = states_at(
+            self.model,
+            *flat.arguments,
+            rows=rows,
+            columns=columns,
+            prompt_positions=flat.prompt_positions,
+            shared_rows=shared_rows,
+        )
         scores = _answer_scores(
-            self.model, hidden, target_ids, logit_mask, length_penalty=self.length_penalty, softmax=self.take_softmax
+            self.model.project(states),
+            target_ids,
+            logit_mask,
+            length_penalty=self.length_penalty,
+            softmax=self.take_softmax,
         )
         return scores.view(leading)
 
@@ -117,7 +127,9 @@ class MultiTokenClozeFast(_TransparentHead):
         cache = self.model.new_cache(
             batch_size, context_length + answer_length, window=0, differentiable=torch.is_grad_enabled()
         )
-        self.model(input_ids, position_ids, attention_mask, cache=cache, output="hidden")
+        # The last layer has to store its keys and values, so that one query is enough.
+        one = input_ids.new_zeros(batch_size, 1)
+        self.model(input_ids, position_ids, attention_mask, cache=cache, output="hidden", wanted=one)
         rows = torch.arange(batch_size, device=input_ids.device).repeat_interleave(num_choices)
         cache.reorder(rows)  # every choice gets its context
         columns = torch.arange(context_length, device=input_ids.device)
@@ -133,11 +145,12 @@ class MultiTokenClozeFast(_TransparentHead):
         hidden = self.model(
             answer_ids.flatten(0, 1), answer_position_ids.flatten(0, 1), mask, cache=cache, output="hidden"
         )
+        logit_mask = logit_mask.flatten(0, 1)
+        rows, columns = logit_mask.nonzero(as_tuple=True)
         scores = _answer_scores(
-            self.model,
-            HiddenStates(hidden, None),
+            self.model.project(hidden[send(rows, hidden.device), send(columns, hidden.device)]),
             target_ids.flatten(0, 1),
-            logit_mask.flatten(0, 1),
+            logit_mask,
             length_penalty=self.length_penalty,
             softmax=self.take_softmax,
         )
@@ -169,15 +182,17 @@ class SingleTokenCloze(_TransparentHead):
         if target_ids is None:
             return self.model(input_ids, position_ids, attention_mask, prompt_positions=prompt_positions)
         separators = _separators(attention_mask, len(input_ids))
-        hidden = hidden_states(
+        states = states_at(
             self.model,
             input_ids,
             position_ids,
             attention_mask,
+            rows=None,
+            columns=separators,
             prompt_positions=prompt_positions,
             shared_rows=shared_rows,
         )
-        logits = self.model.project(_rows_at(hidden, separators))  # [b,v]
+        logits = self.model.project(states)  # [b,v]
         scores = torch.log_softmax(logits.float(), dim=-1) if self.take_softmax else logits
         return scores.gather(1, target_ids), logits
 
@@ -217,16 +232,21 @@ class SequenceClassification(nn.Module):
         """
         leading = input_ids.shape[:-1]
         flat = _fold_choices(input_ids, position_ids, attention_mask, prompt_positions)
-        hidden = hidden_states(
-            self.model, *flat.arguments, prompt_positions=flat.prompt_positions, shared_rows=shared_rows
-        )
         batch_size = len(flat.arguments[0])  # b*c
         if self.pool_token == "cls":
             positions = torch.zeros(batch_size, dtype=torch.long, device=input_ids.device)
         else:
             separators = _separators(flat.arguments[2], batch_size)
             positions = separators if self.pool_token == "start" else separators - 1
-        pooled = torch.tanh(self.pool_layer(self._cast(_rows_at(hidden, positions))))
+        states = states_at(
+            self.model,
+            *flat.arguments,
+            rows=None,
+            columns=positions,
+            prompt_positions=flat.prompt_positions,
+            shared_rows=shared_rows,
+        )
+        pooled = torch.tanh(self.pool_layer(self._cast(states)))
         logits = self.multichoice_head(self.multichoice_dropout(pooled))
         if len(leading) == 1:
             return logits
@@ -271,28 +291,17 @@ def _separators(attention_mask: Tensor, batch_size: int) -> Tensor:
     return attention_mask.reshape(-1).long()
 
 
-def _rows_at(hidden: HiddenStates, positions: Tensor) -> Tensor:
-    """Return [b,h], row i being the state of sample i at ``positions[i]``."""
-    return hidden.at(torch.arange(len(positions), device=positions.device), positions)
-
-
 def _answer_scores(
-    model: GLMModel,
-    hidden: HiddenStates,
-    target_ids: Tensor,
-    logit_mask: Tensor,
-    *,
-    length_penalty: float,
-    softmax: bool,
+    logits: Tensor, target_ids: Tensor, logit_mask: Tensor, *, length_penalty: float, softmax: bool
 ) -> Tensor:
     """Return the weighted sum [b] of the targets' (log-softmax) logits, divided by length ** penalty.
 
-    ``target_ids`` and ``logit_mask`` [b,s]. Only positions with a weight reach the vocabulary; a mask on the host
-    spares a wait for the device.
+    ``target_ids`` and ``logit_mask`` [b,s]; ``logits`` [targets,v] stand where the mask is not 0, in order. A mask on
+    the host spares a wait for the device.
     """
     found = logit_mask.nonzero(as_tuple=True)
     rows, columns = (send(places, target_ids.device) for places in found)
-    logits = model.project(hidden.at(rows, columns)).float()  # [targets,v]
+    logits = logits.float()
     token_scores = logits.gather(1, target_ids[rows, columns].unsqueeze(1)).squeeze(1)
     if softmax:
         token_scores = token_scores - logits.logsumexp(dim=-1)

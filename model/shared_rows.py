@@ -6,13 +6,13 @@ b samples, s positions of a padded sample, r shared rows, w their width, h hidde
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.modeling_glm import GLMModel
+from model.modeling_glm import GLMModel, target_positions
+from mpu.transfers import send
 
 
 @dataclass(frozen=True)
@@ -48,38 +48,57 @@ class SharedRows:
         return found.scatter(0, self.sources.flatten() % (size + 1), numbers)[:size].view(shape)
 
 
-class HiddenStates(NamedTuple):
-    """The hidden states of a batch, by row and column of its padded form."""
-
-    states: Tensor  # [b,s,h], or [r,w,h] of shared rows
-    places: Tensor | None  # [b,s], see ``SharedRows.places``; None where every sample has its own row
-
-    def at(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return [n,h] at ``rows`` and ``columns`` [n] of the padded form."""
-        if self.places is None:
-            return self.states[rows, columns]
-        return self.states.flatten(0, 1)[self.places[rows, columns]]
-
-
-def hidden_states(
+def states_at(
     model: GLMModel,
     input_ids: Tensor,
     position_ids: Tensor | None,
     attention_mask: Tensor,
     *,
+    rows: Tensor | None,
+    columns: Tensor,
     prompt_positions: Tensor | None = None,
     shared_rows: Tensor | None = None,
-) -> HiddenStates:
-    """Run ``model`` on samples [b,s], padded or, with ``shared_rows`` (``SharedRows.sources``), in rows they share.
+) -> Tensor:
+    """Return the hidden states [n,h] at ``rows`` and ``columns`` [n] of samples [b,s]; ``rows`` None is one per sample.
+
+    The model runs on the samples padded or, with ``shared_rows`` (``SharedRows.sources``), in rows they share. Its last
+    layer has no queries but these positions, unless they would have to be waited for: there is one per sample, or
+    ``rows``, ``columns`` and ``shared_rows`` are on the host.
 
     Raises:
-        ValueError: shared rows with what cannot have them: prompt vectors, relative positions, a mask of its own.
+        ValueError: a column outside of the sample; shared rows with what cannot have them: prompt vectors, relative
+            positions, a mask of its own.
     """
+    length = input_ids.size(1)
+    if columns.device.type == "cpu" and not ((columns >= 0) & (columns < length)).all():
+        raise ValueError(f"a state is read at one of the positions {columns.tolist()} of samples of {length}")
     if shared_rows is None:
-        states = model(input_ids, position_ids, attention_mask, prompt_positions=prompt_positions, output="hidden")
-        return HiddenStates(states, None)
-    if prompt_positions is not None:
-        raise ValueError("samples with prompt_positions cannot share rows; leave shared_rows out")
+        inputs = (input_ids, position_ids, attention_mask)
+        if rows is None:
+            states = model(*inputs, prompt_positions=prompt_positions, output="hidden", wanted=columns.unsqueeze(1))
+            return states.squeeze(1)
+        places = rows * length + columns  # [n], among b*s
+    else:
+        if prompt_positions is not None:
+            raise ValueError("samples with prompt_positions cannot share rows; leave shared_rows out")
+        layout = _layout(model, input_ids, position_ids, attention_mask, shared_rows)
+        inputs = (layout.gather(input_ids), layout.gather(position_ids), layout.attention_mask)
+        rows = torch.arange(len(input_ids), device=columns.device) if rows is None else rows
+        all_places = layout.places((len(input_ids), length))
+        places = all_places[send(rows, all_places.device), send(columns, all_places.device)]  # [n], among r*w
+    wanted, places = _last_queries(places, inputs[0].shape)
+    states = model(*inputs, prompt_positions=prompt_positions, output="hidden", wanted=wanted)
+    return states.flatten(0, 1)[send(places, states.device)]
+
+
+def _layout(
+    model: GLMModel,
+    input_ids: Tensor,
+    position_ids: Tensor | None,
+    attention_mask: Tensor,
+    shared_rows: Tensor,
+) -> SharedRows:
+    """Return the layout of the samples, if they can share rows at all."""
     if model.config.relative_encoding or position_ids is None:
         raise ValueError("a model with relative positions cannot share rows among samples; leave shared_rows out")
     if attention_mask.numel() != len(input_ids):
@@ -87,6 +106,19 @@ def hidden_states(
             f"samples that share rows need separators [{len(input_ids)}], the attention_mask has shape "
             f"{list(attention_mask.shape)}; leave shared_rows out"
         )
-    rows = SharedRows.of(shared_rows, attention_mask.flatten(), width=input_ids.size(1))
-    states = model(rows.gather(input_ids), rows.gather(position_ids), rows.attention_mask, output="hidden")
-    return HiddenStates(states, rows.places((input_ids.size(0), input_ids.size(1))))
+    return SharedRows.of(shared_rows, attention_mask.flatten(), width=input_ids.size(1))
+
+
+def _last_queries(places: Tensor, shape: torch.Size) -> tuple[Tensor | None, Tensor]:
+    """Return the positions [r,m] of a batch of ``shape`` [r,w] that the ``places`` [n] among r*w need, and where each
+    place is among these r*m. The positions are None for all of them.
+    """
+    if places.device.type != "cpu":
+        return None, places
+    chosen = torch.zeros(shape, dtype=torch.bool)
+    chosen.view(-1)[places] = True
+    wanted = target_positions(chosen)
+    if wanted is None:
+        return None, places
+    ranks = chosen.cumsum(dim=1) - 1  # of a chosen position among those of its row
+    return wanted, places.div(shape[1], rounding_mode="floor") * wanted.size(1) + ranks.view(-1)[places]

@@ -306,7 +306,7 @@ class SelfAttention(nn.Module):
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # [b,n,s,d]
         if cache is not None:
             key, value = cache.append(layer, key, value)
-            key, value = key.to(query.dtype), value.to(query.dtype)
+            query = query.to(key.dtype)  # that of the cache may be wider
         probability = self.attention_dropout if self.training else 0.0
         options = {
             "dropout_probability": probability,
@@ -319,6 +319,7 @@ class SelfAttention(nn.Module):
             else:
                 assert positions is not None, "relative attention needs the encodings of distances"
                 encodings = self.relative(positions.encodings).view(-1, self.num_heads, self.head_dim)  # [k,n,d]
+                encodings = encodings.to(query.dtype)
                 context = attend_relative(query, key, value, mask, encodings=encodings, positions=positions, **options)
-        context = context.transpose(1, 2).flatten(2)  # [b,s,h/t]
+        context = context.transpose(1, 2).flatten(2).to(hidden.dtype)  # [b,s,h/t]
         return self.output_dropout(self.dense(context))

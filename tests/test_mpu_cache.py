@@ -97,6 +97,15 @@ def test_positions_that_rows_share_may_stay(rows: list[int], dtype: torch.dtype,
         assert torch.equal(keys[:, :, :5], expected)
 
 
+def test_entries_of_16_bits_are_kept_wider_on_the_cpu_unless_gradients_pass() -> None:
+    key = torch.randn(2, 1, 3, 3).bfloat16()
+    for differentiable, expected in ((False, torch.float32), (True, torch.bfloat16)):
+        cache = _cache(dtype=torch.bfloat16, differentiable=differentiable)
+        for tensor in cache.append(0, key, key):
+            assert tensor.dtype == expected
+            assert torch.equal(tensor, key.to(expected))
+
+
 def test_a_full_cache_says_so() -> None:
     cache = _cache(4)
     _append(cache, torch.randn(2, 1, 3, 3))

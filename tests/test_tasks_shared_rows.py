@@ -13,6 +13,7 @@ from data_utils.batches import fitting_rows, shared_positions
 from model.config import GLMConfig
 from model.downstream import POOL_TOKENS, SequenceClassification, SingleTokenCloze
 from model.modeling_glm import GLMModel
+from model.shared_rows import states_at
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from tasks.collation import TaskBatch, collate
 from tasks.network import HeadSettings, add_head
@@ -163,6 +164,31 @@ def test_positions_of_shared_rows(lengths: list[int], multiple_of: int):
     assert (following[inside] == 1).all()
     used = max(sum(lengths[number] for number in row) for row in rows)
     assert len(rows) * used <= len(lengths) * max(lengths)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), share_rows=st.booleans(), places=st.sets(st.integers(0, 49), max_size=12))
+def test_states_at_some_positions_are_those_of_all_positions(seed: int, share_rows: bool, places: set[int]):
+    model = make_model("language_model")
+    samples = make_samples("single_token", 5, seed, choices=False, one_row=False)
+    batch = on_device(collate(samples, pad_id=PAD, share_rows=share_rows), CPU)
+    inputs = [batch[name] for name in ("input_ids", "position_ids", "attention_mask")]
+    length = inputs[0].size(1)
+    everything = model(*inputs, output="hidden")  # [5,s,h]
+
+    lengths = inputs[2].long() + 1  # the rest is padding, which shared rows leave out
+    numbers = torch.tensor(sorted(places), dtype=torch.long)
+    rows = numbers.div(10, rounding_mode="floor")
+    columns = numbers * 7 % lengths[rows]
+    found = states_at(model, *inputs, rows=rows, columns=columns, shared_rows=batch.get("shared_rows"))
+    torch.testing.assert_close(found, everything[rows, columns])
+
+    one_each = lengths - 1
+    found = states_at(model, *inputs, rows=None, columns=one_each, shared_rows=batch.get("shared_rows"))
+    torch.testing.assert_close(found, everything[torch.arange(5), one_each])
+    for outside in (-1, length):
+        with pytest.raises(ValueError, match=f"of samples of {length}"):
+            states_at(model, *inputs, rows=None, columns=torch.full((5,), outside))
 
 
 def test_what_cannot_share_rows_is_refused():
