@@ -5,8 +5,8 @@
 A token that is decoded alone has to read every weight and the cache once. The bound is those bytes over the bandwidth
 of copying a large buffer (bytes read and written), measured in turn with the decoding; the ratio is the bound over the
 time of a token, the prompt's share included: 128 tokens of context, 256 new ones, greedy, random weights. On a GPU:
-bf16, by CUDA graphs and by launching every kernel. On the CPU: bf16, and weights of 8 bits. NAME is a released model
-(``python -m model.config``; 2b is GLM-2B) or small, 12 layers of 512; default: GLM-2B on a GPU, small elsewhere.
+bf16, by CUDA graphs and by launching every kernel. On the CPU: bf16, and weights of 8 bits. Default: 2b on a GPU, small
+(12 layers of 512) elsewhere.
 """
 
 from __future__ import annotations
@@ -17,28 +17,19 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from benchmarks.generate import CONTEXT, NEW, VOCABULARY, Numbers, make_contexts
+from benchmarks.generate import CONTEXT, NEW, Numbers, make_contexts
 from benchmarks.measuring import Row, report, seconds_of
+from benchmarks.models import MODELS
 from data_utils.errors import run_main
 from generation.infill import BlankFiller, prompt_generator
 from generation.loading import prepack_for_inference
 from generation.sampling import DecodingSettings
-from model.config import RELEASED_MODELS, GLMConfig
+from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 
 GOAL = 0.5
 REPEATS = 5
 COPIED = {"cpu": 2**28, "cuda": 2**30}  # bytes of the buffer, many times any cache of the processor
-SMALL = GLMConfig(12, 512, 8, VOCABULARY, max_position_embeddings=512)
-
-
-def config_of(name: str) -> GLMConfig:
-    """Return the sizes of a model by its name; raise ValueError when there is none."""
-    known = {"small": SMALL, **{key.lower(): released.config for key, released in RELEASED_MODELS.items()}}
-    for key in (name.lower(), f"glm-{name.lower()}"):
-        if key in known:
-            return known[key]
-    raise ValueError(f"--model {name} is unknown; choose one of {', '.join(known)}")
 
 
 def make_model(config: GLMConfig, device: torch.device) -> GLMModel:
@@ -50,12 +41,12 @@ def make_model(config: GLMConfig, device: torch.device) -> GLMModel:
     return model
 
 
-def bytes_of_a_token(config: GLMConfig, *, weight_bytes: int) -> float:
+def bytes_of_a_token(config: GLMConfig, *, weight_bytes: int, cache_bytes: int) -> float:
     """Return what the mean token has to read: matrices, the vocabulary, and the cache of the positions before it."""
     hidden, layers = config.hidden_size, config.num_layers
     weights = (12 * layers * hidden**2 + config.vocab_size * hidden) * weight_bytes
     vectors = (13 * layers + 2) * hidden * 2  # biases and LayerNorms, in bf16
-    cache = 2 * layers * hidden * (CONTEXT + NEW / 2) * 2
+    cache = 2 * layers * hidden * (CONTEXT + NEW / 2) * cache_bytes
     return weights + vectors + cache
 
 
@@ -81,8 +72,8 @@ def copying(device: torch.device) -> tuple[Callable[[], None], int]:
 def measure(name: str | None) -> list[Row]:
     """Return a row for each way of decoding that the device has."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = name or ("GLM-2B" if device.type == "cuda" else "small")
-    config = config_of(name)
+    name = name or ("2b" if device.type == "cuda" else "small")
+    config = MODELS[name].config
     ways: dict[str, tuple[Callable[[], None], float]] = {}
     if device.type == "cuda":
         model = make_model(config, device)
@@ -110,9 +101,8 @@ def measure(name: str | None) -> list[Row]:
     for _ in range(REPEATS):
         for label, (decode, weight_bytes) in ways.items():
             bandwidth = moved / seconds(copy, times=3)
-            found[label].append(
-                (seconds(decode) / NEW, bytes_of_a_token(config, weight_bytes=weight_bytes) / bandwidth)
-            )
+            size = bytes_of_a_token(config, weight_bytes=weight_bytes, cache_bytes=2 if device.type == "cuda" else 4)
+            found[label].append((seconds(decode) / NEW, size / bandwidth))
     return [_row(f"decode {name}, batch 1, {label}", pairs) for label, pairs in found.items()]
 
 
@@ -135,7 +125,7 @@ def _row(work: str, pairs: Sequence[tuple[float, float]]) -> Row:
 def main() -> int:
     """Parse ``--model``, measure, print."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--model")
+    parser.add_argument("--model", choices=sorted(MODELS))
     values, others = parser.parse_known_args()
     return report(lambda: measure(values.model), description=__doc__, argv=others)
 

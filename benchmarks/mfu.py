@@ -17,16 +17,17 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.corpus import RandomDocuments, RandomVocabulary
+from benchmarks.models import MODELS
 from data_utils.batches import Batch
 from data_utils.errors import run_main
-from model.config import RELEASED_MODELS, GLMConfig, ReleasedModel
+from model.config import GLMConfig
 from mpu.initialize import ParallelTopology
 from training.arguments import parse_arguments
 from training.build import build_engine
@@ -40,14 +41,6 @@ from training.metrics import PEAK_FLOPS
 
 RANDOM_DOCUMENTS, LONGEST_DOCUMENT = 2000, 1000
 PROFILED_STEPS, PROFILED_ROWS = 5, 40
-# The config_tasks/model_blocklm_NAME.sh of a model gives it its name here.
-MODELS: dict[str, ReleasedModel] = {
-    released.config_task.removeprefix("model_blocklm_").removesuffix(".sh").lower(): released
-    for released in RELEASED_MODELS.values()
-}
-MODELS["tiny"] = replace(
-    RELEASED_MODELS["GLM-Base"], name="tiny", config=GLMConfig(6, 256, 4, 30592), config_task="model_blocklm_tiny.sh"
-)
 
 
 @dataclass(frozen=True)

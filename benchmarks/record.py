@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from benchmarks.corpus import VOCABULARY
-from benchmarks.mfu import MODELS, as_json, measure, report
+from benchmarks.mfu import as_json, measure, report
+from benchmarks.models import MODELS
 from data_utils.errors import run_main
 from model.modeling_glm import GLMModel
 from tasks.building import build_engine

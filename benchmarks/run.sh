@@ -8,6 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup_environment.sh
 setup_environment
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}" # as in scripts/launch.sh; for both sides
 export GLM_VOCAB_DIR="${GLM_VOCAB_DIR:-${DATA_ROOT:-../shared/data}/vocab}"
 OPTIONS=()
 if [ $# -eq 0 ]; then

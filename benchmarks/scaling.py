@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from benchmarks.measuring import Row, report, seconds_of, summarize
 from data_utils.batches import Batch
@@ -21,7 +22,6 @@ from data_utils.errors import run_main
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology, initialize_model_parallel
-from tests.distributed import run
 from training.engine import TorchEngine
 from training.learning_rates import AnnealingLR
 from training.optimizer import build_optimizer
@@ -62,6 +62,8 @@ def make_batch(rows: slice) -> Batch:
 
 def times_of_rank(model_parallel_size: int) -> tuple[list[float], list[float], bool]:
     """Return the seconds of joint updates and of those of the first process alone, and whether their losses agree."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
     topology = initialize_model_parallel(model_parallel_size)
     share = ROWS // topology.data_parallel_size
     batch = make_batch(slice(topology.data_parallel_rank * share, (topology.data_parallel_rank + 1) * share))
@@ -82,14 +84,19 @@ def times_of_rank(model_parallel_size: int) -> tuple[list[float], list[float], b
             single.append(seconds_of(lambda: losses.append(alone.train_step([make_batch(slice(None))]).loss)))
     found, expected = torch.stack(losses[::2]), torch.stack(losses[1::2]) if alone is not None else None
     same = expected is not None and bool(((found - expected).abs() <= TOLERANCE * expected.abs()).all())
+    dist.destroy_process_group()
     return together[1:], single[1:], same
 
 
 def measure() -> Sequence[Row]:
     """Return a row per kind of parallelism."""
+    launch = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=PROCESSES, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+        run_id="scaling",
+    )  # fmt: skip
     rows = []
     for name, size in KINDS.items():
-        together, alone, same = run(times_of_rank, PROCESSES, size, timeout=600)[0]
+        together, alone, same = elastic_launch(launch, times_of_rank)(size)[0]
         title = f"training step, {PROCESSES} {name} processes against 1"
         rows.append(summarize(title, together, alone, amount=ROWS * WIDTH, unit="tokens/s", equal=same, goal=PROCESSES))
     return rows

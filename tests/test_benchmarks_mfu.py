@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks import mfu, record
+from benchmarks.models import MODELS
 from model.config import RELEASED_MODELS, GLMConfig
 from tests.small_engine import LENGTH, VOCABULARY, make_batch, make_engine
 
@@ -44,7 +45,7 @@ def test_the_matrices_are_those_of_the_model():
 def test_goals_of_large_and_2b_are_about_their_shares_of_an_h200():
     """180k tokens/s of GLM-Large are some 40 % of 989 TFLOP/s, 35k of GLM-2B some 42 %."""
     for name, rate, share in (("large", 180e3, 0.40), ("2b", 35e3, 0.42)):
-        assert rate * mfu.flops_per_token(mfu.MODELS[name].config, 560) / 989e12 == pytest.approx(share, abs=0.015)
+        assert rate * mfu.flops_per_token(MODELS[name].config, 560) / 989e12 == pytest.approx(share, abs=0.015)
 
 
 def test_tokens_and_arithmetic_of_every_measured_update_count():
