@@ -8,7 +8,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup_environment.sh
 setup_environment
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}" # as in scripts/launch.sh; for both sides
 export GLM_VOCAB_DIR="${GLM_VOCAB_DIR:-${DATA_ROOT:-../shared/data}/vocab}"
 OPTIONS=()
 if [ $# -eq 0 ]; then
@@ -20,6 +19,10 @@ trap 'rm -rf "$RESULTS"' EXIT
 FILES=()
 for name in "$@"; do
     start=$SECONDS
+    unset GLIBC_TUNABLES
+    if [ "$name" = generate ]; then
+        export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 # for both sides, as scripts/generate_block.sh has it
+    fi
     FILES+=("$RESULTS/$name.json")
     "$PYTHON" -m "benchmarks.$name" --json > "$RESULTS/$name.json"
     echo "$name: $((SECONDS - start)) s"

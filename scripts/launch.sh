@@ -20,13 +20,12 @@ find_python() {
     fi
 }
 
-# Run one program in this process, after showing the command. Its memory lies in large pages, where the C library and
-# the system have them: decoding, which reads every weight for every token, takes a tenth less (docs/performance.md).
+# Run one program in this process, after showing the command.
 launch_single() {
     local python
     python="$(find_python)"
     echo "+ $python $*" >&2
-    GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}" "$python" "$@"
+    "$python" "$@"
 }
 
 # Tell whether find_python's interpreter has what the programs need.
