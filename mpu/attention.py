@@ -306,7 +306,10 @@ class SelfAttention(nn.Module):
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # [b,n,s,d]
         if cache is not None:
             key, value = cache.append(layer, key, value)
-            query = query.to(key.dtype)  # that of the cache may be wider
+            if query.device.type == "cpu" and not torch.is_grad_enabled():
+                query = query.to(key.dtype)  # fp32 for 16 bits, see ``KeyValueCache.allocate``
+            else:
+                key, value = key.to(query.dtype), value.to(query.dtype)
         probability = self.attention_dropout if self.training else 0.0
         options = {
             "dropout_probability": probability,
@@ -321,5 +324,5 @@ class SelfAttention(nn.Module):
                 encodings = self.relative(positions.encodings).view(-1, self.num_heads, self.head_dim)  # [k,n,d]
                 encodings = encodings.to(query.dtype)
                 context = attend_relative(query, key, value, mask, encodings=encodings, positions=positions, **options)
-        context = context.transpose(1, 2).flatten(2).to(hidden.dtype)  # [b,s,h/t]
+        context = context.transpose(1, 2).flatten(2).to(fused.dtype)  # [b,s,h/t]
         return self.output_dropout(self.dense(context))
