@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -196,6 +195,4 @@ def test_missing_train_data_is_refused():
 def test_help_needs_no_torch(repository: Path):
     check = "import sys; from training.arguments import get_parser; get_parser().format_help(); import pretrain_glm; "
     check += "sys.exit(sorted(m for m in ('torch', 'numpy') if m in sys.modules) != [])"
-    start = time.perf_counter()
     assert subprocess.run([sys.executable, "-c", check], cwd=repository, check=False).returncode == 0
-    assert time.perf_counter() - start < 3.0  # a second on a quiet machine
