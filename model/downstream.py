@@ -77,17 +77,18 @@ class MultiTokenCloze(_TransparentHead):
             return self.model(*flat.arguments, prompt_positions=flat.prompt_positions)
         assert logit_mask is not None, "targets need a logit_mask"
         target_ids, logit_mask = target_ids.flatten(0, -2), logit_mask.flatten(0, -2)  # [b*c,s]
-        rows, columns = logit_mask.nonzero(as_tuple=True)
+        targets = logit_mask.nonzero(as_tuple=True)
         states = states_at(
             self.model,
             *flat.arguments,
-            rows=rows,
-            columns=columns,
+            rows=targets[0],
+            columns=targets[1],
             prompt_positions=flat.prompt_positions,
             shared_rows=shared_rows,
         )
         scores = _answer_scores(
             self.model.project(states),
+            targets,
             target_ids,
             logit_mask,
             length_penalty=self.length_penalty,
@@ -146,9 +147,10 @@ class MultiTokenClozeFast(_TransparentHead):
             answer_ids.flatten(0, 1), answer_position_ids.flatten(0, 1), mask, cache=cache, output="hidden"
         )
         logit_mask = logit_mask.flatten(0, 1)
-        rows, columns = logit_mask.nonzero(as_tuple=True)
+        targets = logit_mask.nonzero(as_tuple=True)
         scores = _answer_scores(
-            self.model.project(hidden[send(rows, hidden.device), send(columns, hidden.device)]),
+            self.model.project(hidden[tuple(send(places, hidden.device) for places in targets)]),
+            targets,
             target_ids.flatten(0, 1),
             logit_mask,
             length_penalty=self.length_penalty,
@@ -292,20 +294,25 @@ def _separators(attention_mask: Tensor, batch_size: int) -> Tensor:
 
 
 def _answer_scores(
-    logits: Tensor, target_ids: Tensor, logit_mask: Tensor, *, length_penalty: float, softmax: bool
+    logits: Tensor,
+    targets: tuple[Tensor, ...],
+    target_ids: Tensor,
+    logit_mask: Tensor,
+    *,
+    length_penalty: float,
+    softmax: bool,
 ) -> Tensor:
     """Return the weighted sum [b] of the targets' (log-softmax) logits, divided by length ** penalty.
 
-    ``target_ids`` and ``logit_mask`` [b,s]; ``logits`` [targets,v] stand where the mask is not 0, in order. A mask on
-    the host spares a wait for the device.
+    ``targets`` are the rows and columns where ``logit_mask`` [b,s] is not 0, ``logits`` [targets,v] those that stand
+    there; ``target_ids`` [b,s]. A mask on the host spares a wait for the device.
     """
-    found = logit_mask.nonzero(as_tuple=True)
-    rows, columns = (send(places, target_ids.device) for places in found)
+    rows, columns = (send(places, target_ids.device) for places in targets)
     logits = logits.float()
     token_scores = logits.gather(1, target_ids[rows, columns].unsqueeze(1)).squeeze(1)
     if softmax:
         token_scores = token_scores - logits.logsumexp(dim=-1)
-    weights = send(logit_mask[found].to(token_scores.dtype), rows.device)
+    weights = send(logit_mask[targets].to(token_scores.dtype), rows.device)
     scores = token_scores.new_zeros(len(logit_mask)).index_add(0, rows, token_scores * weights)
     if length_penalty > 0.0:
         lengths = send(logit_mask.sum(dim=-1).to(scores.dtype), scores.device)
