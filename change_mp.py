@@ -30,9 +30,9 @@ def change_model_parallel_size(folder: Path, size: int) -> Path | None:
 
     Returns None when it has this size already. Raises ValueError when it cannot be read or cut.
     """
-    from model.checkpoint_format import read_weight_file, resolve_checkpoint, shard_name
-    from model.checkpoint_writing import prepare_folder, publish_folder, write_shard, write_trackers
-    from model.resharding import dropped_keys, reshard_content
+    from model.checkpoints.reading import read_weight_file, resolve_checkpoint, shard_name
+    from model.checkpoints.resharding import dropped_keys, reshard_content
+    from model.checkpoints.writing import prepare_folder, publish_folder, write_shard, write_trackers
 
     if size < 1:
         raise ValueError(f"model-parallel size {size} is not possible; give a number of at least 1")

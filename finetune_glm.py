@@ -4,7 +4,7 @@
 
 ``--epochs 0`` evaluates only. ``--help`` lists the flags; ``tasks/registry.py`` lists the tasks. From here to the loss:
 ``tasks/finetuning.py`` (the loop), ``training/engine.py`` (one update), ``tasks/objective.py`` (scores and losses; the
-other families of tasks have their own: ``tasks/family.py``).
+other families of tasks have their own: ``tasks/run.py``).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from training.flags import FINETUNING_WITHOUT_EFFECT
 def finetune(configuration: FinetuningConfiguration, *, notices: Sequence[str]) -> int:
     """Train, evaluate and predict as ``configuration`` says; return the exit code."""
     from tasks.building import build_engine, find_progress
-    from tasks.family import prepare_task
     from tasks.finetuning import TEST_RESULTS_FILE, FineTuner, Result, result_table
+    from tasks.run import prepare_task
     from training.build import build_log
     from training.data import build_pretraining_tokenizer
     from training.distributed import finish_distributed, seed_everything, start_distributed

@@ -63,7 +63,7 @@ def decoding_settings(values: argparse.Namespace) -> DecodingSettings:
 
 def load_filler(values: argparse.Namespace, *, topology: ParallelTopology, device: torch.device) -> BlankFiller:
     """Build tokenizer and model and load the weights, or this rank's part; print what was loaded."""
-    from data_utils.tokenization import build_tokenizer
+    from data_utils.tokenizers.tokenizer import build_tokenizer
     from generation.api import load_model
     from training.build import model_config
     from training.data import tokenizer_keywords

@@ -1,4 +1,4 @@
-"""The original's way of computing, written out plainly: what the benchmarks compare with (spec: model 3, platform 4-5).
+"""The original's way of computing, written out plainly: what the benchmarks compare with.
 
 Scores are kept and multiplied by the mask, every position is projected on the vocabulary, layers keep hidden states and
 project them again for every new token, the optimizer walks over the parameters. The weights are those of our model, so
@@ -47,12 +47,12 @@ class BaselineGLM(nn.Module):
     def _norm(self, name: str, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], self.weight(f"{name}.weight"), self.weight(f"{name}.bias"), 1e-5)
 
-    def mask(self, separators: Tensor, length: int, num_memory: int) -> Tensor:
+    def mask(self, prefix_lengths: Tensor, length: int, num_memory: int) -> Tensor:
         """Return the mask [b,1,s,k] of ones and zeros: a causal triangle, the prefix filled in, memory visible."""
-        mask = torch.ones(length, length).tril().expand(len(separators), -1, -1).clone()
-        for row, separator in enumerate(separators.tolist()):
-            mask[row, :, :separator] = 1
-        memory = torch.ones(len(separators), length, num_memory)
+        mask = torch.ones(length, length).tril().expand(len(prefix_lengths), -1, -1).clone()
+        for row, prefix_length in enumerate(prefix_lengths.tolist()):
+            mask[row, :, :prefix_length] = 1
+        memory = torch.ones(len(prefix_lengths), length, num_memory)
         return torch.cat([memory, mask], dim=2).unsqueeze(1)
 
     def attention(self, name: str, hidden: Tensor, mask: Tensor, memory: Tensor | None) -> Tensor:
@@ -78,7 +78,7 @@ class BaselineGLM(nn.Module):
         self,
         input_ids: Tensor,
         position_ids: Tensor,
-        separators: Tensor,
+        prefix_lengths: Tensor,
         memories: Sequence[Tensor] = (),
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the final hidden states [b,s,h] and, for every layer, what it has read so far [b,m+s,h]."""
@@ -86,7 +86,7 @@ class BaselineGLM(nn.Module):
         hidden = hidden + F.embedding(position_ids[:, 0], self.weight("transformer.position_embeddings.weight"))
         hidden = hidden + F.embedding(position_ids[:, 1], self.weight("transformer.block_position_embeddings.weight"))
         hidden = F.dropout(hidden, self.config.embedding_dropout, self.training)
-        mask = self.mask(separators, input_ids.size(1), memories[0].size(1) if memories else 0)
+        mask = self.mask(prefix_lengths, input_ids.size(1), memories[0].size(1) if memories else 0)
         kept = []
         for layer in range(self.config.num_layers):
             name = f"transformer.layers.{layer}"
@@ -101,16 +101,16 @@ class BaselineGLM(nn.Module):
             hidden = hidden + F.dropout(output, self.config.output_dropout, self.training)
         return self._norm("transformer.final_layernorm", hidden), kept
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, separators: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, position_ids: Tensor, prefix_lengths: Tensor) -> Tensor:
         """Return the logits [b,s,v] of every position."""
-        hidden, _ = self.hidden(input_ids, position_ids, separators)
+        hidden, _ = self.hidden(input_ids, position_ids, prefix_lengths)
         return F.linear(hidden, self.weight("word_embeddings.weight"))
 
     def loss(
-        self, input_ids: Tensor, position_ids: Tensor, separators: Tensor, labels: Tensor, loss_mask: Tensor
+        self, input_ids: Tensor, position_ids: Tensor, prefix_lengths: Tensor, labels: Tensor, loss_mask: Tensor
     ) -> Tensor:
         """Return the mean loss over the positions of ``loss_mask``, computed at all of them."""
-        logits = self(input_ids, position_ids, separators).float()
+        logits = self(input_ids, position_ids, prefix_lengths).float()
         losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         return (losses * loss_mask.flatten()).sum() / loss_mask.sum()
 
@@ -129,9 +129,9 @@ class BaselineDecoding:
     def feed(self, tokens: Sequence[int], *, position: int, step: int) -> Tensor:
         """Feed one token per row, ``step`` counting from 1; return the next-token logits [b,v]."""
         positions = torch.tensor([[position], [step]]).expand(len(tokens), 2, 1)
-        separators = torch.zeros(len(tokens), dtype=torch.long)
+        prefix_lengths = torch.zeros(len(tokens), dtype=torch.long)
         ids = torch.tensor(tokens).unsqueeze(1)
-        hidden, self.memories = self.model.hidden(ids, positions, separators, self.memories)
+        hidden, self.memories = self.model.hidden(ids, positions, prefix_lengths, self.memories)
         return F.linear(hidden, self.model.weight("word_embeddings.weight"))[:, -1]
 
     def reorder(self, rows: Sequence[int]) -> None:

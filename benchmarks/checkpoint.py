@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from data_utils.errors import run_main
-from model.checkpoint_format import shard_name
-from model.checkpoint_writing import write_shard, write_trackers
+from model.checkpoints.reading import shard_name
+from model.checkpoints.safe_loading import read_checkpoint_file
+from model.checkpoints.writing import write_shard, write_trackers
 from model.config import RELEASED_MODELS, GLMConfig
 from model.modeling_glm import GLMModel
-from model.safe_loading import read_checkpoint_file
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TAG = "1"

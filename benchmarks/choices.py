@@ -19,7 +19,7 @@ from data_utils.errors import run_main
 from generation.loading import prepack_for_inference
 from generation.scoring import Continuation, Question, score_questions
 from model.config import GLMConfig
-from model.downstream import MultiTokenCloze
+from model.heads import MultiTokenCloze
 from model.modeling_glm import GLMModel
 
 VOCABULARY, START_TOKEN, MASK = 30592, 30522, 103
@@ -63,9 +63,9 @@ def row_by_row(model: GLMModel, questions: Sequence[Question]) -> np.ndarray:
     for start in range(0, len(questions), BATCH):
         rows = [_rows(question) for question in questions[start : start + BATCH]]
         ids, positions, targets, mask = (torch.from_numpy(np.stack(parts)) for parts in zip(*rows))  # [b,c,...]
-        separators = torch.tensor([[q.separator] * CHOICES for q in questions[start : start + BATCH]])
+        prefix_lengths = torch.tensor([[q.prefix_length] * CHOICES for q in questions[start : start + BATCH]])
         with torch.inference_mode():
-            found.append(head(ids, positions, separators, targets, mask).numpy())
+            found.append(head(ids, positions, prefix_lengths, targets, mask).numpy())
     return np.concatenate(found)
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.collator [--json]
 
 The baseline is the rate recorded for the original, 1,600 samples/s on one core of another machine. That the batches are
-the original's bit for bit is what tests/test_golden_pretraining_blocks.py shows.
+the original's bit for bit is what tests/data_utils/test_golden_blocks.py shows.
 
 torch is imported, as it is in every process that builds batches: its import frees large blocks, and from then on glibc
 keeps what is freed. In a process that has never freed any, 40 % of the time goes into asking the kernel for the memory
@@ -18,9 +18,9 @@ import torch  # noqa: F401 - as said above
 
 from benchmarks.corpus import RandomDocuments, RandomVocabulary
 from benchmarks.measuring import Row, compare, report
-from data_utils.block_infilling import BlankInfillingCollator, BlankInfillingSettings
 from data_utils.errors import run_main
-from data_utils.packing import BlockDataset
+from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
+from data_utils.objective.packing import BlockDataset
 
 SEQ_LENGTH, BATCH, BATCHES = 512, 16, 100
 RECORDED_RATE, GOAL = 1600, 10.0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils.indexed_dataset import Document
+from data_utils.corpora.store import Document
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COMMANDS = {"pad": 0, "eos": 0, "ENC": 1, "MASK": 2, "sMASK": 3, "gMASK": 4, "sop": 5, "eop": 6}

@@ -65,9 +65,9 @@ def one_by_one(model: GLMModel, table: WindowTable) -> WindowScores:
     losses, correct = [], []
     for number in range(len(table)):
         batch = table.rows([number], width=SEQ_LENGTH + 1)
-        arrays = (batch.input_ids, batch.position_ids, batch.separators, batch.target_ids, batch.loss_mask)
-        input_ids, position_ids, separators, targets, mask = map(torch.from_numpy, arrays)
-        logits = model(input_ids, position_ids, separators).float()  # [1,s,v]
+        arrays = (batch.input_ids, batch.position_ids, batch.prefix_lengths, batch.target_ids, batch.loss_mask)
+        input_ids, position_ids, prefix_lengths, targets, mask = map(torch.from_numpy, arrays)
+        logits = model(input_ids, position_ids, prefix_lengths).float()  # [1,s,v]
         values = torch.nn.functional.cross_entropy(logits[0], targets[0], reduction="none")
         losses.append(float((values * mask[0]).sum(dtype=torch.float64)))
         correct.append(bool(((logits.argmax(dim=-1) == targets) | (mask == 0)).all()))

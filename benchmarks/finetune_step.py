@@ -18,7 +18,7 @@ import torch
 from benchmarks.measuring import Row, compare, report
 from benchmarks.train_step import VOCABULARY, make_config
 from data_utils.errors import run_main
-from model.downstream import SingleTokenCloze
+from model.heads import SingleTokenCloze
 from model.modeling_glm import GLMModel
 from tasks.collation import collate
 from tasks.objective import TaskObjective

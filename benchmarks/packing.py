@@ -3,7 +3,7 @@
     python -m benchmarks.packing [--json]
 
 The baseline is the rate recorded for the original, 5,000 samples/s on one core of another machine. That the samples are
-the original's bit for bit is what tests/test_golden_pretraining_packing.py shows.
+the original's bit for bit is what tests/data_utils/test_golden_packing.py shows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from benchmarks.corpus import RandomDocuments, RandomVocabulary
 from benchmarks.measuring import Row, compare, report
 from data_utils.errors import run_main
-from data_utils.packing import BlockDataset
+from data_utils.objective.packing import BlockDataset
 
 SEQ_LENGTH, SAMPLES = 512, 4000
 RECORDED_RATE, GOAL = 5000, 10.0

@@ -43,7 +43,7 @@ def make_sample(generator: np.random.Generator, number: int, *, candidates: int,
     answers = generator.integers(1, LONGEST_CANDIDATE + 1, candidates)
     width = length + int(answers.max()) + 1
     passage = generator.integers(FIRST_ID, VOCABULARY, length)
-    fields = {name: np.zeros((candidates, width), dtype=np.int32) for name in ("input_ids", "target_ids", "logit_mask")}
+    fields = {name: np.zeros((candidates, width), dtype=np.int32) for name in ("input_ids", "target_ids", "loss_mask")}
     positions = np.zeros((candidates, 2, width), dtype=np.int32)
     for row, answer in enumerate(answers):
         tokens = generator.integers(FIRST_ID, VOCABULARY, answer)
@@ -51,12 +51,12 @@ def make_sample(generator: np.random.Generator, number: int, *, candidates: int,
         fields["input_ids"][row, :length] = passage
         fields["input_ids"][row, length + 1 : end] = tokens[:-1]
         fields["target_ids"][row, length:end] = tokens
-        fields["logit_mask"][row, length:end] = 1
+        fields["loss_mask"][row, length:end] = 1
         positions[row, 0, :end] = length // 2  # where the gap is
         positions[row, 0, :length] = np.arange(length)
         positions[row, 1, length:end] = np.arange(1, answer + 1)
-    separators = np.full(candidates, length, dtype=np.int32)
-    return TaskSample("multi_token", number, 0, position_ids=positions, attention_mask=separators, **fields)
+    prefix_lengths = np.full(candidates, length, dtype=np.int32)
+    return TaskSample("multi_token", number, 0, position_ids=positions, attention_mask=prefix_lengths, **fields)
 
 
 def make_batches(options: argparse.Namespace, *, share_rows: bool) -> Iterator[TaskBatch]:

@@ -23,8 +23,8 @@ from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from training.engine import TorchEngine
-from training.learning_rates import AnnealingLR
 from training.optimizer import build_optimizer
+from training.schedule import AnnealingLR
 
 PROCESSES = 2
 ROWS, WIDTH, CONTEXT, VOCABULARY, REPEATS = 8, 256, 215, 8192, 5

@@ -16,10 +16,10 @@ from benchmarks.corpus import RandomDocuments, RandomVocabulary
 from benchmarks.measuring import Row, compare, report
 from benchmarks.train_step import make_config
 from data_utils.batches import Batch
-from data_utils.block_infilling import BlankInfillingCollator, BlankInfillingSettings
 from data_utils.errors import run_main
 from data_utils.loaders import to_tensors
-from data_utils.packing import BlockDataset
+from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
+from data_utils.objective.packing import BlockDataset
 from model.modeling_glm import GLMModel
 
 SEQ_LENGTH, SAMPLES = 512, 16

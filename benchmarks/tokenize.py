@@ -3,7 +3,7 @@
     GLM_VOCAB_DIR=... python -m benchmarks.tokenize [--json]
 
 The baseline is the rate recorded for the original on one core of another machine. That the ids are the original's is
-what tests/test_golden_generation_tokenizers.py shows. Two processes are compared with one, on the prose many times
+what tests/data_utils/test_golden_tokenizers.py shows. Two processes are compared with one, on the prose many times
 over, from the moment on when both of them are busy (a real corpus takes long enough for their start not to matter); a
 ratio of 2 is linear.
 """
@@ -22,10 +22,10 @@ import numpy as np
 
 from benchmarks.corpus import prose
 from benchmarks.measuring import Row, compare, report, summarize
-from data_utils.corpora import find_corpus
+from data_utils.corpora.named import find_corpus
+from data_utils.corpora.parallel_tokenization import CHUNKS_PER_PROCESS, ChunkTokenizer, read_chunks, tokenize_chunks
 from data_utils.errors import run_main
-from data_utils.parallel_tokenization import CHUNKS_PER_PROCESS, ChunkTokenizer, read_chunks, tokenize_chunks
-from data_utils.tokenization import Tokenizer, build_tokenizer
+from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 
 FAMILIES = {
     "WordPiece": ("BertWordPieceTokenizer", "bert-base-uncased", 330_000, 3.0),

@@ -19,8 +19,8 @@ from benchmarks.measuring import OwnProcess, Row, peak_memory, report, seconds_i
 from data_utils.errors import run_main
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
-from mpu.host_memory import keep_freed_memory
 from mpu.initialize import ParallelTopology
+from mpu.kernels.host_memory import keep_freed_memory
 from training.optimizer import build_optimizer, clip_gradients
 
 GOALS = {("fp32", 0.0): 2.3, ("fp32", 0.1): 2.1, ("bf16", 0.0): 4.0, ("bf16", 0.1): 3.5}
@@ -32,11 +32,11 @@ BATCH, WIDTH, CONTEXT, VOCABULARY, LOSS_SHARE = 4, 576, 480, 30592, 0.16
 
 @dataclass(frozen=True)
 class Inputs:
-    """A random batch: ids [b,s], positions [b,2,s], separators [b], loss mask [b,s]."""
+    """A random batch: ids [b,s], positions [b,2,s], prefix_lengths [b], loss mask [b,s]."""
 
     input_ids: Tensor
     position_ids: Tensor
-    separators: Tensor
+    prefix_lengths: Tensor
     labels: Tensor
     loss_mask: Tensor
 
@@ -71,7 +71,7 @@ def our_step(precision: str, dropout: float) -> Callable[[], float]:
     def step() -> float:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             loss = model(
-                inputs.input_ids, inputs.position_ids, inputs.separators,
+                inputs.input_ids, inputs.position_ids, inputs.prefix_lengths,
                 labels=inputs.labels, loss_mask=inputs.loss_mask,
             ).mean  # fmt: skip
         loss.backward()
@@ -93,7 +93,7 @@ def baseline_step(dropout: float) -> Callable[[], float]:
 
     def step() -> float:
         loss = model.loss(
-            inputs.input_ids, inputs.position_ids, inputs.separators, inputs.labels, inputs.loss_mask
+            inputs.input_ids, inputs.position_ids, inputs.prefix_lengths, inputs.labels, inputs.loss_mask
         )  # fmt: skip
         loss.backward()
         baseline.clip_gradients(list(model.parameters()), 1.0)

@@ -21,11 +21,11 @@ class FilledSample:
 
     Attributes:
         values: int64 [5,n]: input ids, target ids, loss mask, position in part A, position inside the span.
-        separator: length of part A.
+        prefix_length: length of part A.
     """
 
     values: np.ndarray
-    separator: int
+    prefix_length: int
 
     @property
     def input_ids(self) -> np.ndarray:
@@ -56,7 +56,9 @@ class Batch:
     target_ids: np.ndarray  # [b,s]
     loss_mask: np.ndarray  # [b,s], 1 where target_ids counts
     position_ids: np.ndarray  # [b,2,s], or [b,s] with masked_lm and for causal models
-    attention_mask: np.ndarray  # [b] separators: columns below are visible to all, the rest causally; causal: [.,1,s,k]
+    attention_mask: (
+        np.ndarray
+    )  # [b] prefix_lengths: columns below are visible to all, the rest causally; causal: [.,1,s,k]
     # samples that share rows: [b,2,s], see pack_batch
     mode: str  # bert, sentence or gpt
     num_dropped: int = 0  # samples left out because their spans did not fit
@@ -68,9 +70,9 @@ def pad_batch(rows: Sequence[FilledSample], mode: str, *, masked_lm: bool = Fals
     values = np.zeros((5, len(rows), width), dtype=np.int64)
     for index, row in enumerate(rows):
         values[:, index, : row.values.shape[1]] = row.values
-    separators = np.array([row.separator for row in rows], dtype=np.int64)
+    prefix_lengths = np.array([row.prefix_length for row in rows], dtype=np.int64)
     positions = values[3] if masked_lm else np.ascontiguousarray(values[3:].swapaxes(0, 1))
-    return Batch(values[0], values[1], values[2], positions, separators, mode, num_dropped)
+    return Batch(values[0], values[1], values[2], positions, prefix_lengths, mode, num_dropped)
 
 
 def first_fit(lengths: Sequence[int], width: int) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Numbered blank-infilling batches for training, resumable at any number (spec: pretraining 7)."""
+"""Numbered blank-infilling batches for training, resumable at any number."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class TensorBatch(NamedTuple):
     target_ids: Tensor  # [b,s]
     loss_mask: Tensor  # [b,s]
     position_ids: Tensor  # [b,2,s]
-    attention_mask: Tensor  # [b] separators
+    attention_mask: Tensor  # [b] prefix_lengths
 
 
 def to_tensors(batch: Batch) -> TensorBatch:

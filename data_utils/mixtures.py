@@ -1,4 +1,4 @@
-"""Mix several data sets: downstream tasks among pre-training batches (spec: pretraining 7.1)."""
+"""Mix several data sets: downstream tasks among pre-training batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.packing import ITEMS_PER_DOCUMENT, ItemGenerator
+from data_utils.objective.packing import ITEMS_PER_DOCUMENT, ItemGenerator
 
 TASK_TEMPERATURE = 0.8
 TASK_SIZE_LIMIT = 200_000  # examples of a task that count

@@ -1,4 +1,4 @@
-"""Which sample numbers make up a batch, and which part of it a rank takes (spec: pretraining 7).
+"""Which sample numbers make up a batch, and which part of it a rank takes.
 
 A global batch is ``batch_size`` samples of every data-parallel rank. Batches are numbered from 0 without end: when the
 samples run out the next pass begins, so that a run can resume at any batch number without reading anything before it.

@@ -15,14 +15,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-from data_utils.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
-from data_utils.corpora import find_corpus
+from data_utils.corpora.named import find_corpus
+from data_utils.corpora.store import Document
 from data_utils.errors import run_main
-from data_utils.indexed_dataset import Document
 from data_utils.loaders import BatchLoader
-from data_utils.packing import BlockDataset
+from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
+from data_utils.objective.packing import BlockDataset
 from data_utils.samplers import BatchPlan
-from data_utils.tokenization import Tokenizer, build_tokenizer
+from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 
 PICTURE_WIDTH = 48  # columns of a mask's picture; longer rows are drawn coarser
 DOCUMENTS_READ = 200  # of all corpora: enough to see what samples look like
@@ -63,15 +63,15 @@ class FirstDocuments:
         return self._documents[index]
 
 
-def mask_picture(separator: int, length: int, *, width: int = PICTURE_WIDTH) -> list[str]:
-    """Draw the attention mask of a row of ``length`` tokens, part A of which has ``separator``.
+def mask_picture(prefix_length: int, length: int, *, width: int = PICTURE_WIDTH) -> list[str]:
+    """Draw the attention mask of a row of ``length`` tokens, part A of which has ``prefix_length``.
 
     One line per query (or group of queries), one character per key: ``#`` part A, which everyone sees, ``+`` earlier
     tokens of part B and the query itself, ``.`` hidden.
     """
     step = max(1, -(-length // width))
     places = range(0, length, step)
-    return ["".join("#" if key < separator else "+" if key <= query else "." for key in places) for query in places]
+    return ["".join("#" if key < prefix_length else "+" if key <= query else "." for key in places) for query in places]
 
 
 def describe_row(
@@ -86,19 +86,19 @@ def describe_row(
         starts: ids of the tokens that start a span.
         width: columns of the picture of the mask.
     """
-    separator = int(batch.attention_mask[row])
+    prefix_length = int(batch.attention_mask[row])
     is_target = batch.loss_mask[row] != 0
     inputs, targets = batch.input_ids[row], batch.target_ids[row]
-    yield f"part A ({separator} tokens): " + " ".join(map(name, inputs[:separator].tolist()))
+    yield f"part A ({prefix_length} tokens): " + " ".join(map(name, inputs[:prefix_length].tolist()))
     if batch.position_ids.ndim == 2:
         places = np.flatnonzero(is_target).tolist()
         yield "masked in place: " + " ".join(f"{place}:{name(int(targets[place]))}" for place in places)
         return
     positions, in_span = batch.position_ids[row]
-    yield f"  positions {positions[0]} .. {positions[separator - 1]}, in span {in_span[:separator].max()}"
-    first = [place for place in range(separator, len(inputs)) if int(inputs[place]) in starts]
+    yield f"  positions {positions[0]} .. {positions[prefix_length - 1]}, in span {in_span[:prefix_length].max()}"
+    first = [place for place in range(prefix_length, len(inputs)) if int(inputs[place]) in starts]
     # a row's padding has position 0 inside of spans, which no token of part B has
-    length = separator + int((in_span[separator:] > 0).sum())
+    length = prefix_length + int((in_span[prefix_length:] > 0).sum())
     for number, (start, end) in enumerate(zip(first, [*first[1:], length], strict=True), start=1):
         yield f"part B, span {number}:"
         for title, values in (
@@ -110,7 +110,7 @@ def describe_row(
         ):
             yield f"  {title:9}" + " ".join(map(str, values))
     yield "who sees whom (one line per query; # part A, + part B so far, . hidden):"
-    yield from (f"  {line}" for line in mask_picture(separator, length, width=width))
+    yield from (f"  {line}" for line in mask_picture(prefix_length, length, width=width))
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -27,10 +27,18 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.corpora import Corpus, find_corpus
-from data_utils.corpus_files import TEXT_UNITS
-from data_utils.errors import run_main
-from data_utils.indexed_dataset import (
+from data_utils.corpora.files import TEXT_UNITS
+from data_utils.corpora.language_detection import DetectorMissingError
+from data_utils.corpora.lazy_format import LazyDocuments, first_two_thirds, is_lazy_folder, lazy_path, scatter
+from data_utils.corpora.named import Corpus, find_corpus
+from data_utils.corpora.parallel_tokenization import (
+    ChunkTokenizer,
+    TextEncoder,
+    TokenizedChunk,
+    read_chunks,
+    tokenize_chunks,
+)
+from data_utils.corpora.store import (
     FORMAT_VERSION,
     Documents,
     IndexedDataset,
@@ -40,9 +48,7 @@ from data_utils.indexed_dataset import (
     is_store,
     read_details,
 )
-from data_utils.language_detection import DetectorMissingError
-from data_utils.lazy_format import LazyDocuments, first_two_thirds, is_lazy_folder, lazy_path, scatter
-from data_utils.parallel_tokenization import ChunkTokenizer, TextEncoder, TokenizedChunk, read_chunks, tokenize_chunks
+from data_utils.errors import run_main
 
 CACHE_FOLDER = ".glm_cache"
 MALFORMED_LISTED = 20  # in the sidecar
@@ -52,7 +58,7 @@ LARGEST_UINT16_VOCABULARY = 1 << 16
 
 def build_from_settings(settings: Mapping[str, Any]) -> TextEncoder:
     """Build the tokenizer that keyword arguments of ``build_tokenizer`` describe."""
-    from data_utils.tokenization import build_tokenizer
+    from data_utils.tokenizers.tokenizer import build_tokenizer
 
     return build_tokenizer(**settings)
 

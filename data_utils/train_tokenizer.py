@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_utils.corpora import read_documents
+from data_utils.corpora.named import read_documents
 from data_utils.errors import run_main
 
 MODEL_TYPES = ("bpe", "unigram", "char")

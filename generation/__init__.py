@@ -1,1 +1,1 @@
-"""Fill blanks with a trained GLM: prompts, decoding, the interactive program (spec: generation 2-3)."""
+"""Fill blanks with a trained GLM: prompts, decoding, the interactive program."""

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from data_utils.tokenization import Tokenizer
+from data_utils.tokenizers.tokenizer import Tokenizer
 from generation import loading
 from generation.infill import BlankFiller, FilledPrompt, prompt_generator
 from generation.inputs import Blank, PromptInputs, check_prompt_fits, complete_prompt, encode_prompt, require_blank
@@ -29,7 +29,7 @@ from generation.model_description import describe
 from generation.questions import QuestionEncoder
 from generation.sampling import DecodingSettings
 from generation.scoring import Question, Score, score_questions
-from model.checkpoint_format import LoadReport
+from model.checkpoints.reading import LoadReport
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology

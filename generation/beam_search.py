@@ -1,4 +1,4 @@
-"""Beam search over next-token scores, apart from any model (spec: generation 3.3).
+"""Beam search over next-token scores, apart from any model.
 
 b examples, n beams, v vocabulary
 """
@@ -191,7 +191,7 @@ class BeamSearch:
 
 
 def pad_results(winners: Sequence[Sequence[int]], *, end_id: int, pad_id: int) -> list[list[int]]:
-    """Return rows of equal length: the end token directly after a shorter row, then padding (spec: generation 3.3)."""
+    """Return rows of equal length: the end token directly after a shorter row, then padding."""
     width = max(map(len, winners), default=0)
     rows = []
     for tokens in winners:

@@ -1,4 +1,4 @@
-"""Decoding steps of fixed shapes, recorded once as a CUDA graph and replayed (spec: platform 5).
+"""Decoding steps of fixed shapes, recorded once as a CUDA graph and replayed.
 
 Launching the kernels of a small step one by one takes longer than running them; a graph is launched as a whole. Nothing
 in it may move or change its shape: the cache has a fixed capacity, a mask on the device says which columns count, and
@@ -16,11 +16,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from generation.decoding_state import DecodingState
 from generation.inputs import PromptInputs
+from generation.state import DecodingState
 from model.modeling_glm import GLMModel
 from mpu.attention import PrefixMask
-from mpu.static_cache import StaticKeyValueCache, static_cache
+from mpu.kernels.static_cache import StaticKeyValueCache, static_cache
 
 CAPACITY_BUCKET = 256  # the columns of a step are a multiple of it
 KEPT_STEPS = 2  # how many steps nobody uses are kept for later states: beams need two kinds of them

@@ -1,4 +1,4 @@
-"""Fill the blanks of prompts, left to right, many prompts at once (spec: generation 2.2).
+"""Fill the blanks of prompts, left to right, many prompts at once.
 
 The way: text, ``inputs.py`` (ids, positions, blanks), ``decoding_state.py`` (cache), ``sampling.py`` or
 ``beam_search.py``, text.
@@ -14,7 +14,6 @@ import torch
 from torch import Generator
 
 from generation.beam_search import BeamOptions, BeamSearch
-from generation.decoding_state import DecodingState
 from generation.graph_decoding import StaticDecoder, can_decode_statically
 from generation.inputs import (
     Blank,
@@ -27,6 +26,7 @@ from generation.inputs import (
     require_blank,
 )
 from generation.sampling import DecodingSettings, choose_tokens
+from generation.state import DecodingState
 from model.modeling_glm import GLMModel
 
 
@@ -254,7 +254,7 @@ class BlankFiller:
             pad_id=self.tokens.pad,
             max_steps=settings.max_length,
             length_penalty=settings.length_penalty,
-            start_length=1,  # the interactive original counts the start token (spec: generation 3.3)
+            start_length=1,  # the interactive original counts the start token
             min_length=settings.min_length,
             no_repeat_ngram_size=settings.no_repeat_ngram_size,
             draw_candidates=settings.draw_candidates,

@@ -1,4 +1,4 @@
-"""From a prompt with blanks to ids and two rows of positions, and from answers back to text (spec: generation 2.2).
+"""From a prompt with blanks to ids and two rows of positions, and from answers back to text.
 
 Pure Python: nothing here needs torch.
 """
@@ -16,7 +16,7 @@ GENERATION_MASK_TEXT = "[gMASK]"  # a prompt that ends with it gets no end token
 
 
 class PromptTokenizer(Protocol):
-    """What prompts need of a tokenizer (``data_utils.tokenization.Tokenizer`` has it)."""
+    """What prompts need of a tokenizer (``data_utils.tokenizers.tokenizer.Tokenizer`` has it)."""
 
     num_tokens: int
     command_tokens: Sequence
@@ -120,7 +120,7 @@ def check_prompt_fits(
 ) -> None:
     """Raise ValueError when the context or its pieces need positions that the model does not have.
 
-    The tables have ``max_position_embeddings + 1`` rows. Nothing is ever cut off silently (spec: generation 2.2 i).
+    The tables have ``max_position_embeddings + 1`` rows. Nothing is ever cut off silently.
     """
     if max_length > max_position_embeddings:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The interactive program: read a prompt, fill its blanks, print and keep the result (spec: generation 2.2)."""
+"""The interactive program: read a prompt, fill its blanks, print and keep the result."""
 
 from __future__ import annotations
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from model.checkpoint_format import LoadReport, load_model_weights
+from model.checkpoints.mapped_memory import release_pages
+from model.checkpoints.reading import LoadReport, load_model_weights
 from model.config import GLMConfig
-from model.mapped_memory import release_pages
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
-from mpu.int8 import Int8Linear
-from mpu.prepacked import PrepackedLinear, can_prepack, replace_weights
+from mpu.kernels.int8 import Int8Linear
+from mpu.kernels.prepacked import PrepackedLinear, can_prepack, replace_weights
 
 
 def load_model(

@@ -1,4 +1,4 @@
-"""Find out what model and tokenizer a checkpoint is made for, from what lies beside it (spec: model 1, 13.2).
+"""Find out what model and tokenizer a checkpoint is made for, from what lies beside it.
 
 In this order: the folder's own ``config.json`` (Hugging Face layout, or a copy of a run's), ``runs/NAME/config.json``
 of the run that saved it, and the table of released models by the folder's name.
@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_utils.tokenization import Tokenizer, build_tokenizer
-from model.checkpoint_format import resolve_checkpoint
+from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
+from model.checkpoints.reading import resolve_checkpoint
 from model.config import RELEASED_MODELS, GLMConfig, ReleasedModel
-from model.hf_config import CONFIG_FILE, config_from_fields, read_fields
+from model.hub.config_file import CONFIG_FILE, config_from_fields, read_fields
 
 # What tokenizer_config.json of the Hugging Face layout calls each tokenizer: type, model type.
 HUB_TOKENIZERS = {

@@ -1,4 +1,4 @@
-"""Prompts from a file, results to a file (spec: generation 7)."""
+"""Prompts from a file, results to a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From texts to questions to score: contexts with a blank, windows of documents (spec: generation 5, 6).
+"""From texts to questions to score: contexts with a blank, windows of documents.
 
 s positions
 """
@@ -123,7 +123,7 @@ class QuestionEncoder:
         return Question(
             input_ids=np.array([*context, self.tokens.start, *given], dtype=np.int64),
             position_ids=np.concatenate([own, positions], axis=1),
-            separator=length,
+            prefix_length=length,
             continuations=tuple(
                 Continuation(
                     input_ids=np.array(ids[:-1], dtype=np.int64),

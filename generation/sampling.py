@@ -1,4 +1,4 @@
-"""Choose the next token: filters of logits, processors of scores, draws (spec: generation 3.1, 3.2).
+"""Choose the next token: filters of logits, processors of scores, draws.
 
 b rows, v vocabulary
 """
@@ -62,8 +62,7 @@ def filter_logits(logits: Tensor, *, top_k: int = 0, top_p: float = 0.0) -> Tens
     """Return ``logits`` [b,v] with minus infinity for the tokens that may not be drawn.
 
     ``top_k`` > 0 removes everything strictly below the k-th largest. Then ``top_p`` > 0 removes the tokens before which
-    the cumulative probability, best first, exceeds it: the token that crosses the threshold stays (spec: generation
-    3.1).
+    the cumulative probability, best first, exceeds it: the token that crosses the threshold stays.
     """
     if top_k > 0:
         smallest = logits.topk(min(top_k, logits.size(-1)), dim=-1).values[..., -1:]  # [b,1]
@@ -97,7 +96,7 @@ def process_scores(
 ) -> Tensor:
     """Return ``scores`` [b,v] with minus infinity for what minimum length and n-gram blocking forbid.
 
-    ``generated`` holds the tokens of each row so far (spec: generation 3.2).
+    ``generated`` holds the tokens of each row so far.
     """
     banned_rows: list[int] = []
     banned_tokens: list[int] = []

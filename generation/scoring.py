@@ -1,4 +1,4 @@
-"""Log-likelihoods of continuations, what they have in common run only once (spec: generation 6, 7).
+"""Log-likelihoods of continuations, what they have in common run only once.
 
 A question is one row of the model, whatever the number of its continuations:
 
@@ -51,13 +51,13 @@ class Question:
     Attributes:
         input_ids: int [p], the shared start.
         position_ids: int [2,p], its positions and block positions.
-        separator: that many first positions of the start are seen by all, the rest causally.
+        prefix_length: that many first positions of the start are seen by all, the rest causally.
         continuations: at least one.
     """
 
     input_ids: np.ndarray
     position_ids: np.ndarray
-    separator: int
+    prefix_length: int
     continuations: tuple[Continuation, ...]
 
     @property
@@ -133,9 +133,9 @@ def _score_rows(model: GLMModel, questions: Sequence[Question]) -> list[list[Sco
     width = max(question.length for question in questions)
     input_ids = np.zeros((len(questions), width), dtype=np.int64)  # padding is seen by nothing that counts
     position_ids = np.zeros((len(questions), 2, width), dtype=np.int64)
-    owners = np.full((len(questions), width), -1, dtype=np.int64)  # 0 the start, k continuation k, -1 padding
+    segment_ids = np.full((len(questions), width), -1, dtype=np.int64)  # 0 the start, k continuation k, -1 padding
     most = max(question.length - len(question.input_ids) + 1 for question in questions)
-    wanted = np.zeros((len(questions), most), dtype=np.int64)  # positions that predict
+    query_positions = np.zeros((len(questions), most), dtype=np.int64)  # positions that predict
     predicting: list[np.ndarray] = []  # their flat indices in it
     targets: list[np.ndarray] = []
     places: list[np.ndarray] = []  # of the targets among the predicting positions
@@ -148,9 +148,9 @@ def _score_rows(model: GLMModel, questions: Sequence[Question]) -> list[list[Sco
         position_ids[row, :, :end] = np.concatenate(
             [question.position_ids, *(one.position_ids for one in question.continuations)], axis=1
         )
-        owners[row, :end] = np.repeat(np.arange(len(fed) + 1), [start, *map(len, fed)])
+        segment_ids[row, :end] = np.repeat(np.arange(len(fed) + 1), [start, *map(len, fed)])
         positions = np.arange(start - 1, end)
-        wanted[row, : len(positions)] = positions
+        query_positions[row, : len(positions)] = positions
         predicting.append(row * most + np.arange(len(positions)))
         first = count + 1
         for one in question.continuations:
@@ -158,16 +158,16 @@ def _score_rows(model: GLMModel, questions: Sequence[Question]) -> list[list[Sco
             places.append(np.array([count, *range(first, first + len(one.input_ids))]))
             first += len(one.input_ids)
         count = first
-    separators = torch.tensor([question.separator for question in questions], device=device)
-    mask = separators
+    prefix_lengths = torch.tensor([question.prefix_length for question in questions], device=device)
+    mask = prefix_lengths
     if any(len(question.continuations) > 1 for question in questions):
-        mask = _mask(torch.from_numpy(owners).to(device), separators)
+        mask = _mask(torch.from_numpy(segment_ids).to(device), prefix_lengths)
     hidden = model(
         torch.from_numpy(input_ids).to(device),
         torch.from_numpy(position_ids).to(device),
         mask,
         output="hidden",
-        wanted=torch.from_numpy(wanted),
+        query_positions=torch.from_numpy(query_positions),
     )
     chosen = hidden.flatten(0, 1)[torch.from_numpy(np.concatenate(predicting)).to(device)]  # [n,h]
     log_probabilities, best = _token_scores(
@@ -176,12 +176,12 @@ def _score_rows(model: GLMModel, questions: Sequence[Question]) -> list[list[Sco
     return _collect(questions, log_probabilities, best)
 
 
-def _mask(owners: Tensor, separators: Tensor) -> Tensor:
-    """Return which columns every row sees, bool [b,1,s,s], for ``owners`` [b,s]."""
-    columns = torch.arange(owners.size(1), device=owners.device)
+def _mask(segment_ids: Tensor, prefix_lengths: Tensor) -> Tensor:
+    """Return which columns every row sees, bool [b,1,s,s], for ``segment_ids`` [b,s]."""
+    columns = torch.arange(segment_ids.size(1), device=segment_ids.device)
     causal = columns <= columns.unsqueeze(1)  # [s,s]
-    seen, by = owners.unsqueeze(1), owners.unsqueeze(2)  # [b,1,s], [b,s,1]
-    visible = causal & ((seen == 0) | (seen == by)) | (columns < separators.reshape(-1, 1, 1))
+    seen, by = segment_ids.unsqueeze(1), segment_ids.unsqueeze(2)  # [b,1,s], [b,s,1]
+    visible = causal & ((seen == 0) | (seen == by)) | (columns < prefix_lengths.reshape(-1, 1, 1))
     return visible.unsqueeze(1)
 
 

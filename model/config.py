@@ -1,4 +1,4 @@
-"""Sizes and options of a GLM, and the table of the released models (spec: model 1).
+"""Sizes and options of a GLM, and the table of the released models.
 
 ``python -m model.config`` prints the table with parameter counts.
 """
@@ -16,10 +16,10 @@ PROMPT_FUNCTIONS = ("lstm", "mlp", "none")
 class GLMConfig:
     """Describe one GLM. Raises ValueError when the values do not fit together.
 
-    ``max_position_embeddings`` counts positions: the tables of a model with block positions have one more row (spec:
-    model 3.2). Dropouts are probabilities; ``fast_dropout`` rounds them to 1/256 on the CPU. ``attention_scale`` above
-    1 guards half-precision attention scores against overflow. ``max_memory_length`` is how many earlier positions a
-    cache made by ``GLMModel.new_cache`` keeps (0: all). ``prompt_length`` adds a prompt encoder of that many vectors.
+    ``max_position_embeddings`` counts positions: the tables of a model with block positions have one more row. Dropouts
+    are probabilities; ``fast_dropout`` rounds them to 1/256 on the CPU. ``attention_scale`` above 1 guards
+    half-precision attention scores against overflow. ``max_memory_length`` is how many earlier positions a cache made
+    by ``GLMModel.new_cache`` keeps (0: all). ``prompt_length`` adds a prompt encoder of that many vectors.
     """
 
     num_layers: int
@@ -74,7 +74,7 @@ class GLMConfig:
 
     @property
     def position_rows(self) -> int:
-        """Return the number of rows of each position table (spec: model 3.2)."""
+        """Return the number of rows of each position table."""
         return self.max_position_embeddings + (1 if self.block_position_encoding else 0)
 
     def transformer_settings(self) -> TransformerSettings:

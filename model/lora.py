@@ -27,9 +27,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils import skip_init
 
+from model.checkpoints.format import rule_for
 from model.lora_settings import LORA_TARGETS, LoraSettings
 from model.modeling_glm import GLMModel
-from model.parameter_rules import rule_for
 from mpu.initialize import ParallelTopology
 from mpu.layers import ColumnParallelLinear, RowParallelLinear, mark_model_parallel, shard_of
 from mpu.mappings import (

@@ -1,6 +1,6 @@
-"""The GLM network: word embeddings, transformer, tied output, loss at target positions (spec: model 2, 3, 6, 7).
+"""The GLM network: word embeddings, transformer, tied output, loss at target positions.
 
-b batch, s new positions, m cached positions, h hidden, v vocabulary, r positions whose output is wanted, t
+b batch, s new positions, m cached positions, h hidden, v vocabulary, r query positions, t
 tensor-parallel size, T prompt length
 """
 
@@ -42,7 +42,7 @@ class LanguageModelLoss(NamedTuple):
 
 
 class GLMModel(nn.Module):
-    """A GLM language model. Its state-dict keys are those of the released checkpoints (spec: model 7)."""
+    """A GLM language model. Its state-dict keys are those of the released checkpoints."""
 
     def __init__(
         self,
@@ -99,13 +99,13 @@ class GLMModel(nn.Module):
         cache: KeyValueCache | None = None,
         prompt_positions: Tensor | None = None,
         output: str = "logits",
-        wanted: Tensor | None = None,
+        query_positions: Tensor | None = None,
     ) -> Tensor | LanguageModelLoss:
         """Run the network on ``input_ids`` [b,s].
 
         ``position_ids``: [b or 1,2,s] with block positions (row 0 position, row 1 block position), [b or 1,s] without,
-        unused in relative mode. ``attention_mask``: separators [] / [1] / [b] / [b,1], or a mask
-        [b or 1,1,s or 1,>= m+s] where nonzero means visible (spec: model 2.1), or one that is made already. ``cache``:
+        unused in relative mode. ``attention_mask``: prefix_lengths [] / [1] / [b] / [b,1], or a mask
+        [b or 1,1,s or 1,>= m+s] where nonzero means visible, or one that is made already. ``cache``:
         earlier positions; the inputs are then only the new ones, which are appended to it. ``prompt_positions`` [b,T]:
         where the prompt vectors replace word embeddings.
 
@@ -113,22 +113,27 @@ class GLMModel(nn.Module):
         layer and the vocabulary projection are computed only where ``loss_mask`` is not 0. A mask left on the CPU saves
         a wait for the GPU. ``label_smoothing``: see ``vocab_parallel_cross_entropy``. Otherwise ``output`` chooses:
         ``logits`` [b,s,v], ``last_logits`` [b,v] of the last position, ``sharded_logits`` [b,s,v/t], or ``hidden``
-        [b,s,h], the final LayerNorm's output; with ``wanted`` [b,r] only of the positions listed there, [b,r,...].
+        [b,s,h], the final LayerNorm's output; with ``query_positions`` [b,r] only of those, [b,r,...].
         """
         if output not in OUTPUTS:
             raise ValueError(f"output {output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
         if labels is not None:
             loss_mask = torch.ones(labels.shape, device=labels.device) if loss_mask is None else loss_mask
-            wanted = target_positions(loss_mask)
+            query_positions = target_positions(loss_mask)
         elif output == "last_logits" and input_ids.size(1) > 1:
-            wanted = torch.full((len(input_ids), 1), input_ids.size(1) - 1, device=input_ids.device)
+            query_positions = torch.full((len(input_ids), 1), input_ids.size(1) - 1, device=input_ids.device)
         hidden = self._hidden(
-            input_ids, position_ids, attention_mask, cache=cache, prompt_positions=prompt_positions, wanted=wanted
+            input_ids,
+            position_ids,
+            attention_mask,
+            cache=cache,
+            prompt_positions=prompt_positions,
+            query_positions=query_positions,
         )
         if labels is not None:
-            if wanted is not None:
-                labels = labels.gather(1, send(wanted, labels.device))
-                loss_mask = loss_mask.gather(1, wanted)
+            if query_positions is not None:
+                labels = labels.gather(1, send(query_positions, labels.device))
+                loss_mask = loss_mask.gather(1, query_positions)
             return self._loss(hidden, labels, loss_mask, label_smoothing=label_smoothing)
         if output == "hidden":
             return hidden
@@ -198,19 +203,19 @@ class GLMModel(nn.Module):
         *,
         cache: KeyValueCache | None,
         prompt_positions: Tensor | None,
-        wanted: Tensor | None = None,
+        query_positions: Tensor | None = None,
     ) -> Tensor:
         embeddings = self.word_embeddings(input_ids)  # [b,s,h]
         if prompt_positions is not None:
             if self.prompt_spell is None:
                 raise ValueError("prompt_positions are given to a model without a prompt; set prompt_length")
             embeddings = replace_embeddings(embeddings, self.prompt_spell(), prompt_positions)
-        if wanted is not None:
-            wanted = send(wanted, embeddings.device)
-        return self.transformer(embeddings, position_ids, attention_mask, cache=cache, wanted=wanted)
+        if query_positions is not None:
+            query_positions = send(query_positions, embeddings.device)
+        return self.transformer(embeddings, position_ids, attention_mask, cache=cache, query_positions=query_positions)
 
     def _loss(self, hidden: Tensor, labels: Tensor, loss_mask: Tensor, *, label_smoothing: float) -> LanguageModelLoss:
-        """Sum the weighted losses of the positions whose weight is not 0 (spec: platform 5)."""
+        """Sum the weighted losses of the positions whose weight is not 0."""
         flat_mask = loss_mask.flatten()
         indices = flat_mask.nonzero().squeeze(-1)  # [targets]
         if indices.numel() == 0:

@@ -1,4 +1,4 @@
-"""Continuous prompts (P-tuning): trained vectors in place of word embeddings (spec: model 4).
+"""Continuous prompts (P-tuning): trained vectors in place of word embeddings.
 
 T prompt length, h hidden, v vocabulary
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-# Ordinary words used to start from are drawn among the first rows of the vocabulary (spec: model 4).
+# Ordinary words used to start from are drawn among the first rows of the vocabulary.
 NUM_COMMON_WORDS = 5000
 
 

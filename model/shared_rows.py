@@ -1,4 +1,4 @@
-"""Run a GLM on samples that share rows, and find the hidden states of each again (spec: platform 6).
+"""Run a GLM on samples that share rows, and find the hidden states of each again.
 
 b samples, s positions of a padded sample, r shared rows, w their width, h hidden
 """
@@ -28,11 +28,11 @@ class SharedRows:
     attention_mask: Tensor
 
     @classmethod
-    def of(cls, sources: Tensor, separators: Tensor, *, width: int) -> SharedRows:
-        """Lay out samples of ``width`` positions, of which those before ``separators`` [b] are visible to all."""
-        owners = sources.div(width, rounding_mode="floor")  # [r,w], -1 for padding
-        visible = (sources >= 0) & (sources - owners * width < separators[owners])
-        return cls(sources, torch.stack([owners + 1, visible], dim=1))
+    def of(cls, sources: Tensor, prefix_lengths: Tensor, *, width: int) -> SharedRows:
+        """Lay out samples of ``width`` positions, of which those before ``prefix_lengths`` [b] are visible to all."""
+        segment_ids = sources.div(width, rounding_mode="floor")  # [r,w], -1 for padding
+        visible = (sources >= 0) & (sources - segment_ids * width < prefix_lengths[segment_ids])
+        return cls(sources, torch.stack([segment_ids + 1, visible], dim=1))
 
     def gather(self, values: Tensor) -> Tensor:
         """Return [r,w] of values [b,s], or [r,2,w] of values [b,2,s]; 0 stands in the padding."""
@@ -75,7 +75,9 @@ def states_at(
     if shared_rows is None:
         inputs = (input_ids, position_ids, attention_mask)
         if rows is None:
-            states = model(*inputs, prompt_positions=prompt_positions, output="hidden", wanted=columns.unsqueeze(1))
+            states = model(
+                *inputs, prompt_positions=prompt_positions, output="hidden", query_positions=columns.unsqueeze(1)
+            )
             return states.squeeze(1)
         places = rows * length + columns  # [n], among b*s
     else:
@@ -86,8 +88,8 @@ def states_at(
         rows = torch.arange(len(input_ids), device=columns.device) if rows is None else rows
         all_places = layout.places((len(input_ids), length))
         places = all_places[send(rows, all_places.device), send(columns, all_places.device)]  # [n], among r*w
-    wanted, places = _last_queries(places, inputs[0].shape)
-    states = model(*inputs, prompt_positions=prompt_positions, output="hidden", wanted=wanted)
+    query_positions, places = _last_queries(places, inputs[0].shape)
+    states = model(*inputs, prompt_positions=prompt_positions, output="hidden", query_positions=query_positions)
     return states.flatten(0, 1)[send(places, states.device)]
 
 
@@ -103,7 +105,7 @@ def _layout(
         raise ValueError("a model with relative positions cannot share rows among samples; leave shared_rows out")
     if attention_mask.numel() != len(input_ids):
         raise ValueError(
-            f"samples that share rows need separators [{len(input_ids)}], the attention_mask has shape "
+            f"samples that share rows need prefix_lengths [{len(input_ids)}], the attention_mask has shape "
             f"{list(attention_mask.shape)}; leave shared_rows out"
         )
     return SharedRows.of(shared_rows, attention_mask.flatten(), width=input_ids.size(1))
@@ -117,8 +119,10 @@ def _last_queries(places: Tensor, shape: torch.Size) -> tuple[Tensor | None, Ten
         return None, places
     chosen = torch.zeros(shape, dtype=torch.bool)
     chosen.view(-1)[places] = True
-    wanted = target_positions(chosen)
-    if wanted is None:
+    query_positions = target_positions(chosen)
+    if query_positions is None:
         return None, places
     ranks = chosen.cumsum(dim=1) - 1  # of a chosen position among those of its row
-    return wanted, places.div(shape[1], rounding_mode="floor") * wanted.size(1) + ranks.view(-1)[places]
+    return query_positions, places.div(shape[1], rounding_mode="floor") * query_positions.size(1) + ranks.view(-1)[
+        places
+    ]

@@ -1,7 +1,7 @@
-"""Prefix-LM attention: which keys a query sees, and how the result is computed (spec: model 2.1, 3.3-3.5).
+"""Prefix-LM attention: which keys a query sees, and how the result is computed.
 
 b batch, s new positions (queries), m cached positions, k = m + s keys, h hidden, n heads of this rank, d head dim,
-r positions whose output is wanted, t tensor-parallel size
+r query positions, t tensor-parallel size
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from mpu.cache import KeyValueCache
-from mpu.flex_attention import attend_blocks
 from mpu.initialize import ParallelTopology
+from mpu.kernels.flex import attend_blocks
 from mpu.layers import ColumnParallelLinear, RowParallelLinear
 from mpu.random import Dropout, ModelParallelRandomState, dropout
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 # From this key length on the fused kernel wins on the CPU in bf16 too, and saves the memory of the scores
-# (spec: platform 4).
+# .
 FUSED_FROM_KEY_LENGTH = 1024
 
 
@@ -40,7 +40,7 @@ def rows_at(states: Tensor, positions: Tensor) -> Tensor:
 class PrefixMask:
     """Say which keys every query sees.
 
-    ``visible`` is bool [b or 1, 1, s or 1, k] (None: everything is visible). Rows listed in ``blind`` (bool
+    ``visible`` is bool [b or 1, 1, s or 1, k] (None: everything is visible). Rows listed in ``fully_masked`` (bool
     [b or 1, 1, s or 1, 1]) see nothing in the given mask; they attend uniformly to all keys, which attention gets by
     zeroing their query, and their row of ``visible`` is all true. The additive form is made once per step, unless it
     is given in place of ``visible`` as ``additive`` (of the dtype of queries), as decoding steps of fixed shapes do.
@@ -48,7 +48,7 @@ class PrefixMask:
     """
 
     visible: Tensor | None
-    blind: Tensor | None = None
+    fully_masked: Tensor | None = None
     additive: Tensor | None = None
     blocks: BlockMask | None = None
     _biases: dict[tuple[torch.dtype, int], Tensor] = field(default_factory=dict, repr=False)
@@ -57,37 +57,37 @@ class PrefixMask:
     def from_attention_mask(
         cls, attention_mask: Tensor, *, query_length: int, key_length: int, device: torch.device | str
     ) -> PrefixMask:
-        """Build the mask from either form of ``attention_mask``, told apart by rank (spec: model 2.1).
+        """Build the mask from either form of ``attention_mask``, told apart by rank.
 
-        Rank 0, [1], [b] or [b,1]: separators; columns below the separator are visible to all, the rest causally, and
+        Rank 0, [1], [b] or [b,1]: prefix lengths; columns of the prefix are visible to all, the rest causally, and
         cached columns always. Rank 3, [b or 1,2,s]: several samples in a row; the first line numbers the sample of each
         position, the second is 1 where its whole sample sees it, the rest is seen causally by its own sample; without a
-        cache. Rank 4 [b or 1, 1, s or 1, >= k]: nonzero means visible; the last k columns count.
-        Raises ValueError for any other shape.
+        cache. Rank 4 [b or 1, 1, s or 1, >= k]: nonzero means visible; the last k columns count. Raises ValueError for
+        any other shape.
         """
         if attention_mask.dim() == 4:
             return cls._from_matrix(attention_mask, query_length=query_length, key_length=key_length, device=device)
         if attention_mask.dim() == 3 and attention_mask.shape[1:] == (2, query_length) and key_length == query_length:
-            return cls._from_owners(*attention_mask.to(device, non_blocking=True).unbind(1))
+            return cls._from_segments(*attention_mask.to(device, non_blocking=True).unbind(1))
         if attention_mask.dim() > 2 or (attention_mask.dim() == 2 and attention_mask.size(1) != 1):
             raise ValueError(
-                f"attention_mask has shape {list(attention_mask.shape)}; give separators of shape [], [b] or [b,1], "
+                f"attention_mask has shape {list(attention_mask.shape)}; give prefix lengths of shape [], [b] or [b,1], "
                 "samples that share rows as [b,2,s] (without a cache), or a mask of shape [b,1,s,k]"
             )
         if query_length == 1:
             return cls(visible=None)  # the one new position sees the cache and itself
-        separators = attention_mask.to(device, non_blocking=True).reshape(-1, 1, 1, 1)  # [b or 1,1,1,1]
+        prefix_lengths = attention_mask.to(device, non_blocking=True).reshape(-1, 1, 1, 1)  # [b or 1,1,1,1]
         num_cached = key_length - query_length
         columns = torch.arange(-num_cached, query_length, device=device)  # [k], cached ones are negative
         rows = torch.arange(query_length, device=device).unsqueeze(1)  # [s,1]
-        return cls(visible=(columns <= rows) | (columns < separators))
+        return cls(visible=(columns <= rows) | (columns < prefix_lengths))
 
     @classmethod
-    def _from_owners(cls, owners: Tensor, prefixes: Tensor) -> PrefixMask:
-        """Build the block-diagonal mask of samples that share rows, from ``owners`` and ``prefixes`` [b or 1,s]."""
-        columns = torch.arange(owners.size(1), device=owners.device)
+    def _from_segments(cls, segment_ids: Tensor, prefixes: Tensor) -> PrefixMask:
+        """Build the block-diagonal mask of samples that share rows; ``segment_ids`` and ``prefixes`` are [b or 1,s]."""
+        columns = torch.arange(segment_ids.size(1), device=segment_ids.device)
         causal = columns <= columns.unsqueeze(1)  # [s,s]
-        own = owners.unsqueeze(1) == owners.unsqueeze(2)  # [b or 1,s,s]
+        own = segment_ids.unsqueeze(1) == segment_ids.unsqueeze(2)  # [b or 1,s,s]
         return cls(visible=(own & (causal | (prefixes != 0).unsqueeze(1))).unsqueeze(1))
 
     @classmethod
@@ -101,10 +101,10 @@ class PrefixMask:
                 f"{key_length} keys it has to be [b or 1, 1, {query_length} or 1, at least {key_length}]"
             )
         visible = attention_mask[..., columns - key_length :].to(device, non_blocking=True) != 0
-        blind = ~visible.any(dim=-1, keepdim=True)  # [b or 1,1,s or 1,1]
-        if visible.device.type == "cpu" and not blind.any():
+        fully_masked = ~visible.any(dim=-1, keepdim=True)  # [b or 1,1,s or 1,1]
+        if visible.device.type == "cpu" and not fully_masked.any():
             return cls(visible=visible)  # looking costs nothing here; on a GPU it would wait for the device
-        return cls(visible=visible | blind, blind=blind)
+        return cls(visible=visible | fully_masked, fully_masked=fully_masked)
 
     def at(self, positions: Tensor) -> PrefixMask:
         """Return the mask of the queries at ``positions`` [b,r] alone."""
@@ -114,16 +114,16 @@ class PrefixMask:
                 return rows
             return rows_at(rows[:, 0].expand(len(positions), -1, -1), positions).unsqueeze(1)  # [b,1,r,...]
 
-        return PrefixMask(choose(self.visible), choose(self.blind), choose(self.additive))
+        return PrefixMask(choose(self.visible), choose(self.fully_masked), choose(self.additive))
 
     @property
     def num_rows(self) -> int:
         """Return the batch size the mask was made for, or 1 when it fits any."""
         return 1 if self.visible is None else self.visible.size(0)
 
-    def silence_blind_rows(self, query: Tensor) -> Tensor:
+    def silence_fully_masked_rows(self, query: Tensor) -> Tensor:
         """Zero the queries [b,n,s,d] of rows that see nothing: their scores are all 0, their attention uniform."""
-        return query if self.blind is None else query.masked_fill(self.blind, 0.0)
+        return query if self.fully_masked is None else query.masked_fill(self.fully_masked, 0.0)
 
     def bias(self, *, batch_size: int, num_heads: int, dtype: torch.dtype) -> Tensor | None:
         """Return the additive form [b * num_heads, s or 1, k]: 0 where visible, minus infinity elsewhere."""
@@ -153,12 +153,12 @@ def attend(
     ``query`` [b,n,s,d]; ``key`` and ``value`` [b,n,k,d]. ``dropout_probability`` is 0 outside training. On a GPU, and
     on the CPU in fp32 without dropout, the fused kernel does it without keeping scores. There ``attention_scale`` has
     nothing to do: it guards half-precision scores against overflow and cancels in the softmax. The other CPU cases are
-    faster with explicit scores (spec: platform 4).
+    faster with explicit scores.
     """
     if mask.blocks is not None:
         assert dropout_probability == 0.0, "attention by blocks has no dropout"
         return attend_blocks(query, key, value, mask.blocks)
-    query = mask.silence_blind_rows(query)
+    query = mask.silence_fully_masked_rows(query)
     if _fused_is_better(query, key, dropout_probability):
         given = mask.visible if mask.additive is None else mask.additive
         return F.scaled_dot_product_attention(query, key, value, attn_mask=given, dropout_p=dropout_probability)
@@ -185,7 +185,7 @@ def _fused_is_better(query: Tensor, key: Tensor, dropout_probability: float) -> 
 
 
 def _probabilities(scores: Tensor, attention_scale: float) -> Tensor:
-    """Return the softmax over keys of scores [...,s,k] that were divided by ``attention_scale`` (spec: model 3.4)."""
+    """Return the softmax over keys of scores [...,s,k] that were divided by ``attention_scale``."""
     if attention_scale > 1.0:
         scores = (scores - scores.amax(dim=-1, keepdim=True)) * attention_scale
     return torch.softmax(scores, dim=-1).to(scores.dtype)
@@ -193,7 +193,7 @@ def _probabilities(scores: Tensor, attention_scale: float) -> Tensor:
 
 @dataclass
 class RelativePositions:
-    """What relative attention adds to a step: encodings of distances and the two shared biases (spec: model 3.5)."""
+    """What relative attention adds to a step: encodings of distances and the two shared biases."""
 
     encodings: Tensor  # [k,h], row t encodes the distance k-1-t
     content_bias: Tensor  # [n,d], u
@@ -204,7 +204,7 @@ def relative_shift(scores: Tensor) -> Tensor:
     """Move row i of [...,s,k] so that column j holds the score of the distance between query i and key j.
 
     One zero column is put in front, the [s,k+1] block is read as [k+1,s] and its first row dropped. Columns beyond the
-    diagonal hold wrapped values, as in the original (spec: model 3.5).
+    diagonal hold wrapped values, as in the original.
     """
     *outer, num_queries, num_keys = scores.shape
     padded = F.pad(scores, (1, 0))  # [...,s,k+1]
@@ -236,9 +236,9 @@ def attend_relative(
     bias = mask.bias(batch_size=batch_size, num_heads=num_heads, dtype=scores.dtype)
     if bias is not None:
         scores = scores + bias.view(batch_size, num_heads, -1, scores.size(-1))
-    if mask.blind is not None:
+    if mask.fully_masked is not None:
         # Not by zeroed queries: the shift hands values of a row on to the row before it.
-        scores = scores.masked_fill(mask.blind, 0.0)
+        scores = scores.masked_fill(mask.fully_masked, 0.0)
     probabilities = _probabilities(scores, attention_scale)
     probabilities = dropout(probabilities, dropout_probability, training=True, fast=fast_dropout)
     return torch.matmul(probabilities, value)
@@ -291,18 +291,19 @@ class SelfAttention(nn.Module):
         cache: KeyValueCache | None = None,
         layer: int = 0,
         positions: RelativePositions | None = None,
-        wanted: Tensor | None = None,
+        query_positions: Tensor | None = None,
     ) -> Tensor:
         """Map the normalised hidden states [b,s,h] to the attention output [b,s,h], dropout included.
 
         With a ``cache`` the keys and values are appended as those of ``layer``. Relative mode needs ``positions``. With
-        ``wanted`` [b,r] only the positions it lists are queries, the output is [b,r,h], and ``mask`` is made for them.
+        ``query_positions`` [b,r] only those positions are queries, the output is [b,r,h], and ``mask`` is made for
+        them.
         """
         batch_size, length, _ = hidden.shape
         fused = self.query_key_value(hidden).view(batch_size, length, 3, self.num_heads, self.head_dim)
         query, key, value = fused.unbind(dim=2)  # [b,s,n,d] each
-        if wanted is not None:
-            query = rows_at(query, wanted)
+        if query_positions is not None:
+            query = rows_at(query, query_positions)
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # [b,n,s,d]
         if cache is not None:
             key, value = cache.append(layer, key, value)

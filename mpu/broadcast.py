@@ -1,4 +1,4 @@
-"""Hand the batch that one rank has read to the other ranks of its model-parallel group (spec: model 8.7)."""
+"""Hand the batch that one rank has read to the other ranks of its model-parallel group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys and values of earlier positions, kept between calls in place of hidden states (spec: model 3.9).
+"""Keys and values of earlier positions, kept between calls in place of hidden states.
 
 b batch, n attention heads of this rank, d head dim, c capacity, m positions held so far, s new positions
 """

@@ -1,4 +1,4 @@
-"""Cross entropy over a vocabulary that is cut over the model-parallel ranks (spec: model 6 and 8.5)."""
+"""Cross entropy over a vocabulary that is cut over the model-parallel ranks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def vocab_parallel_cross_entropy(
 
     ``logits`` [...,v/t] is this rank's shard in any floating type; ``target_ids`` [...] are global ids. The sum is
     taken in fp32. No id is ignored: callers mask. With ``label_smoothing`` e it is (1 - e) times the cross entropy plus
-    e times the mean of -log-probability over the vocabulary, padding rows included (spec: generation 4.4).
+    e times the mean of -log-probability over the vocabulary, padding rows included.
     """
     assert logits.shape[:-1] == target_ids.shape, (logits.shape, target_ids.shape)
     with torch.autocast(device_type=logits.device.type, enabled=False):

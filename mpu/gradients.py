@@ -1,4 +1,4 @@
-"""The norm of gradients that are partly cut over the model-parallel ranks (spec: model 8.8)."""
+"""The norm of gradients that are partly cut over the model-parallel ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which processes share one model, and which share the data (spec: model 8.1).
+"""Which processes share one model, and which share the data.
 
 With tensor-parallel size t the world is cut into model-parallel groups of t consecutive ranks; the data-parallel groups
 join the ranks that hold the same shard. Nothing here is global: the topology is a value that is handed to the layers.
@@ -90,7 +90,7 @@ class ParallelTopology:
 
 
 def initialize_model_parallel(model_parallel_size: int = 1) -> ParallelTopology:
-    """Build the groups of this world and return this rank's topology (spec: model 8.1).
+    """Build the groups of this world and return this rank's topology.
 
     Every rank has to call it, in the same order as its other group constructions. Without an initialised
     ``torch.distributed`` the world is this process alone. A size above the world size is lowered to it. Raises

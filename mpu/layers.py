@@ -1,4 +1,4 @@
-"""Linear layers and embeddings whose weights are cut over the model-parallel ranks (spec: model 8.2-8.4).
+"""Linear layers and embeddings whose weights are cut over the model-parallel ranks.
 
 Every rank draws the whole matrix with the same CPU generator and keeps its part, so that the initialisation does not
 depend on the model-parallel size. The draw is skipped for parameters on the meta device, which hold no numbers.
@@ -24,8 +24,7 @@ from mpu.mappings import (
 def shard_of(full: Tensor, *, dim: int, topology: ParallelTopology, stride: int = 1) -> Tensor:
     """Return this rank's part of a full parameter.
 
-    The tensor is cut into ``stride * t`` equal blocks along ``dim``; rank r keeps blocks r, r + t, r + 2t ... in order
-    (spec: model 8.3; stride 3 for the fused query, key and value matrix).
+    The tensor is cut into ``stride * t`` equal blocks along ``dim``; rank r keeps blocks r, r + t, r + 2t ... in order.
     """
     size, rank = topology.model_parallel_size, topology.model_parallel_rank
     if size == 1:
@@ -49,7 +48,7 @@ def initialize_normal(
     dim: int = 0,
     stride: int = 1,
 ) -> None:
-    """Fill ``parameter`` with this rank's part of a normal draw of ``full_shape`` (spec: model 3.8, 8.4).
+    """Fill ``parameter`` with this rank's part of a normal draw of ``full_shape``.
 
     ``generator`` is a CPU generator; None means torch's default one.
     """
@@ -60,7 +59,7 @@ def initialize_normal(
 
 
 def mark_model_parallel(parameter: nn.Parameter) -> nn.Parameter:
-    """Flag a parameter as split over the ranks: gradient norms sum it over the group (spec: model 8.8)."""
+    """Flag a parameter as split over the ranks: gradient norms sum it over the group."""
     parameter.model_parallel = True
     return parameter
 
@@ -107,7 +106,7 @@ class _ParallelLinear(nn.Module):
     """What the two kinds have in common: the product of this rank.
 
     ``inference_linear``, where it is set, computes that product in place of ``weight`` and the local bias
-    (``mpu/prepacked.py``); it has no gradients.
+    (``mpu/kernels/prepacked.py``); it has no gradients.
     """
 
     weight: nn.Parameter

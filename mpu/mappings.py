@@ -1,4 +1,4 @@
-"""The four conjugate collectives at the borders of a tensor-parallel region (spec: model 8.2).
+"""The four conjugate collectives at the borders of a tensor-parallel region.
 
 ========  ==========================  ==========================
 name      forward                     backward

@@ -1,7 +1,7 @@
 """Random states: dropout, the extra state of the model-parallel ranks, and activation checkpointing.
 
 Ranks of one model-parallel group hold different heads, so dropout of attention probabilities must differ between them,
-while every other dropout must be equal (spec: model 8.6). Layers therefore draw the former under a second random state.
+while every other dropout must be equal. Layers therefore draw the former under a second random state.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from mpu.initialize import ParallelTopology
 
 MODEL_PARALLEL_STATE = "model-parallel-rng"
-# Offset between the common seed and the seeds of the model-parallel ranks (spec: model 8.6).
+# Offset between the common seed and the seeds of the model-parallel ranks.
 MODEL_PARALLEL_SEED_OFFSET = 2718
 BYTE_VALUES = 256
 
@@ -146,7 +146,7 @@ def dropout(inputs: Tensor, probability: float, *, training: bool, fast: bool) -
     """Zero elements with ``probability`` and scale up the others.
 
     ``fast`` takes effect on the CPU: the probability is rounded to a multiple of 1/256 (0.1 becomes 26/256) and the
-    mask is drawn about ten times faster (spec: platform 4). Probabilities that round to 0 or 1, and compiled layers,
+    mask is drawn about ten times faster. Probabilities that round to 0 or 1, and compiled layers,
     use torch's dropout.
     """
     if not training or probability == 0.0:

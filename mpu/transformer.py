@@ -1,7 +1,7 @@
-"""The stack of pre-LayerNorm transformer layers with learned or relative positions (spec: model 3).
+"""The stack of pre-LayerNorm transformer layers with learned or relative positions.
 
-b batch, s new positions, m cached positions, k = m + s keys, h hidden, n heads, d head dim, r positions whose output is
-wanted, t tensor-parallel size
+b batch, s new positions, m cached positions, k = m + s keys, h hidden, n heads, d head dim, r query positions, t
+tensor-parallel size
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Generator, Tensor, nn
 
 from mpu.attention import PrefixMask, RelativePositions, SelfAttention, rows_at
 from mpu.cache import KeyValueCache
-from mpu.flex_attention import KERNELS, make_block_mask, prefers_blocks
 from mpu.initialize import ParallelTopology
+from mpu.kernels.flex import KERNELS, make_block_mask, prefers_blocks
 from mpu.layers import ColumnParallelLinear, RowParallelLinear, initialize_normal, mark_model_parallel
 from mpu.random import Dropout, ModelParallelRandomState, checkpoint_activations
 
-# Widths are multiples of the first for compiled layers (spec: platform 6), else on a GPU of the second, for its fused
-# kernels with a mask (spec: platform 4).
+# Widths are multiples of the first for compiled layers, else on a GPU of the second, for its fused
+# kernels with a mask.
 COMPILED_MULTIPLE, GPU_MULTIPLE = 64, 8
 
 
@@ -49,7 +49,7 @@ class TransformerSettings:
 
     @property
     def output_initializer_std(self) -> float:
-        """Return the deviation of the two matrices that write to the residual stream (spec: model 3.8)."""
+        """Return the deviation of the two matrices that write to the residual stream."""
         return self.initializer_std / math.sqrt(2.0 * self.num_layers)
 
 
@@ -73,7 +73,7 @@ class LayerContext:
 
 
 class MLP(nn.Module):
-    """Two linear layers, h to 4h to h, with the tanh form of GELU between them (spec: model 3.6)."""
+    """Two linear layers, h to 4h to h, with the tanh form of GELU between them."""
 
     def __init__(self, settings: TransformerSettings, context: LayerContext) -> None:
         super().__init__()
@@ -123,17 +123,19 @@ class TransformerLayer(nn.Module):
         cache: KeyValueCache | None = None,
         layer: int = 0,
         positions: RelativePositions | None = None,
-        wanted: Tensor | None = None,
+        query_positions: Tensor | None = None,
     ) -> Tensor:
-        """Map the residual stream [b,s,h] to the next one, or to its rows ``wanted`` [b,r], which ``mask`` is for."""
+        """Map the residual stream [b,s,h] to the next one, or to its rows at ``query_positions`` [b,r]."""
         normalised = self.input_layernorm(hidden)
-        attended = self.attention(normalised, mask, cache=cache, layer=layer, positions=positions, wanted=wanted)
-        hidden = attended + (hidden if wanted is None else rows_at(hidden, wanted))
+        attended = self.attention(
+            normalised, mask, cache=cache, layer=layer, positions=positions, query_positions=query_positions
+        )
+        hidden = attended + (hidden if query_positions is None else rows_at(hidden, query_positions))
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
 
 class SinusoidalEncoding(nn.Module):
-    """Encode distances by sines and cosines of falling frequencies (spec: model 3.5)."""
+    """Encode distances by sines and cosines of falling frequencies."""
 
     def __init__(self, hidden_size: int, *, device: torch.device | str | None = None) -> None:
         super().__init__()
@@ -173,7 +175,7 @@ class Transformer(nn.Module):
     def choose_kernels(self, *, attention: str = "auto", compiled: bool = False, backend: str = "inductor") -> None:
         """Choose how layers are computed; parameters and their names stay as they are.
 
-        ``attention`` is ``sdpa``, ``flex`` or ``auto``, see ``mpu.flex_attention.prefers_blocks``. ``compiled`` layers
+        ``attention`` is ``sdpa``, ``flex`` or ``auto``, see ``mpu.kernels.flex.prefers_blocks``. ``compiled`` layers
         share one graph, made by torch's compiler ``backend`` at the first step; with a cache they run uncompiled.
         """
         assert attention in KERNELS, attention
@@ -187,14 +189,14 @@ class Transformer(nn.Module):
         attention_mask: Tensor | PrefixMask,
         *,
         cache: KeyValueCache | None = None,
-        wanted: Tensor | None = None,
+        query_positions: Tensor | None = None,
     ) -> Tensor:
-        """Return the hidden states [b,s,h] after the final LayerNorm, or those at the positions ``wanted`` [b,r].
+        """Return the hidden states [b,s,h] after the final LayerNorm, or those at ``query_positions`` [b,r].
 
         ``word_embeddings`` [b,s,h]; ``position_ids`` [b or 1,2,s] with block positions, [b or 1,s] without, ignored in
         relative mode; ``attention_mask`` as in ``PrefixMask.from_attention_mask``, or a mask that is made already. A
         ``cache`` supplies the earlier positions and receives the new ones; activations are then not checkpointed. The
-        last layer has no queries but the wanted ones (in relative mode it has all: a row is shifted by the number of
+        last layer has no other queries (in relative mode it has all: a row is shifted by the number of
         rows).
         """
         batch_size, length, _ = word_embeddings.shape
@@ -207,12 +209,12 @@ class Transformer(nn.Module):
             raise ValueError(f"attention_mask is for {mask.num_rows} rows, the batch has {batch_size}; give one or all")
         hidden, positions = self._embed(word_embeddings, position_ids, num_keys)
         hidden = F.pad(hidden, (0, 0, 0, padding)) if padding else hidden
-        chosen = wanted if positions is None else None
-        hidden = self._run_layers(hidden, mask, cache=cache, positions=positions, wanted=chosen)
+        chosen = query_positions if positions is None else None
+        hidden = self._run_layers(hidden, mask, cache=cache, positions=positions, query_positions=chosen)
         if cache is not None:
             cache.advance(length)
         if chosen is None:
-            hidden = hidden[:, :length] if wanted is None else rows_at(hidden, wanted)
+            hidden = hidden[:, :length] if query_positions is None else rows_at(hidden, query_positions)
         return self.final_layernorm(hidden)
 
     def _run_layers(
@@ -222,17 +224,17 @@ class Transformer(nn.Module):
         *,
         cache: KeyValueCache | None,
         positions: RelativePositions | None,
-        wanted: Tensor | None,
+        query_positions: Tensor | None,
     ) -> Tensor:
-        """Return the residual stream [b,s,h] after all layers, or its rows ``wanted`` [b,r]."""
+        """Return the residual stream [b,s,h] after all layers, or its rows ``query_positions`` [b,r]."""
         compiled = self._compiled_layer if cache is None else None
         run_layer = compiled or _run_layer
         common = {"cache": cache, "positions": positions}
         options: list[dict[str, Any]] = [{"mask": mask, **common}] * self.settings.num_layers
-        if wanted is not None:
-            options[-1] = {"mask": mask.at(wanted), "wanted": wanted, **common}
+        if query_positions is not None:
+            options[-1] = {"mask": mask.at(query_positions), "query_positions": query_positions, **common}
         if compiled is not None:
-            _mark_sizes(hidden, mask.visible, options[-1]["mask"].visible, wanted)
+            _mark_sizes(hidden, mask.visible, options[-1]["mask"].visible, query_positions)
         chunked = self.settings.checkpoint_activations and cache is None and torch.is_grad_enabled()
         chunk = self.settings.checkpoint_num_layers if chunked else self.settings.num_layers
         for first in range(0, self.settings.num_layers, chunk):

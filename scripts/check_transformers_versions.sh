@@ -27,7 +27,7 @@ make_environment() { # folder, version
 }
 
 if [ $# -eq 0 ]; then
-    set -- tests/test_golden_model_hf.py tests/test_model_hf_*.py tests/test_readme_huggingface.py tests/test_docs_huggingface.py
+    set -- tests/model/test_golden_hf.py tests/test_model_hf_*.py tests/house/test_readme_huggingface.py tests/house/test_docs_huggingface.py
 fi
 status=0
 summary=""

@@ -54,7 +54,7 @@ def convert(values: argparse.Namespace) -> int:
     description = describe(values.name, values)
     from hf_sources import open_source, read_weights
 
-    from model.hf_export import SHARED_ROWS, ExportOptions, check_is_new, export_bin, export_folder, parse_size
+    from model.hub.export import SHARED_ROWS, ExportOptions, check_is_new, export_bin, export_folder, parse_size
 
     options = ExportOptions(
         max_shard_size=parse_size(values.max_shard_size), purpose=values.purpose, pool_token=values.pool_token
@@ -80,7 +80,7 @@ def convert(values: argparse.Namespace) -> int:
     if source.tokenizer is not None and source.tokenizer.note:
         print(f"note: {source.tokenizer.note}")
     if values.verify:
-        from model.hf_verify import verify
+        from model.hub.verify import verify
 
         options = {"config": source.config, "base": values.load_pretrained, "shared_row": source.options.shared_row}
         print(verify(values.checkpoint, values.output, **options))

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     from hf_description import Description, shell_file
     from hf_tokenizers import choice_of_folder, vocabulary_argument
 
-    from model.hf_import import fetch_model, import_folder, open_hub_model
+    from model.hub.importing import fetch_model, import_folder, open_hub_model
 
     model = open_hub_model(fetch_model(values.model))
     choice = choice_of_folder(model.folder)
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     files = import_folder(model, values.output, size=values.model_parallel_size, model_file=model_file)
     print(f"wrote {values.output}: {', '.join(file.name for file in files)}, model.sh")
     if values.verify:
-        from model.hf_verify import verify
+        from model.hub.verify import verify
 
         print(verify(values.output, model.folder, config=model.config))
     return 0

@@ -42,7 +42,7 @@ class TokenizerChoice:
 
     @property
     def shares_rows(self) -> bool:
-        """Tell whether [gMASK] has the id of the end of a piece (spec: model 13.1)."""
+        """Tell whether [gMASK] has the id of the end of a piece."""
         return self.tokenizer_type == "ChineseSPTokenizer" and self.task_mask and not self.fix_command_token
 
 

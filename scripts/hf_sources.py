@@ -11,10 +11,10 @@ from typing import Any
 from hf_description import Description, from_run
 from hf_tokenizers import choice_of_folder, tokenizer_files
 
+from model.checkpoints.whole_weights import WholeWeights, read_whole_weights
 from model.config import GLMConfig
-from model.hf_config import CONFIG_FILE, config_from_fields, read_fields, sizes_from_shapes
-from model.hf_export import ARCHITECTURES, GENERATION_FILE, SHARED_ROWS, ExportOptions, TokenizerFiles
-from model.whole_weights import WholeWeights, read_whole_weights
+from model.hub.config_file import CONFIG_FILE, config_from_fields, read_fields, sizes_from_shapes
+from model.hub.export import ARCHITECTURES, GENERATION_FILE, SHARED_ROWS, ExportOptions, TokenizerFiles
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 from hf_description import TokenizerChoice
 
-from data_utils.tokenization import build_tokenizer
-from data_utils.vocabularies import VOCABULARIES, find_vocabulary
-from model.hf_export import TokenizerFiles
+from data_utils.tokenizers.tokenizer import build_tokenizer
+from data_utils.tokenizers.vocabularies import VOCABULARIES, find_vocabulary
+from model.hub.export import TokenizerFiles
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SENTENCEPIECE_FILE = "tokenizer.model"

@@ -220,7 +220,7 @@ def main() -> int:
         return show_plan(machines, [word for word in words if word != DRY_RUN], environment=environment)
     check_launcher(machines)
     if machines.world_size > 1:
-        # Left alone, every process would take all cores (spec: platform 3.2).
+        # Left alone, every process would take all cores.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // machines.num_ranks)))
     passed_on = None
     if machines.launcher == "deepspeed" and machines.num_nodes > 1 and "DS_ENV_FILE" not in environment:

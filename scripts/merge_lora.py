@@ -30,7 +30,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Run the command."""
     arguments = parse_arguments()
-    from model.lora_files import merge_into_checkpoint, read_adapter
+    from model.hub.adapters import merge_into_checkpoint, read_adapter
 
     adapter = read_adapter(arguments.adapter)
     merged = merge_into_checkpoint(arguments.checkpoint, adapter, arguments.output)

@@ -67,7 +67,7 @@ def cpython_documents() -> Iterator[str]:
 
 def user_documents(paths: list[str]) -> Iterator[str]:
     """Yield the documents of the user's files (any format that ``--train-data`` takes)."""
-    from data_utils.corpora import read_documents
+    from data_utils.corpora.named import read_documents
 
     for path in paths:
         for document in read_documents(path):

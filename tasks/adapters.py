@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from model.hub.adapters import load_adapter, read_adapter, save_adapter
 from model.lora import adapted_layers, add_adapters
-from model.lora_files import load_adapter, read_adapter, save_adapter
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from tasks.configuration import FinetuningConfiguration

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from model.checkpoint_format import load_model_weights, read_weight_file, resolve_checkpoint
+from model.checkpoints.reading import load_model_weights, read_weight_file, resolve_checkpoint
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from tasks.adapters import add_run_adapters

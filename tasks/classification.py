@@ -1,4 +1,4 @@
-"""Examples as samples for a classification head, without patterns (spec: superglue 4.5)."""
+"""Examples as samples for a classification head, without patterns."""
 
 from __future__ import annotations
 
@@ -141,11 +141,13 @@ class ClassificationEncoder:
         ids = stack_padded([row.ids for row in rows], length, self.commands.pad)
         if self.options.encoder:
             types = stack_padded([row.types for row in rows], length, 0)
-            masks = stack_padded([[1] * row.separator for row in rows], length, 0)
+            masks = stack_padded([[1] * row.prefix_length for row in rows], length, 0)
             rows_or_row = [array if choices else array[0] for array in (ids, types, masks)]
             return TaskSample("encoder", example.guid, label, rows_or_row[0], token_types=rows_or_row[1],
                               padding_mask=rows_or_row[2])  # fmt: skip
         positions = stack_padded([row.position_rows(masked_lm=self.options.masked_lm) for row in rows], length, 0)
-        separators = np.array([row.separator for row in rows], dtype=np.int32)
-        ids, positions, separators = (array if choices else array[0] for array in (ids, positions, separators))
-        return TaskSample("classification", example.guid, label, ids, positions, np.asarray(separators, dtype=np.int32))
+        prefix_lengths = np.array([row.prefix_length for row in rows], dtype=np.int32)
+        ids, positions, prefix_lengths = (array if choices else array[0] for array in (ids, positions, prefix_lengths))
+        return TaskSample(
+            "classification", example.guid, label, ids, positions, np.asarray(prefix_lengths, dtype=np.int32)
+        )

@@ -1,4 +1,4 @@
-"""Examples as samples for the language model: one token, several tokens, segments, fast decode (spec: superglue 4).
+"""Examples as samples for the language model: one token, several tokens, segments, fast decode.
 
 c choices, l labels, p prompt tokens, s sequence
 """
@@ -28,7 +28,7 @@ from tasks.segments import MASK, Parts, PromptTokens, Shortenable
 
 
 class TaskTokenizer(Protocol):
-    """What samples need of a tokenizer (``data_utils.tokenization.Tokenizer`` has it)."""
+    """What samples need of a tokenizer (``data_utils.tokenizers.tokenizer.Tokenizer`` has it)."""
 
     num_tokens: int
     command_tokens: Sequence[Any]
@@ -133,9 +133,9 @@ class ClozeEncoder:
             label=label,
             input_ids=ids,
             position_ids=row.position_rows(masked_lm=self.options.masked_lm),
-            attention_mask=np.array(row.separator, dtype=np.int32),
+            attention_mask=np.array(row.prefix_length, dtype=np.int32),
             target_ids=np.array(row.targets, dtype=np.int32),
-            logit_mask=np.array(row.loss_mask, dtype=np.int32),
+            loss_mask=np.array(row.loss_mask, dtype=np.int32),
             prompt_positions=prompts,
         )
 
@@ -247,9 +247,9 @@ class ClozeEncoder:
             label=label,
             input_ids=ids,
             position_ids=row.position_rows(masked_lm=self.options.masked_lm),
-            attention_mask=np.array(row.separator, dtype=np.int32),
+            attention_mask=np.array(row.prefix_length, dtype=np.int32),
             target_ids=np.array(targets, dtype=np.int32),
-            logit_mask=np.array(row.loss_mask, dtype=np.int32),
+            loss_mask=np.array(row.loss_mask, dtype=np.int32),
             prompt_positions=prompts,
         )
 
@@ -287,9 +287,9 @@ class ClozeEncoder:
             label=label,
             input_ids=stack_padded([ids for ids, _ in split], length, self.commands.pad),
             position_ids=stack_padded(positions, length, 0),
-            attention_mask=np.array([row.separator for row in rows], dtype=np.int32),
+            attention_mask=np.array([row.prefix_length for row in rows], dtype=np.int32),
             target_ids=stack_padded([row.targets for row in rows], length, 0),
-            logit_mask=stack_padded([row.loss_mask for row in rows], length, 0),
+            loss_mask=stack_padded([row.loss_mask for row in rows], length, 0),
             prompt_positions=np.stack([prompts for _, prompts in split]),
             segment_ids=segment_ids,
         )
@@ -325,12 +325,12 @@ class ClozeEncoder:
             label=label,
             input_ids=np.array(row.ids, dtype=np.int32),
             position_ids=row.position_rows(masked_lm=self.options.masked_lm),
-            attention_mask=np.array(row.separator, dtype=np.int32),
+            attention_mask=np.array(row.prefix_length, dtype=np.int32),
             target_ids=np.array([decoder.targets for decoder in decoders], dtype=np.int32),
-            logit_mask=np.array([decoder.loss_mask for decoder in decoders], dtype=np.int32),
+            loss_mask=np.array([decoder.loss_mask for decoder in decoders], dtype=np.int32),
             answer_ids=np.array([decoder.ids for decoder in decoders], dtype=np.int32),
             answer_position_ids=np.array([decoder.positions for decoder in decoders], dtype=np.int32),
-            answer_separators=np.full(len(decoders), row.separator, dtype=np.int32),
+            answer_prefix_lengths=np.full(len(decoders), row.prefix_length, dtype=np.int32),
         )
 
 

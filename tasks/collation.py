@@ -1,4 +1,4 @@
-"""Samples to batches: the one place where they are padded and become tensors (spec: superglue 7).
+"""Samples to batches: the one place where they are padded and become tensors.
 
 b batch, s sequence, c choices (rows of a sample), l labels, p prompt tokens, r positions of an answer
 
@@ -18,17 +18,17 @@ from tasks.samples import Kind, TaskSample
 
 # Fields whose last axis is the sequence; the ids are padded with the padding id, everything else with 0.
 _ALONG_SEQUENCE: dict[Kind, frozenset[str]] = {
-    "single_token": frozenset(("input_ids", "position_ids", "logit_mask")),
-    "multi_token": frozenset(("input_ids", "position_ids", "target_ids", "logit_mask")),
-    "language_model": frozenset(("input_ids", "position_ids", "target_ids", "logit_mask")),
+    "single_token": frozenset(("input_ids", "position_ids", "loss_mask")),
+    "multi_token": frozenset(("input_ids", "position_ids", "target_ids", "loss_mask")),
+    "language_model": frozenset(("input_ids", "position_ids", "target_ids", "loss_mask")),
     "fast_decode": frozenset(("input_ids", "position_ids")),
     "classification": frozenset(("input_ids", "position_ids")),
     "encoder": frozenset(("input_ids", "token_types", "padding_mask")),
 }
 # Fields of fast decode whose last axis is the answer.
-_ALONG_ANSWER = frozenset(("target_ids", "logit_mask", "answer_ids", "answer_position_ids"))
+_ALONG_ANSWER = frozenset(("target_ids", "loss_mask", "answer_ids", "answer_position_ids"))
 # Fields that have one row per choice although the context has none.
-_ANSWER_FIELDS = frozenset(("target_ids", "logit_mask", "answer_ids", "answer_position_ids", "answer_separators"))
+_ANSWER_FIELDS = frozenset(("target_ids", "loss_mask", "answer_ids", "answer_position_ids", "answer_prefix_lengths"))
 _ARRAY_FIELDS = tuple(field.name for field in fields(TaskSample) if field.name not in ("kind", "uid", "label"))
 
 
@@ -42,15 +42,15 @@ class TaskBatch:
         labels: [b].
         input_ids: [b,s], or [b,c,s] where samples have rows.
         position_ids: [b,2,s] or [b,c,2,s]; one dimension less with one row of positions.
-        attention_mask: separators [b] or [b,c].
+        attention_mask: prefix_lengths [b] or [b,c].
         target_ids: [b,l] for single_token, [b,c,s] for multi_token, [b,c,r] for fast_decode, [b,s] for language_model.
-        logit_mask: like target_ids, but [b,s] for single_token.
+        loss_mask: like target_ids, but [b,s] for single_token.
         prompt_positions: [b,p] or [b,c,p]; None without prompt tokens.
         segment_ids: [b,c].
         choice_mask: [b,c], 1 for real rows, 0 for those that fill up a sample with fewer; None without rows.
         answer_ids: [b,c,r].
         answer_position_ids: [b,c,2,r].
-        answer_separators: [b,c].
+        answer_prefix_lengths: [b,c].
         token_types, padding_mask: [b,s] or [b,c,s], encoder only.
         shared_rows: [rows,width], where the model is run on rows that samples (or choices) share: the position among
             all b*s (or b*c*s) that stands there, -1 for padding. None where each has a row of its own.
@@ -63,13 +63,13 @@ class TaskBatch:
     position_ids: Any = None
     attention_mask: Any = None
     target_ids: Any = None
-    logit_mask: Any = None
+    loss_mask: Any = None
     prompt_positions: Any = None
     segment_ids: Any = None
     choice_mask: Any = None
     answer_ids: Any = None
     answer_position_ids: Any = None
-    answer_separators: Any = None
+    answer_prefix_lengths: Any = None
     token_types: Any = None
     padding_mask: Any = None
     shared_rows: Any = None
@@ -131,12 +131,12 @@ def _shared_rows(kind: Kind, arrays: Mapping[str, np.ndarray], *, multiple_of: i
     """Return ``TaskBatch.shared_rows`` for stacked samples; rows that only fill up a sample are left out."""
     assert kind in ("single_token", "multi_token", "language_model", "classification"), kind
     width = arrays["input_ids"].shape[-1]
-    separators = arrays["attention_mask"].reshape(-1)
+    prefix_lengths = arrays["attention_mask"].reshape(-1)
     if kind in ("multi_token", "language_model"):
-        predicted = arrays["logit_mask"].reshape(-1, width) != 0
-        needed = np.maximum(separators, ((np.arange(width) + 1) * predicted).max(axis=1))
+        predicted = arrays["loss_mask"].reshape(-1, width) != 0
+        needed = np.maximum(prefix_lengths, ((np.arange(width) + 1) * predicted).max(axis=1))
     else:
-        needed = np.minimum(separators + 1, width)  # the head reads at the separator at most
+        needed = np.minimum(prefix_lengths + 1, width)  # the head reads at the prefix_length at most
     if "choice_mask" in arrays:
         needed = needed * arrays["choice_mask"].reshape(-1)
     real = np.flatnonzero(needed)

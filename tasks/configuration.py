@@ -38,7 +38,7 @@ from training.configurations import (
 
 @dataclass(frozen=True)
 class ScheduleShape:
-    """The learning rate schedule but for its length, which the data decides (spec: model 10.3)."""
+    """The learning rate schedule but for its length, which the data decides."""
 
     decay_style: str
     warmup: float
@@ -47,7 +47,7 @@ class ScheduleShape:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """The task and how its examples become samples and losses (spec: superglue 4, 5, 8)."""
+    """The task and how its examples become samples and losses."""
 
     name: str
     data_folder: str | None
@@ -88,7 +88,7 @@ class TaskSettings:
 
 @dataclass(frozen=True)
 class FinetuningSettings:
-    """Length of the run, and when it evaluates and saves (spec: superglue 10)."""
+    """Length of the run, and when it evaluates and saves."""
 
     epochs: int
     batch_size: int
@@ -133,7 +133,7 @@ LANGUAGE_MODEL_TASKS = ("lambda", "lambada", "wikitext", "language_model")
 def family_of(task: str, *, source_length: int | None = None) -> str:
     """Return ``understanding``, ``seq2seq`` or ``language_model``; tasks without a family are of the first.
 
-    ``squad`` is a sequence-to-sequence task when its sources have a length (spec: generation 4.1).
+    ``squad`` is a sequence-to-sequence task when its sources have a length.
     """
     name = task.lower()
     if name in LANGUAGE_MODEL_TASKS:

@@ -1,4 +1,4 @@
-"""Which form the samples of a task take, and making them (spec: superglue 1.1, 4)."""
+"""Which form the samples of a task take, and making them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task's files hold, before any pattern or tokenizer (spec: superglue 2)."""
+"""What a task's files hold, before any pattern or tokenizer."""
 
 from __future__ import annotations
 

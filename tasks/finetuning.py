@@ -1,4 +1,4 @@
-"""The fine-tuning loop: update, evaluate after each epoch, keep the best, write predictions (spec: superglue 10)."""
+"""The fine-tuning loop: update, evaluate after each epoch, keep the best, write predictions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 
 from tasks.adapters import keep_adapter
 from tasks.configuration import FinetuningSettings
-from tasks.family import TaskRun, TrainingSet
+from tasks.run import TaskRun, TrainingSet
 from training.configurations import CheckpointSettings, RunSettings
-from training.distributed import agree
+from training.distributed import any_rank
 from training.engine import Engine
 from training.evaluation import evaluate
+from training.logging import RunLog, store_json
 from training.loop import STOP_INTERVAL, StopRequest
 from training.metrics import (
     IntervalMetrics,
@@ -24,7 +25,6 @@ from training.metrics import (
     iteration_line,
     iteration_scalars,
 )
-from training.writers import RunLog, store_json
 
 RESULTS_FILE = "results.json"
 TEST_RESULTS_FILE = "test_results.json"
@@ -123,7 +123,7 @@ class FineTuner:
                     self.log.console.print(f"no better result in {progress.waiting} evaluations: stopping early")
                     break
                 asking = progress.updates % STOP_INTERVAL == 0 or self.engine.topology.world_size == 1
-                if asking and agree(stop.requested, topology=self.engine.topology, device=self.engine.device):
+                if asking and any_rank(stop.requested, topology=self.engine.topology, device=self.engine.device):
                     self._save(progress)
                     self.log.console.print(f"stopped by a signal after update {progress.updates}")
                     raise SystemExit(0)

@@ -1,4 +1,4 @@
-"""From pieces of tokens to the rows of a sample (spec: superglue 4.1, 4.2).
+"""From pieces of tokens to the rows of a sample.
 
 Pure Python on lists of ids. A context is [CLS], the pieces of A and B, and the end token; after it stand the start
 token and the tokens to predict, all at the position of the mask.
@@ -62,7 +62,7 @@ class Row:
 
     Attributes:
         ids, types, positions, block_positions, targets, loss_mask: per position.
-        separator: length of the context.
+        prefix_length: length of the context.
     """
 
     ids: list[int]
@@ -71,7 +71,7 @@ class Row:
     block_positions: list[int]
     targets: list[int]
     loss_mask: list[int]
-    separator: int
+    prefix_length: int
 
     def position_rows(self, *, masked_lm: bool = False) -> np.ndarray:
         """Return the positions int32 [2,s], or [s] for ``masked_lm``."""
@@ -151,9 +151,9 @@ def build_row(
     if add_eos:
         ids.append(commands.pad)
         types.append(0 if b is None else 1)
-    separator = len(ids)
-    positions, block_positions = list(range(separator)), [0] * separator
-    targets, loss_mask = [0] * separator, [0] * separator
+    prefix_length = len(ids)
+    positions, block_positions = list(range(prefix_length)), [0] * prefix_length
+    targets, loss_mask = [0] * prefix_length, [0] * prefix_length
     if add_piece or answer is not None:
         if mask_id not in ids:
             raise ValueError("the context has lost its mask: raise --seq-length")
@@ -161,14 +161,14 @@ def build_row(
             generated, target = [commands.sop], [0]
         else:
             generated, target = [commands.sop, *answer[:-1]], list(answer)
-        where = separator - 1 - ids[::-1].index(mask_id) if options.sentinel is None else options.sentinel
+        where = prefix_length - 1 - ids[::-1].index(mask_id) if options.sentinel is None else options.sentinel
         ids += generated
         types += [0 if b is None else 1] * len(generated)
         positions += [where] * len(generated)
         block_positions += list(range(1, len(generated) + 1)) if options.block_positions else [1] * len(generated)
         targets += target
         loss_mask += [1] * len(target)
-    return Row(ids, types, positions, block_positions, targets, loss_mask, separator)
+    return Row(ids, types, positions, block_positions, targets, loss_mask, prefix_length)
 
 
 def build_unidirectional_row(text: Sequence[int], answer: Sequence[int], *, commands: CommandIds, mask_id: int) -> Row:
@@ -183,7 +183,7 @@ def build_unidirectional_row(text: Sequence[int], answer: Sequence[int], *, comm
         block_positions=[0, 0, *range(1, generated + 1)],
         targets=[0] * unscored + list(answer),
         loss_mask=[0] * unscored + [1] * len(answer),
-        separator=2,
+        prefix_length=2,
     )
 
 

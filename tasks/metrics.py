@@ -1,4 +1,4 @@
-"""How good predictions are (spec: superglue 9).
+"""How good predictions are.
 
 Scales are those of the original's files: percent for accuracies, EM and F1; 0 to 1 for F1 of classes and exact match.
 """

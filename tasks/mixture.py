@@ -1,4 +1,4 @@
-"""Downstream tasks as language modelling, for multi-task pre-training (spec: superglue 7.1).
+"""Downstream tasks as language modelling, for multi-task pre-training.
 
 b batch, s sequence
 """
@@ -48,7 +48,7 @@ def language_model_form(sample: TaskSample) -> TaskSample:
     if sample.kind == "language_model":
         return sample
     assert sample.position_ids is not None and sample.target_ids is not None, sample.kind
-    assert sample.logit_mask is not None and sample.attention_mask is not None
+    assert sample.loss_mask is not None and sample.attention_mask is not None
     if sample.kind == "single_token":
         target = np.full_like(sample.input_ids, sample.target_ids[sample.label])
         return replace(sample, kind="language_model", target_ids=target)
@@ -62,7 +62,7 @@ def language_model_form(sample: TaskSample) -> TaskSample:
         position_ids=sample.position_ids[row],
         attention_mask=sample.attention_mask[row],
         target_ids=sample.target_ids[row],
-        logit_mask=sample.logit_mask[row],
+        loss_mask=sample.loss_mask[row],
         prompt_positions=prompts,
     )
 
@@ -130,6 +130,4 @@ class DownstreamCollator:
         from tasks.collation import collate
 
         batch = collate(samples, pad_id=self.pad_id, pad_to=self.pad_to)
-        return Batch(
-            batch.input_ids, batch.target_ids, batch.logit_mask, batch.position_ids, batch.attention_mask, MODE
-        )
+        return Batch(batch.input_ids, batch.target_ids, batch.loss_mask, batch.position_ids, batch.attention_mask, MODE)

@@ -1,4 +1,4 @@
-"""Generic multiple choice: texts with a blank and the choices for it, from any file (spec: superglue 6)."""
+"""Generic multiple choice: texts with a blank and the choices for it, from any file."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class MultichoiceEncoder:
             label=label,
             input_ids=stack_padded([row.ids for row in rows], longest, commands.pad),
             position_ids=stack_padded([row.position_rows(masked_lm=masked_lm) for row in rows], longest, 0),
-            attention_mask=np.array([row.separator for row in rows], dtype=np.int32),
+            attention_mask=np.array([row.prefix_length for row in rows], dtype=np.int32),
             target_ids=stack_padded([row.targets for row in rows], longest, 0),
-            logit_mask=stack_padded([row.loss_mask for row in rows], longest, 0),
+            loss_mask=stack_padded([row.loss_mask for row in rows], longest, 0),
         )

@@ -1,4 +1,4 @@
-"""The network of a task: a GLM, what of it is trained, and the head for the kind of samples (spec: superglue 5, 8)."""
+"""The network of a task: a GLM, what of it is trained, and the head for the kind of samples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from model.config import GLMConfig
-from model.downstream import MultiTokenCloze, MultiTokenClozeFast, SequenceClassification, SingleTokenCloze
+from model.heads import MultiTokenCloze, MultiTokenClozeFast, SequenceClassification, SingleTokenCloze
 from model.modeling_glm import GLMModel
 from mpu.mappings import gather_from_model_parallel
 from tasks.samples import Kind

@@ -1,4 +1,4 @@
-"""Scores of task batches and the losses made of them (spec: superglue 8).
+"""Scores of task batches and the losses made of them.
 
 b batch, c choices or labels, s sequence, v vocabulary
 """
@@ -17,7 +17,7 @@ from mpu.transfers import send
 from tasks.collation import TaskBatch, to_tensors
 
 LOSS_FUNCTIONS = ("cross_entropy", "hinge", "generative", "mix")
-COUNTED = ("logit_mask", "segment_ids")
+COUNTED = ("loss_mask", "segment_ids")
 ABSENT_SCORE = -10000.0  # of choices that only fill up the batch
 
 
@@ -40,9 +40,9 @@ def choice_scores(model: nn.Module, batch: TaskBatch, tensors: dict[str, Tensor]
     if batch.kind == "single_token":
         scores, _ = model(*inputs, tensors["target_ids"], **options)
     elif batch.kind == "multi_token":
-        scores = model(*inputs, tensors["target_ids"], tensors["logit_mask"], **options)
+        scores = model(*inputs, tensors["target_ids"], tensors["loss_mask"], **options)
     elif batch.kind == "fast_decode":
-        answers = ("answer_ids", "answer_position_ids", "answer_separators", "target_ids", "logit_mask")
+        answers = ("answer_ids", "answer_position_ids", "answer_prefix_lengths", "target_ids", "loss_mask")
         scores = model(*inputs, **{name: tensors[name] for name in answers})
     else:
         assert batch.kind == "classification", batch.kind
@@ -93,7 +93,7 @@ def answered_exactly(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
     """
     inputs = [tensors["input_ids"], tensors.get("position_ids"), tensors["attention_mask"]]
     hidden = model(*inputs, prompt_positions=tensors.get("prompt_positions"), output="hidden")
-    rows, columns = (send(places, hidden.device) for places in tensors["logit_mask"].nonzero(as_tuple=True))
+    rows, columns = (send(places, hidden.device) for places in tensors["loss_mask"].nonzero(as_tuple=True))
     best = model.project(hidden[rows, columns]).argmax(dim=-1)
     wrong = (best != tensors["target_ids"][rows, columns]).float()
     return torch.zeros(hidden.size(0), device=hidden.device).index_add(0, rows, wrong) == 0
@@ -124,7 +124,7 @@ class TaskObjective:
         """Return the number of examples or of target tokens."""
         if isinstance(batch, Batch):
             return float(batch.loss_mask.sum())
-        return float(batch.logit_mask.sum()) if batch.kind == "language_model" else float(len(batch))
+        return float(batch.loss_mask.sum()) if batch.kind == "language_model" else float(len(batch))
 
     def mode(self, batch: TaskBatch | Batch) -> str:
         """Return the kind of blanks, or ``multi-task``."""
@@ -140,7 +140,7 @@ class TaskObjective:
     def _token_loss(self, model: nn.Module, batch: TaskBatch, *, device: torch.device) -> LanguageModelLoss:
         """Return the loss of the targets; their weights are left on the host, where they are counted without a wait."""
         tensors = to_tensors(batch).arrays()
-        names = ("input_ids", "position_ids", "attention_mask", "target_ids", "logit_mask")
+        names = ("input_ids", "position_ids", "attention_mask", "target_ids", "loss_mask")
         input_ids, positions, mask, labels, weights = (tensors.get(name) for name in names)
         if "shared_rows" in tensors:
             rows = SharedRows.of(tensors["shared_rows"], mask, width=input_ids.size(1))

@@ -1,4 +1,4 @@
-"""Patterns and verbalizers: what the model reads of an example, and the words for labels (spec: superglue 3)."""
+"""Patterns and verbalizers: what the model reads of an example, and the words for labels."""
 
 from __future__ import annotations
 

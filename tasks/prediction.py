@@ -1,4 +1,4 @@
-"""Let a network choose answers for samples, shared among data ranks (spec: superglue 9)."""
+"""Let a network choose answers for samples, shared among data ranks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from generation.scoring import Continuation, Question, score_batch
 from generation.scoring import Score as ContinuationScore
-from model.downstream import MultiTokenCloze
+from model.heads import MultiTokenCloze
 from mpu.sharing import gather_numbered
 from tasks.collation import collate, length_buckets
 from tasks.objective import answered_exactly, choice_scores, on_device
@@ -70,7 +70,7 @@ def _batches(samples: Sequence[TaskSample], batch_size: int) -> Iterator[list[in
 
 
 def shared_question(sample: TaskSample) -> Question | None:
-    """Return a sample as one context with its answers, so that the context is run once (spec: generation 6).
+    """Return a sample as one context with its answers, so that the context is run once.
 
     None where its rows have contexts of their own (or it has no rows, segments, prompts or one row of positions): those
     are run row by row.
@@ -79,7 +79,7 @@ def shared_question(sample: TaskSample) -> Question | None:
         return None
     if sample.prompt_positions is not None and sample.prompt_positions.shape[-1]:
         return None
-    first, ends = sample.logit_mask.argmax(axis=1), sample.length - sample.logit_mask[:, ::-1].argmax(axis=1)
+    first, ends = sample.loss_mask.argmax(axis=1), sample.length - sample.loss_mask[:, ::-1].argmax(axis=1)
     start = int(first[0]) + 1  # the first answer token is predicted by the last position that all rows share
     shared = (
         (first == first[0]).all()
@@ -93,8 +93,8 @@ def shared_question(sample: TaskSample) -> Question | None:
         Continuation(ids[start:end], positions[:, start:end], targets[start - 1 : end])
         for ids, positions, targets, end in zip(sample.input_ids, sample.position_ids, sample.target_ids, ends)
     )
-    separator = int(sample.attention_mask[0])
-    return Question(sample.input_ids[0, :start], sample.position_ids[0, :, :start], separator, continuations)
+    prefix_length = int(sample.attention_mask[0])
+    return Question(sample.input_ids[0, :start], sample.position_ids[0, :, :start], prefix_length, continuations)
 
 
 def penalized(scores: Sequence[ContinuationScore], length_penalty: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Predictions as the files that the benchmarks' sites take (spec: superglue 9)."""
+"""Predictions as the files that the benchmarks' sites take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downstream tasks among the batches of pre-training (spec: pretraining 7.1)."""
+"""Downstream tasks among the batches of pre-training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from data_utils.batches import Batch
 from data_utils.loaders import BatchLoader
 from data_utils.mixtures import downstream_draw
 from data_utils.samplers import BatchPlan, random_sample_numbers
-from data_utils.tokenization import Tokenizer
+from data_utils.tokenizers.tokenizer import Tokenizer
 from mpu.initialize import ParallelTopology
 from tasks.mixture import FOLDERS, DownstreamCollator, task_mixture
 from tasks.registry import TASKS

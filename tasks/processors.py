@@ -1,4 +1,4 @@
-"""Read a task's files into examples (spec: superglue 2)."""
+"""Read a task's files into examples."""
 
 from __future__ import annotations
 

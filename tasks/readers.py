@@ -1,4 +1,4 @@
-"""Rows of data files: JSON lines, tab-separated and comma-separated values (spec: superglue 2).
+"""Rows of data files: JSON lines, tab-separated and comma-separated values.
 
 Every file is UTF-8. What is wrong with a file is said with its name and line.
 """

@@ -1,4 +1,4 @@
-"""The one list of tasks: where a task's data is, how an example becomes a sample, its metrics (spec: superglue 1).
+"""The one list of tasks: where a task's data is, how an example becomes a sample, its metrics.
 
 The command line, the fine-tuning loop and the tests all start from ``TASKS``.
 """
@@ -186,7 +186,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "ax-b": {"metrics": ("accuracy", "matthews")},
     "ax-g": {"metrics": ("accuracy", "parity")},
     "race": {"varying_choices": True},
-    "tnews": {"multi_token": True},  # one of its words is two tokens of the released vocabulary (trap T10)
+    "tnews": {"multi_token": True},  # one of its words is two tokens of the released vocabulary
 }
 
 MULTICHOICE = Task("multichoice", MultichoiceProcessor, varying_choices=True, choice_head=True)
@@ -205,7 +205,7 @@ def find_task(name: str) -> Task:
     """
     if name.endswith(".py"):
         return _declared_in(name)
-    if name.lower() == "squad":  # trap T9
+    if name.lower() == "squad":
         raise ValueError("--task squad: with one answer to choose from nothing is learnt; it only serves pre-training")
     if name.lower() in TASKS:
         return TASKS[name.lower()]

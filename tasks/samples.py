@@ -1,4 +1,4 @@
-"""Examples as arrays: what the model's heads are fed (spec: superglue 4).
+"""Examples as arrays: what the model's heads are fed.
 
 s sequence, c choices (answers to choose from), l labels, p prompt tokens, r positions of an answer
 
@@ -29,12 +29,12 @@ class TaskSample:
     position_ids         [2,s]         [c,2,s]      [2,s]         [2,s]            [2,s] or [c,2,s]
     attention_mask       []            [c]          []            []               [] or [c]
     target_ids           [l]           [c,s]        [c,r]         [s]
-    logit_mask           [s]           [c,s]        [c,r]         [s]
+    loss_mask           [s]           [c,s]        [c,r]         [s]
     prompt_positions     [p]           [c,p]                      [p]
     segment_ids                        [c] or None
     answer_ids                                      [c,r]
     answer_position_ids                             [c,2,r]
-    answer_separators                               [c]
+    answer_prefix_lengths                               [c]
     ==================== ============= ============ ============= ================ ================
 
     Attributes:
@@ -42,14 +42,15 @@ class TaskSample:
             and ``padding_mask``, all [s] or [c,s]).
         uid: the example's guid.
         label: class index, or index of the right choice; 0 for unlabelled examples.
-        attention_mask: separators: the length of the context, which attends to itself in both directions. Its value is
-            also the index of the first position that predicts something.
+        attention_mask: the prefix length: that of the context, which attends to itself in both directions. Its value
+            is also the index of the first position that predicts something.
         position_ids: positions and block positions; [s] or [c,s] with ``masked_lm``.
         target_ids: the verbalizer's id per label (single_token), else the token to predict at each position.
-        logit_mask: 1 where something is predicted.
+        loss_mask: 1 where something is predicted.
         prompt_positions: where the rows of ``input_ids`` have (as 0) the tokens of a continuous prompt, in order.
         segment_ids: which answer a row belongs to, where answers are cut into segments; a row is then no choice.
-        answer_ids, answer_position_ids, answer_separators: what the answers of ``fast_decode`` feed after the context.
+        answer_ids, answer_position_ids, answer_prefix_lengths: what the answers of ``fast_decode`` feed after
+            the context.
     """
 
     kind: Kind
@@ -59,12 +60,12 @@ class TaskSample:
     position_ids: np.ndarray | None = None
     attention_mask: np.ndarray | None = None
     target_ids: np.ndarray | None = None
-    logit_mask: np.ndarray | None = None
+    loss_mask: np.ndarray | None = None
     prompt_positions: np.ndarray | None = None
     segment_ids: np.ndarray | None = None
     answer_ids: np.ndarray | None = None
     answer_position_ids: np.ndarray | None = None
-    answer_separators: np.ndarray | None = None
+    answer_prefix_lengths: np.ndarray | None = None
     token_types: np.ndarray | None = None
     padding_mask: np.ndarray | None = None
 
@@ -81,7 +82,7 @@ class TaskSample:
 
 @dataclass(frozen=True)
 class EncodingOptions:
-    """How examples become samples (spec: superglue 4, 5).
+    """How examples become samples.
 
     Attributes:
         seq_length: the longest sample, all its positions counted.

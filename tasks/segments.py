@@ -1,4 +1,4 @@
-"""What patterns are made of: texts, the mask, and slots of a continuous prompt (spec: superglue 3, 5).
+"""What patterns are made of: texts, the mask, and slots of a continuous prompt.
 
 A pattern puts an example into two lists of pieces, A and B. Every piece is tokenized on its own, so its leading blank
 matters.

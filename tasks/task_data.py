@@ -1,4 +1,4 @@
-"""The examples and samples of a fine-tuning run, and its batches in order (spec: superglue 7, 9)."""
+"""The examples and samples of a fine-tuning run, and its batches in order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from data_utils.tokenization import Tokenizer
+from data_utils.tokenizers.tokenizer import Tokenizer
 from mpu.initialize import ParallelTopology
 from tasks.collation import TaskBatch, collate
 from tasks.configuration import TaskSettings
@@ -142,7 +142,7 @@ def _ensemble(task: Task, settings: TaskSettings) -> tuple[int, ...]:
 
 
 def epoch_order(num_samples: int, *, epoch: int, seed: int, topology: ParallelTopology) -> list[int]:
-    """Return the samples of this data rank in the order of an epoch (spec: superglue 7).
+    """Return the samples of this data rank in the order of an epoch.
 
     A permutation from ``seed + epoch``, made a multiple of the number of ranks by repeating its start.
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden_index import GoldenFolder
+from tests.helpers.golden_index import GoldenFolder
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

@@ -24,7 +24,7 @@ class Adafactor(Optimizer):
     """Minimise with memory for r + c numbers per matrix; ``lr`` is relative to the root mean square of a parameter.
 
     There is no first moment, and the rate is the schedule's (the paper's time-dependent rate is off), as the original
-    used it (spec: model 10.2).
+    used it.
     """
 
     def __init__(

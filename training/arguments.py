@@ -1,7 +1,7 @@
 """The command line: parse flags, read the DeepSpeed file, warn about flags without effect.
 
 ``get_parser`` is shared by all programs. ``parse_arguments`` turns a command line into a namespace with the derived
-values of the original (spec: pretraining 10) and the lines to print once. Only entry points see the namespace; the
+values of the original and the lines to print once. Only entry points see the namespace; the
 settings they pass on are built by ``training/configurations.py``. Imports neither torch nor numpy.
 """
 
@@ -73,7 +73,7 @@ def _add_flag(group: argparse._ArgumentGroup, flag: Flag) -> None:
 
 
 def get_parser(description: str | None = None, *, program: str | None = None) -> argparse.ArgumentParser:
-    """Build the parser of all flags (spec: pretraining appendix A), to which a program may add its own groups."""
+    """Build the parser of all flags, to which a program may add its own groups."""
     parser = FlagParser(prog=program, description=description)
     for title, flags in GROUPS:
         group = parser.add_argument_group(title)
@@ -106,7 +106,7 @@ def _given(value: Any) -> bool:
 
 
 def read_deepspeed_file(path: str) -> DeepSpeedFile:
-    """Read a DeepSpeed JSON file and list the values that win over flags (spec: pretraining 10).
+    """Read a DeepSpeed JSON file and list the values that win over flags.
 
     Raises:
         ValueError: the file is missing or is no JSON object.
@@ -197,7 +197,7 @@ def parse_arguments(
     environment: Mapping[str, str] | None = None,
     without_effect: Mapping[str, str] = WITHOUT_EFFECT,
 ) -> ParsedArguments:
-    """Parse a command line and derive what the original derives (spec: pretraining 10).
+    """Parse a command line and derive what the original derives.
 
     Args:
         argv: the words after the program name; None takes ``sys.argv``.

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.checkpoint_format import TRACKERS, load_model_weights
+from model.checkpoints.reading import TRACKERS, load_model_weights
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
-from mpu.host_memory import keep_freed_memory
 from mpu.initialize import ParallelTopology
+from mpu.kernels.host_memory import keep_freed_memory
 from mpu.transformer import Transformer
 from training.checkpointing import ResumeState
 from training.configurations import (
@@ -30,22 +30,22 @@ from training.configurations import (
     RunSettings,
     ScheduleSettings,
 )
-from training.deepspeed_config import DeepSpeedPlan, deepspeed_plan
+from training.deepspeed.config import DeepSpeedPlan, deepspeed_plan
 from training.distributed import seed_data_rank
 from training.engine import Engine, TorchEngine
-from training.learning_rates import AnnealingLR
+from training.logging import Console, JsonLinesWriter, RunLog, WandbWriter, store_json, tensorboard_writer
 from training.loop import StartingPoint
 from training.metrics import ComputeCost
 from training.objectives import Objective
 from training.optimizer import DynamicLossScaler, build_optimizer
 from training.precision import AUTOCAST_TYPES, supported_precision
-from training.writers import Console, JsonLinesWriter, RunLog, WandbWriter, store_json, tensorboard_writer
+from training.schedule import AnnealingLR
 
 Announce = Callable[[str], None]
 
 
 def model_config(settings: ModelSettings, *, vocab_size: int) -> GLMConfig:
-    """Return the model's configuration for a padded vocabulary of ``vocab_size`` (spec: model 1)."""
+    """Return the model's configuration for a padded vocabulary of ``vocab_size``."""
     return GLMConfig(
         num_layers=settings.num_layers,
         hidden_size=settings.hidden_size,
@@ -158,7 +158,7 @@ def wrap_model(
     common = {"optimizer": optimizer, "scheduler": scheduler, "topology": topology, "device": device}
     common |= {"clip_grad": settings.optimizer.clip_grad, "objective": objective}
     if plan is not None:
-        from training.deepspeed_engine import DeepSpeedEngine
+        from training.deepspeed.engine import DeepSpeedEngine
 
         return DeepSpeedEngine(model, plan=plan, **common)
     kind, warning = supported_precision(precision, device=device)
@@ -291,7 +291,7 @@ def build_log(
     initial: int,
     silent: bool,
 ) -> RunLog:
-    """Open the console and the writers of a run, and store its arguments (spec: pretraining 9.4).
+    """Open the console and the writers of a run, and store its arguments.
 
     ``values`` is the whole command line, ``num_updates`` the length of the run, ``initial`` the updates made before.
     A ``silent`` log (all ranks but the first) writes nothing anywhere.

@@ -1,4 +1,4 @@
-"""Save and restore a run (spec: model 11). A checkpoint appears as a whole or not at all.
+"""Save and restore a run. A checkpoint appears as a whole or not at all.
 
 Files are written to ``<root>/.tmp-<tag>``, made durable, and the folder gets its name ``<root>/<tag>``; the trackers
 are replaced last. Whatever moment the process dies at, the trackers name a complete checkpoint.
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from model.checkpoint_format import (
+from model.checkpoints.optimizer_states import reshard_optimizer
+from model.checkpoints.reading import (
     RELEASE_TAG,
     REPLACED_PREFIX,
     CheckpointLocation,
@@ -30,20 +31,19 @@ from model.checkpoint_format import (
     shard_name,
     weights_in,
 )
-from model.checkpoint_writing import (
+from model.checkpoints.safe_loading import UnreadableCheckpointError
+from model.checkpoints.writing import (
     TEMPORARY_PREFIX,
     prepare_folder,
     publish_folder,
     write_shard,
     write_trackers,
 )
-from model.optimizer_resharding import reshard_optimizer
-from model.safe_loading import UnreadableCheckpointError
 from mpu.initialize import ParallelTopology
-from training.distributed import agree
-from training.learning_rates import AnnealingLR
+from training.distributed import any_rank
 from training.optimizer import load_optimizer_state
 from training.random_states import gather_random_states, restore_random_states
+from training.schedule import AnnealingLR
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,9 @@ def load_checkpoint(
 ) -> ResumeState:
     """Continue from the checkpoint ``root`` names; every rank has to call it.
 
-    Weights and the optimizer's state may be of another model-parallel size. The schedule goes with the optimizer
-    (spec: model 11.4). ``finetune``, and a released model, take the weights alone. When the newest checkpoint of a run
-    cannot be read, the one before it is taken, and the report says so.
+    Weights and the optimizer's state may be of another model-parallel size. The schedule goes with the optimizer.
+    ``finetune``, and a released model, take the weights alone. When the newest checkpoint of a run cannot be read, the
+    one before it is taken, and the report says so.
 
     Raises:
         ValueError: no checkpoint, none that can be read, another architecture, or a state to restore is missing.
@@ -222,7 +222,7 @@ def _run_on_ranks(
             action()
     except (OSError, RuntimeError) as error:  # torch reports some failed writes as RuntimeError
         failure = error
-    if agree(failure is not None, topology=topology, device=device):
+    if any_rank(failure is not None, topology=topology, device=device):
         reason = failure if failure is not None else "another rank failed"
         raise OSError(f"cannot save a checkpoint in {root}: {reason}; earlier checkpoints are untouched") from failure
 
@@ -258,7 +258,7 @@ def _read_newest(
             shards = read_shards(candidate, topology=topology)
         except UnreadableCheckpointError as error:
             failure = error
-        if not agree(failure is not None, topology=topology, device=device):
+        if not any_rank(failure is not None, topology=topology, device=device):
             assert shards is not None
             return shards, notes
         failure = failure or UnreadableCheckpointError(f"{candidate.folder} cannot be read by another rank")

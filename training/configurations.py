@@ -23,7 +23,7 @@ DEFAULT_TOKENIZER_PATH = "tokenizer.model"  # the original's
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Size, dropout and form of the model (spec: model 1); the vocabulary comes from the tokenizer."""
+    """Size, dropout and form of the model; the vocabulary comes from the tokenizer."""
 
     num_layers: int
     hidden_size: int
@@ -42,7 +42,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """Which tokenizer, with which extra command tokens (spec: pretraining 6.6)."""
+    """Which tokenizer, with which extra command tokens."""
 
     tokenizer_type: str
     model_type: str | None
@@ -59,7 +59,7 @@ class TokenizerSettings:
 
 @dataclass(frozen=True)
 class CorpusSettings:
-    """Which documents are read, where they are cached, how they are split (spec: pretraining 2-4)."""
+    """Which documents are read, where they are cached, how they are split."""
 
     train_data: tuple[str, ...]
     valid_data: tuple[str, ...]
@@ -82,7 +82,7 @@ class CorpusSettings:
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """How documents become micro batches (spec: pretraining 5-7)."""
+    """How documents become micro batches."""
 
     seq_length: int
     eval_seq_length: int
@@ -98,7 +98,7 @@ class BatchSettings:
 
 @dataclass(frozen=True)
 class BlankSettings:
-    """Options of the blank construction (spec: pretraining 6)."""
+    """Options of the blank construction."""
 
     bert_prob: float
     gap_sentence_prob: float
@@ -120,7 +120,7 @@ class BlankSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Optimizer and gradient clipping (spec: model 10.2); ``clip_grad`` 0 is off."""
+    """Optimizer and gradient clipping; ``clip_grad`` 0 is off."""
 
     name: str
     lr: float
@@ -132,7 +132,7 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """Learning rate schedule (spec: model 10.3); ``num_iters`` is its length in updates."""
+    """Learning rate schedule; ``num_iters`` is its length in updates."""
 
     decay_style: str
     num_iters: int
@@ -143,7 +143,7 @@ class ScheduleSettings:
 
 @dataclass(frozen=True)
 class PrecisionSettings:
-    """Arithmetic of forward and backward: ``fp32``, ``bf16`` or ``fp16``; the rest concerns fp16 (spec: model 9)."""
+    """Arithmetic of forward and backward: ``fp32``, ``bf16`` or ``fp16``; the rest concerns fp16."""
 
     kind: str
     loss_scale: float | None
@@ -162,7 +162,7 @@ class KernelSettings:
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """What is saved and loaded, when and where (spec: model 11.4, pretraining 9)."""
+    """What is saved and loaded, when and where."""
 
     save: Path | None
     save_interval: int
@@ -212,7 +212,7 @@ class DeviceSettings:
 
 @dataclass(frozen=True)
 class MixtureSettings:
-    """Downstream tasks mixed into pre-training (spec: pretraining 7.1); ``ratio`` 0 is none."""
+    """Downstream tasks mixed into pre-training; ``ratio`` 0 is none."""
 
     tasks: tuple[str, ...]
     ratio: float
@@ -243,7 +243,7 @@ class PretrainingConfiguration:
 
 
 def experiment_name(values: argparse.Namespace, *, date: str) -> str:
-    """Return the run's name (spec: pretraining 9.1): that of the loaded folder, or the given one with the date."""
+    """Return the run's name: that of the loaded folder, or the given one with the date."""
     if values.load and not values.new_save_directory:
         return Path(values.load).resolve().name
     if values.auto_resume:
@@ -252,7 +252,7 @@ def experiment_name(values: argparse.Namespace, *, date: str) -> str:
 
 
 def model_settings(values: argparse.Namespace) -> ModelSettings:
-    """Collect the model's settings (spec: model 1)."""
+    """Collect the model's settings."""
     return ModelSettings(
         num_layers=values.num_layers,
         hidden_size=values.hidden_size,
@@ -277,7 +277,7 @@ def tokenizer_path(values: argparse.Namespace) -> str | None:
 
 
 def tokenizer_settings(values: argparse.Namespace) -> TokenizerSettings:
-    """Collect the tokenizer's settings; of S sentinels those numbered 1 .. S-1 exist (spec: generation 1)."""
+    """Collect the tokenizer's settings; of S sentinels those numbered 1 .. S-1 exist."""
     return TokenizerSettings(
         tokenizer_type=values.tokenizer_type,
         model_type=values.tokenizer_model_type,

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from training.writers import read_lines
+from training.logging import read_lines
 
 # Scalar name part -> label of the curve.
 CURVES = {"": "all objectives", "bert_": "words", "sent_": "sentences", "gpt_": "documents", "multi_": "downstream"}

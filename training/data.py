@@ -13,13 +13,8 @@ from typing import Any
 import numpy as np
 import torch.distributed as dist
 
-from data_utils.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
-from data_utils.indexed_dataset import Documents
-from data_utils.language_detection import DetectorMissingError, english_detector
-from data_utils.loaders import BatchLoader
-from data_utils.packing import BlockDataset
-from data_utils.samplers import BatchPlan, random_sample_numbers
-from data_utils.splits import (
+from data_utils.corpora.language_detection import DetectorMissingError, english_detector
+from data_utils.corpora.splits import (
     document_order,
     load_order,
     parse_split,
@@ -28,8 +23,13 @@ from data_utils.splits import (
     should_split,
     split_documents,
 )
-from data_utils.tokenization import Tokenizer, build_tokenizer
+from data_utils.corpora.store import Documents
+from data_utils.loaders import BatchLoader
+from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
+from data_utils.objective.packing import BlockDataset
+from data_utils.samplers import BatchPlan, random_sample_numbers
 from data_utils.tokenize_corpus import prepare_documents
+from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from mpu.initialize import ParallelTopology
 from training.configurations import CorpusSettings, PretrainingConfiguration, TokenizerSettings
 from training.loop import TrainingData
@@ -137,7 +137,7 @@ class PretrainingDocuments:
 def build_pretraining_data(
     configuration: PretrainingConfiguration, *, tokenizer: Tokenizer, topology: ParallelTopology, announce: Announce
 ) -> TrainingData:
-    """Return where the batches of a run come from (spec: pretraining 1)."""
+    """Return where the batches of a run come from."""
     documents = PretrainingDocuments(
         configuration.corpus,
         tokenizer=tokenizer,
@@ -195,7 +195,7 @@ def batch_loader(
     num_batches: int,
     num_workers: int,
 ) -> BatchLoader:
-    """Return the loader of this data rank's batches of ``documents`` (spec: pretraining 5-7)."""
+    """Return the loader of this data rank's batches of ``documents``."""
     batch, rank, world_size = configuration.batch, topology.data_parallel_rank, topology.data_parallel_size
     dataset = BlockDataset(
         documents,

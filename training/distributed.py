@@ -32,7 +32,7 @@ def start_distributed(settings: DeviceSettings) -> tuple[ParallelTopology, torch
     """Join the world that the launcher describes and choose the device.
 
     A single process needs no launcher and no process group. Several ranks on one CPU share its cores unless
-    OMP_NUM_THREADS says otherwise (spec: platform 3.2). NCCL works on GPUs only; on a CPU the backend is gloo.
+    OMP_NUM_THREADS says otherwise. NCCL works on GPUs only; on a CPU the backend is gloo.
     """
     device = choose_device(settings)
     if device.type == "cuda":
@@ -56,7 +56,7 @@ def silence_other_ranks(topology: ParallelTopology) -> None:
 def finish_distributed(code: int) -> int:
     """Leave the world and return ``code``; with several ranks, end the process at once.
 
-    A normal interpreter exit after gloo aborts now and then in its threads (spec: platform 3.2).
+    A normal interpreter exit after gloo aborts now and then in its threads.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return code
@@ -81,7 +81,7 @@ def seed_data_rank(seed: int, *, topology: ParallelTopology) -> None:
         torch.manual_seed(seed + topology.data_parallel_rank)
 
 
-def agree(flag: bool, *, topology: ParallelTopology, device: torch.device) -> bool:
+def any_rank(flag: bool, *, topology: ParallelTopology, device: torch.device) -> bool:
     """Return whether any rank of the world has ``flag`` set; every rank has to ask."""
     if topology.world_size == 1:
         return flag

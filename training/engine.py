@@ -17,16 +17,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.checkpoint_format import LoadReport, load_model_weights
+from model.checkpoints.reading import LoadReport, load_model_weights
 from model.modeling_glm import LanguageModelLoss
 from mpu.initialize import ParallelTopology
 from training.checkpointing import ResumeState, load_checkpoint, save_checkpoint
 from training.configurations import CheckpointSettings
-from training.learning_rates import AnnealingLR
 from training.metrics import OBJECTIVE_INDEX, OBJECTIVES, StepResult
 from training.objectives import BlankInfilling, Objective
 from training.optimizer import DynamicLossScaler, clip_gradients
 from training.precision import autocast
+from training.schedule import AnnealingLR
 
 
 class Stopwatch:

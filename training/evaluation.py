@@ -1,4 +1,4 @@
-"""Evaluate a model on a fixed number of batches, per objective (spec: pretraining 9)."""
+"""Evaluate a model on a fixed number of batches, per objective."""
 
 from __future__ import annotations
 

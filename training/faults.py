@@ -1,4 +1,4 @@
-"""What ends a long run: memory, disk, lost ranks. Each becomes one line that says what to do (spec: platform 3.2)."""
+"""What ends a long run: memory, disk, lost ranks. Each becomes one line that says what to do."""
 
 from __future__ import annotations
 

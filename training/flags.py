@@ -2,7 +2,7 @@
 
 Pure data, so that ``--help`` needs neither torch nor numpy. ``training/arguments.py`` turns the table into a parser and
 the parsed values into the frozen settings of ``training/configurations.py``. The original's flags keep their name,
-type, default, choices and number of values exactly (spec: pretraining 10 and appendix A).
+type, default, choices and number of values exactly.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The training loop, a straight line: fetch, update, log, evaluate, save (spec: pretraining 9)."""
+"""The training loop, a straight line: fetch, update, log, evaluate, save."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from typing import Any
 from data_utils.batches import Batch
 from training.configurations import CheckpointSettings, RunSettings
 from training.curves import draw_loss_curves, validation_table
-from training.distributed import agree
+from training.distributed import any_rank
 from training.engine import Engine
 from training.evaluation import evaluate
+from training.logging import RunLog
 from training.metrics import (
     OBJECTIVES,
     ComputeCost,
@@ -29,7 +30,6 @@ from training.metrics import (
     iteration_line,
     iteration_scalars,
 )
-from training.writers import RunLog
 
 # With dynamic loss scaling from 2^32 some thirty updates are skipped at the start of a healthy fp16 run.
 LONGEST_SKIPPED_STREAK = 100
@@ -149,7 +149,7 @@ class Trainer:
                     seconds, clock = 0.0, time.perf_counter()
                 # Asking several ranks costs a wait for the device: not after every update.
                 asking = due or iteration % STOP_INTERVAL == 0 or self.engine.topology.world_size == 1
-                leaving = asking and agree(stop.requested, topology=self.engine.topology, device=self.engine.device)
+                leaving = asking and any_rank(stop.requested, topology=self.engine.topology, device=self.engine.device)
                 saving = run_every(self.checkpoint.save_interval, iteration) or leaving
                 evaluating = run_every(run.eval_interval, iteration) and self.data.valid and not leaving
                 if saving or evaluating:  # not part of the time per update

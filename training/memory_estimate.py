@@ -1,7 +1,7 @@
 """Bytes that a rank needs: parameters, gradients and optimizer counted, activations and temporary memory estimated.
 
 What is counted comes from the model itself, built on the meta device. What is estimated is the sum of the tensors that
-autograd keeps, layer by layer; tests/test_training_planning.py compares it with what autograd does keep.
+autograd keeps, layer by layer; tests/training/test_planning.py compares it with what autograd does keep.
 
 b micro batch, s width of the batch, h hidden, n heads of the model, v vocabulary, t tensor-parallel size
 """

@@ -1,6 +1,6 @@
 """What a run reports: the original's log strings and scalar names, and the measurements of a log interval.
 
-Steps hand over tensors that stay on the device; they are read only when a line is due (spec: pretraining 9).
+Steps hand over tensors that stay on the device; they are read only when a line is due.
 """
 
 from __future__ import annotations

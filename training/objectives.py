@@ -30,7 +30,7 @@ class Objective(Protocol):
 
 
 class BlankInfilling:
-    """The objective of pre-training: predict the tokens of the blanks (spec: pretraining 8)."""
+    """The objective of pre-training: predict the tokens of the blanks."""
 
     def loss(self, model: nn.Module, batch: Batch, *, device: torch.device) -> LanguageModelLoss:
         """Return the sums over target positions."""

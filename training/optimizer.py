@@ -16,7 +16,7 @@ OPTIMIZERS = ("adam", "adafactor")
 
 
 def build_parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Return the trainable parameters as two groups: with weight decay, and without (spec: model 10.1).
+    """Return the trainable parameters as two groups: with weight decay, and without.
 
     LayerNorm parameters and those whose own name is ``bias`` are not decayed. A group keeps the order in which the
     modules are walked: optimizer states number their parameters by it. (The biases of an LSTM have other names and
@@ -44,7 +44,7 @@ def build_optimizer(
     name: str = "adam",
     fused: bool = True,
 ) -> Optimizer:
-    """Build the optimizer of the trainable parameters of ``model`` (spec: model 10.2).
+    """Build the optimizer of the trainable parameters of ``model``.
 
     ``adam`` is AdamW: decoupled weight decay and bias correction; ``fused`` updates all tensors in one kernel, on the
     CPU too. ``adafactor`` has factored second moments, no first moment and takes the rate as it is given (``betas`` and
@@ -64,7 +64,7 @@ def build_optimizer(
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, *, topology: ParallelTopology) -> Tensor:
-    """Scale all gradients by ``max_norm / (norm + 1e-6)`` when that is below one (spec: model 8.8).
+    """Scale all gradients by ``max_norm / (norm + 1e-6)`` when that is below one.
 
     Returns the global norm from before, a 0-dim fp32 tensor on the gradients' device; the host does not wait for it. A
     ``max_norm`` of 0 leaves the gradients alone.
@@ -78,7 +78,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, *, topol
 
 
 class DynamicLossScaler:
-    """Choose the factor that keeps half-precision gradients in range (spec: model 9).
+    """Choose the factor that keeps half-precision gradients in range.
 
     The scale halves when gradients overflow (after ``hysteresis`` overflows, the first time) and doubles after
     ``window`` updates without one. As in the original, the allowance is refilled by a growth only, or with

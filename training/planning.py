@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from data_utils.block_infilling import BlankInfillingSettings
 from data_utils.errors import run_main
-from data_utils.tokenization import build_tokenizer
+from data_utils.objective.block_infilling import BlankInfillingSettings
+from data_utils.tokenizers.tokenizer import build_tokenizer
 from model.config import RELEASED_MODELS
 from model.modeling_glm import GLMModel
 from training.arguments import parse_arguments
@@ -33,7 +33,7 @@ from training.configurations import (
     pretraining_configuration,
 )
 from training.data import tokenizer_keywords
-from training.deepspeed_config import deepspeed_plan
+from training.deepspeed.config import deepspeed_plan
 from training.memory_estimate import (
     FP32,
     HALF,

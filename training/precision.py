@@ -14,7 +14,7 @@ AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def supported_precision(settings: PrecisionSettings, *, device: torch.device) -> tuple[str, str | None]:
     """Return the arithmetic to use on ``device`` and, when it is not the one asked for, a line that says so.
 
-    fp16 on a CPU is emulated, about 70 times slower than fp32 (spec: platform 5): bf16 takes its place there.
+    fp16 on a CPU is emulated, about 70 times slower than fp32: bf16 takes its place there.
     """
     if settings.kind == "fp16" and device.type == "cpu":
         return "bf16", "warning: fp16 is emulated on a CPU, 70 times slower than fp32; this run uses bf16 instead"

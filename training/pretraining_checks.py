@@ -20,7 +20,7 @@ def check_pretraining(values: argparse.Namespace) -> None:
         (not (math.isfinite(values.lr) and values.lr > 0), f"--lr is {values.lr}; a positive number is needed"),
         (
             not values.train_data,
-            "no --train-data: name corpora of NAMED_CORPORA (data_utils/corpora.py), files or globs",
+            "no --train-data: name corpora of NAMED_CORPORA (data_utils/corpora/named.py), files or globs",
         ),
         (
             values.encoder_decoder,

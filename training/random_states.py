@@ -1,4 +1,4 @@
-"""Random states of a process, as checkpoints keep them (spec: model 8.6, 11.2)."""
+"""Random states of a process, as checkpoints keep them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from model.checkpoint_format import ALL_RANKS_KEY
+from model.checkpoints.reading import ALL_RANKS_KEY
 from mpu.initialize import ParallelTopology
 from mpu.random import ModelParallelRandomState
 
@@ -41,7 +41,7 @@ def gather_random_states(model: nn.Module, *, topology: ParallelTopology) -> dic
         return states
     first = topology.data_parallel_rank == 0
     gathered: list[Any] | None = [None] * topology.data_parallel_size if first else None
-    # Model-parallel rank m is the first member of its data-parallel group (spec: model 8.1).
+    # Model-parallel rank m is the first member of its data-parallel group.
     dist.gather_object(states, gathered, dst=topology.model_parallel_rank, group=topology.data_parallel_group)
     return {**states, ALL_RANKS_KEY: gathered} if first else states
 

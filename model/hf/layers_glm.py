@@ -24,13 +24,14 @@ LAYERNORM_EPSILON = 1e-5
 class VisibleKeys:
     """Say which keys every position sees.
 
-    ``visible`` is bool [b or 1,1,s or 1,k], None when everything is visible. A row of ``blind`` [b or 1,1,s or 1,1]
-    sees nothing in the mask as it was given; such a row attends to all keys alike, as in training. ``num_keys`` is k.
+    ``visible`` is bool [b or 1,1,s or 1,k], None when everything is visible. A row of ``fully_masked`` [b or 1,1,s or
+    1,1] sees nothing in the mask as it was given; such a row attends to all keys alike, as in training. ``num_keys`` is
+    k.
     """
 
     num_keys: int
     visible: Tensor | None
-    blind: Tensor | None = None
+    fully_masked: Tensor | None = None
 
     @classmethod
     def from_attention_mask(
@@ -38,9 +39,9 @@ class VisibleKeys:
     ) -> VisibleKeys:
         """Build it from a mask; the number of dimensions says of which kind that is.
 
-        [], [b] or [b,1]: separators; columns before the separator are visible to all positions, the others to those
-        that come after. [b,k]: nonzero columns are visible to all. [b or 1,1,s or 1,>= k]: nonzero entries are visible;
-        the last k columns count. Raises ValueError for any other shape.
+        [], [b] or [b,1]: prefix lengths; columns of the prefix are visible to all positions, the others to those that
+        come after. [b,k]: nonzero columns are visible to all. [b or 1,1,s or 1,>= k]: nonzero entries are visible; the
+        last k columns count. Raises ValueError for any other shape.
         """
         shape = list(attention_mask.shape)
         attention_mask = attention_mask.to(device)
@@ -54,20 +55,20 @@ class VisibleKeys:
         if mask.dim() != 4 or mask.size(1) != 1 or mask.size(2) not in (1, query_length) or mask.size(3) < key_length:
             raise ValueError(
                 f"attention_mask has shape {shape}; for {query_length} new positions and {key_length} keys give "
-                f"separators [b], columns [b,{key_length}] or a mask [b,1,{query_length},{key_length}]"
+                f"prefix_lengths [b], columns [b,{key_length}] or a mask [b,1,{query_length},{key_length}]"
             )
         visible = mask[..., mask.size(3) - key_length :] != 0
-        blind = ~visible.any(dim=-1, keepdim=True)
-        if device.type == "cpu" and not blind.any():
-            blind = None  # looking costs nothing here; on a GPU it would wait for the device
-        return cls(key_length, visible if blind is None else visible | blind, blind)
+        fully_masked = ~visible.any(dim=-1, keepdim=True)
+        if device.type == "cpu" and not fully_masked.any():
+            fully_masked = None  # looking costs nothing here; on a GPU it would wait for the device
+        return cls(key_length, visible if fully_masked is None else visible | fully_masked, fully_masked)
 
     def to(self, device: torch.device) -> VisibleKeys:
         """Return it on the device of a layer."""
         if self.visible is None or self.visible.device == device:
             return self
         return VisibleKeys(
-            self.num_keys, self.visible.to(device), None if self.blind is None else self.blind.to(device)
+            self.num_keys, self.visible.to(device), None if self.fully_masked is None else self.fully_masked.to(device)
         )
 
     def widened(self, num_keys: int, *, device: torch.device) -> Tensor | None:
@@ -115,8 +116,8 @@ class GLMAttention(nn.Module):
             places = torch.arange(keys.num_keys - length, keys.num_keys, device=key.device)  # [s]
             key, value = cache.update(key, value, self.layer, {"cache_position": places})
         keys = keys.to(query.device)
-        if keys.blind is not None:
-            query = query.masked_fill(keys.blind, 0.0)  # equal scores, hence uniform attention
+        if keys.fully_masked is not None:
+            query = query.masked_fill(keys.fully_masked, 0.0)  # equal scores, hence uniform attention
         visible = keys.widened(key.size(2), device=query.device)
         dropout = self.config.attention_dropout_prob if self.training else 0.0
         probabilities = None

@@ -1,4 +1,4 @@
-"""Detokenisers of the language-model data sets (spec: generation 5.4)."""
+"""Detokenisers of the language-model data sets."""
 
 from __future__ import annotations
 

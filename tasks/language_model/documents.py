@@ -1,4 +1,4 @@
-"""Read the files of the language-model tasks (spec: generation 5.2, 5.3).
+"""Read the files of the language-model tasks.
 
 What is wrong with a file is said in one line with its name and line.
 """
@@ -17,7 +17,7 @@ from tasks.readers import MissingFileError, read_json_lines, read_text
 
 
 class TextTokenizer(Protocol):
-    """What reading needs of a tokenizer (``data_utils.tokenization.Tokenizer`` has it)."""
+    """What reading needs of a tokenizer (``data_utils.tokenizers.tokenizer.Tokenizer`` has it)."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of texts."""

@@ -1,4 +1,4 @@
-"""Score windows, and turn the scores into accuracy and perplexity (spec: generation 5.2, 5.3).
+"""Score windows, and turn the scores into accuracy and perplexity.
 
 Only positions with a scored target meet the vocabulary; batches are rows of similar length that the data ranks share.
 
@@ -76,9 +76,9 @@ def score_batch(model: GLMModel, batch: WindowBatch) -> Tensor:
     hidden = model(
         torch.from_numpy(batch.input_ids).to(device),
         torch.from_numpy(batch.position_ids).to(device),
-        torch.from_numpy(batch.separators).to(device),
+        torch.from_numpy(batch.prefix_lengths).to(device),
         output="hidden",
-        wanted=chosen,
+        query_positions=chosen,
     )
     found = _token_scores(model, hidden[rows, columns], targets)  # [2,n]
     return torch.zeros(2, len(batch.input_ids), dtype=torch.float64, device=device).index_add_(1, rows, found)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LanguageModelSettings:
-    """How texts are cut into windows (spec: generation 5).
+    """How texts are cut into windows.
 
     Attributes:
         seq_length: ids of a window, and of a LAMBADA example, with the command tokens.
@@ -37,7 +37,7 @@ class LanguageModelSettings:
         return self.unidirectional or not self.block
 
     def check_overlap(self) -> None:
-        """Raise ValueError where windows that move on by the overlap would leave ids out (spec: generation 5.3)."""
+        """Raise ValueError where windows that move on by the overlap would leave ids out."""
         length = self.window_length
         assert self.overlap >= 1
         left_out = self.overlap > length or (self.overlap == length and self.left_to_right and not self.compatible)

@@ -1,4 +1,4 @@
-"""Windows of texts: which ids are given, which are predicted, and their batches (spec: generation 5.2, 5.3).
+"""Windows of texts: which ids are given, which are predicted, and their batches.
 
 A window is a row of the model. With block positions it is
 
@@ -23,7 +23,7 @@ from tasks.language_model.settings import LanguageModelSettings
 
 
 class CommandTokenizer(Protocol):
-    """What windows need of a tokenizer (``data_utils.tokenization.Tokenizer`` has it)."""
+    """What windows need of a tokenizer (``data_utils.tokenizers.tokenizer.Tokenizer`` has it)."""
 
     def command_id(self, name: str) -> int:
         """Return the id of a command."""
@@ -68,14 +68,14 @@ class WindowBatch:
     Attributes:
         input_ids: [b,s].
         position_ids: [b,2,s], positions and block positions; [b,s] plain left to right.
-        separators: [b], that many first columns are seen by all, the rest causally.
+        prefix_lengths: [b], that many first columns are seen by all, the rest causally.
         target_ids: [b,s].
         loss_mask: [b,s], 1 where a target id is scored.
     """
 
     input_ids: np.ndarray
     position_ids: np.ndarray
-    separators: np.ndarray
+    prefix_lengths: np.ndarray
     target_ids: np.ndarray
     loss_mask: np.ndarray
 
@@ -129,7 +129,7 @@ class WindowTable:
             return WindowBatch(
                 input_ids=self._ids(start + columns, where=used, otherwise=self.layout.pad),
                 position_ids=np.where(used, columns, 0),
-                separators=np.zeros(len(chosen), dtype=np.int64),
+                prefix_lengths=np.zeros(len(chosen), dtype=np.int64),
                 target_ids=self._ids(start + columns + 1, where=used, otherwise=0),
                 loss_mask=(used & (columns + 1 >= scored)).astype(np.int64),
             )
@@ -152,7 +152,7 @@ class WindowTable:
         return WindowBatch(
             input_ids=input_ids,
             position_ids=np.stack([positions, np.where(written, blocks, 0)], axis=1),
-            separators=context[:, 0].astype(np.int64),
+            prefix_lengths=context[:, 0].astype(np.int64),
             target_ids=self._ids(text, where=written, otherwise=0),
             loss_mask=(written & (columns - context + prompt >= scored)).astype(np.int64),
         )
@@ -165,7 +165,7 @@ class WindowTable:
 def document_windows(
     documents: TokenDocuments, *, settings: LanguageModelSettings, layout: WindowLayout
 ) -> WindowTable:
-    """Cut documents into windows in which every id but the first of a document is scored once (spec: generation 5.3).
+    """Cut documents into windows in which every id but the first of a document is scored once.
 
     Documents without two ids have none. ``num_scored`` of the result counts what is scored.
 
@@ -201,7 +201,7 @@ def document_windows(
 
 
 def ending_windows(endings: Sequence[Ending], *, settings: LanguageModelSettings, layout: WindowLayout) -> WindowTable:
-    """Return a window per passage of LAMBADA, in order; over-long contexts lose ids (spec: generation 5.2).
+    """Return a window per passage of LAMBADA, in order; over-long contexts lose ids.
 
     They are cut at their left; with ``unidirectional`` after their first id, which stands before the mask.
 

@@ -1,4 +1,4 @@
-"""From predicted ids back to the words of a SQuAD context (spec: generation 4.5)."""
+"""From predicted ids back to the words of a SQuAD context."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.seq2seq.detokenizers import clean_answer
 if TYPE_CHECKING:
     import tokenizers
 
-    from data_utils.tokenization import Tokenizer
+    from data_utils.tokenizers.tokenizer import Tokenizer
 
 NO_ANSWER = "N/A"
 Offsets = tuple[tuple[int, int], ...]

@@ -1,4 +1,4 @@
-"""Blanks in the middle of a text: drawing them, their answers, and samples that fill them (spec: generation 4.3).
+"""Blanks in the middle of a text: drawing them, their answers, and samples that fill them.
 
 Legend: S source length, P slots for all pieces: T for extraction, ``int(S * blank_mask_ratio)`` for blank.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from tasks.seq2seq.examples import Seq2SeqExample, Seq2SeqOptions, Seq2SeqSample
 
 if TYPE_CHECKING:
-    from data_utils.tokenization import Tokenizer
+    from data_utils.tokenizers.tokenizer import Tokenizer
 
 BLANK = "[MASK]"
 
@@ -150,7 +150,7 @@ class _Pieces:
         return Seq2SeqSample(
             input_ids=behind(prefix, self.ids, pad),
             position_ids=np.stack([behind(range(size), self.positions, 0), behind(zeros, self.blocks, 0)]),
-            separator=size,
+            prefix_length=size,
             context_length=context_length,
             target_ids=behind(zeros, self.targets, pad) if scored else None,
             loss_mask=behind(zeros, [1] * len(self.targets), 0) if scored else None,

@@ -1,4 +1,4 @@
-"""Corpus BLEU as ``multi-bleu.perl`` computes it: words between blanks, no smoothing (spec: generation 4.9)."""
+"""Corpus BLEU as ``multi-bleu.perl`` computes it: words between blanks, no smoothing."""
 
 from __future__ import annotations
 

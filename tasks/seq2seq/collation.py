@@ -1,4 +1,4 @@
-"""Samples to training batches: the one place where they are padded and become tensors (spec: generation 4.3).
+"""Samples to training batches: the one place where they are padded and become tensors.
 
 b batch, s sequence
 """
@@ -23,7 +23,7 @@ class Seq2SeqBatch:
         uids: of the samples, in order.
         input_ids: [b,s].
         position_ids: [b,2,s], positions and block positions.
-        separators: [b], that many first columns are seen by all, the rest causally. Where samples share rows it is
+        prefix_lengths: [b], that many first columns are seen by all, the rest causally. Where samples share rows it is
             [b,2,s] and b counts rows, see ``data_utils.batches.pack_batch``.
         target_ids: [b,s].
         loss_mask: [b,s], 1 where a target id is to be predicted.
@@ -32,7 +32,7 @@ class Seq2SeqBatch:
     uids: tuple[Any, ...]
     input_ids: np.ndarray
     position_ids: np.ndarray
-    separators: np.ndarray
+    prefix_lengths: np.ndarray
     target_ids: np.ndarray
     loss_mask: np.ndarray
 
@@ -59,9 +59,9 @@ def collate(
     assert samples, "a batch needs samples"
     assert all(sample.target_ids is not None and sample.loss_mask is not None for sample in samples), "no targets"
     kept = [_kept_columns(sample, visible_padding=visible_padding) for sample in samples]
-    separators = [sample.separator if visible_padding else sample.context_length for sample in samples]
+    prefix_lengths = [sample.prefix_length if visible_padding else sample.context_length for sample in samples]
     if share_rows:
-        return _in_shared_rows(samples, kept, separators, multiple_of=multiple_of)
+        return _in_shared_rows(samples, kept, prefix_lengths, multiple_of=multiple_of)
     longest = max(map(len, kept))
     width = longest if visible_padding else -(-longest // multiple_of) * multiple_of
     input_ids = np.full((len(samples), width), pad_id, dtype=np.int64)
@@ -77,7 +77,7 @@ def collate(
         uids=tuple(sample.uid for sample in samples),
         input_ids=input_ids,
         position_ids=position_ids,
-        separators=np.array(separators, dtype=np.int64),
+        prefix_lengths=np.array(prefix_lengths, dtype=np.int64),
         target_ids=target_ids,
         loss_mask=loss_mask,
     )
@@ -86,21 +86,21 @@ def collate(
 def _in_shared_rows(
     samples: Sequence[Seq2SeqSample],
     kept: Sequence[np.ndarray],
-    separators: Sequence[int],
+    prefix_lengths: Sequence[int],
     *,
     multiple_of: int,
 ) -> Seq2SeqBatch:
     """Stack the columns of samples that are kept, several samples in a row."""
     filled = []
-    for sample, columns, separator in zip(samples, kept, separators, strict=True):
+    for sample, columns, prefix_length in zip(samples, kept, prefix_lengths, strict=True):
         lines = np.stack([sample.input_ids, sample.target_ids, sample.loss_mask, *sample.position_ids])  # [5,n]
-        filled.append(FilledSample(lines[:, columns], separator))
+        filled.append(FilledSample(lines[:, columns], prefix_length))
     batch = pack_batch(filled, "gpt", multiple_of=multiple_of)
     return Seq2SeqBatch(
         uids=tuple(sample.uid for sample in samples),
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
-        separators=batch.attention_mask,
+        prefix_lengths=batch.attention_mask,
         target_ids=batch.target_ids,
         loss_mask=batch.loss_mask,
     )
@@ -111,5 +111,5 @@ def _kept_columns(sample: Seq2SeqSample, *, visible_padding: bool) -> np.ndarray
     if visible_padding:
         return np.arange(len(sample.input_ids))
     predicted = np.flatnonzero(sample.loss_mask)
-    end = int(predicted[-1]) + 1 if len(predicted) else sample.separator
-    return np.concatenate([np.arange(sample.context_length), np.arange(sample.separator, end)])
+    end = int(predicted[-1]) + 1 if len(predicted) else sample.prefix_length
+    return np.concatenate([np.arange(sample.context_length), np.arange(sample.prefix_length, end)])

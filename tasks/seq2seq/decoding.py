@@ -1,4 +1,4 @@
-"""Write targets by beam search and fill blanks greedily, many texts at once, with a cache (spec: generation 4.5, 4.6).
+"""Write targets by beam search and fill blanks greedily, many texts at once, with a cache.
 
 The context of a text is run once, however many beams or blanks there are. Texts of different lengths share a batch:
 padding is hidden, so that a text's result does not depend on the others. With ``visible_padding`` the source is padded
@@ -17,9 +17,9 @@ import torch
 from torch import Generator
 
 from generation.beam_search import BeamOptions, BeamSearch, Hypothesis
-from generation.decoding_state import DecodingState
 from generation.inputs import PromptInputs
 from generation.sampling import process_scores
+from generation.state import DecodingState
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from mpu.sharing import gather_numbered
@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 
 class CommandTokenizer(Protocol):
-    """What decoding needs of a tokenizer (``data_utils.tokenization.Tokenizer`` has it)."""
+    """What decoding needs of a tokenizer (``data_utils.tokenizers.tokenizer.Tokenizer`` has it)."""
 
     num_tokens: int
 
@@ -77,7 +77,7 @@ class TargetDecoder:
     def search(
         self, samples: Sequence[Seq2SeqSample], *, generators: Sequence[Generator] = ()
     ) -> list[list[Hypothesis]]:
-        """Return the hypotheses for every sample, best first (spec: generation 4.5).
+        """Return the hypotheses for every sample, best first.
 
         ``generators`` (CPU, one per sample) are needed only to draw candidates.
         """
@@ -95,7 +95,7 @@ class TargetDecoder:
             draw_candidates=settings.draw_candidates,
         )
         search = BeamSearch(len(samples), options=options, generators=generators)
-        masks = [int(sample.position_ids[0, sample.separator]) for sample in samples]
+        masks = [int(sample.position_ids[0, sample.prefix_length]) for sample in samples]
         state = self._context(samples)
         source_length = state.length
         logits = state.feed([tokens.start] * len(samples), [(mask, 1) for mask in masks])
@@ -113,7 +113,7 @@ class TargetDecoder:
             logits = state.feed([next_tokens[row] for row in kept], [(masks[row], block) for row in rows])
 
     def fill_blanks(self, samples: Sequence[Seq2SeqSample]) -> list[FilledText]:
-        """Fill the blanks of every source greedily, left to right (spec: generation 4.6).
+        """Fill the blanks of every source greedily, left to right.
 
         All blanks of a text share ``max_length`` steps; one that gets none stays empty. Minimum length and n-grams
         count over everything generated for a text, start tokens of later blanks included.
@@ -146,7 +146,7 @@ class TargetDecoder:
         """Run the sources, each of which sees all of itself."""
         inputs = []
         for sample in samples:
-            length = sample.separator if self.visible_padding else sample.context_length
+            length = sample.prefix_length if self.visible_padding else sample.context_length
             positions = sample.position_ids[0, :length].tolist()
             inputs.append(PromptInputs("", tuple(sample.input_ids[:length].tolist()), tuple(positions), ()))
         return DecodingState(self.model, inputs, num_tokens=self.tokens.num_tokens, pad_id=self.tokens.pad)

@@ -1,4 +1,4 @@
-"""Ordered text replacements of the sequence-to-sequence data sets and metrics (spec: generation 4.7)."""
+"""Ordered text replacements of the sequence-to-sequence data sets and metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the files of a sequence-to-sequence task hold, and what the model is given of it (spec: generation 4.2, 4.3).
+"""What the files of a sequence-to-sequence task hold, and what the model is given of it.
 
 Legend: S source length, T target slots (``target_length``; for blanks see ``tasks/seq2seq/blanks.py``).
 """
@@ -84,9 +84,9 @@ class Seq2SeqSample:
     Attributes:
         input_ids: [n], the source padded to S, then sop and the target without its last id, padded.
         position_ids: [2, n], position and block position.
-        separator: S; the columns before it are visible to all, the rest is causal.
+        prefix_length: S; the columns before it are visible to all, the rest is causal.
         context_length: ids of the source without padding. Where padding is hidden (``--mask-pad-token``) only these
-            columns of the source are visible; columns from ``separator`` on stay causal.
+            columns of the source are visible; columns from ``prefix_length`` on stay causal.
         target_ids: [n], zeros under the source; None in evaluation.
         loss_mask: [n], 1 where ``target_ids`` counts; None in evaluation.
         mask_positions: index of each blank to fill, in order. Empty when truncation left none: nothing is to be filled.
@@ -95,7 +95,7 @@ class Seq2SeqSample:
 
     input_ids: np.ndarray
     position_ids: np.ndarray
-    separator: int
+    prefix_length: int
     context_length: int
     target_ids: np.ndarray | None
     loss_mask: np.ndarray | None

@@ -1,4 +1,4 @@
-"""How good written texts are (spec: generation 4.8). ``score_predictions`` is the one way.
+"""How good written texts are. ``score_predictions`` is the one way.
 
 The original's metrics come first, under its names and on its scales; the figures the field uses stand beside them.
 """

@@ -1,4 +1,4 @@
-"""The loss of a batch of sources and targets (spec: generation 4.4)."""
+"""The loss of a batch of sources and targets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Seq2SeqObjective:
 
     def loss(self, model: nn.Module, batch: Seq2SeqBatch, *, device: torch.device) -> LanguageModelLoss:
         """Return the sums over target ids; ``model`` is a bare GLM, possibly wrapped."""
-        inputs = (batch.input_ids, batch.position_ids, batch.separators, batch.target_ids)
-        input_ids, position_ids, separators, labels = (send(torch.from_numpy(array), device) for array in inputs)
+        inputs = (batch.input_ids, batch.position_ids, batch.prefix_lengths, batch.target_ids)
+        input_ids, position_ids, prefix_lengths, labels = (send(torch.from_numpy(array), device) for array in inputs)
         return model(
             input_ids,
             position_ids,
-            separators,
+            prefix_lengths,
             labels=labels,
             loss_mask=torch.from_numpy(batch.loss_mask),  # on the host, where its targets are counted without a wait
             label_smoothing=self.label_smoothing,

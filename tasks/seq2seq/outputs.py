@@ -1,4 +1,4 @@
-"""The files of an evaluation: hypotheses, references, SQuAD's answers (spec: generation 4.8)."""
+"""The files of an evaluation: hypotheses, references, SQuAD's answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read the files of the sequence-to-sequence tasks (spec: generation 4.2). ``read_examples`` is the one way.
+"""Read the files of the sequence-to-sequence tasks. ``read_examples`` is the one way.
 
 Lines are stripped. What is wrong with a file is said in one line with its name and line.
 """
@@ -17,7 +17,7 @@ from tasks.seq2seq.examples import SEQ2SEQ_TASKS, SPLITS, SQUAD_TASKS, Seq2SeqEx
 from tasks.seq2seq.readers_squad import read_questions, read_squad
 
 if TYPE_CHECKING:
-    from data_utils.tokenization import Tokenizer
+    from data_utils.tokenizers.tokenizer import Tokenizer
 
 __all__ = ["SEQ2SEQ_TASKS", "SPLITS", "Seq2SeqExample", "read_examples"]
 

@@ -1,4 +1,4 @@
-"""Read files of SQuAD's nesting: SQuAD itself, question generation, CMRC (spec: generation 4.2)."""
+"""Read files of SQuAD's nesting: SQuAD itself, question generation, CMRC."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.seq2seq.answers import NO_ANSWER, ContextOffsets
 from tasks.seq2seq.examples import Seq2SeqExample, Seq2SeqOptions
 
 if TYPE_CHECKING:
-    from data_utils.tokenization import Tokenizer
+    from data_utils.tokenizers.tokenizer import Tokenizer
 
 FAKE_ANSWER = "FAKE_ANSWER"  # what a test split's questions are given instead of an answer
 SQUAD_VERSIONS = {"squad": "v2.0", "squad_v1": "v1.1"}

@@ -1,4 +1,4 @@
-"""ROUGE: the original's figures, and the conventional ones beside them (spec: generation 4.8)."""
+"""ROUGE: the original's figures, and the conventional ones beside them."""
 
 from __future__ import annotations
 

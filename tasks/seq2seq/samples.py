@@ -1,4 +1,4 @@
-"""An example becomes ids, positions and targets (spec: generation 4.3). ``build_sample`` is the one way.
+"""An example becomes ids, positions and targets. ``build_sample`` is the one way.
 
 Legend: S source length, T target length.
 """
@@ -21,7 +21,7 @@ from tasks.seq2seq.examples import (
 )
 
 if TYPE_CHECKING:
-    from data_utils.tokenization import Tokenizer
+    from data_utils.tokenizers.tokenizer import Tokenizer
 
 __all__ = ["SEQ2SEQ_TASKS", "Seq2SeqExample", "Seq2SeqOptions", "Seq2SeqSample", "build_sample", "mask_name"]
 
@@ -131,7 +131,7 @@ def _place(
     return Seq2SeqSample(
         input_ids=np.array(ids, dtype=np.int64),
         position_ids=positions,
-        separator=size,
+        prefix_length=size,
         context_length=len(source),
         target_ids=target_ids,
         loss_mask=loss_mask,

@@ -1,6 +1,6 @@
 """Score a file of predictions against a file of references: ``python -m tasks.seq2seq.scoring HYPS REFS``.
 
-ROUGE and BLEU without Java, Perl or downloads; files2rouge where it is installed and asked for (spec: generation 4.9).
+ROUGE and BLEU without Java, Perl or downloads; files2rouge where it is installed and asked for.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BeamSettings:
-    """How targets are searched (spec: generation 4.5); raises ValueError for values that make no sense.
+    """How targets are searched; raises ValueError for values that make no sense.
 
     Attributes:
         max_length: most tokens of a target, or of all blanks of a text together.
@@ -61,7 +61,7 @@ class BeamSettings:
 
 @dataclass(frozen=True)
 class Seq2SeqSettings:
-    """Lengths, loss and decoding of a sequence-to-sequence task (spec: generation 4).
+    """Lengths, loss and decoding of a sequence-to-sequence task.
 
     Attributes:
         source_length, target_length: most ids of a source and of a target.

@@ -1,4 +1,4 @@
-"""The processors of all tasks: which class reads whose files (spec: superglue 1, 2)."""
+"""The processors of all tasks: which class reads whose files."""
 
 from __future__ import annotations
 

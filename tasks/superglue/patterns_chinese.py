@@ -1,4 +1,4 @@
-"""Patterns of the Chinese tasks (spec: superglue 3)."""
+"""Patterns of the Chinese tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Patterns of GLUE, topic, stance and reading tasks (spec: superglue 3)."""
+"""Patterns of GLUE, topic, stance and reading tasks."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class QnliPVP(PVP):
 
 
 class SquadPVP(PVP):
-    """A passage and a question whose answer is one text: the loss of a single choice teaches nothing (trap T9)."""
+    """A passage and a question whose answer is one text: the loss of a single choice teaches nothing."""
 
     free_answers = True
 

@@ -1,4 +1,4 @@
-"""Patterns of the eight SuperGLUE tasks and its diagnostics (spec: superglue 3)."""
+"""Patterns of the eight SuperGLUE tasks and its diagnostics."""
 
 from __future__ import annotations
 

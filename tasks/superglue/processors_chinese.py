@@ -1,4 +1,4 @@
-"""The files of the Chinese tasks of CLUE (spec: superglue 2); their texts are used as they are."""
+"""The files of the Chinese tasks of CLUE; their texts are used as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of GLUE, topic, stance and reading tasks (spec: superglue 2)."""
+"""The files of GLUE, topic, stance and reading tasks."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def clean_article(text: str) -> str:
 
 
 class SquadProcessor(DataProcessor):
-    """SQuAD 2.0; one label, for the task is to find a text (trap T9)."""
+    """SQuAD 2.0; one label, for the task is to find a text."""
 
     labels = ("0",)
     files = split_files(train="train-v2.0.json", dev="dev-v2.0.json", test=None, unlabeled=None)

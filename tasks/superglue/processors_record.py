@@ -1,4 +1,4 @@
-"""ReCoRD: a passage, a query with a gap, and the entities that may fill it (spec: superglue 2.2)."""
+"""ReCoRD: a passage, a query with a gap, and the entities that may fill it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of SuperGLUE (spec: superglue 2); WSC and ReCoRD have their own modules."""
+"""The files of SuperGLUE; WSC and ReCoRD have their own modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WSC: which span does a pronoun refer to (spec: superglue 2.1)."""
+"""WSC: which span does a pronoun refer to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The patterns of all tasks (spec: superglue 3)."""
+"""The patterns of all tasks."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Corpora: their files and rows, and the store of tokens."""

@@ -1,0 +1,188 @@
+"""Read the token cache of the original: ``.lazy`` folders, and how it scatters documents.
+
+For a source file P the folder is P without its last suffix, plus ``.lazy``. Its fields are ``prompt`` and ``text``: the
+file ``<field>`` holds all documents back to back, as little-endian int32 ids or as UTF-8 text, and
+``<field>.len.pkl`` a pickled list of their lengths in ids or bytes. Which of the two it is follows from the size of the
+file.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_utils.corpora.store import Document, Documents, DocumentSubset, TextDocuments, checked_index
+
+FIELDS = ("prompt", "text")
+LENGTHS_SUFFIX = ".len.pkl"
+
+
+def lazy_path(source: str) -> str:
+    """Return the folder of the token cache of a source."""
+    return os.path.splitext(source)[0] + ".lazy"
+
+
+def scatter_path(source: str, shard: int) -> str:
+    """Return the source path of one shard; its cache is at ``lazy_path`` of that."""
+    return os.path.join(os.path.splitext(source)[0] + ".scatter", str(shard))
+
+
+def is_lazy_folder(path: str | Path) -> bool:
+    """Tell whether a folder holds a token cache: a text with its lengths."""
+    path = Path(path)
+    return path.is_dir() and all((path / name).is_file() for name in ("text", "text" + LENGTHS_SUFFIX))
+
+
+class _NoClasses(pickle.Unpickler):
+    """Unpickle numbers and lists only."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def read_lengths(path: Path) -> np.ndarray:
+    """Return the pickled list of lengths, int64 [n]; no code of the pickle runs.
+
+    Raises:
+        ValueError: anything else than a list of lengths.
+    """
+    try:
+        with path.open("rb") as file:
+            lengths = _NoClasses(file).load()
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing") from None
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        raise ValueError(f"{path} is no list of lengths ({error})") from None
+    if not isinstance(lengths, list) or not all(type(n) is int and n >= 0 for n in lengths):
+        raise ValueError(f"{path} is no list of lengths")
+    return np.array(lengths, dtype=np.int64)
+
+
+class LazyDocuments:
+    """The documents of a ``.lazy`` folder, mapped (or read) into memory; text is tokenized on access."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        encode: Callable[[str], Sequence[int]] | None = None,
+        prepare: Callable[[str], str] | None = None,
+        in_memory: bool = False,
+    ) -> None:
+        """Open a folder.
+
+        Args:
+            folder: the cache.
+            encode: tokenizes a cache of text.
+            prepare: changes a text before that.
+            in_memory: read the files instead of mapping them.
+
+        Raises:
+            ValueError: files missing, damaged, or no cache at all; text without ``encode``.
+        """
+        self.folder = Path(folder)
+        fields = [field for field in FIELDS if (self.folder / field).is_file()]
+        if "text" not in fields:
+            raise ValueError(f"no token cache at {folder}: the files text and text{LENGTHS_SUFFIX} are needed")
+        lengths = {field: read_lengths(self.folder / (field + LENGTHS_SUFFIX)) for field in fields}
+        count = len(lengths["text"])
+        if any(len(numbers) != count for numbers in lengths.values()):
+            raise ValueError(f"{folder} is damaged: prompt and text differ in their number of documents")
+        sizes = {field: (self.folder / field).stat().st_size for field in fields}
+        totals = {field: int(lengths[field].sum()) for field in fields}
+        self.is_text = any(sizes.values()) and sizes == totals
+        if not self.is_text and any(sizes[field] != 4 * totals[field] for field in fields):
+            raise ValueError(f"{folder} is damaged: its files do not have the length that the lists of lengths tell")
+        dtype = np.dtype(np.uint8 if self.is_text else "<i4")
+        self._arrays = {field: _open(self.folder / field, dtype, in_memory=in_memory) for field in fields}
+        self._ends = {field: np.cumsum(lengths[field]) for field in fields}
+        self.field_lengths = lengths
+        #: tokens (or bytes) of each document, prompt and text, int64 [n]
+        self.lengths = np.sum([lengths[field] for field in fields], axis=0)
+        self._text = None
+        if self.is_text:
+            if encode is None:
+                raise ValueError(f"{folder} holds text, not ids: a tokenizer is needed")
+            self._text = TextDocuments(_Raw(self), encode=encode, prepare=prepare)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Document:
+        index = checked_index(index, len(self))
+        return self.raw(index) if self._text is None else self._text[index]
+
+    def raw(self, index: int) -> Document:
+        """Return a document as it is stored: ids, or UTF-8 bytes."""
+        parts = []
+        for field, array in self._arrays.items():
+            end = int(self._ends[field][index])
+            parts.append(array[end - int(self.field_lengths[field][index]) : end])
+        return Document(np.concatenate(parts), len(parts[0]) if len(parts) > 1 else 0)
+
+
+class _Raw:
+    """The stored bytes of a cache as documents."""
+
+    def __init__(self, documents: LazyDocuments) -> None:
+        self._documents = documents
+        self.lengths = documents.lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Document:
+        return self._documents.raw(index)
+
+
+def _open(path: Path, dtype: np.dtype, *, in_memory: bool) -> np.ndarray:
+    if path.stat().st_size == 0:
+        return np.zeros(0, dtype)
+    return np.fromfile(path, dtype) if in_memory else np.memmap(path, mode="r", dtype=dtype).view(np.ndarray)
+
+
+# ------------------------------------------------------------------------------------------------------ parts
+
+
+def first_two_thirds(documents: Documents) -> Documents:
+    """Keep the first two thirds of the documents, which is what ``--half-lazy-loader`` does in spite of its name."""
+    return DocumentSubset(documents, np.arange(2 * len(documents) // 3))
+
+
+def scatter_assignment(num_documents: int, num_shards: int, *, generator: random.Random) -> list[list[int]]:
+    """Deal the documents of one corpus out to shards: shuffled, then consecutive slices."""
+    order = list(range(num_documents))
+    generator.shuffle(order)
+    size = (num_documents - 1) // num_shards + 1
+    return [order[shard * size : (shard + 1) * size] for shard in range(num_shards)]
+
+
+def shard_of_rank(*, num_shards: int, rank: int, world_size: int) -> int:
+    """Return the shard that a data-parallel rank reads.
+
+    Raises:
+        ValueError: the ranks are no multiple of the shards, so that some documents would be read more often.
+    """
+    if num_shards < 1 or world_size % num_shards:
+        raise ValueError(
+            f"--loader-scatter {num_shards} does not divide the {world_size} data-parallel ranks: choose a divisor"
+        )
+    return rank % num_shards
+
+
+def scatter(parts: Sequence[Documents], *, num_shards: int, shard: int, seed: int) -> list[Documents]:
+    """Take one shard of every corpus (``--loader-scatter``); one generator deals out all of them, in order."""
+    generator = random.Random(seed)
+    shards = []
+    for part in parts:
+        indices = scatter_assignment(len(part), num_shards, generator=generator)[shard]
+        if not indices:
+            raise ValueError(f"--loader-scatter {num_shards}: shard {shard} of {len(part)} documents is empty")
+        shards.append(DocumentSubset(part, indices))
+    return shards

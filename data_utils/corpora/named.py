@@ -1,0 +1,426 @@
+"""Corpora: which text ``--train-data`` means, and how a row becomes documents.
+
+``--train-data`` takes names of ``NAMED_CORPORA``, files, folders and globs. Where a named corpus lies is said by
+``name=path``, by the environment (``GLM_CORPUS_WIKIPEDIA`` ...), or by a folder or file of that name below
+``GLM_CORPORA_DIR``. Files that are given by path hold JSON rows with a text field, or text lines.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data_utils.corpora.files import TEXT_UNITS, Row, find_files, parse_value, read_rows
+from data_utils.corpora.language_detection import DetectorMissingError, english_detector
+
+SHORTEST_TEXT = 100  # characters; shorter web texts, answers and news are left out
+SHORTEST_BEST_ANSWER = 10
+MANY_UPVOTES = 1000  # make a short answer worth keeping
+LONGEST_QUESTION = 100  # characters of a question's description; a longer one is cut and marked
+CUT_MARK = "......"
+DOWNSAMPLED_SOURCES = {"PubMed Central": 0.3, "ArXiv": 0.3, "FreeLaw": 0.3}
+DROPPED_SOURCES = frozenset(
+    ("Github", "StackExchange", "DM Mathematics", "Ubuntu IRC", "EuroParl", "YoutubeSubtitles", "Enron Emails")
+)
+PLAIN_PUNCTUATION = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "–": "-"})
+DRAW_SEED = 1234
+
+
+@dataclass(frozen=True)
+class TextDocument:
+    """One document.
+
+    Attributes:
+        text: what is to be predicted.
+        prompt: read in front of it, but not predicted.
+        more: further pairs (prompt, text).
+        closed_by_eop: whether each text gets an [eop] token at its end.
+        group: part of the corpus it comes from, for the report.
+    """
+
+    text: str
+    prompt: str = ""
+    more: tuple[tuple[str, str], ...] = ()
+    closed_by_eop: bool = False
+    group: str = ""
+
+    @property
+    def pieces(self) -> list[str]:
+        """Return prompts and texts in turn."""
+        return [self.prompt, self.text, *(piece for pair in self.more for piece in pair)]
+
+
+@dataclass(frozen=True)
+class RowContext:
+    """What a rule may ask for beside the row: a uniform number in [0, 1), and whether a text is English."""
+
+    draw: Callable[[], float]
+    is_english: Callable[[str], bool]
+
+
+Rule = Callable[[Any, RowContext], list[TextDocument]]
+
+
+# ------------------------------------------------------------------------------------------------------ rules
+
+
+def text_in(row: Any, name: str, *, required: bool = False) -> str:
+    """Return the text of a field, "" where it is missing or null.
+
+    Raises:
+        ValueError: the row is no object, the field holds something else, or a required one is missing.
+    """
+    if not isinstance(row, Mapping):
+        raise ValueError(f"a JSON object with the key {name!r} is needed, not {type(row).__name__}")
+    value = row.get(name)
+    if value is None and not required:
+        return ""
+    if value is None:
+        found = ", ".join(map(str, row))[:80]
+        raise ValueError(f"no text under the key {name!r} (keys: {found or 'none'})")
+    if not isinstance(value, str):
+        raise ValueError(f"{type(value).__name__} under the key {name!r} instead of text")
+    return value
+
+
+def text_key(row: Any, context: RowContext) -> list[TextDocument]:
+    """Take ``text`` as it is, empty ones too."""
+    return [TextDocument(text_in(row, "text", required=True))]
+
+
+def non_empty_text_key(row: Any, context: RowContext) -> list[TextDocument]:
+    """Take ``text`` where there is some."""
+    text = text_in(row, "text")
+    return [TextDocument(text)] if text else []
+
+
+def field_or_line(row: Any, context: RowContext, *, text_field: str) -> list[TextDocument]:
+    """Take the text of ``text_field``, or the row itself where it is text (a line)."""
+    text = row if isinstance(row, str) else text_in(row, text_field, required=True)
+    return [TextDocument(text)] if text else []
+
+
+def plain_line(row: Any, context: RowContext) -> list[TextDocument]:
+    """Take a line of text."""
+    return [TextDocument(row)] if row else []
+
+
+def prompt_and_text(row: Any, context: RowContext) -> list[TextDocument]:
+    """Take ``prompt`` and ``text``."""
+    return [TextDocument(text_in(row, "text", required=True), text_in(row, "prompt", required=True))]
+
+
+def english_web_page(row: Any, context: RowContext) -> list[TextDocument]:
+    """Take English texts of more than 100 characters."""
+    text = text_in(row, "text", required=True)
+    return [TextDocument(text)] if len(text) > SHORTEST_TEXT and context.is_english(text.replace("\n", "")) else []
+
+
+def news_article(row: Any, context: RowContext) -> list[TextDocument]:
+    """Join title, description (unless the text begins with it) and text."""
+    title, description, body = (text_in(row, name) for name in ("title", "description", "maintext"))
+    text = f"{title.strip()} " if title else ""
+    if description and not body.startswith(description):
+        text += f"{description.strip()} "
+    text += body
+    return [TextDocument(text)] if len(text) > SHORTEST_TEXT else []
+
+
+def pile_document(row: Any, context: RowContext) -> list[TextDocument]:
+    """Take the Pile without code, chat and parliament, and 30 % of papers and court opinions."""
+    text = text_in(row, "text")
+    source = text_in(row.get("meta") or {}, "pile_set_name")
+    if not text or not source or source in DROPPED_SOURCES:
+        return []
+    if source in DOWNSAMPLED_SOURCES and context.draw() > DOWNSAMPLED_SOURCES[source]:
+        return []
+    return [TextDocument(text, group=source)]
+
+
+def _shortened(question: str) -> str:
+    return question if len(question) <= LONGEST_QUESTION else question[:LONGEST_QUESTION] + CUT_MARK
+
+
+def zhihu_answer(row: Any, context: RowContext) -> list[TextDocument]:
+    """Take long or popular answers, with question and user as prompt."""
+    answer = text_in(row, "ans-content")
+    if len(answer) <= SHORTEST_TEXT and int(row.get("ans-up-num") or 0) <= MANY_UPVOTES:
+        return []
+    title, content, user = (text_in(row, name) for name in ("q_title", "q-content", "user-signature"))
+    return [TextDocument(answer, f"问题：{title}问题描述：{_shortened(content)}回答用户：{user} 回答：")]
+
+
+def zhidao_answers(row: Any, context: RowContext) -> list[TextDocument]:
+    """Take the best answer and long other answers, with the question as prompt; rows without title are left out."""
+    title = text_in(row, "title")
+    if row.get("title") is None:
+        return []
+    prompt = f"问题：{title}问题描述：{_shortened(text_in(row, 'content'))}回答："
+    best = text_in(row.get("best_answer") or {}, "content")
+    answers = [best] if len(best) > SHORTEST_BEST_ANSWER else []
+    others = [text_in(answer, "content") for answer in row.get("other_answers") or []]
+    answers += [answer for answer in others if len(answer) > SHORTEST_TEXT]
+    return [TextDocument(answer, prompt) for answer in answers]
+
+
+def encyclopedia_entry(row: Any, context: RowContext) -> list[TextDocument]:
+    """Join title, abstract and content."""
+    text = "".join(text_in(row, name) for name in ("title", "abstract", "content"))
+    return [TextDocument(text)] if text else []
+
+
+def titled_record(row: Any, context: RowContext) -> list[TextDocument]:
+    """Join title and content of a record of more than 100 characters."""
+    title = text_in(row, "title")
+    text = (f"{title.strip()} " if title else "") + text_in(row, "content")
+    return [TextDocument(text)] if len(text) > SHORTEST_TEXT else []
+
+
+def keys_and_contents(row: Any, context: RowContext) -> list[TextDocument]:
+    """Make a summary of all keys, and a text in which every key is the prompt of its content.
+
+    The original never ran this rule; its token cache of the corpus stayed empty.
+    """
+    keys, contents = row["key"], row["content"]
+    if not isinstance(keys, list) or not isinstance(contents, list) or len(keys) != len(contents):
+        raise ValueError("'key' and 'content' are not two lists of equal length")
+    if not all(isinstance(piece, str) for piece in [*keys, *contents]):
+        raise ValueError("'key' or 'content' holds something else than text")
+    if not keys:
+        return []
+    keys = [keys[0], *(f" {key}" for key in keys[1:])]
+    pairs = list(zip(keys, (f" {content}" for content in contents), strict=True))
+    return [
+        TextDocument("".join(keys), "Summary: "),
+        TextDocument(pairs[0][1], pairs[0][0], more=tuple(pairs[1:]), closed_by_eop=True),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------ the table
+
+
+@dataclass(frozen=True)
+class NamedCorpus:
+    """How the rows of a corpus become documents.
+
+    Attributes:
+        rule: from a row to its documents.
+        row_format: what its files hold, whatever their suffix (``corpus_files.ROW_FORMATS``).
+        keeps_curly_quotes: leave curly quotes and en dashes; otherwise they become ASCII when tokenized.
+        has_prompts_inside: its documents may have more than one prompt.
+    """
+
+    rule: Rule
+    row_format: str = "json lines"
+    keeps_curly_quotes: bool = False
+    has_prompts_inside: bool = False
+
+
+NAMED_CORPORA: dict[str, NamedCorpus] = {
+    "wikipedia": NamedCorpus(text_key),
+    "wikipedia-key": NamedCorpus(keys_and_contents, has_prompts_inside=True),
+    "wikibook": NamedCorpus(plain_line, "text lines"),
+    "bert-base": NamedCorpus(plain_line, "text lines"),
+    "bert-large": NamedCorpus(plain_line, "text lines"),
+    "openwebtext": NamedCorpus(english_web_page),
+    "cc-news": NamedCorpus(news_article),
+    "pile": NamedCorpus(pile_document),
+    "stories": NamedCorpus(non_empty_text_key),
+    "zhihu": NamedCorpus(zhihu_answer, keeps_curly_quotes=True),
+    "zhidao": NamedCorpus(zhidao_answers, keeps_curly_quotes=True),
+    "baike": NamedCorpus(encyclopedia_entry, keeps_curly_quotes=True),
+    "wudao": NamedCorpus(titled_record, "records", keeps_curly_quotes=True),
+    "test": NamedCorpus(prompt_and_text),
+}
+
+
+def plain_punctuation(text: str) -> str:
+    """Replace curly quotes and en dashes by their ASCII forms."""
+    return text.translate(PLAIN_PUNCTUATION)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus to read: where its files are and how their rows become documents.
+
+    Attributes:
+        name: what the user gave.
+        location: file, folder or glob.
+        named: key of NAMED_CORPORA; None: any files.
+        text_field: key of the text in JSON rows of any files.
+        text_unit: what of any text files is a document: ``line``, ``paragraph`` or ``file``.
+        keep_line_ends: keep the newlines of text lines, as the original did.
+        language_model: fastText model for corpora that keep English only.
+    """
+
+    name: str
+    location: str
+    named: str | None = None
+    text_field: str = "text"
+    text_unit: str = "line"
+    keep_line_ends: bool = False
+    language_model: str | None = None
+    _detector: list[Callable[[str], bool]] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown unit of text."""
+        if self.text_unit not in TEXT_UNITS:
+            raise ValueError(f"unit of text {self.text_unit!r}; known: {', '.join(TEXT_UNITS)}")
+
+    @property
+    def kind(self) -> NamedCorpus:
+        """Return how rows become documents."""
+        if self.named is not None:
+            return NAMED_CORPORA[self.named]
+        rule = partial(field_or_line, text_field=self.text_field)
+        return NamedCorpus(rule, "by name", keeps_curly_quotes=True)
+
+    def files(self) -> list[Path]:
+        """List the files in the order in which they are read. Raises ValueError when there are none."""
+        return find_files(self.location, any_suffix=self.named is not None)
+
+    def rows(self, path: Path) -> Iterator[Row]:
+        """Yield the rows of one file."""
+        kind = self.kind
+        text_unit = "line" if self.named else self.text_unit
+        return read_rows(path, row_format=kind.row_format, text_unit=text_unit, keep_line_ends=self.keep_line_ends)
+
+    def parse(self, row: Row, row_number: int) -> list[TextDocument]:
+        """Turn row ``row_number`` of the corpus into documents; the same row always gives the same ones.
+
+        Raises:
+            ValueError: the row is malformed; the message names file and line.
+        """
+        kind = self.kind
+        context = RowContext(draw=_Draw(row_number), is_english=self._is_english)
+        try:
+            documents = kind.rule(parse_value(row, text_lines=kind.row_format == "text lines"), context)
+            for document in documents:
+                _check_unicode(document)
+        except ValueError as error:
+            raise ValueError(f"{row.place}: {error}") from None
+        except (KeyError, TypeError, AttributeError) as error:
+            problem = f"not a row of corpus {self.named!r} ({type(error).__name__}: {error})"
+            raise ValueError(f"{row.place}: {problem}") from None
+        return documents
+
+    def for_tokens(self, text: str) -> str:
+        """Return ``text`` as it is tokenized: curly quotes and en dashes are replaced in most named corpora."""
+        return text if self.kind.keeps_curly_quotes else plain_punctuation(text)
+
+    def documents(self, *, skip_malformed: bool = False) -> Iterator[TextDocument]:
+        """Yield the documents in the order of the files.
+
+        Raises:
+            ValueError: no files, or the first malformed row (passed over with ``skip_malformed``).
+        """
+        number = 0
+        for path in self.files():
+            for row in self.rows(path):
+                try:
+                    found = self.parse(row, number)
+                except ValueError:
+                    if not skip_malformed:
+                        raise
+                    found = []
+                number += 1
+                yield from found
+
+    def _is_english(self, text: str) -> bool:
+        if not self._detector:
+            self._detector.append(english_detector(self.language_model))
+        return self._detector[0](text)
+
+
+class _Draw:
+    """Uniform numbers that depend on the number of the row alone; few rows ask for one."""
+
+    def __init__(self, row_number: int) -> None:
+        self._row_number = row_number
+        self._generator: random.Random | None = None
+
+    def __call__(self) -> float:
+        if self._generator is None:
+            self._generator = random.Random(f"{DRAW_SEED}:{self._row_number}")
+        return self._generator.random()
+
+
+def _check_unicode(document: TextDocument) -> None:
+    """Refuse half a surrogate pair, which a JSON escape may hold but no tokenizer takes."""
+    for piece in document.pieces:
+        if not piece.isascii():
+            try:
+                piece.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise ValueError(f"not Unicode text (lone surrogate at character {error.start + 1})") from None
+
+
+# ------------------------------------------------------------------------------------------------------ finding
+
+
+def location_variable(name: str) -> str:
+    """Return the environment variable that says where a named corpus lies."""
+    return f"GLM_CORPUS_{name.upper().replace('-', '_')}"
+
+
+def _location_of(name: str) -> str:
+    """Return where a named corpus lies by the environment; ValueError when that is not said."""
+    location = os.environ.get(location_variable(name))
+    if location:
+        return location
+    folder = os.environ.get("GLM_CORPORA_DIR")
+    if not folder:
+        raise ValueError(
+            f"corpus {name!r}: say where it lies: {name}=PATH, or {location_variable(name)}=PATH, or "
+            "GLM_CORPORA_DIR=FOLDER in the environment"
+        )
+    exact = Path(folder) / name
+    candidates = [exact] if exact.exists() else sorted(Path(folder).glob(f"{name}.*"))
+    if not candidates:
+        raise ValueError(f"corpus {name!r}: neither {exact} nor {exact}.* exists (GLM_CORPORA_DIR is {folder})")
+    return str(candidates[0])
+
+
+def find_corpus(source: str, **options: Any) -> Corpus:
+    """Return the corpus that one argument of ``--train-data`` means.
+
+    Args:
+        source: ``name``, ``name=path``, or a path (file, folder, glob; the ``.lazy`` cache of the original may stand in
+            for a file that is gone).
+        options: further fields of ``Corpus``.
+
+    Raises:
+        ValueError: neither a registered name nor a path (the registered names are listed, nearest first), or a
+            registered one whose place is not said.
+    """
+    name, separator, location = source.partition("=")
+    if separator and name in NAMED_CORPORA:
+        return Corpus(source, location, named=name, **options)
+    if source in NAMED_CORPORA:
+        return Corpus(source, _location_of(source), named=source, **options)
+    looks_like_path = any(mark in source for mark in ("/", os.sep, ".", "*", "?", "["))
+    if looks_like_path or Path(source).exists():
+        return Corpus(source, source, **options)
+    wanted = (name if separator else source).lower()
+    known = sorted(NAMED_CORPORA, key=lambda k: (-difflib.SequenceMatcher(None, wanted, k).ratio(), k))
+    raise ValueError(
+        f"no corpus {source!r} and no file or folder of that name; known corpora, nearest first: {', '.join(known)}"
+    )
+
+
+def read_documents(
+    source: str, *, text_field: str = "text", skip_malformed: bool = False, text_unit: str = "line"
+) -> Iterator[TextDocument]:
+    """Yield the documents of one argument of ``--train-data``; see ``Corpus.documents``."""
+    try:
+        yield from find_corpus(source, text_field=text_field, text_unit=text_unit).documents(
+            skip_malformed=skip_malformed
+        )
+    except DetectorMissingError as error:
+        raise ValueError(str(error)) from None

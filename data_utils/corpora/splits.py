@@ -1,0 +1,160 @@
+"""Divide documents into training, validation and test parts."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_utils.corpora.store import Document, Documents, DocumentSubset
+
+SPLIT_SEED = 1234  # of the order of documents; the original does not use --seed here
+NUM_PARTS = 3
+
+
+def parse_split(
+    split: str, *, valid_data: Sequence[str] | None = None, test_data: Sequence[str] | None = None
+) -> list[float]:
+    """Return the fractions of training, validation and test documents, which add up to 1.
+
+    Args:
+        split: ``a,b,c`` or ``a/b/c`` or one number, in any proportion; what is missing to 1 is added as one more part.
+        valid_data, test_data: corpora of their own for these parts; then they get nothing of the split.
+
+    Raises:
+        ValueError: not numbers, negative ones, or nothing left.
+    """
+    separator = "/" if "/" in split and "," not in split else ","
+    try:
+        parts = [float(part) for part in split.split(separator)]
+    except ValueError:
+        parts = [-1.0]
+    if not all(0 <= part < float("inf") for part in parts):
+        raise ValueError(f"--split is {split!r}; proportions such as 949,50,1 or 0.9/0.1 are needed")
+    if sum(parts) < 1:
+        parts.append(1 - sum(parts))
+    parts = [*parts, 0.0, 0.0][:NUM_PARTS]
+    if valid_data:
+        parts[1] = 0.0
+    if test_data:
+        parts[2] = 0.0
+    total = sum(parts)
+    if total == 0:
+        raise ValueError(f"--split {split!r} leaves nothing: give the training part a positive proportion")
+    return [part / total for part in parts]
+
+
+def should_split(fractions: Sequence[float]) -> bool:
+    """Tell whether more than one part gets documents."""
+    return max(fractions) / sum(fractions) != 1
+
+
+def document_order(num_documents: int, *, shuffle: bool = True) -> np.ndarray:
+    """Return the order in which documents are dealt out, int64 [n]."""
+    order = np.arange(num_documents, dtype=np.int64)
+    if shuffle:
+        np.random.RandomState(SPLIT_SEED).shuffle(order)
+    return order
+
+
+def load_order(path: str | Path, num_documents: int) -> np.ndarray:
+    """Return the order saved in a .npy file (``--load-splits``).
+
+    Raises:
+        ValueError: missing, no array of whole numbers, or of another length.
+    """
+    try:
+        order = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"--load-splits: {path} cannot be read as a .npy file ({error})") from None
+    if not isinstance(order, np.ndarray) or order.shape != (num_documents,) or order.dtype.kind not in "iu":
+        shape = getattr(order, "shape", None)
+        raise ValueError(f"--load-splits: {path} holds {shape} numbers, the corpora {num_documents} documents")
+    if num_documents and (order.min() < 0 or order.max() >= num_documents):
+        raise ValueError(f"--load-splits: {path} names documents outside 0 .. {num_documents - 1}")
+    return order.astype(np.int64)
+
+
+def save_order(path: str | Path, order: np.ndarray) -> None:
+    """Write an order to a .npy file (``--save-splits``), atomically."""
+    _write_atomically(Path(path), lambda file: np.save(file, order))
+
+
+def split_indices(num_documents: int, fractions: Sequence[float], *, order: np.ndarray) -> list[np.ndarray | None]:
+    """Return the document numbers of each part; None for a part with fraction 0.
+
+    A part that rounds to nothing still gets one document, which the next part gets as well (as in the original); a
+    warning tells.
+    """
+    parts: list[np.ndarray | None] = []
+    start, residual = 0, 0.0
+    for fraction in fractions:
+        if fraction == 0:
+            parts.append(None)
+            continue
+        proportion = num_documents * fraction
+        residual += proportion % 1
+        count = int(int(proportion) + residual)
+        part = order[start : start + max(count, 1)]
+        if count == 0:
+            warnings.warn(
+                f"one part of the split of {num_documents} documents rounds to none; it shares a document with another "
+                "part: give it a larger proportion of --split, or --valid-data / --test-data",
+                stacklevel=2,
+            )
+        parts.append(part)
+        start += count
+        residual %= 1
+    return parts
+
+
+def split_documents(
+    documents: Documents, fractions: Sequence[float], *, order: np.ndarray | None = None
+) -> list[DocumentSubset | Documents | None]:
+    """Divide documents by fractions; everything is training data when one fraction is all, whichever it is.
+
+    Args:
+        documents: of all corpora.
+        fractions: from ``parse_split``.
+        order: in which they are dealt out; None shuffles with the fixed seed.
+
+    Returns:
+        (training, validation, test); None for a part without documents.
+    """
+    if not should_split(fractions):
+        return [documents, None, None]
+    order = document_order(len(documents)) if order is None else order
+    return [
+        None if part is None or not len(part) else DocumentSubset(documents, part)
+        for part in split_indices(len(documents), fractions, order=order)
+    ]
+
+
+def save_texts(path: str | Path, documents: Documents, *, decode: Callable[[list[int]], str]) -> None:
+    """Write the decoded documents, one per line (``--save-test-data``); line breaks in them become spaces."""
+
+    def line(document: Document) -> bytes:
+        return (" ".join(decode(document.tokens.tolist()).splitlines()) + "\n").encode("utf-8")
+
+    def write(file) -> None:
+        for index in range(len(documents)):
+            file.write(line(documents[index]))
+
+    _write_atomically(Path(path), write)
+
+
+def _write_atomically(path: Path, write: Callable) -> None:
+    """Let ``write`` fill a file under a temporary name, then give it its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

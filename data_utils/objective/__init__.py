@@ -1,0 +1,1 @@
+"""The objective: packing documents into samples, choosing spans, making blanks."""

@@ -1,0 +1,406 @@
+"""Blank construction: samples of text to blank-infilling batches (paper sections 2.1-2.2).
+
+Part A of a row is the text with one mask token per blanked span, part B the spans in random order, each read from a
+start token on and predicted up to an end token. Row 0 of the positions is the place in part A (for part B the place of
+the span's mask), row 1 counts inside a span.
+
+b batch, s width of the batch, N length of a sample
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from typing import Protocol
+
+import numpy as np
+
+from data_utils.batches import Batch, FilledSample, pack_batch, pad_batch
+from data_utils.objective.spans import (
+    SHORTEST_SHORT_SEQUENCE,
+    Span,
+    SpanLengths,
+    context_next_to_blanks,
+    sentence_spans,
+    short_pieces,
+    shuffle,
+    spans_in_documents,
+)
+
+
+class CommandVocabulary(Protocol):
+    """What blank construction asks of a tokenizer."""
+
+    def command_id(self, name: str) -> int:
+        """Return the id of a command token such as ``MASK``."""
+
+    def sentence_end_table(self, predicate: str) -> np.ndarray:
+        """Return bool [number of ids]: which ids end a sentence."""
+
+
+@dataclass(frozen=True)
+class BlankInfillingSettings:
+    """Options of the blank construction; probabilities of the document mode is what the other two leave."""
+
+    bert_prob: float = 0.5
+    gap_sentence_prob: float = 0.0
+    gpt_infill_prob: float = 0.5
+    gpt_min_ratio: float = 0.5
+    bert_ratio: float = 0.15
+    gap_sentence_ratio: float = 0.15
+    average_block_length: float = 3
+    max_block_length: int = 40
+    block_mask_prob: float = 0.0
+    context_mask_ratio: float = 0.0
+    context_mask_range: int = 3
+    short_seq_prob: float = 0.0
+    single_span_prob: float = 0.0
+    block_position_encoding: bool = True
+    shuffle_blocks: bool = True
+    sentinel_token: bool = False
+    task_mask: bool = False
+    random_position: bool = False
+    masked_lm: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse probabilities that are none."""
+        for name in ("bert_prob", "gap_sentence_prob", "gpt_infill_prob", "short_seq_prob", "single_span_prob"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"--{name.replace('_', '-')} is {value}; a probability between 0 and 1 is needed")
+        if self.bert_prob + self.gap_sentence_prob > 1.0 + 1e-9:
+            raise ValueError(
+                f"--bert-prob {self.bert_prob} and --gap-sentence-prob {self.gap_sentence_prob} add up to more than 1"
+            )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A packed piece of text: token ids int64 [N] and the weight of predicting each of them int64 [N]."""
+
+    tokens: np.ndarray
+    loss_mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Blanks:
+    """All that was drawn for one row: what is left to do needs no random numbers."""
+
+    tokens: np.ndarray  # int64 [N]
+    order: list[Span]  # the spans in the order in which they are generated
+    position_offset: int = 0
+    hidden: Sequence[int] = ()  # tokens of part A that become dBLOCK
+
+
+@dataclass(frozen=True)
+class FilledRows:
+    """Rows with their blanks filled, padded with 0: values int64 [5,b,s] as in ``FilledSample``, lengths of all of a
+    row and of its part A.
+    """
+
+    values: np.ndarray
+    lengths: list[int]
+    prefix_lengths: list[int]
+
+    def batch(self, mode: str, num_dropped: int) -> Batch:
+        """Return them as a batch, without another copy of all but the positions."""
+        positions = np.ascontiguousarray(self.values[3:].swapaxes(0, 1))
+        return Batch(*self.values[:3], positions, np.array(self.prefix_lengths, dtype=np.int64), mode, num_dropped)
+
+    def samples(self) -> list[FilledSample]:
+        """Return them one by one, without the padding."""
+        rows = zip(self.lengths, self.prefix_lengths, strict=True)
+        return [FilledSample(self.values[:, index, :length], end) for index, (length, end) in enumerate(rows)]
+
+
+class BlankInfillingCollator:
+    """Turn a list of samples into a ``Batch`` by blanking out spans.
+
+    The generator of a batch is seeded with ``batch_index * world_size + rank``: the running number of the batch on its
+    data-parallel rank is all that the draws depend on, whatever worker builds it and whenever.
+    """
+
+    def __init__(
+        self,
+        vocabulary: CommandVocabulary,
+        settings: BlankInfillingSettings,
+        *,
+        max_seq_length: int,
+        rank: int = 0,
+        world_size: int = 1,
+        pack: bool = False,
+    ) -> None:
+        """``pack`` lets short samples share rows."""
+        if settings.short_seq_prob > 0.0 and max_seq_length <= SHORTEST_SHORT_SEQUENCE + 1:
+            raise ValueError(
+                f"--short-seq-prob needs --seq-length above {SHORTEST_SHORT_SEQUENCE + 1}; it is {max_seq_length}"
+            )
+        self.vocabulary = vocabulary
+        self.settings = settings
+        self.max_seq_length = max_seq_length
+        self.rank = rank
+        self.world_size = world_size
+        self.pack = pack
+        self._lengths = SpanLengths(settings.average_block_length, settings.max_block_length)
+        self._sentence_end = vocabulary.sentence_end_table("span")
+        self._eos = vocabulary.command_id("eos")
+        self._enc = vocabulary.command_id("ENC")
+        self._sop = vocabulary.command_id("sop")
+        self._eop = vocabulary.command_id("eop")
+        masks = {"bert": "MASK", "gap_sentence": "MASK", "generation": "MASK"}
+        if settings.task_mask:
+            masks.update(gap_sentence="sMASK", generation="gMASK")
+        self._mask_of = {task: vocabulary.command_id(name) for task, name in masks.items()}
+        needs_decoder_mask = settings.block_mask_prob > 0.0 or settings.context_mask_ratio > 0.0
+        self._decoder_mask = vocabulary.command_id("dBLOCK") if needs_decoder_mask else None
+
+    def __call__(self, samples: Sequence[Sample], *, batch_index: int) -> Batch:
+        """Build batch number ``batch_index`` of this rank from its samples."""
+        seed = batch_index * self.world_size + self.rank
+        # The original draws these from a process-wide generator; a second one keeps batches independent of each other.
+        token_generator = random.Random(f"block mask {seed}")
+        return self.collate(samples, generator=random.Random(seed), token_generator=token_generator)
+
+    def collate(self, samples: Sequence[Sample], *, generator: random.Random, token_generator: random.Random) -> Batch:
+        """Blank out spans of ``samples``.
+
+        ``token_generator`` gives the draws of ``block_mask_prob``. Samples whose spans do not fit are dropped; when
+        that leaves none, the first sample is kept without blanks and without loss.
+        """
+        if not samples:
+            raise ValueError("a batch needs at least one sample")
+        settings = self.settings
+        if generator.random() < settings.short_seq_prob:
+            samples = self.split_samples(samples, generator)
+        single_span = generator.random() < settings.single_span_prob
+        objective = 0.0 if single_span else generator.random()
+        if objective < settings.bert_prob:
+            mode, task = "bert", "bert"
+            rows = [self._bert(sample, generator, single_span=single_span) for sample in samples]
+        elif objective < settings.bert_prob + settings.gap_sentence_prob:
+            mode, task = "sentence", "gap_sentence"
+            rows = [self._sentence(sample, generator) for sample in samples]
+        else:
+            mode, task = "gpt", "generation"
+            lengths = [len(sample.tokens) for sample in samples]
+            longest = max(lengths) - 2
+            shortest = min(int(settings.gpt_min_ratio * min(lengths)), longest)
+            generation_length = generator.randint(shortest, longest)
+            rows = [self._document(sample, generator, generation_length) for sample in samples]
+        kept = [row for row in rows if row is not None] or [self._without_blanks(samples[0])]
+        blanks = [row for row in kept if isinstance(row, Blanks)]
+        num_dropped = rows.count(None)
+        if len(blanks) == len(kept) and not self.pack:
+            return self._fill(blanks, task, token_generator).batch(mode, num_dropped)
+        filled = iter(self.fill(blanks, task, token_generator))
+        kept = [next(filled) if isinstance(row, Blanks) else row for row in kept]
+        options = {"masked_lm": settings.masked_lm and mode == "bert", "num_dropped": num_dropped}
+        if self.pack:
+            return pack_batch(kept, mode, **options)
+        return pad_batch(kept, mode, **options)
+
+    def split_samples(self, samples: Sequence[Sample], generator: random.Random) -> list[Sample]:
+        """Cut every sample into pieces of one drawn length; the batch becomes that much taller (6.1)."""
+        length = generator.randrange(SHORTEST_SHORT_SEQUENCE, self.max_seq_length - 1)
+        count = (self.max_seq_length - 1) // length
+        pieces = []
+        for sample in samples:
+            tokens, loss_mask = sample.tokens[1:], sample.loss_mask[1:]
+            boundary = self._sentence_end[tokens] | (tokens == self._eos)
+            for start, end in short_pieces(generator, tokens, boundary, length=length, count=count, eos=self._eos):
+                with_enc = np.concatenate([[self._enc], tokens[start:end]])
+                pieces.append(Sample(with_enc, np.concatenate([[0], loss_mask[start:end]])))
+        return pieces
+
+    def _bert(self, sample: Sample, generator: random.Random, *, single_span: bool) -> Blanks | FilledSample | None:
+        """Blank out short spans up to ``bert_ratio`` of the tokens; None when they do not fit (6.2)."""
+        tokens = sample.tokens
+        if single_span:
+            lengths = [self._lengths.draw(generator)]
+        else:
+            lengths = self._lengths.draw_until(generator, int(self.settings.bert_ratio * len(tokens)))
+        shuffle(generator, lengths)
+        spans = spans_in_documents(
+            generator, lengths, tokens, eos=self._eos, enc=self._enc, ratio=self.settings.bert_ratio
+        )
+        if spans is None:
+            return None
+        if self.settings.masked_lm:
+            return self._mask_in_place(sample, spans)
+        return self.draw_order(tokens, spans, "bert", generator)
+
+    def _sentence(self, sample: Sample, generator: random.Random) -> Blanks | FilledSample:
+        """Blank out whole sentences (6.3)."""
+        tokens = sample.tokens
+        spans = sentence_spans(
+            generator,
+            tokens,
+            self._sentence_end[tokens],
+            eos=self._eos,
+            enc=self._enc,
+            ratio=self.settings.gap_sentence_ratio,
+        )
+        return self.draw_order(tokens, spans, "gap_sentence", generator)
+
+    def _document(self, sample: Sample, generator: random.Random, generation_length: int) -> Blanks | FilledSample:
+        """Generate a suffix, or one long span in the middle (6.4)."""
+        tokens = sample.tokens
+        length = min(generation_length, len(tokens) - 2)
+        if length < 1:
+            return self._without_blanks(sample)
+        several_documents = bool((tokens[:-1] == self._eos).any())
+        if several_documents or generator.random() < self.settings.gpt_infill_prob:
+            return self._suffix(sample, length)
+        spans = spans_in_documents(
+            generator, [length], tokens, eos=self._eos, enc=self._enc, ratio=self.settings.bert_ratio
+        )
+        return self.draw_order(tokens, spans, "generation", generator) if spans else self._without_blanks(sample)
+
+    def _suffix(self, sample: Sample, length: int) -> FilledSample:
+        """Keep a prefix and generate the last ``length`` tokens; the only form that honours the sample's loss mask."""
+        cut = len(sample.tokens) - length
+        values = np.zeros((5, cut + 1 + length), dtype=np.int64)
+        values[:2, :cut] = sample.tokens[:cut]
+        values[:2, cut] = self._mask_of["generation"]
+        values[0, cut + 1] = self._sop
+        values[0, cut + 2 :] = sample.tokens[cut:-1]
+        values[1, cut + 1 :] = sample.tokens[cut:]
+        values[2, cut + 1 :] = sample.loss_mask[cut:]
+        values[3, :cut] = np.arange(cut)
+        values[3, cut:] = cut
+        values[4, cut + 1 :] = np.arange(1, length + 1) if self.settings.block_position_encoding else 1
+        return FilledSample(values, cut + 1)
+
+    def _mask_in_place(self, sample: Sample, spans: list[Span]) -> FilledSample:
+        """Predict masked tokens in place, the BERT-style ablation."""
+        row = self._without_blanks(sample)
+        for start, end in spans:
+            row.values[0, start:end] = self._mask_of["bert"]
+            row.values[2, start:end] = sample.loss_mask[start:end]
+        return row
+
+    def _without_blanks(self, sample: Sample) -> FilledSample:
+        """Return the text as it is, with nothing to predict."""
+        length = len(sample.tokens)
+        values = np.zeros((5, length), dtype=np.int64)
+        values[:2] = sample.tokens
+        values[3] = np.arange(length)
+        return FilledSample(values, length)
+
+    def draw_order(self, tokens: np.ndarray, spans: list[Span], task: str, generator: random.Random) -> Blanks:
+        """Draw what filling needs beside the spans: the offset of positions, the order of spans, dBLOCK in part A.
+
+        ``tokens`` int64 [N]; ``task`` bert, gap_sentence or generation.
+        """
+        settings = self.settings
+        hides_context = task == "bert" and settings.context_mask_ratio > 0.0
+        offset = source_length = 0
+        if settings.random_position or hides_context:
+            source_length = len(tokens) - sum(end - start - 1 for start, end in spans)
+        if settings.random_position and source_length < self.max_seq_length:
+            offset = generator.randrange(0, self.max_seq_length - source_length + 1)
+        order = list(spans) if settings.shuffle_blocks else sorted(spans)
+        if settings.shuffle_blocks:
+            shuffle(generator, order)
+        hidden: Sequence[int] = ()
+        if hides_context:
+            candidates = context_next_to_blanks(spans, source_length, reach=settings.context_mask_range)
+            num_hidden = min(int(settings.context_mask_ratio * len(tokens)), len(candidates))
+            hidden = generator.sample(candidates, num_hidden)
+        return Blanks(tokens, order, offset, hidden)
+
+    def fill(self, rows: Sequence[Blanks], task: str, token_generator: random.Random) -> list[FilledSample]:
+        """Replace spans by mask tokens and append them as part B (6.5).
+
+        ``task`` bert, gap_sentence or generation chooses the mask token.
+        """
+        return self._fill(rows, task, token_generator).samples() if rows else []
+
+    def _fill(self, rows: Sequence[Blanks], task: str, token_generator: random.Random) -> FilledRows:
+        """Fill all rows of a batch at once.
+
+        Legend: n tokens of all rows, a of them in part A, k spans of all rows, p tokens of part B.
+        """
+        settings = self.settings
+        tokens = np.concatenate([row.tokens for row in rows])  # [n]
+        row_ends = list(accumulate(len(row.tokens) for row in rows))
+        row_starts = np.array([0, *row_ends[:-1]])
+        num_spans = [len(row.order) for row in rows]
+        shifts = np.repeat(row_starts, num_spans)
+        bounds = chain.from_iterable(chain.from_iterable([row.order for row in rows]))
+        starts, ends = np.fromiter(bounds, dtype=np.int64, count=2 * sum(num_spans)).reshape(-1, 2).T
+        lengths = ends - starts  # [k], spans in order of generation
+        starts = starts + shifts
+        kept = np.ones(len(tokens), dtype=bool)  # [n]; part A keeps the first token of a span for its mask
+        kept[_ranges(starts + 1, lengths - 1)] = False
+        positions = np.cumsum(kept)  # [n], counts over all rows
+        source_ends = positions[np.array(row_ends) - 1].tolist()
+        source_starts = [0, *source_ends[:-1]]
+        offsets = np.array([row.position_offset for row in rows]) - 1 - source_starts
+        positions += np.repeat(offsets, [len(row.tokens) for row in rows])  # [n], place of each token in part A
+
+        source = np.zeros((5, source_ends[-1]), dtype=np.int64)  # [5,a]
+        with_masks = tokens.copy()
+        with_masks[starts] = self._masks(task, num_spans)
+        source[:2] = with_masks[kept]
+        source[3] = positions[kept]
+        for row, start in zip(rows, source_starts, strict=True):
+            if row.hidden:
+                source[0, start + np.array(row.hidden)] = self._decoder_mask
+
+        span_starts = np.cumsum(lengths + 1) - lengths - 1  # [k], of the spans in part B
+        places = _ranges(starts, lengths + 1)  # [p], where each target comes from
+        block = np.ones((5, len(places)), dtype=np.int64)  # [5,p]; all of it is predicted
+        block[0] = tokens[places - 1]
+        if task == "bert" and settings.block_mask_prob > 0.0:
+            is_token = np.ones(len(places), dtype=bool)
+            is_token[span_starts] = False
+            block[0, is_token & self._hidden_inputs(is_token, token_generator)] = self._decoder_mask
+        block[0, span_starts] = self._start_tokens(num_spans)
+        block[1] = tokens.take(places, mode="clip")  # the place behind the text is overwritten below
+        block[1, span_starts + lengths] = self._eop
+        assert not (block[1] == self._eos).any(), "a blanked span holds the end of a document"
+        block[3] = self.max_seq_length if settings.sentinel_token else np.repeat(positions[starts], lengths + 1)
+        if settings.block_position_encoding:
+            block[4] = _ranges(np.ones_like(lengths), lengths + 1)
+
+        block_ends = [0, *np.cumsum(lengths + 1).tolist()]
+        cuts = [block_ends[last] for last in accumulate(num_spans, initial=0)]  # between the rows' parts B
+        source_lengths = [end - start for start, end in zip(source_starts, source_ends, strict=True)]
+        row_lengths = [a + end - start for a, start, end in zip(source_lengths, cuts, cuts[1:], strict=False)]
+        values = np.zeros((5, len(rows), max(row_lengths)), dtype=np.int64)
+        for index, (middle, length) in enumerate(zip(source_lengths, row_lengths, strict=True)):
+            values[:, index, :middle] = source[:, source_starts[index] : source_ends[index]]
+            values[:, index, middle:length] = block[:, cuts[index] : cuts[index + 1]]
+        return FilledRows(values, row_lengths, source_lengths)
+
+    def _hidden_inputs(self, is_token: np.ndarray, token_generator: random.Random) -> np.ndarray:
+        """Draw which inputs of part B become dBLOCK, bool [p]; one draw for each token of a span."""
+        uniform = token_generator.random
+        drawn = np.ones(len(is_token))
+        drawn[is_token] = [uniform() for _ in range(int(is_token.sum()))]
+        return drawn < self.settings.block_mask_prob
+
+    def _masks(self, task: str, num_spans: Sequence[int]) -> np.ndarray | int:
+        """Return the mask token of every span [k]; with sentinels it carries the number of the span in its row."""
+        if not (self.settings.sentinel_token and task == "bert"):
+            return self._mask_of[task]
+        return self._numbered("MASK", num_spans)
+
+    def _start_tokens(self, num_spans: Sequence[int]) -> np.ndarray | int:
+        """Return the start token of every span [k]."""
+        return self._numbered("sop", num_spans) if self.settings.sentinel_token else self._sop
+
+    def _numbered(self, name: str, num_spans: Sequence[int]) -> np.ndarray:
+        """Return the sentinels ``name``, ``name``1, ... of every row, end to end [k]."""
+        names = [name, *(f"{name}{index}" for index in range(1, max(num_spans)))]
+        ids = [self.vocabulary.command_id(each) for each in names]
+        return np.array([ids[index] for count in num_spans for index in range(count)], dtype=np.int64)
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Concatenate start, start + 1, ... (length numbers) over all pairs, without a loop."""
+    offsets = np.cumsum(lengths) - lengths
+    return np.arange(int(lengths.sum())) + np.repeat(starts - offsets, lengths)

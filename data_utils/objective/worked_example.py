@@ -1,0 +1,103 @@
+"""The worked example of docs/objective.md, computed by the code that builds training samples.
+
+python -m data_utils.objective.worked_example            prints it
+python -m data_utils.objective.worked_example --write    puts it into docs/objective.md
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from data_utils.errors import run_main
+from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
+from data_utils.show import mask_picture
+
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "objective.md"
+BEGIN = "<!-- worked example: written by python -m data_utils.objective.worked_example --write -->\n"
+END = "<!-- end of the worked example -->\n"
+
+WORDS = ("[CLS]", "x1", "x2", "x3", "x4", "x5", "x6", "<|endoftext|>", "[MASK]", "<|startofpiece|>", "<|endofpiece|>")
+SPANS = [(3, 4), (5, 7)]  # x3, and x5 x6: the example of the paper's figure 2
+SEED = 6  # shuffles the spans into the order x5 x6, x3
+
+
+class WordVocabulary:
+    """The vocabulary of the example: one id per word."""
+
+    def command_id(self, name: str) -> int:
+        """Return the id of a command token."""
+        commands = {"ENC": "[CLS]", "eos": "<|endoftext|>", "MASK": "[MASK]", "sop": "<|startofpiece|>"}
+        return WORDS.index(commands.get(name, "<|endofpiece|>"))
+
+    def sentence_end_table(self, predicate: str) -> np.ndarray:
+        """Say that no word ends a sentence."""
+        return np.zeros(len(WORDS), dtype=bool)
+
+
+def worked_example() -> str:
+    """Return the example as Markdown: tokens, targets, positions, loss mask, and the picture of the attention mask."""
+    collator = BlankInfillingCollator(WordVocabulary(), BlankInfillingSettings(bert_prob=1.0), max_seq_length=16)
+    tokens = np.arange(8)
+    blanks = collator.draw_order(tokens, SPANS, "bert", random.Random(SEED))
+    filled = collator.fill([blanks], "bert", random.Random(SEED))[0]
+    short = {"<|startofpiece|>": "sop", "<|endofpiece|>": "eop", "<|endoftext|>": "eos"}
+
+    def names(ids: np.ndarray) -> list[str]:
+        return [short.get(WORDS[index], WORDS[index]) for index in ids]
+
+    columns = list(range(len(filled.input_ids)))
+    parts = ["A" if column < filled.prefix_length else "B" for column in columns]
+    targets = [name if weight else "" for name, weight in zip(names(filled.target_ids), filled.loss_mask, strict=True)]
+    rows = [
+        ("part", parts),
+        ("input", names(filled.input_ids)),
+        ("target", targets),
+        ("position", filled.position_ids[0].tolist()),
+        ("position in span", filled.position_ids[1].tolist()),
+        ("loss mask", filled.loss_mask.tolist()),
+    ]
+    table = ["| column | " + " | ".join(map(str, columns)) + " |", "|---" * (len(columns) + 1) + "|"]
+    table += [f"| {title} | " + " | ".join(map(str, values)) + " |" for title, values in rows]
+    width = max(map(len, names(filled.input_ids)))
+    picture = mask_picture(filled.prefix_length, len(columns))
+    drawn = [f"{name:>{width}}  {' '.join(line)}" for name, line in zip(names(filled.input_ids), picture, strict=True)]
+    text = " ".join(names(tokens))
+    return "\n".join(
+        [
+            f"Text: `{text}`. Blanked out: `x3` and `x5 x6`; the shuffle puts `x5 x6` first.",
+            "",
+            *table,
+            "",
+            "Who sees whom: a line is a query, a column a key; `#` is part A, which everyone sees, `+` what part B has "
+            "so far, `.` hidden.",
+            "",
+            "```text",
+            *drawn,
+            "```",
+            "",
+        ]
+    )
+
+
+def replaced(document: str, example: str) -> str:
+    """Return ``document`` with the text between the two markers replaced."""
+    head, _, rest = document.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}\n{example}\n{END}{tail}"
+
+
+def main() -> int:
+    """Print the example, or write it into the document."""
+    if sys.argv[1:] == ["--write"]:
+        DOCUMENT.write_text(replaced(DOCUMENT.read_text(encoding="utf-8"), worked_example()), encoding="utf-8")
+    else:
+        print(worked_example())
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

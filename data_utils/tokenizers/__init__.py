@@ -1,0 +1,1 @@
+"""Tokenizers of the GLM models and the one table of command tokens."""

@@ -1,0 +1,355 @@
+"""Checkpoint folders: where the files of a run are, and how their weights get into a model.
+
+    <root>/latest_checkpointed_iteration.txt        the tag of the newest checkpoint
+    <root>/latest                                   the same
+    <root>/<tag>/mp_rank_00_model_states.pt         one file per model-parallel rank
+
+A folder of the Hugging Face layout (safetensors, pytorch_model.bin) counts as a checkpoint of one rank.
+
+v vocabulary, h hidden
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.checkpoints.format import (
+    ADAPTER_NAME,
+    BLOCK_POSITION_TABLE,
+    POSITION_TABLES,
+    WORD_TABLE,
+    canonical_name,
+    reshard_tensor,
+)
+from model.checkpoints.safe_loading import UnreadableCheckpointError, read_checkpoint_file
+from model.hub.weight_files import find_hub_file, is_hub_file, read_hub_file
+from mpu.initialize import ParallelTopology
+
+TRACKERS = ("latest_checkpointed_iteration.txt", "latest")
+RELEASE_TAG = "release"
+# A checkpoint that is being replaced by one of the same tag waits under this prefix until the new one is complete.
+REPLACED_PREFIX = ".old-"
+SHARD_NAME = re.compile(r"mp_rank_(\d+)_model_states\.pt")
+# Random states of all data ranks, when there are several; the keys of the original hold those of the first.
+ALL_RANKS_KEY = "data_parallel_random_states"
+
+
+def shard_name(rank: int) -> str:
+    """Return the file name of model-parallel rank ``rank``."""
+    return f"mp_rank_{rank:02d}_model_states.pt"
+
+
+@dataclass(frozen=True)
+class CheckpointLocation:
+    """One checkpoint on disk.
+
+    Attributes:
+        folder: the folder that holds the shard files.
+        tag: its name, usually the iteration.
+        iteration: the tag as a number; None for ``best``, ``release`` or a folder of another name.
+        root: the run's folder with the tracker; None when ``folder`` was named directly.
+        hub_file: the weight file or index of a model of the Hugging Face layout; None for the layout above.
+    """
+
+    folder: Path
+    tag: str
+    iteration: int | None
+    root: Path | None
+    hub_file: Path | None = None
+
+    def shard_files(self) -> list[Path]:
+        """Return the shard files in rank order; raise ``UnreadableCheckpointError`` when one is missing."""
+        if self.hub_file is not None:
+            return [self.hub_file]
+        found = {int(match[1]): path for path in self.folder.iterdir() if (match := SHARD_NAME.fullmatch(path.name))}
+        if not found:
+            raise UnreadableCheckpointError(f"{self.folder} holds no {shard_name(0)}; give a checkpoint folder")
+        missing = sorted(set(range(max(found) + 1)) - set(found))
+        if missing:
+            raise UnreadableCheckpointError(f"{self.folder} lacks {shard_name(missing[0])}; copy all shards into it")
+        return [found[rank] for rank in range(len(found))]
+
+
+def locate_tag(root: Path, tag: str) -> CheckpointLocation | None:
+    """Return the checkpoint ``tag`` of a run's folder, or None when there is no such folder."""
+    folder = root / tag
+    if not folder.is_dir():
+        folder = root / f"{REPLACED_PREFIX}{tag}"
+    if not folder.is_dir():
+        return None
+    return CheckpointLocation(folder, tag, int(tag) if tag.isdecimal() else None, root)
+
+
+def resolve_checkpoint(path: str | Path) -> CheckpointLocation:
+    """Find the checkpoint that ``path`` names.
+
+    ``path`` is a run's folder with a tracker, a folder that holds the weight files itself, or one of these files.
+    Raises ValueError with one line when there is none.
+    """
+    path = Path(path)
+    if is_hub_file(path) and path.is_file():
+        return CheckpointLocation(path.parent, path.parent.resolve().name, None, None, path)
+    if SHARD_NAME.fullmatch(path.name) and path.is_file():
+        path = path.parent
+    if not path.is_dir():
+        raise ValueError(f"checkpoint folder {path} does not exist; give the folder of a run or of a released model")
+    for name in TRACKERS:
+        if not (path / name).is_file():
+            continue
+        tag = (path / name).read_text(encoding="utf-8", errors="replace").strip()
+        if not re.fullmatch(r"[\w.-]+", tag) or tag in (".", ".."):
+            raise ValueError(f"{path / name} holds {tag[:40]!r} where the name of a checkpoint belongs; write it there")
+        location = locate_tag(path, tag)
+        if location is None:
+            raise ValueError(f"{path / name} names checkpoint {tag!r}, which {path} does not hold; correct the file")
+        return location
+    if any(SHARD_NAME.fullmatch(file.name) for file in path.iterdir()):
+        tag = path.resolve().name
+        return CheckpointLocation(path, tag, int(tag) if tag.isdecimal() else None, None)
+    if (hub_file := find_hub_file(path)) is not None:
+        return CheckpointLocation(path, path.resolve().name, None, None, hub_file)
+    raise ValueError(
+        f"no checkpoint in {path}: it has neither {TRACKERS[0]} nor {shard_name(0)} nor *.safetensors; give the folder "
+        "of a run or of a released model"
+    )
+
+
+@dataclass(frozen=True)
+class CheckpointShards:
+    """The contents of a checkpoint's files: this rank's ``own`` alone, or those of all ranks in order."""
+
+    location: CheckpointLocation
+    contents: list[dict[str, Any]]
+    own: bool
+
+
+def read_shards(location: CheckpointLocation, *, topology: ParallelTopology) -> CheckpointShards:
+    """Read the files this rank needs: its own, or all of them when the model-parallel size is another one."""
+    files = location.shard_files()
+    own = len(files) == topology.model_parallel_size
+    if own:
+        files = [files[topology.model_parallel_rank]]
+    return CheckpointShards(location, [read_weight_file(file) for file in files], own)
+
+
+def read_weight_file(file: Path) -> dict[str, Any]:
+    """Return the content of one of a checkpoint's files, of either layout."""
+    return read_hub_file(file) if is_hub_file(file) else read_checkpoint_file(file)
+
+
+def weights_in(content: dict[str, Any], *, file: Path) -> dict[str, Tensor]:
+    """Return the weights in a file's content: the dictionary under ``module``, or the content itself when bare."""
+    weights = content.get("module", content)
+    if not isinstance(weights, dict) or not weights or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise ValueError(
+            f"{file} has an unknown layout: its keys are {_few(map(str, content))} and no weights are under 'module'; "
+            "give a GLM checkpoint"
+        )
+    return {str(name): tensor for name, tensor in weights.items()}
+
+
+def iteration_of(content: dict[str, Any], location: CheckpointLocation) -> int:
+    """Return the number of updates a checkpoint was written after; ``release`` and unnumbered ones count 0."""
+    if location.tag == RELEASE_TAG:
+        return 0
+    for iteration in (content.get("iteration"), content.get("total_iters"), location.iteration):
+        if isinstance(iteration, int):
+            return iteration
+    return 0
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was loaded: names of the model's parameters (wrappers' prefixes removed).
+
+    Attributes:
+        loaded: parameters that have the file's values.
+        missing: parameters the file lacks; they keep their values.
+        unexpected: parameters of the file that the model lacks.
+        grown: position tables of which the file has the first rows.
+        iteration: updates the weights were trained for.
+        file: the folder read.
+        notes: what else the user should know.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    grown: tuple[str, ...]
+    iteration: int
+    file: Path
+    notes: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """Return one line: the counts, and the first names of what does not match."""
+        parts = [f"loaded {len(self.loaded)} parameters of iteration {self.iteration} from {self.file}"]
+        for what, names in (("missing", self.missing), ("unexpected", self.unexpected), ("grown", self.grown)):
+            parts.append(f"{len(names)} {what}" + (f" ({_few(names)})" if names else ""))
+        return "; ".join([", ".join(parts), *self.notes])
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A place in a model that holds a parameter or a buffer."""
+
+    owner: nn.Module
+    name: str
+
+    @property
+    def tensor(self) -> Tensor:
+        return getattr(self.owner, self.name)
+
+    @property
+    def is_parameter(self) -> bool:
+        return self.name in self.owner._parameters
+
+    def fill(self, rows: Tensor) -> None:
+        """Take over ``rows``, which may be only the first ones; a tensor on the meta device is replaced."""
+        tensor = self.tensor
+        if not tensor.is_meta:
+            with torch.no_grad():
+                tensor[: len(rows)].copy_(rows)
+            return
+        assert rows.shape == tensor.shape, (self.name, rows.shape, tensor.shape)
+        value = rows.to(tensor.dtype)
+        if self.is_parameter:
+            value = nn.Parameter(value, requires_grad=tensor.requires_grad)
+            value.__dict__.update(tensor.__dict__)  # the model-parallel flag
+        setattr(self.owner, self.name, value)
+
+
+def _slots(model: nn.Module) -> Iterator[tuple[str, _Slot]]:
+    """Yield every parameter and saved buffer with its name in the table of parameters."""
+    for prefix, module in model.named_modules():
+        saved = {name for name in module._buffers if name not in module._non_persistent_buffers_set}
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None and (name in module._parameters or name in saved):
+                yield canonical_name(f"{prefix}.{name}" if prefix else name), _Slot(module, name)
+
+
+def load_model_weights(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    topology: ParallelTopology | None = None,
+    grow_positions: bool = True,
+) -> LoadReport:
+    """Load the weights of the checkpoint at ``path`` into ``model``, a GLM or a head around one.
+
+    The file may be written for another model-parallel size, carry wrappers' prefixes or be of a foreign layout. Files
+    are mapped into memory and copied tensor by tensor; on the meta device the mapped tensors become the model's. With
+    ``grow_positions`` a model with block positions may have more of them than the file: new rows keep their values.
+
+    Raises:
+        ValueError: no checkpoint, an unreadable or unknown file, no parameter in common, or another architecture.
+    """
+    topology = topology or ParallelTopology.single()
+    shards = read_shards(resolve_checkpoint(path), topology=topology)
+    return load_weights(model, shards, topology=topology, grow_positions=grow_positions)
+
+
+def load_weights(
+    model: nn.Module, shards: CheckpointShards, *, topology: ParallelTopology, grow_positions: bool = True
+) -> LoadReport:
+    """Load what ``read_shards`` returned for the same topology; see ``load_model_weights``."""
+    file = shards.location.folder
+    parts = [
+        {canonical_name(name): tensor for name, tensor in weights_in(content, file=file).items()}
+        for content in shards.contents
+    ]
+    if any(set(part) != set(parts[0]) for part in parts):
+        raise ValueError(f"the files in {file} hold different parameters; they are not shards of one model")
+    slots = dict(_slots(model))
+    loaded = [name for name in slots if name in parts[0]]
+    missing = [name for name in slots if name not in parts[0]]
+    unexpected = [name for name in parts[0] if name not in slots]
+    if any(map(ADAPTER_NAME.fullmatch, unexpected)) and not any(map(ADAPTER_NAME.fullmatch, slots)):
+        raise ValueError(
+            f"{file} holds adapters (LoRA), the model has none: give the run's --lora-rank and --lora-target, or put "
+            "adapter and model together with scripts/merge_lora.py"
+        )
+    if not loaded:
+        raise ValueError(f"{file} has no parameter of the model: its names are {_few(parts[0])}; give a GLM checkpoint")
+    if WORD_TABLE in parts[0]:
+        _check_completeness(slots, missing, unexpected, file=file)
+    size, rank = topology.model_parallel_size, topology.model_parallel_rank
+    _check_vocabulary(slots, [part[WORD_TABLE] for part in parts if WORD_TABLE in part], shards, size=size)
+    grown = []
+    for name in loaded:
+        slot, pieces = slots[name], [part[name] for part in parts]
+        value = pieces[0] if shards.own else reshard_tensor(name, pieces, size=size, rank=rank)
+        if value.shape != slot.tensor.shape:
+            may_grow = grow_positions and BLOCK_POSITION_TABLE in slots and BLOCK_POSITION_TABLE in parts[0]
+            _check_growth(name, value, slots, may_grow=may_grow, file=file)
+            grown.append(name)
+        slot.fill(value)
+    return LoadReport(
+        loaded=tuple(loaded),
+        missing=tuple(missing),
+        unexpected=tuple(unexpected),
+        grown=tuple(grown),
+        iteration=iteration_of(shards.contents[0], shards.location),
+        file=file,
+    )
+
+
+def _check_completeness(slots: dict[str, _Slot], missing: list[str], unexpected: list[str], *, file: Path) -> None:
+    """Raise ValueError when a file of a whole language model does not have exactly the network's parameters.
+
+    Files of frozen models hold a part of it; they lack the word embeddings and are not checked.
+    """
+    lacking = [name for name in missing if name.startswith("transformer.") and slots[name].is_parameter]
+    surplus = [name for name in unexpected if name.startswith("transformer.") and not name.endswith("inv_freq")]
+    if lacking or surplus:
+        parts = [f"lacks {_few(lacking)}"] * bool(lacking) + [f"has {_few(surplus)} besides"] * bool(surplus)
+        raise ValueError(
+            f"{file} is of another architecture than the model: it {' and '.join(parts)}; check --num-layers, "
+            "--block-lm and --transformer-xl"
+        )
+
+
+def _check_vocabulary(slots: dict[str, _Slot], tables: list[Tensor], shards: CheckpointShards, *, size: int) -> None:
+    """Raise ValueError when the word embeddings [v,h] have another size than the model's."""
+    if not tables or WORD_TABLE not in slots:
+        return
+    saved = tables[0].size(0) * (size if shards.own else len(tables))
+    rows, hidden_size = slots[WORD_TABLE].tensor.shape
+    if saved != rows * size:
+        raise ValueError(
+            f"{shards.location.folder} has a vocabulary of {saved}, the model one of {rows * size}; choose the "
+            "tokenizer the checkpoint was trained with (--tokenizer-type, --tokenizer-model-type, --task-mask)"
+        )
+    if tables[0].size(1) != hidden_size:
+        raise ValueError(
+            f"{shards.location.folder} has hidden size {tables[0].size(1)}, the model {hidden_size}; "
+            f"set --hidden-size {tables[0].size(1)}"
+        )
+
+
+def _check_growth(name: str, value: Tensor, slots: dict[str, _Slot], *, may_grow: bool, file: Path) -> None:
+    """Raise ValueError unless ``value`` is a position table that the model's may extend."""
+    own = slots[name].tensor
+    if name not in POSITION_TABLES or value.shape[1:] != own.shape[1:]:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)} in {file} and {tuple(own.shape)} in the model; "
+            "check the sizes of the model"
+        )
+    if len(value) > len(own) or not may_grow:
+        surplus = 1 if BLOCK_POSITION_TABLE in slots else 0  # the tables of block positions have a row more
+        raise ValueError(
+            f"{file} has {len(value)} rows of positions, the model {len(own)}; "
+            f"set --max-position-embeddings {len(value) - surplus}"
+        )
+
+
+def _few(names: Iterable[str]) -> str:
+    """Quote up to three names and count the others."""
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,1 @@
+"""Folders of the Hugging Face layout: export, import, verification, adapters."""

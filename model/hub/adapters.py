@@ -1,0 +1,242 @@
+"""Save and load adapters in PEFT's format, and add them to the weights of a checkpoint.
+
+    <folder>/adapter_config.json            rank, alpha, dropout and layers, as the package peft writes it
+    <folder>/adapter_model.safetensors      the factors, whole, under the names peft gives them in the exported model
+    <folder>/head_model.safetensors         only of classifiers: the trained head, under the exported model's names
+
+An adapted weight ``transformer.layers.0.attention.dense.weight`` has the factors
+``base_model.model.glm.transformer.layers.0.attention.dense.lora_A.weight`` [r,in] and ``...lora_B.weight`` [out,r].
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Generator, Tensor, nn
+
+from model.checkpoints.format import ADAPTER_NAME, canonical_name, merge_tensors, rule_for, split_tensor
+from model.checkpoints.reading import (
+    CheckpointLocation,
+    CheckpointShards,
+    LoadReport,
+    iteration_of,
+    load_weights,
+    read_weight_file,
+    resolve_checkpoint,
+    shard_name,
+    weights_in,
+)
+from model.checkpoints.writing import prepare_folder, publish_folder, write_shard
+from model.hub.weight_files import read_hub_file
+from model.lora import adapted_layers, add_adapters, low_rank_product
+from model.lora_settings import LoraSettings, peft_config, settings_of_peft
+from model.modeling_glm import GLMModel
+from mpu.initialize import ParallelTopology
+from mpu.mappings import concatenate_last_dim
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+HEAD_FILE = "head_model.safetensors"
+PEFT_PREFIX = "base_model.model."
+HUB_PREFIX = "glm."
+# The classifier's layers, and their names in the exported model.
+HEAD_LAYERS = {"pool_layer": "dense", "multichoice_head": "out_proj"}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter outside of a model: whole factors and head layers under the names of the table of parameters."""
+
+    settings: LoraSettings
+    weights: dict[str, Tensor]
+    folder: Path
+
+    @property
+    def adapted(self) -> list[str]:
+        """Return the names of the adapted weights."""
+        return adapted_weights(self.weights)
+
+
+def adapted_weights(names: Mapping[str, Any]) -> list[str]:
+    """Return the names of the weights that factors among ``names`` belong to."""
+    matches = filter(None, map(ADAPTER_NAME.fullmatch, names))
+    return list(dict.fromkeys(f"{match[1]}.weight" for match in matches))
+
+
+def gather_adapter(network: nn.Module, *, topology: ParallelTopology) -> dict[str, Tensor]:
+    """Return the whole factors and head layers of ``network``, a GLM or a head around one, on the CPU.
+
+    Every rank of a model-parallel group has to call it; each gets the same.
+    """
+    size = topology.model_parallel_size
+    whole = {}
+    for full_name, parameter in network.named_parameters():
+        name = canonical_name(full_name)
+        if not (ADAPTER_NAME.fullmatch(name) or name.split(".")[0] in HEAD_LAYERS):
+            continue
+        value = parameter.detach()
+        if size > 1 and rule_for(name).dim is not None:
+            value = merge_tensors(name, concatenate_last_dim(value, topology).chunk(size, dim=-1))
+        whole[name] = value.cpu().clone()
+    assert adapted_weights(whole), "the network has no adapters"
+    return whole
+
+
+def save_adapter(
+    folder: Path, network: nn.Module, *, topology: ParallelTopology, base_model: str | None = None
+) -> None:
+    """Write the adapters of ``network`` to ``folder``; every rank has to call it, the first one writes.
+
+    ``base_model`` says where the model's own weights come from. The folder appears as a whole and replaces an older
+    one. Raises ValueError when safetensors is not installed, OSError when the folder cannot be written.
+    """
+    weights = gather_adapter(network, topology=topology)
+    settings = adapted_layers(network)[0].settings
+    if topology.rank != 0:
+        return
+    factors = {hub_name(name): value for name, value in weights.items() if ADAPTER_NAME.fullmatch(name)}
+    head = {hub_name(name): value for name, value in weights.items() if not ADAPTER_NAME.fullmatch(name)}
+    temporary = prepare_folder(folder)
+    try:
+        config = json.dumps(peft_config(settings, base_model=base_model), indent=2)
+        _write(temporary / CONFIG_FILE, f"{config}\n".encode())
+        _write(temporary / WEIGHT_FILES[0], _packed(factors))
+        if head:
+            _write(temporary / HEAD_FILE, _packed(head))
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    publish_folder(folder)
+
+
+def hub_name(name: str) -> str:
+    """Return the name of a factor in PEFT's files, or that of a head layer's parameter in the exported model."""
+    if ADAPTER_NAME.fullmatch(name):
+        return f"{PEFT_PREFIX}{HUB_PREFIX}{name}"
+    layer, _, kind = name.partition(".")
+    return f"{HEAD_LAYERS[layer]}.{kind}"
+
+
+def native_name(name: str) -> str:
+    """Return the name of the table for one of PEFT's files; the opposite of ``hub_name``."""
+    name = canonical_name(name.removeprefix(PEFT_PREFIX))
+    layer, _, kind = name.partition(".")
+    own = {hub: native for native, hub in HEAD_LAYERS.items()}
+    return f"{own[layer]}.{kind}" if layer in own else name
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read the adapter in ``folder``, written here or by the package peft.
+
+    Raises ValueError when there is none, or it is of a kind that a GLM cannot take here.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise ValueError(f"{folder} holds no {CONFIG_FILE}; give the folder of an adapter (LoRA)")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}; copy the folder anew") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} holds no settings; copy the folder anew")
+    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise ValueError(f"{folder} lacks {WEIGHT_FILES[0]}; copy the whole folder")
+    present = read_hub_file(path)["module"]
+    if (folder / HEAD_FILE).is_file():
+        present = {**present, **read_hub_file(folder / HEAD_FILE)["module"]}
+    weights = {native_name(name): tensor for name, tensor in present.items()}
+    for name in weights:
+        if not (ADAPTER_NAME.fullmatch(name) or name.split(".")[0] in HEAD_LAYERS):
+            raise ValueError(f"{path} holds {name!r}, which is no adapter of a GLM; give one made for it")
+    modules = [name.removesuffix(".weight") for name in adapted_weights(weights)]
+    settings = settings_of_peft(config, modules=modules, file=str(file))
+    for module in modules:
+        factors = [weights.get(f"{module}.lora_{factor}.weight") for factor in "AB"]
+        if any(factor is None for factor in factors) or (len(factors[0]), factors[1].size(1)) != (settings.rank,) * 2:
+            raise ValueError(f"{path}: the factors of {module} are not of rank {settings.rank}; copy the folder anew")
+    return Adapter(settings, weights, folder)
+
+
+def load_adapter(network: nn.Module, model: GLMModel, adapter: Adapter, *, topology: ParallelTopology) -> LoadReport:
+    """Give ``model``, the GLM inside ``network`` (or itself), the adapters read, whatever its model-parallel size.
+
+    The model's own weights have to be loaded before. Raises ValueError when the adapter is for a model of other sizes
+    or lacks layers of this one.
+    """
+    add_adapters(model, adapter.settings, generator=Generator())  # filled in below
+    location = CheckpointLocation(adapter.folder, adapter.folder.name, None, None)
+    shards = CheckpointShards(location, [{"module": adapter.weights}], own=False)
+    report = load_weights(network, shards, topology=topology)
+    lacking = [name for name in report.missing if ADAPTER_NAME.fullmatch(name)]
+    surplus = [name for name in report.unexpected if ADAPTER_NAME.fullmatch(name)]
+    if lacking or surplus:
+        what = f"lacks {lacking[0]}" if lacking else f"has {surplus[0]} besides"
+        raise ValueError(f"{adapter.folder} is for another model: it {what}; check --num-layers")
+    return report
+
+
+def merge_into_checkpoint(checkpoint: Path, adapter: Adapter, output: Path) -> Path:
+    """Write the checkpoint's weights with the adapter added to ``output``, in as many shards, and return it.
+
+    ``checkpoint`` is what the adapter was trained on, of any model-parallel size and either layout. Weights keep their
+    type; memory holds one shard. Raises ValueError when the adapter does not fit, or ``output`` exists.
+    """
+    if output.exists():
+        raise ValueError(f"{output} exists; give another folder for the merged weights")
+    location = resolve_checkpoint(checkpoint)
+    files = location.shard_files()
+    temporary = prepare_folder(output)
+    try:
+        for rank, file in enumerate(files):
+            content = read_weight_file(file)
+            weights = {canonical_name(name): tensor for name, tensor in weights_in(content, file=file).items()}
+            merged = {**weights, **_merged(weights, adapter, size=len(files), rank=rank, file=file)}
+            iteration = iteration_of(content, location)
+            own = {"module": merged, "iteration": iteration, "mp_world_size": len(files)}
+            write_shard(temporary / shard_name(rank), own)
+    except BaseException:  # an interrupt leaves nothing behind either
+        shutil.rmtree(temporary)
+        raise
+    publish_folder(output)
+    return output
+
+
+def _merged(weights: Mapping[str, Tensor], adapter: Adapter, *, size: int, rank: int, file: Path) -> dict[str, Tensor]:
+    """Return the weights of shard ``rank`` of ``size`` that the adapter changes, and its head layers."""
+    merged = {name: value for name, value in adapter.weights.items() if not ADAPTER_NAME.fullmatch(name)}
+    for name in adapter.adapted:
+        if name not in weights:
+            raise ValueError(f"{adapter.folder} adapts {name}, which {file} lacks; give the model it was trained on")
+        factors = [f"{name.removesuffix('.weight')}.lora_{factor}.weight" for factor in "AB"]
+        down, up = (split_tensor(factor, adapter.weights[factor], size)[rank] for factor in factors)
+        own = weights[name]
+        if own.shape != (len(up), down.size(1)):
+            raise ValueError(
+                f"{adapter.folder} is for a {name} of shape {(len(up), down.size(1))}, {file} has "
+                f"{tuple(own.shape)}; give the model it was trained on"
+            )
+        product = low_rank_product(down, up, scale=adapter.settings.scale)
+        merged[name] = (own.float() + product).to(own.dtype)
+    return merged
+
+
+def _packed(weights: Mapping[str, Tensor]) -> bytes:
+    try:
+        from safetensors.torch import save
+    except ImportError as error:
+        raise ValueError("adapters need the package safetensors: pip install safetensors") from error
+    return save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata={"format": "pt"})
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

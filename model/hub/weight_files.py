@@ -1,0 +1,105 @@
+"""Read weights from files of the Hugging Face layout: safetensors and pytorch_model.bin, whole or in parts.
+
+    model.safetensors                   or  pytorch_model.bin
+    model.safetensors.index.json        or  pytorch_model.bin.index.json, which names the file of each parameter
+
+Parameters carry the names of the table, with or without a prefix. The head of a classifier, which
+config.json tells from layers that are of no use, gets our names.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from model.checkpoints.format import HUB_HEAD_NAMES, canonical_name
+from model.checkpoints.safe_loading import UnreadableCheckpointError, read_checkpoint_file
+from model.hub.config_file import is_classifier, read_fields
+
+SAFETENSORS = ".safetensors"
+INDEX = ".index.json"
+# In the order of preference, where a folder has several.
+HUB_FILES = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
+
+
+def is_hub_file(path: Path) -> bool:
+    """Tell whether a file is of this layout, by its name."""
+    return path.name.endswith((SAFETENSORS, f"{SAFETENSORS}{INDEX}")) or path.name in HUB_FILES
+
+
+def find_hub_file(folder: Path) -> Path | None:
+    """Return the file in ``folder`` that holds, or names, all weights; None when there is no weight file.
+
+    Raises ValueError when there are several and no index.
+    """
+    for name in HUB_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(file for file in folder.iterdir() if file.name.endswith(SAFETENSORS) and file.is_file())
+    if len(found) > 1:
+        raise ValueError(
+            f"{folder} holds {len(found)} safetensors files and no {HUB_FILES[0]}, which names their parameters; "
+            "copy it into the folder, or name one file"
+        )
+    return found[0] if found else None
+
+
+def read_hub_file(path: Path) -> dict[str, Any]:
+    """Return the weights of a weight file or of all files of an index, under ``module`` and the names of the table.
+
+    The tensors are memory-mapped where possible. Raises ``UnreadableCheckpointError`` when a file is missing, damaged
+    or does not have what the index promises.
+    """
+    if not path.name.endswith(INDEX):
+        return {"module": _canonical(_read_weights(path), file=path)}
+    places = _read_index(path)
+    weights: dict[str, Tensor] = {}
+    for name in sorted(set(places.values())):
+        weights |= _read_weights(path.with_name(name))
+    lacking = sorted(set(places) - set(weights))
+    if lacking:
+        raise UnreadableCheckpointError(
+            f"{path} names parameter {lacking[0]!r}, which {places[lacking[0]]} does not hold; copy all files anew"
+        )
+    return {"module": _canonical({name: weights[name] for name in places}, file=path)}
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """Return the name of the file beside ``path`` that holds each parameter."""
+    try:
+        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        valid = bool(places) and all(isinstance(name, str) and Path(name).name == name for name in places.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnreadableCheckpointError(f"{path} cannot be read as an index of weights; use another one") from error
+    if not valid:
+        raise UnreadableCheckpointError(f"{path} names no weight files of its own folder; use another one")
+    return places
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UnreadableCheckpointError(f"{path} does not exist; copy all files of the model into its folder")
+    if not path.name.endswith(SAFETENSORS):
+        return read_checkpoint_file(path)
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise ValueError(f"{path} needs the package safetensors: pip install safetensors") from error
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # the file is no dictionary
+    except (SafetensorError, OSError) as error:
+        raise UnreadableCheckpointError(
+            f"{path} cannot be read as safetensors: it is cut off, damaged or of another kind; use another one"
+        ) from error
+
+
+def _canonical(weights: dict[str, Tensor], *, file: Path) -> dict[str, Tensor]:
+    heads = HUB_HEAD_NAMES if is_classifier(read_fields(file.parent)) else {}
+    named = {heads.get(str(name)) or canonical_name(str(name)): tensor for name, tensor in weights.items()}
+    if len(named) != len(weights):
+        raise ValueError(f"{file} holds parameters under two names each; give a file of one model")
+    return named

@@ -1,0 +1,123 @@
+"""The run of a language-model task: windows of texts are scored, nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from data_utils.tokenizers.tokenizer import Tokenizer
+from model.modeling_glm import GLMModel
+from mpu.initialize import ParallelTopology
+from tasks.building import load_start_weights
+from tasks.configuration import FinetuningConfiguration
+from tasks.language_model.documents import TokenDocuments, read_documents, read_endings
+from tasks.language_model.evaluation import accuracy, perplexity, score_windows
+from tasks.language_model.windows import WindowLayout, WindowTable, document_windows, ending_windows
+from tasks.run import Announce, Score, TaskRun
+from tasks.seq2seq.objective import Seq2SeqObjective
+from training.build import model_config
+from training.engine import Engine
+from training.precision import autocast
+
+ENDINGS = ("lambda", "lambada")  # the first is how the original spells it
+
+
+@dataclass(frozen=True)
+class EvaluationSplit:
+    """The windows of a file; ``documents`` is None for LAMBADA."""
+
+    name: str
+    windows: WindowTable
+    documents: TokenDocuments | None
+
+
+class LanguageModelRun(TaskRun):
+    """One run of LAMBADA (``lambda``, ``lambada``), ``wikitext`` or ``language_model``."""
+
+    def __init__(
+        self,
+        configuration: FinetuningConfiguration,
+        *,
+        tokenizer: Tokenizer,
+        topology: ParallelTopology,
+        announce: Announce,
+    ) -> None:
+        super().__init__(configuration, tokenizer=tokenizer, topology=topology, announce=announce)
+        assert configuration.language_model is not None, "settings of another family"
+        self.settings = configuration.language_model
+        self.name = configuration.task.name.lower()
+        self._check()
+        self.metrics = ("accuracy",) if self.name in ENDINGS else ("avg loss",)
+        self.test = [self._read(Path(configuration.task.valid_data[0]))]
+
+    def build_network(self) -> nn.Module:
+        """Build the GLM with the weights of ``--load-pretrained``."""
+        vocab_size = self.tokenizer.padded_size(self.configuration.tokenizer.vocab_divisor)
+        model = GLMModel(model_config(self.configuration.model, vocab_size=vocab_size), topology=self.topology)
+        load_start_weights(model, model, self.configuration, topology=self.topology, announce=self.announce)
+        return model
+
+    def objective(self) -> Seq2SeqObjective:
+        """Return a loss for the engine; no update is made."""
+        return Seq2SeqObjective()
+
+    def collate(self, samples: Sequence[Any]) -> Any:
+        """Return the rows of windows of the file, given their numbers."""
+        return self.test[0].windows.rows(samples)
+
+    def evaluate(self, engine: Engine, split: EvaluationSplit, *, folder: Path | None) -> Score:
+        """Score all windows; the data ranks share them."""
+        with autocast(engine.precision, device=engine.device):
+            scores = score_windows(
+                engine.network,
+                split.windows,
+                batch_size=self.configuration.tuning.eval_batch_size,
+                topology=self.topology,
+            )
+        if split.documents is None:
+            return Score(split.name, len(split.windows), accuracy(scores), {})
+        num_scored = split.windows.num_scored
+        metrics = perplexity(
+            scores,
+            num_scored=num_scored,
+            num_tokens=split.documents.num_tokens,
+            num_original_tokens=split.documents.num_original_tokens,
+        )
+        return Score(split.name, num_scored, metrics, {})
+
+    def _read(self, path: Path) -> EvaluationSplit:
+        """Read the file, or with ``--limit`` its first lines, and cut it into windows."""
+        limit = self.configuration.task.limit
+        layout = WindowLayout.of(self.tokenizer, settings=self.settings, closed=self.name in ENDINGS)
+        if self.name in ENDINGS:
+            endings = read_endings(path, tokenizer=self.tokenizer, limit=limit)
+            self.announce(f"{self.name}: {len(endings):,} passages of {path}")
+            return EvaluationSplit(self.name, ending_windows(endings, settings=self.settings, layout=layout), None)
+        self.settings.check_overlap()
+        documents = read_documents(path, task=self.name, tokenizer=self.tokenizer, limit=limit)
+        windows = document_windows(documents, settings=self.settings, layout=layout)
+        if not len(windows):
+            raise ValueError(f"{path}, line 1: no document has two tokens, so nothing can be predicted")
+        skipped = sum(len(ids) < 2 for ids in documents.documents)
+        self.announce(
+            f"{self.name}: {documents.num_original_tokens:,} words of {path}, {documents.num_tokens:,} tokens in "
+            f"{len(documents.documents):,} documents, {windows.num_scored:,} of them scored in {len(windows):,} windows"
+            + (f"; {skipped:,} documents of less than two tokens are left out" if skipped else "")
+        )
+        return EvaluationSplit(self.name, windows, documents)
+
+    def _check(self) -> None:
+        """Raise ValueError for a model or an engine that cannot run the windows."""
+        positions = self.configuration.model.max_position_embeddings
+        if self.settings.seq_length > positions:
+            raise ValueError(
+                f"--seq-length {self.settings.seq_length} does not fit --max-position-embeddings {positions}: shorten "
+                "the windows or add positions"
+            )
+        zero = (self.configuration.deepspeed_content or {}).get("zero_optimization") or {}
+        if zero.get("stage") == 3:
+            raise ValueError(f"{self.name} needs whole weights, which ZeRO stage 3 lacks: use stage 2 or 1")

@@ -1,0 +1,287 @@
+"""The run of a sequence-to-sequence task: texts are written, or blanks filled, and compared with references.
+
+Examples stay texts; they become ids where a batch needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+
+import torch.distributed as dist
+from torch import nn
+
+from data_utils.tokenizers.tokenizer import Tokenizer
+from generation.infill import prompt_generator
+from model.modeling_glm import GLMModel
+from mpu.initialize import ParallelTopology
+from tasks.building import load_start_weights
+from tasks.configuration import FinetuningConfiguration
+from tasks.readers import MissingFileError
+from tasks.run import Announce, Score, TaskRun, TrainingSet
+from tasks.seq2seq.answers import NO_ANSWER, recover_answer
+from tasks.seq2seq.blanks import BLANK, with_blanks
+from tasks.seq2seq.collation import Seq2SeqBatch, collate
+from tasks.seq2seq.decoding import DecodingTokens, TargetDecoder, decode_shared
+from tasks.seq2seq.detokenizers import clean_filled
+from tasks.seq2seq.examples import BLANK_TASKS, SQUAD_TASKS, SUMMARY_TASKS, Seq2SeqExample, Seq2SeqOptions
+from tasks.seq2seq.metrics import metric_names, score_predictions
+from tasks.seq2seq.objective import Seq2SeqObjective
+from tasks.seq2seq.outputs import write_outputs
+from tasks.seq2seq.readers import read_examples
+from tasks.seq2seq.samples import build_sample
+from tasks.task_data import training_batches
+from training.build import model_config
+from training.configurations import ModelSettings
+from training.engine import Engine
+from training.precision import autocast
+
+WIDTH_MULTIPLE = 8  # batches are padded to a multiple of this many positions
+BLANK_METRICS = {"blank": "bleu", "extraction": "blank-f1"}  # the original has none
+# Flags of understanding tasks that a user may expect to do something here.
+WITHOUT_EFFECT = (
+    "multi_token", "fast_decode", "segment_length", "continuous_prompt", "adapet", "pattern_ensemble", "wsc_negative",
+    "few_superglue", "block_lm_ratio", "unidirectional", "pad_to_max", "freeze_transformer",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the model wrote for an example: the text to compare, and that of each blank where there are blanks."""
+
+    text: str
+    blanks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EvaluationSplit:
+    """A split to write texts for; blanks are drawn."""
+
+    name: str
+    examples: Sequence[Seq2SeqExample]
+
+
+class Seq2SeqRun(TaskRun):
+    """One run of a task of ``tasks/seq2seq/readers.py``."""
+
+    def __init__(
+        self,
+        configuration: FinetuningConfiguration,
+        *,
+        tokenizer: Tokenizer,
+        topology: ParallelTopology,
+        announce: Announce,
+    ) -> None:
+        super().__init__(configuration, tokenizer=tokenizer, topology=topology, announce=announce)
+        assert configuration.seq2seq is not None, "settings of another family"
+        task, tuning, settings = configuration.task, configuration.tuning, configuration.seq2seq
+        self.name, self.settings = task.name.lower(), settings
+        if task.data_folder is None:
+            raise ValueError("no --data-dir: give the folder of the task's files")
+        zero = (configuration.deepspeed_content or {}).get("zero_optimization") or {}
+        if zero.get("stage") == 3:
+            raise ValueError(f"{self.name} writes texts, for which ZeRO stage 3 lacks whole weights: use stage 2 or 1")
+        self.visible_padding = task.compatible and not settings.mask_pad_token
+        self.options = Seq2SeqOptions(
+            source_length=settings.source_length,
+            target_length=settings.target_length,
+            task_mask=configuration.tokenizer.task_mask,
+            mask_pad_token=settings.mask_pad_token,
+            block_positions=configuration.block_positions,
+            blank_mask_ratio=settings.blank_mask_ratio,
+            seed=configuration.run.seed,
+            compatible=task.compatible,
+        )
+        self.model_settings = self._model_settings()
+        self._note_flags_without_effect()
+        self.training = self._read("train") if tuning.epochs else ()
+        dev = self._evaluation_split("dev") if tuning.validate or task.evaluate_valid else None
+        self.validation = [dev] if dev and tuning.validate else []
+        self.loss_samples = dev.examples if dev and tuning.epochs else ()
+        test = None if task.evaluate_valid else self._evaluation_split("test")
+        self.test = [split for split in (test or dev,) if split]
+        first = BLANK_METRICS.get(self.name)
+        self.metrics = (first,) if first else metric_names(self.name)
+        self._check_metric()
+        self._baselines: dict[str, dict[str, float]] = {}
+
+    def build_network(self) -> nn.Module:
+        """Build the GLM with the weights of ``--load-pretrained``."""
+        vocab_size = self.tokenizer.padded_size(self.configuration.tokenizer.vocab_divisor)
+        model = GLMModel(model_config(self.model_settings, vocab_size=vocab_size), topology=self.topology)
+        load_start_weights(model, model, self.configuration, topology=self.topology, announce=self.announce)
+        return model
+
+    def objective(self) -> Seq2SeqObjective:
+        """Return the loss of target ids."""
+        return Seq2SeqObjective(label_smoothing=self.settings.label_smoothing)
+
+    def collate(self, samples: Sequence[Seq2SeqExample], *, epoch: int = 0) -> Seq2SeqBatch:
+        """Turn examples into a batch; the blanks of the blank task are others in every epoch."""
+        build = partial(build_sample, self.name, tokenizer=self.tokenizer, options=self.options, epoch=epoch)
+        return collate(
+            [build(example, for_training=True) for example in samples],
+            pad_id=self.tokenizer.command_id("pad"),
+            visible_padding=self.visible_padding,
+            multiple_of=WIDTH_MULTIPLE,
+            share_rows=self.configuration.task.pack_samples,
+        )
+
+    def training_set(self) -> TrainingSet:
+        """Return the micro batches of the run, which know their epoch."""
+        tuning, each = self.configuration.tuning, self.batches_per_epoch
+
+        def batches(first_batch: int) -> Iterator[Seq2SeqBatch]:
+            for epoch in range(first_batch // each, tuning.epochs):
+                yield from training_batches(
+                    self.training,
+                    epochs=epoch + 1,
+                    batch_size=tuning.batch_size,
+                    seed=self.configuration.run.seed,
+                    topology=self.topology,
+                    first_batch=max(first_batch, epoch * each),
+                    collate_samples=partial(self.collate, epoch=epoch),
+                )
+
+        return replace(super().training_set(), batches=batches)
+
+    def evaluate(self, engine: Engine, split: EvaluationSplit, *, folder: Path | None) -> Score:
+        """Write a text for every example and compare; the data ranks share the examples."""
+        written = self._write(engine, split.examples)
+        found: list[dict[str, float]] = [{}, {}]
+        if self.topology.rank == 0:
+            if folder is not None:
+                write_outputs(self.name, [one.text for one in written], split.examples, folder=folder, split=split.name)
+            if split.name not in self._baselines:
+                self._baselines[split.name] = self._baseline(split.examples)
+            found = [self._scores(split.examples, written), self._baselines[split.name]]
+        if self.topology.world_size > 1:
+            dist.broadcast_object_list(found, src=0)
+        metrics, baseline = found
+        return Score(f"{self.name}-{split.name}", len(split.examples), metrics or None, baseline)
+
+    def _write(self, engine: Engine, examples: Sequence[Seq2SeqExample]) -> list[Written]:
+        """Return what the model writes for every example, on every rank."""
+        decoder = TargetDecoder(
+            engine.network,
+            DecodingTokens.of(self.tokenizer),
+            settings=self.settings.beams,
+            visible_padding=self.visible_padding,
+        )
+
+        def decode(numbers: Sequence[int]) -> list[Written]:
+            chosen = [examples[number] for number in numbers]
+            samples = [
+                build_sample(self.name, example, tokenizer=self.tokenizer, options=self.options, for_training=False)
+                for example in chosen
+            ]
+            if self.name in BLANK_TASKS:
+                return [self._filled(text.ids, text.pieces) for text in decoder.fill_blanks(samples)]
+            drawn = self.settings.beams.draw_candidates
+            generators = [prompt_generator(self.configuration.run.seed, number) for number in numbers] if drawn else []
+            found = decoder.search(samples, generators=generators)
+            return [self._target(rows[0].tokens if rows else (), example) for rows, example in zip(found, chosen)]
+
+        training = engine.model.training
+        engine.model.eval()
+        with autocast(engine.precision, device=engine.device):
+            written = decode_shared(
+                [len(example.source) for example in examples],
+                decode,
+                batch_size=self.configuration.tuning.eval_batch_size,
+                topology=self.topology,
+            )
+        engine.model.train(training)
+        return written
+
+    def _target(self, ids: Sequence[int], example: Seq2SeqExample) -> Written:
+        ids = [token for token in ids if token not in self._silent]
+        if self.name in SQUAD_TASKS:
+            return Written(recover_answer(ids, example.meta, tokenizer=self.tokenizer))
+        return Written(self.tokenizer.decode(ids))
+
+    def _filled(self, ids: Sequence[int], pieces: Sequence[Sequence[int]]) -> Written:
+        decode = self.tokenizer.decode
+        return Written(clean_filled(decode(ids)), tuple(clean_filled(decode(piece)) for piece in pieces))
+
+    @property
+    def _silent(self) -> tuple[int, int]:
+        return self.tokenizer.command_id("eop"), self.tokenizer.command_id("pad")
+
+    def _scores(self, examples: Sequence[Seq2SeqExample], written: Sequence[Written]) -> dict[str, float]:
+        return score_predictions(
+            self.name,
+            [one.text for one in written],
+            examples,
+            tokenizer_type=self.tokenizer.family,
+            characters=self.tokenizer.family == "chinese",
+            filled=[one.blanks for one in written] if self.name in BLANK_TASKS else None,
+        )
+
+    def _baseline(self, examples: Sequence[Seq2SeqExample]) -> dict[str, float]:
+        """Return the metrics of the simplest guess: the source's first words, no answer, or blanks left empty."""
+        if self.name in SQUAD_TASKS:
+            return self._scores(examples, [Written(NO_ANSWER)] * len(examples))
+        if self.name in BLANK_TASKS:
+            left = (" ".join(example.source.replace(BLANK, " ").split()) for example in examples)
+            return self._scores(examples, [Written(clean_filled(text)) for text in left])
+        if self.name not in (*SUMMARY_TASKS, "customization"):
+            return {}
+        chinese = self.tokenizer.family == "chinese"
+
+        def units(text: str) -> Sequence[str]:
+            return text if chinese else text.split()
+
+        length = round(fmean(len(units(example.reference)) for example in examples))
+        joiner = "" if chinese else " "
+        return self._scores(examples, [Written(joiner.join(units(example.source)[:length])) for example in examples])
+
+    def _read(self, split: str) -> Sequence[Seq2SeqExample]:
+        """Read a split, or its first examples with ``--limit``; drawn blanks count as the dev and test splits' own."""
+        settings = self.configuration.task
+        examples = read_examples(
+            self.name, settings.data_folder, split, tokenizer=self.tokenizer, options=self.options
+        )[: settings.limit]
+        self.announce(f"{self.name} {split}: {len(examples):,} examples")
+        if self.name in BLANK_TASKS and split != "train":
+            return [with_blanks(example, options=self.options) for example in examples]
+        return examples
+
+    def _evaluation_split(self, name: str) -> EvaluationSplit | None:
+        """Return a split; None where its files are not there."""
+        try:
+            return EvaluationSplit(name, self._read(name))
+        except MissingFileError as error:
+            self.announce(f"note: {error}")
+            return None
+
+    def _model_settings(self) -> ModelSettings:
+        """Return the sizes of the model; its positions are enough for a source."""
+        model, length = self.configuration.model, self.settings.source_length
+        if not model.block_position_encoding:
+            raise ValueError(f"{self.name} needs two rows of positions: leave --masked-lm out")
+        if length > model.max_position_embeddings:
+            self.announce(f"note: --max-position-embeddings {model.max_position_embeddings} is raised to {length}")
+            model = replace(model, max_position_embeddings=length)
+        self.settings.beams.check_positions(model.max_position_embeddings)
+        return model
+
+    def _check_metric(self) -> None:
+        """Score one reference, so that an unknown ``--validation-metric`` or a missing package is said at once."""
+        splits = [*self.validation, *self.test]
+        if not splits:
+            return
+        first = splits[0].examples[0]
+        known = self._scores([first], [Written(first.reference)])
+        chosen = self.configuration.tuning.validation_metric
+        if self.validation and chosen is not None and chosen not in known:
+            raise ValueError(f"--validation-metric {chosen}: {self.name} has {', '.join(known)}")
+
+    def _note_flags_without_effect(self) -> None:
+        values = self.configuration.values
+        for name in WITHOUT_EFFECT:
+            if values.get(name):
+                self.announce(f"note: --{name.replace('_', '-')} has no effect on {self.name}")

@@ -1,0 +1,171 @@
+"""The run of an understanding task: examples become cloze questions or pairs, answers are chosen."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings, Sample
+from data_utils.tokenizers.tokenizer import Tokenizer
+from data_utils.whole_files import write_whole
+from model.modeling_glm import GLMModel
+from mpu.initialize import ParallelTopology
+from tasks.building import load_start_weights
+from tasks.collation import TaskBatch
+from tasks.configuration import FinetuningConfiguration
+from tasks.network import HeadSettings, add_head, check_prompt, freeze_transformer, initialize_prompt
+from tasks.objective import TaskObjective
+from tasks.prediction import average_scores, score_rows
+from tasks.predictions import prediction_lines
+from tasks.registry import find_task
+from tasks.run import Announce, Score, TaskRun, TrainingSet
+from tasks.samples import EncodingOptions, TaskSample
+from tasks.task_data import EvaluationSet, TaskData
+from training.build import model_config
+from training.engine import Engine
+
+
+def encoding_options(configuration: FinetuningConfiguration) -> EncodingOptions:
+    """Return how examples become samples."""
+    task = configuration.task
+    return EncodingOptions(
+        seq_length=task.seq_length,
+        cloze=task.cloze,
+        pattern_id=task.pattern_id,
+        multi_token=task.multi_token,
+        fast_decode=task.fast_decode,
+        segment_length=task.segment_length,
+        continuous_prompt=task.continuous_prompt,
+        num_prompt_tokens=task.num_prompt_tokens,
+        prefix_prompt=task.prefix_prompt,
+        wsc_negative=task.wsc_negative,
+        loss_func=task.loss_function,
+        block_positions=configuration.block_positions,
+        masked_lm=configuration.blank.masked_lm,
+        sentinel_token=task.sentinel_token,
+        max_position_embeddings=configuration.model.max_position_embeddings,
+        unidirectional=task.unidirectional,
+        reserve_position=task.pool_token == "start",
+        compatible=task.compatible,
+    )
+
+
+class UnderstandingRun(TaskRun):
+    """One run of a task of ``tasks/registry.py``."""
+
+    def __init__(
+        self,
+        configuration: FinetuningConfiguration,
+        *,
+        tokenizer: Tokenizer,
+        topology: ParallelTopology,
+        announce: Announce,
+    ) -> None:
+        super().__init__(configuration, tokenizer=tokenizer, topology=topology, announce=announce)
+        self.task = find_task(configuration.task.name)
+        self.name, self.metrics = self.task.name, self.task.metrics
+        self.encoding = encoding_options(configuration)
+        self.data = TaskData(
+            self.task, configuration.task, tokenizer=tokenizer, encoding=self.encoding, announce=announce
+        )
+        tuning, splits = configuration.tuning, configuration.task
+        self.training = self.data.samples("train") if tuning.epochs else ()
+        self.validation = self.data.evaluation_sets(splits.valid_data, default="dev") if tuning.validate else []
+        if tuning.epochs and self.validation:
+            self.loss_samples = self.data.samples((splits.valid_data or ("dev",))[0])
+        test = [] if splits.evaluate_valid else self.data.evaluation_sets(splits.test_data, default="test")
+        self.test = test or self.validation
+
+    def build_network(self) -> nn.Module:
+        """Build the GLM with the weights of ``--load-pretrained``, its prompt encoder, and the head of the samples."""
+        settings, configuration = self.configuration.task, self.configuration
+        vocab_size = self.tokenizer.padded_size(configuration.tokenizer.vocab_divisor)
+        config = model_config(configuration.model, vocab_size=vocab_size)
+        if settings.continuous_prompt:
+            length = self.task.prompt_length(self.encoding)
+            config = replace(config, prompt_length=length, prompt_function=settings.prompt_function)
+        kind = (self.training or self.test[0].samples)[0].kind
+        check_prompt(config, kind=kind)
+        model = GLMModel(config, topology=self.topology)
+        head = HeadSettings(
+            kind=kind,
+            num_classes=1 if self.task.choice_head else len(self.task.labels),
+            pool_token=settings.pool_token,
+            dropout=settings.head_dropout,
+            length_penalty=settings.length_penalty,
+            adapet=settings.adapet,
+        )
+        network = add_head(model, head)
+        load_start_weights(network, model, configuration, topology=self.topology, announce=self.announce)
+        if settings.prompt_init:
+            words = self.task.prompt_init_tokens(self.tokenizer, self.encoding)
+            initialize_prompt(model, task_token_ids=words, generator=random.Random(configuration.run.seed))
+        if settings.freeze_transformer:
+            freeze_transformer(model, tuned_layers=settings.tuned_layers)
+        return network
+
+    def objective(self) -> TaskObjective:
+        """Return the loss of choices."""
+        return TaskObjective(function=self.configuration.task.loss_function, adapet=self.configuration.task.adapet)
+
+    def collate(self, samples: Sequence[TaskSample]) -> TaskBatch:
+        """Stack samples of one kind."""
+        return self.data.collate(samples)
+
+    def training_set(self) -> TrainingSet:
+        """Return the micro batches of the run, with ``--block-lm-ratio`` those of its texts mixed in."""
+        found = super().training_set()
+        ratio = self.configuration.task.block_lm_ratio
+        if ratio <= 0:
+            return found
+        return replace(found, mixed_in=self._infilling_batches(), mixed_ratio=ratio / (1.0 + ratio))
+
+    def evaluate(self, engine: Engine, split: EvaluationSet, *, folder: Path | None) -> Score:
+        """Choose answers for a split; with several patterns their probabilities are averaged."""
+        batch_size = self.configuration.tuning.eval_batch_size
+        scores = [
+            score_rows(engine, samples, batch_size=batch_size, pad_id=self.data.pad_id)
+            for samples in split.pattern_samples
+        ]
+        kind = split.samples[0].kind
+        rows = [int(row.argmax()) for row in average_scores(scores)]
+        predictions = [self.task.predicted_class(kind, row) for row in rows]
+        settings = self.configuration.task
+        if folder is not None and self.topology.rank == 0:
+            lines = prediction_lines(
+                self.task, split.examples, predictions, index_key=settings.index_key, compatible=settings.compatible
+            )
+            write_whole(folder / f"{split.name}.jsonl", "".join(f"{line}\n" for line in lines))
+        counted = self.task.counted_rows(split.examples)
+        if not counted:
+            return Score(split.name, len(rows), None, {})
+        examples = [split.examples[number] for number in counted]
+        metrics = self.task.evaluate([predictions[number] for number in counted], examples)
+        return Score(split.name, len(counted), metrics, self.task.majority_baseline(examples))
+
+    def _infilling_batches(self) -> Callable[[int], Any]:
+        """Return what makes blank-infilling batches of the task's texts with their answers filled in."""
+        configuration, topology = self.configuration, self.topology
+        examples = self.data.examples("train", for_training=True)
+        texts = self.task.priming_texts(examples, self.tokenizer, self.encoding)
+        collator = BlankInfillingCollator(
+            self.tokenizer,
+            BlankInfillingSettings(**asdict(configuration.blank)),
+            max_seq_length=configuration.task.seq_length,
+            rank=topology.data_parallel_rank,
+            world_size=topology.data_parallel_size,
+            pack=configuration.task.pack_samples,
+        )
+
+        def batch(number: int) -> Any:
+            generator = random.Random(f"texts {configuration.run.seed} {number} {topology.data_parallel_rank}")
+            chosen = (np.array(generator.choice(texts), dtype=np.int64) for _ in range(configuration.tuning.batch_size))
+            return collator([Sample(tokens, np.ones_like(tokens)) for tokens in chosen], batch_index=number)
+
+        return batch

@@ -1,0 +1,431 @@
+"""Tokenizing corpora into stores: order, cache, locks, crashes, and the loader options of the original."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_utils.corpora.lazy_format import LazyDocuments, read_lengths, scatter_assignment, shard_of_rank
+from data_utils.corpora.named import TextDocument, find_corpus
+from data_utils.corpora.parallel_tokenization import read_chunks
+from data_utils.corpora.store import IndexedDataset, is_store
+from data_utils.tokenize_corpus import CACHE_FOLDER, main, prepare_documents
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class ByteTokenizer:
+    """Its ids are UTF-8 bytes plus an offset; every file it works for says so in a log."""
+
+    num_tokens = 300
+
+    def __init__(self, offset: int = 1, *, log: str | None = None, seconds: float = 0.0):
+        self.offset = offset
+        self.fingerprint = f"bytes+{offset}"
+        self.log = log
+        self.seconds = seconds
+
+    def encode(self, text):
+        return [byte + self.offset for byte in text.encode()]
+
+    def encode_batch(self, texts):
+        if self.log:
+            with open(self.log, "a", encoding="utf-8") as file:
+                file.write(f"{os.getpid()} {len(texts)}\n")
+        time.sleep(self.seconds)
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids):
+        return bytes(int(i) - self.offset for i in ids).decode()
+
+    def command_id(self, name):
+        assert name == "eop"
+        return 299
+
+
+def prepare(*sources, tokenizer=None, build=None, **options):
+    """Prepare documents silently; ``build`` makes the tokenizer of other processes."""
+    tokenizer = tokenizer or ByteTokenizer()
+    options = {"progress": False, "announce": lambda line: None, **options}
+    build = build or partial(ByteTokenizer, tokenizer.offset, log=tokenizer.log, seconds=tokenizer.seconds)
+    return prepare_documents([str(s) for s in sources], tokenizer=tokenizer, tokenizer_settings=build, **options)
+
+
+def words(documents, offset=1):
+    return [ByteTokenizer(offset).decode(d.tokens) for d in documents]
+
+
+def rows_of(count, seed=0):
+    generator = random.Random(seed)
+    return ["".join(generator.choices("ab 中\n", k=generator.randint(0, 30))) + str(n) for n in range(count)]
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    """A corpus of 300 documents, read in small chunks."""
+    monkeypatch.setenv("GLM_CACHE_DIR", str(tmp_path / "user-cache"))
+    monkeypatch.setattr("data_utils.corpora.parallel_tokenization.CHUNK_ROWS", 7)
+    path = tmp_path / "data" / "corpus.jsonl"
+    path.parent.mkdir()
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in rows_of(300)), encoding="utf-8")
+    return path
+
+
+def store_files(folder):
+    return {p.suffix: p.read_bytes() for p in folder.iterdir() if p.suffix != ".lock"}
+
+
+def test_any_number_of_processes_gives_the_same_store(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("data_utils.tokenize_corpus.MINIMUM_PARALLEL_BYTES", 0)
+    documents = prepare(corpus, cache_dir=tmp_path / "s0")
+    assert words(documents) == rows_of(300)
+    log = tmp_path / "log"
+    prepare(corpus, tokenizer=ByteTokenizer(log=str(log)), cache_dir=tmp_path / "s2", num_workers=2)
+    assert str(os.getpid()) not in {line.split()[0] for line in log.read_text().splitlines()}
+    assert store_files(tmp_path / "s0") == store_files(tmp_path / "s2")
+    monkeypatch.setattr("data_utils.corpora.parallel_tokenization.CHUNK_ROWS", 1000)
+    prepare(corpus, cache_dir=tmp_path / "s3")
+    assert store_files(tmp_path / "s0") == store_files(tmp_path / "s3")
+
+
+def test_chunks_hold_every_row_once(corpus):
+    chunks = list(read_chunks(find_corpus(str(corpus)), [corpus, corpus]))
+    assert [chunk.first_row for chunk in chunks] == list(range(0, 600, 7))
+    assert sum(len(chunk.rows) for chunk in chunks) == 600
+    assert chunks[-1].position == 2 * corpus.stat().st_size
+
+
+def test_few_chunks_are_under_way(corpus, monkeypatch, tmp_path):
+    """The reader waits for the processes: it is never more than a few chunks ahead."""
+    import data_utils.tokenize_corpus as module
+
+    read, taken = [], []
+
+    def counted(*arguments):
+        for chunk in read_chunks(*arguments):
+            read.append(chunk)
+            yield chunk
+
+    class Watched(module.StoreWriter):
+        def add(self, *arguments):
+            taken.append(len(read) - len(taken))
+            super().add(*arguments)
+
+    monkeypatch.setattr(module, "MINIMUM_PARALLEL_BYTES", 0)
+    monkeypatch.setattr(module, "read_chunks", counted)
+    monkeypatch.setattr(module, "StoreWriter", Watched)
+    prepare(corpus, cache_dir=tmp_path / "s", num_workers=2)
+    assert len(taken) == 43
+    assert max(taken) <= 6
+
+
+# ------------------------------------------------------------------------------------------------ cache
+
+
+def test_store_is_made_once_and_again_when_something_changes(corpus, tmp_path):
+    log = tmp_path / "log"
+
+    def runs(**options):
+        log.write_text("")
+        prepare(corpus, tokenizer=ByteTokenizer(options.pop("offset", 1), log=str(log)), **options)
+        return bool(log.read_text())
+
+    assert runs()
+    assert not runs()
+    assert is_store(next((corpus.parent / CACHE_FOLDER).glob("*.idx")))
+    assert runs(offset=2)  # another tokenizer has its own store
+    assert not runs()
+    with corpus.open("a") as file:
+        file.write('{"text": "more"}\n')
+    assert runs()
+    assert words(prepare(corpus)) == [*rows_of(300), "more"]
+    assert runs(cache_dir=tmp_path / "elsewhere")
+    assert not runs(cache_dir=tmp_path / "elsewhere")
+
+
+def test_moved_folder_keeps_its_stores_and_needs_no_raw_file(corpus, tmp_path):
+    prepare(corpus)
+    moved = corpus.parent.rename(tmp_path / "moved") / corpus.name
+    log = tmp_path / "log"
+    assert words(prepare(moved, tokenizer=ByteTokenizer(log=str(log)))) == rows_of(300)
+    assert not log.exists()
+    moved.unlink()
+    assert words(prepare(moved)) == rows_of(300)
+    with pytest.raises(ValueError, match="no such file"):
+        prepare(moved, tokenizer=ByteTokenizer(2))
+
+
+def test_read_only_folder_uses_the_users_cache(corpus, tmp_path):
+    corpus.parent.chmod(0o555)
+    try:
+        lines = []
+        assert words(prepare(corpus, announce=lines.append)) == rows_of(300)
+        assert [p.name for p in corpus.parent.iterdir()] == [corpus.name]
+        assert str(tmp_path / "user-cache") in lines[0]
+        assert prepare(corpus, tokenizer=ByteTokenizer(seconds=100))  # found, not made again
+    finally:
+        corpus.parent.chmod(0o755)
+
+
+def test_store_can_be_named_itself(corpus, tmp_path):
+    prepare(corpus, cache_dir=tmp_path / "s")
+    prefix = str(next((tmp_path / "s").glob("*.idx"))).removesuffix(".idx")
+    for source in (prefix, prefix + ".idx", prefix + ".bin"):
+        assert words(prepare(source)) == rows_of(300)
+    with pytest.raises(ValueError, match="made by another tokenizer"):
+        prepare(prefix, tokenizer=ByteTokenizer(2))
+    Path(prefix + ".json").unlink()
+    lines = []
+    assert words(prepare(prefix, tokenizer=ByteTokenizer(2), announce=lines.append)) == rows_of(300)
+    assert "not checked" in lines[0]
+
+
+def test_large_vocabularies_get_wider_ids(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(ByteTokenizer, "num_tokens", 65537)
+    assert prepare(corpus, tokenizer=ByteTokenizer(70000), cache_dir=tmp_path / "s").dtype == np.int32
+    monkeypatch.setattr(ByteTokenizer, "num_tokens", 65536)
+    assert prepare(corpus, cache_dir=tmp_path / "t").dtype == np.uint16
+
+
+def test_processes_with_another_tokenizer_are_noticed(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("data_utils.tokenize_corpus.MINIMUM_PARALLEL_BYTES", 0)
+    with pytest.raises(ValueError, match="use another tokenizer"):
+        prepare(corpus, build=partial(ByteTokenizer, 2), num_workers=2, cache_dir=tmp_path / "s")
+    assert store_files(tmp_path / "s") == {}
+
+
+def in_another_process(function: str, *arguments: object) -> subprocess.Popen:
+    code = f"from tests.data_utils.test_tokenize_corpus import {function}; {function}(*{[str(a) for a in arguments]!r})"
+    return subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+
+
+def make_slowly(corpus, seconds, log, cache_dir):
+    """Run in another process."""
+    import data_utils.corpora.parallel_tokenization
+
+    data_utils.corpora.parallel_tokenization.CHUNK_ROWS = 30
+    prepare(corpus, tokenizer=ByteTokenizer(log=log, seconds=float(seconds)), cache_dir=cache_dir, announce=print)
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+
+
+def test_killed_process_leaves_no_store(corpus, tmp_path):
+    folder, log = tmp_path / "s", tmp_path / "log"
+    process = in_another_process("make_slowly", corpus, 1.0, log, folder)
+    wait_for(lambda: log.exists() and len(log.read_text().splitlines()) >= 2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(folder.glob("*.tmp"))
+    assert not list(folder.glob("*.idx")) + list(folder.glob("*.json"))
+    assert words(prepare(corpus, cache_dir=folder)) == rows_of(300)
+    prepare(corpus, cache_dir=tmp_path / "t")
+    assert store_files(folder) == store_files(tmp_path / "t")
+
+
+def test_one_process_makes_the_store_and_others_wait(corpus, tmp_path):
+    folder, log = tmp_path / "s", tmp_path / "log"
+    processes = [in_another_process("make_slowly", corpus, 0.1, log, folder) for _ in range(3)]
+    outputs = [process.communicate()[0] for process in processes]
+    assert all(process.returncode == 0 for process in processes)
+    assert len({line.split()[0] for line in log.read_text().splitlines()}) == 1
+    assert sum("300 documents" in output for output in outputs) == 1
+    assert words(prepare(corpus, cache_dir=folder)) == rows_of(300)
+
+
+# ------------------------------------------------------------------------------------------------ bad input
+
+
+def write_bad(tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"text": "good"}\n{"text":\n\n{"text": 1}\n{"text": "fine"}\n')
+    return path
+
+
+def test_malformed_rows_stop_unless_they_may_be_skipped(tmp_path):
+    path = write_bad(tmp_path)
+    with pytest.raises(ValueError, match=r"bad\.jsonl:2: not JSON .*--skip-malformed"):
+        prepare(path)
+    assert [p.suffix for p in (tmp_path / CACHE_FOLDER).iterdir()] == [".lock"]
+    lines = []
+    documents = prepare(path, skip_malformed=True, announce=lines.append)
+    assert words(documents) == ["good", "fine"]
+    assert documents.details["malformed"]["count"] == 2
+    assert [line.split(":")[1] for line in documents.details["malformed"]["first"]] == ["2", "4"]
+    assert "skipped 2 malformed rows" in lines[1]
+    with pytest.raises(ValueError, match=r"bad\.jsonl:2: "):  # the store that lacks them is no way around
+        prepare(path)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", '{"text": ""}\n'])
+def test_empty_corpus_is_refused(tmp_path, content):
+    path = tmp_path / "empty.jsonl"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"empty\.jsonl is empty: .* rows") as caught:
+        prepare(path)
+    assert "\n" not in str(caught.value)
+    assert [p.suffix for p in (tmp_path / CACHE_FOLDER).iterdir()] == [".lock"]
+
+
+def test_unwritable_cache_is_refused(corpus, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"no folder for the tokenized store.*GLM_CACHE_DIR"):
+        prepare(corpus, cache_dir=tmp_path / "file" / "cache")
+
+
+# ------------------------------------------------------------------------------------------------ options
+
+
+def test_sources_are_joined_in_their_order(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(f"{name}1\n{name}2\n")
+    assert words(prepare(tmp_path / "b.txt", tmp_path / "a.txt")) == ["b1", "b2", "a1", "a2"]
+    assert words(prepare(tmp_path / "*.txt")) == ["a1", "a2", "b1", "b2"]
+    assert words(prepare(tmp_path)) == ["a1", "a2", "b1", "b2"]
+    assert words(prepare(tmp_path / "a.txt", text_unit="file")) == ["a1\na2"]
+
+
+def test_named_corpus_with_prompts(tmp_path, monkeypatch):
+    (tmp_path / "rows").write_text('{"prompt": "Q: “x”", "text": "it’s"}\n', encoding="utf-8")
+    monkeypatch.setenv("GLM_CORPUS_TEST", str(tmp_path / "rows"))
+    [document] = prepare("test")
+    assert words([document]) == ['Q: "x"it\'s']
+    assert document.prompt_length == len('Q: "x"')
+
+
+def test_pile_reports_its_sources(tmp_path):
+    (tmp_path / "pile").write_text(json.dumps({"text": "abc", "meta": {"pile_set_name": "Pile-CC"}}) + "\n")
+    lines = []
+    documents = prepare(f"pile={tmp_path / 'pile'}", announce=lines.append)
+    assert documents.details["tokens_by_group"] == {"Pile-CC": 3}
+    assert lines[-1].endswith("Pile-CC: 3 tokens")
+
+
+def test_keys_and_contents_have_prompts_inside(tmp_path):
+    (tmp_path / "rows").write_text(json.dumps({"key": ["a", "b"], "content": ["c", "d"]}) + "\n")
+    source = f"wikipedia-key={tmp_path / 'rows'}"
+    summary, text = prepare(source)
+    assert words([summary]) == ["Summary: a b"]
+    assert summary.loss_mask().tolist() == [0] * 9 + [1] * 3
+    assert text.tokens.tolist() == [*ByteTokenizer().encode("a c"), 299, *ByteTokenizer().encode(" b d"), 299]
+    assert text.loss_mask().tolist() == [0, 1, 1, 1, 0, 0, 1, 1, 1]
+    with pytest.raises(ValueError, match="tokenized in advance"):
+        prepare(source, pre_tokenize=False)
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_text_that_is_tokenized_on_access(corpus, in_memory):
+    ahead = prepare(corpus, in_memory=in_memory)
+    on_access = prepare(corpus, in_memory=in_memory, pre_tokenize=False)
+    assert [d.tokens.tolist() for d in ahead] == [d.tokens.tolist() for d in on_access]
+    assert on_access.lengths.tolist() == [len(text.encode()) for text in rows_of(300)]
+    assert len(pickle.dumps(on_access)) < 5000
+
+
+def test_text_on_access_gets_plain_punctuation(tmp_path):
+    (tmp_path / "rows").write_text(json.dumps({"text": "“x”"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    documents = prepare(f"wikipedia={tmp_path / 'rows'}", pre_tokenize=False)
+    assert words(documents) == ['"x"']
+    assert documents.lengths.tolist() == [len("“x”".encode())]
+
+
+def test_half_and_shards(corpus):
+    texts = rows_of(300)
+    assert words(prepare(corpus, half_of_documents=True)) == texts[:200]
+    generator = random.Random(7)
+    expected = [scatter_assignment(300, 4, generator=generator) for _ in range(2)]  # one generator for both corpora
+    for shard in range(4):
+        chosen = [texts[i] for assignment in expected for i in assignment[shard]]
+        assert words(prepare(corpus, corpus, num_shards=4, shard=shard, seed=7)) == chosen
+    assert [shard_of_rank(num_shards=4, rank=r, world_size=8) for r in range(8)] == [0, 1, 2, 3] * 2
+    with pytest.raises(ValueError, match="--loader-scatter 3 does not divide the 8"):
+        shard_of_rank(num_shards=3, rank=0, world_size=8)
+    with pytest.raises(ValueError, match="shard 2 of 2 documents is empty"):
+        (corpus.parent / "two.txt").write_text("a\nb\n")
+        prepare(corpus.parent / "two.txt", num_shards=3, shard=2)
+
+
+# ------------------------------------------------------------------------------------------------ the original's cache
+
+
+def write_lazy(folder: Path, documents: list[TextDocument]) -> Path:
+    """Write ids of the byte tokenizer as the original did."""
+    folder.mkdir(parents=True)
+    for name in ("prompt", "text"):
+        ids = [ByteTokenizer().encode(getattr(document, name)) for document in documents]
+        (folder / name).write_bytes(np.array([i for part in ids for i in part], dtype="<i4").tobytes())
+        (folder / f"{name}.len.pkl").write_bytes(pickle.dumps([len(part) for part in ids], protocol=4))
+    return folder
+
+
+def test_lazy_folder_stands_in_for_a_source_that_is_gone(tmp_path):
+    folder = write_lazy(tmp_path / "wiki.lazy", [TextDocument("ab"), TextDocument("c", "p")])
+    lines = []
+    for source in (folder, tmp_path / "wiki.jsonl", f"wikipedia={tmp_path / 'wiki.json'}"):
+        documents = prepare(source, announce=lines.append)
+        assert words(documents) == ["ab", "pc"]
+        assert [d.prompt_length for d in documents] == [0, 1]
+    assert "does not say which tokenizer" in lines[0]
+    (tmp_path / "wiki.txt").write_text("raw\n")
+    assert words(prepare(tmp_path / "wiki.txt")) == ["raw"]
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch evil",)
+
+
+@pytest.mark.parametrize("value", [Evil(), [Evil()], "text", [1.5], [-1], [True], {"a": 1}])
+def test_pickles_that_are_no_lengths(tmp_path, monkeypatch, value):
+    monkeypatch.chdir(tmp_path)
+    folder = write_lazy(tmp_path / "x.lazy", [TextDocument("ab")])
+    (folder / "text.len.pkl").write_bytes(pickle.dumps(value))
+    with pytest.raises(ValueError, match=r"text\.len\.pkl is no list of lengths"):
+        LazyDocuments(folder)
+    assert not Path("evil").exists()
+
+
+def test_damaged_lazy_folder(tmp_path):
+    folder = write_lazy(tmp_path / "x.lazy", [TextDocument("ab")])
+    (folder / "text").write_bytes(b"123")
+    with pytest.raises(ValueError, match="damaged"):
+        LazyDocuments(folder)
+    (folder / "text.len.pkl").write_bytes(b"\x80\x04")
+    with pytest.raises(ValueError, match="no list of lengths"):
+        read_lengths(folder / "text.len.pkl")
+
+
+# ------------------------------------------------------------------------------------------------ command
+
+
+def test_command(corpus, tmp_path, capsys, vocab_dir):
+    arguments = ["--train-data", str(corpus), "--output", str(tmp_path / "s"), "--vocab-dir", str(vocab_dir)]
+    assert main(arguments) == 0
+    assert "300 documents of 1 sources are ready" in capsys.readouterr().out
+    store = IndexedDataset(next((tmp_path / "s").glob("*.idx")))
+    assert len(store) == 300
+    assert store.details["kind"] == "tokens"
+
+
+def test_command_ends_in_one_line(tmp_path, vocab_dir):
+    command = [sys.executable, "-m", "data_utils.tokenize_corpus", "--output", str(tmp_path)]
+    command += ["--train-data", str(write_bad(tmp_path)), "--vocab-dir", str(vocab_dir)]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "bad.jsonl:2: not JSON" in result.stderr

@@ -1,0 +1,148 @@
+"""The tiny model of the generation vectors, its tokenizer of numbered words, and a recorder of what a model is fed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.config import GLMConfig
+from model.modeling_glm import GLMModel
+from tests.helpers.golden_index import GoldenFolder
+
+COMMAND_TEXTS = {
+    "pad": "<|endoftext|>",
+    "eos": "<|endoftext|>",
+    "ENC": "[CLS]",
+    "MASK": "[MASK]",
+    "sMASK": "[sMASK]",
+    "gMASK": "[gMASK]",
+    "sop": "<|startofpiece|>",
+    "eop": "<|endofpiece|>",
+    "sep": "[SEP]",
+}
+
+
+def load_json(golden: GoldenFolder, name: str) -> Any:
+    """Return the content of ``golden/generation/<name>``."""
+    return json.loads(golden.path(f"generation/{name}").read_text(encoding="utf-8"))
+
+
+class WordTokenizer:
+    """Split on blanks: ``wN`` is id N, command texts are their ids; decoding joins with blanks."""
+
+    def __init__(
+        self, command_ids: dict[str, int], *, num_tokens: int, task_mask: bool = True, unknown_id: int | None = None
+    ) -> None:
+        assert set(command_ids) <= set(COMMAND_TEXTS), command_ids
+        hidden = () if task_mask else ("sMASK", "gMASK")
+        self.num_tokens = num_tokens
+        self.unknown_id = unknown_id  # None: unknown words are an error
+        self.ids = {name: index for name, index in command_ids.items() if name not in hidden}
+        self.command_tokens = [SimpleNamespace(name=n, text=COMMAND_TEXTS[n], id=i) for n, i in self.ids.items()]
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text."""
+        by_text = {token.text: token.id for token in self.command_tokens}
+        return [by_text[word] if word in by_text else self._word_id(word) for word in text.split()]
+
+    def _word_id(self, word: str) -> int:
+        number = word.removeprefix("w")
+        return int(number) if number.isdigit() or self.unknown_id is None else self.unknown_id
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids."""
+        by_id = {token.id: token.text for token in self.command_tokens}
+        return " ".join(by_id.get(index, f"w{index}") for index in ids)
+
+    def command_id(self, name: str) -> int:
+        """Return the id of a command."""
+        return self.ids[name]
+
+    def has_command(self, name: str) -> bool:
+        """Tell whether there is such a command."""
+        return name in self.ids
+
+
+TINY_COMMAND_IDS = {
+    "pad": 50, "eos": 50, "ENC": 51, "MASK": 52, "sMASK": 53, "gMASK": 54, "sop": 55, "eop": 56, "sep": 57,
+}  # fmt: skip
+
+
+def random_model(*, seed: int = 0, vocab_size: int = 64, positions: int = 64) -> GLMModel:
+    """Return a small model whose weights are large enough that its choices are no near-ties."""
+    generator = torch.Generator().manual_seed(seed)
+    config = GLMConfig(2, 32, 4, vocab_size, max_position_embeddings=positions, initializer_std=0.4)
+    return GLMModel(config, generator=generator).eval()
+
+
+def tiny_model(golden: GoldenFolder, description: dict[str, Any], **options: Any) -> GLMModel:
+    """Return the recorded model of ``description``, with further options of ``GLMConfig``."""
+    known = {"weights", "num_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_position_embeddings"}
+    assert set(description) == known | {"ffn"}, description
+    assert description["ffn"] == 4 * description["hidden_size"]
+    config = GLMConfig(**{name: description[name] for name in known - {"weights"}}, **options)
+    model = GLMModel(config)
+    model.load_state_dict(torch.load(golden.path(f"generation/{description['weights']}"), weights_only=True))
+    return model.eval()
+
+
+def recipe_model(description: dict[str, Any]) -> GLMModel:
+    """Return the model whose weights follow the recipe of the vectors' description from a NumPy seed."""
+    known = {"seed", "num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings", "vocab_size"}
+    assert set(description) == known | {"num_tokens", "eop", "eop_scale"}, description
+    config = GLMConfig(**{name: description[name] for name in known - {"seed"}})
+    model = GLMModel(config)
+    state = model.state_dict()
+    scales = {"word_embeddings": 1.0, "position_embeddings": 0.6, "block_position_embeddings": 0.6}
+    names = [f"{'' if name == 'word_embeddings' else 'transformer.'}{name}.weight" for name in scales]
+    for layer in range(config.num_layers):
+        for part in ("input_layernorm", "attention.query_key_value", "attention.dense", "post_attention_layernorm",
+                     "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"):  # fmt: skip
+            names += [f"transformer.layers.{layer}.{part}.{kind}" for kind in ("weight", "bias")]
+    names += ["transformer.final_layernorm.weight", "transformer.final_layernorm.bias"]
+    assert set(names) == set(state), set(names) ^ set(state)
+    random = np.random.RandomState(description["seed"])
+    for name in names:
+        module, kind = name.split(".")[-2:]
+        base = 1.0 if "layernorm" in module and kind == "weight" else 0.0
+        scale = scales.get(module, 0.1 if "layernorm" in module or kind == "bias" else 0.35)
+        values = np.float32(base + scale * random.standard_normal(tuple(state[name].shape)))
+        state[name].copy_(torch.from_numpy(values))
+    state["word_embeddings.weight"][description["num_tokens"] :] = 0.0
+    state["word_embeddings.weight"][description["eop"]] *= description["eop_scale"]
+    return model.eval()
+
+
+@dataclass
+class Recorder:
+    """Record the calls of a model: (token, position, block position, cached positions before) of one-token calls."""
+
+    steps: list[list[int]] = field(default_factory=list)
+    logits: list[torch.Tensor] = field(default_factory=list)
+    cached: list[int] = field(default_factory=list)  # before every call
+    contexts: list[list[list[int]]] = field(default_factory=list)
+
+    def attach(self, model: GLMModel) -> Recorder:
+        """Listen to ``model`` from now on."""
+
+        def before(_module: GLMModel, arguments: tuple, keywords: dict) -> None:
+            ids, positions = arguments[:2]
+            length = keywords["cache"].length
+            self.cached.append(length)
+            if length == 0:
+                self.contexts.append([ids[0].tolist(), *positions[0].tolist()])
+            elif ids.size(1) == 1:
+                self.steps.append([ids[0, 0].item(), *positions[0, :, 0].tolist(), length])
+
+        def after(module: GLMModel, _arguments: tuple, keywords: dict, hidden: torch.Tensor) -> None:
+            self.logits.append(module.project(hidden[0]))
+
+        model.register_forward_pre_hook(before, with_kwargs=True)
+        model.register_forward_hook(after, with_kwargs=True)
+        return self

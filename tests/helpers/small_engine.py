@@ -1,0 +1,63 @@
+"""A tiny engine and made-up batches, for tests of training."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from data_utils.batches import Batch
+from model.config import GLMConfig
+from model.modeling_glm import GLMModel
+from mpu.initialize import ParallelTopology
+from training.engine import TorchEngine
+from training.optimizer import DynamicLossScaler, build_optimizer
+from training.schedule import AnnealingLR
+
+VOCABULARY = 64
+LENGTH = 12
+
+
+def make_engine(
+    *,
+    dropout: float = 0.0,
+    precision: str = "fp32",
+    seed: int = 1,
+    name: str = "adam",
+    clip_grad: float = 1.0,
+    topology: ParallelTopology | None = None,
+    **extra: object,
+) -> TorchEngine:
+    torch.manual_seed(seed)
+    config = GLMConfig(
+        2, 16, 2, VOCABULARY, max_position_embeddings=32,
+        embedding_dropout=dropout, attention_dropout=dropout, output_dropout=dropout, **extra,
+    )  # fmt: skip
+    model = GLMModel(config, topology=topology)
+    if name == "sgd":  # moves by the gradient itself
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    else:
+        optimizer = build_optimizer(model, lr=1e-2, weight_decay=0.1, betas=(0.9, 0.98), eps=1e-6, name=name)
+    scheduler = AnnealingLR(
+        optimizer, start_lr=1e-2, warmup_iters=2.0, num_iters=20, decay_style="cosine", decay_ratio=0.1
+    )
+    scaler = DynamicLossScaler() if precision == "fp16" else None
+    return TorchEngine(
+        model, optimizer=optimizer, scheduler=scheduler, precision=precision, loss_scaler=scaler, clip_grad=clip_grad,
+        topology=topology,
+    )  # fmt: skip
+
+
+def make_batch(seed: int, *, rows: int = 4, targets: int = 5, mode: str = "bert") -> Batch:
+    generator = np.random.default_rng(seed)
+    tokens = generator.integers(0, VOCABULARY, (rows, LENGTH))
+    mask = np.zeros((rows, LENGTH), dtype=np.int64)
+    mask[:, LENGTH - targets :] = 1
+    positions = np.stack([np.tile(np.arange(LENGTH), (rows, 1)), np.zeros((rows, LENGTH), dtype=np.int64)], axis=1)
+    return Batch(
+        input_ids=tokens,
+        target_ids=np.roll(tokens, -1, axis=1),
+        loss_mask=mask,
+        position_ids=positions,
+        attention_mask=np.full(rows, LENGTH - targets),
+        mode=mode,
+    )

@@ -1,0 +1,242 @@
+"""Raw files become examples (examples), pieces (parts) and words (verbalizers); low-level builders (units)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from tasks.examples import DataOptions, InputExample
+from tasks.layout import (
+    CommandIds,
+    Piece,
+    PositionOptions,
+    Row,
+    build_decoder_row,
+    build_row,
+    build_unidirectional_row,
+    num_special_tokens,
+    truncate,
+)
+from tasks.registry import TASKS
+from tasks.segments import MASK, SLOT, Mask, Parts, PromptTokens, Shortenable, fill_slots
+from tests.helpers.superglue_golden import load, raw_folder, recorded_tokenizer
+
+CASE_KEYS = {"task", "split", "dir", "few_superglue", "cloze_eval", "for_train", "wsc_negative"}
+
+
+def read(golden, case: dict[str, Any]) -> list[InputExample]:
+    assert set(case) <= CASE_KEYS, case
+    options = DataOptions(
+        few_superglue=case.get("few_superglue", False),
+        cloze=case.get("cloze_eval", True),
+        for_training=case.get("for_train", False),
+        wsc_negative=case.get("wsc_negative", False),
+    )
+    return (
+        TASKS[case["task"]].processor(case["task"], options).examples(raw_folder(golden) / case["dir"], case["split"])
+    )
+
+
+def as_json(example: InputExample) -> dict[str, Any]:
+    fields = dataclasses.asdict(example)
+    del fields["labelled"]  # ours: whether the file has the label
+    return json.loads(json.dumps(fields))
+
+
+def without_order(example: dict[str, Any]) -> str:
+    """Return an example of ReCoRD so that the order of its answers does not show."""
+    meta = {**example["meta"], "answers": sorted(example["meta"]["answers"])}
+    first, *others = meta["candidates"]
+    meta["candidates"] = [first, *sorted(others)]
+    idx = example["idx"][:2] if isinstance(example["idx"], list) else example["idx"]
+    guid = example["guid"].rsplit("-a", 1)[0]
+    return json.dumps({**example, "meta": meta, "idx": idx, "guid": guid}, sort_keys=True)
+
+
+def test_examples(golden):
+    for entry in load(golden, "examples.json.gz"):
+        assert set(entry) <= {"case", "labels", "variable_num_choices", "examples", "order_free", "error"}
+        case = entry["case"]
+        if "error" in entry:
+            try:
+                assert read(golden, case)
+            except ValueError as error:
+                assert "\n" not in str(error)
+            continue
+        found = [as_json(example) for example in read(golden, case)]
+        task = TASKS[case["task"]]
+        assert list(task.labels) == entry["labels"]
+        options = DataOptions(wsc_negative=case["wsc_negative"])
+        assert task.has_varying_choices(options) == entry["variable_num_choices"], case
+        if entry.get("order_free"):
+            assert sorted(map(without_order, found)) == sorted(map(without_order, entry["examples"])), case
+        else:
+            assert found == entry["examples"], case
+
+
+def piece_as_json(piece) -> list:
+    if isinstance(piece, Shortenable):
+        return [piece.text, True]
+    if isinstance(piece, Mask):
+        return [{"mask": 1}, False]
+    if isinstance(piece, PromptTokens):
+        return [{"prompt": piece.count}, False]
+    assert isinstance(piece, str)
+    return [piece, False]
+
+
+def test_parts(golden):
+    for entry in load(golden, "parts.json.gz"):
+        known = {
+            "task",
+            "dir",
+            "split",
+            "pattern_id",
+            "continuous_prompt",
+            "num_prompt_tokens",
+            "spell_length",
+            "parts",
+        }
+        assert set(entry) == known
+        assert entry["spell_length"] == entry["num_prompt_tokens"]
+        pvp = TASKS[entry["task"]].patterns
+        examples = {e.guid: e for e in read(golden, {k: entry[k] for k in ("task", "split", "dir")})}
+        for recorded in entry["parts"]:
+            example, pattern_id = examples[recorded["guid"]], entry["pattern_id"]
+            soft = entry["continuous_prompt"]
+            if "error" in recorded and not soft:  # the pattern has an encoding of its own
+                assert pvp.joins(pattern_id, continuous_prompt=soft)
+                continue
+            if "error" in recorded:
+                with pytest.raises(ValueError, match="prompt"):
+                    pvp.slotted(example, pattern_id, continuous_prompt=soft, num_prompt_tokens=1)
+                continue
+            assert set(recorded) <= {"guid", "a", "b", "answers"}
+            parts = pvp.slotted(
+                example, pattern_id, continuous_prompt=soft, num_prompt_tokens=entry["num_prompt_tokens"]
+            )
+            assert [piece_as_json(piece) for piece in parts.a] == recorded["a"], (entry["task"], pattern_id)
+            assert [piece_as_json(piece) for piece in parts.b] == recorded["b"], (entry["task"], pattern_id)
+            assert pvp.free_answers == ("answers" in recorded)
+            if "answers" in recorded:
+                assert pvp.answers(example, pattern_id) == recorded["answers"]
+
+
+def test_verbalizers(golden, vocab_dir):
+    from tasks.cloze import single_token_ids
+
+    for entry in load(golden, "verbalizers.json.gz"):
+        pvp = TASKS[entry["task"]].patterns
+        words = pvp.verbalizers(entry["pattern_id"])
+        assert [[label, [word]] for label, word in words.items()] == entry["words"]
+        for key, expected in entry.items():
+            if key in ("task", "pattern_id", "words"):
+                continue
+            tokenizer = recorded_tokenizer(key.removesuffix("_multi"), vocab_dir)
+            if key.endswith("_multi"):
+                assert [tokenizer.encode(word) for word in words.values()] == expected
+            elif isinstance(expected, dict):
+                assert set(expected) == {"error"}
+                with pytest.raises(ValueError, match="one token"):
+                    single_token_ids(pvp, entry["pattern_id"], tokenizer)
+            else:
+                assert single_token_ids(pvp, entry["pattern_id"], tokenizer) == expected
+
+
+class Commands:
+    """A stand-in with the ids of a golden file."""
+
+    def __init__(self, ids: dict[str, int]) -> None:
+        self.ids = ids
+
+    def command_id(self, name: str) -> int:
+        return self.ids[name]
+
+
+def padded(values: list[int], length: int, fill: int) -> list[int]:
+    return values + [fill] * (length - len(values))
+
+
+def check_row(row: Row, out: dict[str, Any], *, length: int, pad: int, masked_lm: bool = False):
+    positions, blocks = padded(row.positions, length, 0), padded(row.block_positions, length, 0)
+    assert padded(row.ids, length, pad) == out["ids"]
+    assert (positions if masked_lm else [positions, blocks]) == out["position_ids"]
+    assert row.prefix_length == out["sep"]
+    assert padded(row.targets, length, 0) == out["target_ids"]
+    assert padded(row.loss_mask, length, 0) == out["loss_masks"]
+    if out["types"] is not None:  # the original fills types up with the id of the end token
+        assert padded(row.types, length, pad) == out["types"]
+        assert padded([1] * len(row.ids), length, 0) == out["paddings"]
+
+
+def test_units(golden):
+    units = load(golden, "units.json.gz")
+    sections = {"build_input_from_ids", "build_uni_input_from_ids", "build_decoder_input", "truncate"}
+    sections |= {"replace_prompt_tokens", "num_special_tokens", "special_ids", "max_position_embeddings"}
+    assert set(units) == sections
+    commands = CommandIds.of(Commands(units["special_ids"]))
+    for case in units["build_input_from_ids"]:
+        check_built(case, commands, units["max_position_embeddings"])
+    for case in units["build_uni_input_from_ids"]:
+        assert set(case) == {"text_a", "answer", "max_seq_length", "mask_id", "out"}
+        row = build_unidirectional_row(case["text_a"], case["answer"], commands=commands, mask_id=case["mask_id"])
+        check_row(row, case["out"], length=case["max_seq_length"], pad=commands.pad)
+    for case in units["build_decoder_input"]:
+        assert set(case) == {"enc_ids", "answer", "max_dec_seq_length", "out"}
+        length, out = case["max_dec_seq_length"], case["out"]
+        row = build_decoder_row(case["enc_ids"], case["answer"], commands=commands, max_length=length)
+        recorded = (out["ids"], out["position_ids"], out["target_ids"], out["loss_masks"])
+        assert (row.ids, row.positions, row.targets, row.loss_mask) == recorded
+    for text_a, text_b, answer, cls, sep, piece, eos, expected in units["num_special_tokens"]:
+        found = num_special_tokens(text_b, answer, add_cls=cls, add_sep=sep, add_piece=piece, add_eos=eos)
+        assert found == expected, (text_a, text_b, answer, cls, sep, piece, eos)
+
+
+def check_built(case: dict[str, Any], commands: CommandIds, max_position_embeddings: int):
+    known = {"text_a", "text_b", "answer", "max_seq_length", "add_cls", "add_sep", "add_piece", "add_eos"}
+    assert set(case) - {"out", "error"} == known | {"no_block_position", "masked_lm", "sentinel_token"}
+    sentinel = max_position_embeddings if case["sentinel_token"] else None
+    arguments = {name: bool(case[name]) for name in ("add_cls", "add_sep", "add_piece", "add_eos")}
+    arguments["options"] = PositionOptions(not case["no_block_position"], case["masked_lm"], sentinel)
+    arguments |= {"commands": commands, "max_length": case["max_seq_length"]}
+    if "error" in case:
+        with pytest.raises(ValueError, match="mask"):
+            build_row(case["text_a"], case["text_b"], case["answer"], **arguments)
+        return
+    row = build_row(case["text_a"], case["text_b"], case["answer"], **arguments)
+    check_row(row, case["out"], length=case["max_seq_length"], pad=commands.pad, masked_lm=case["masked_lm"])
+
+
+def test_truncation(golden):
+    for case in load(golden, "units.json.gz")["truncate"]:
+        a, b = ([Piece(tuple(i), s) for i, s in side or ()] for side in (case["parts_a"], case["parts_b"]))
+        try:
+            a, b, removed = truncate(a, b, answer=case["answer"], max_length=case["max_length"])
+        except ValueError:
+            assert "error" in case
+            continue
+        if "error" in case:  # the original fails where the other side could be shortened
+            assert removed > 0
+            continue
+        assert [[list(piece.ids), piece.shortenable] for piece in a] == case["out_a"]
+        assert [[list(piece.ids), piece.shortenable] for piece in b] == (case["out_b"] or [])
+        assert (removed > 0) == case["truncated"]
+
+
+def test_distribution_of_prompt_tokens(golden):
+    for case in load(golden, "units.json.gz")["replace_prompt_tokens"]:
+        assert set(case) - {"out", "error"} == {"a", "b", "continuous_prompt", "num_prompt_tokens"}
+        parts = Parts.of(*([SLOT if piece is None else piece for piece in case[side]] for side in ("a", "b")))
+        if "error" in case:
+            assert parts.num_slots == 0 and case["continuous_prompt"]
+            continue
+        filled = fill_slots(parts, case["num_prompt_tokens"] if case["continuous_prompt"] else 0)
+        found = [[p.count if isinstance(p, PromptTokens) else p for p in side] for side in (filled.a, filled.b)]
+        assert found == case["out"], case
+
+
+def test_mask_is_one_piece():
+    assert piece_as_json(MASK) == [{"mask": 1}, False]

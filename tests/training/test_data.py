@@ -1,0 +1,147 @@
+"""From settings to batches: splits, ranks, shards, sample order, random states, what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_utils.batches import Batch
+from data_utils.corpora.store import Document
+from data_utils.tokenizers.tokenizer import Tokenizer
+from mpu.initialize import ParallelTopology
+from tests.helpers.small_corpus import SmallCorpus, make_corpus
+from training.arguments import parse_arguments
+from training.configurations import PretrainingConfiguration, pretraining_configuration
+from training.data import build_pretraining_data, build_pretraining_tokenizer, unigram_entropy
+from training.loop import TrainingData
+
+SINGLE = ParallelTopology.single()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def configure(corpus: SmallCorpus, *words: str) -> PretrainingConfiguration:
+    flags = [*corpus.words(), "--train-iters", "8", *words]
+    return pretraining_configuration(parse_arguments(flags, environment={}))
+
+
+def build(
+    corpus: SmallCorpus, *words: str, topology: ParallelTopology = SINGLE, lines: list[str] | None = None
+) -> TrainingData:
+    configuration = configure(corpus, *words)
+    tokenizer = build_pretraining_tokenizer(configuration.tokenizer)
+    announce = (lambda _: None) if lines is None else lines.append
+    return build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology, announce=announce)
+
+
+def rank_of(rank: int, world_size: int) -> ParallelTopology:
+    return replace(SINGLE, data_parallel_rank=rank, data_parallel_size=world_size)
+
+
+def take(data: TrainingData, count: int, start: int = 0) -> list[Batch]:
+    return list(itertools.islice(data.train(start), count))
+
+
+def same(left: Batch, right: Batch) -> bool:
+    names = ("input_ids", "target_ids", "loss_mask", "position_ids", "attention_mask")
+    return left.mode == right.mode and all(np.array_equal(getattr(left, n), getattr(right, n)) for n in names)
+
+
+@pytest.mark.parametrize("words", [(), ("--shuffle",), ("--short-seq-prob", "0.5")])
+def test_batches_depend_on_their_number_only(corpus: SmallCorpus, words: tuple[str, ...]):
+    straight = take(build(corpus, *words), 6)
+    resumed = take(build(corpus, *words), 3, start=3)
+    assert all(same(left, right) for left, right in zip(straight[3:], resumed, strict=True))
+    assert not same(straight[0], straight[1])
+
+
+def test_shuffling_takes_other_samples(corpus: SmallCorpus):
+    plain, shuffled = take(build(corpus), 1), take(build(corpus, "--shuffle"), 1)
+    assert not same(plain[0], shuffled[0])
+
+
+def test_validation_batches_are_the_same_each_time(corpus: SmallCorpus):
+    data = build(corpus)
+    assert data.valid is not None and data.test is not None
+    first, second = list(data.valid()), list(data.valid())
+    assert len(first) == 4 and all(same(left, right) for left, right in zip(first, second, strict=True))
+    assert build(corpus, "--eval-iters", "0").valid is None
+
+
+def test_ranks_take_different_samples(corpus: SmallCorpus):
+    ranks = [build(corpus, topology=rank_of(rank, 2)) for rank in range(2)]
+    assert [data.samples_per_batch for data in ranks] == [8, 8]
+    left, right = (take(data, 1)[0] for data in ranks)
+    assert not same(left, right)
+
+
+def test_ranks_of_one_shard_share_its_documents(corpus: SmallCorpus):
+    lines: list[str] = []
+    for rank in range(4):
+        take(build(corpus, "--loader-scatter", "2", topology=rank_of(rank, 4), lines=lines), 1)
+    sizes = [line for line in lines if line.startswith("training:")]
+    assert sizes[0] == sizes[2] and sizes[1] == sizes[3]
+    assert all(int(line.split()[1]) <= 31 for line in sizes)
+    with pytest.raises(ValueError, match="--loader-scatter 3"):
+        build(corpus, "--loader-scatter", "3", topology=rank_of(0, 4))
+
+
+def test_the_split_is_saved_and_loaded(corpus: SmallCorpus, tmp_path: Path):
+    order = tmp_path / "order.npy"
+    without_valid = ("--split", "50,8,2", "--save-test-data", str(tmp_path / "test.txt"))
+    words = [word for word in corpus.words() if word not in ("--valid-data", str(corpus.folder / "valid.jsonl"))]
+    configuration = parse_arguments([*words, *without_valid, "--save-splits", str(order)], environment={})
+    settings = pretraining_configuration(configuration)
+    tokenizer = build_pretraining_tokenizer(settings.tokenizer)
+    lines: list[str] = []
+    build_pretraining_data(settings, tokenizer=tokenizer, topology=SINGLE, announce=lines.append)
+    assert sorted(np.load(order)) == list(range(60))
+    counts = [int(line.split()[1]) for line in lines if line.split(":")[0] in ("training", "validation", "test")]
+    assert counts == [50, 8, 2]
+    assert len((tmp_path / "test.txt").read_text(encoding="utf-8").splitlines()) == 2
+    np.save(order, np.arange(59))
+    with pytest.raises(ValueError, match="--load-splits"):
+        build(corpus, "--load-splits", str(order))
+
+
+def test_no_test_documents_to_save(corpus: SmallCorpus, tmp_path: Path):
+    with pytest.raises(ValueError, match="--save-test-data"):
+        build(corpus, "--split", "1", "--save-test-data", str(tmp_path / "test.txt"))
+
+
+def test_worker_processes_leave_the_random_state_alone(corpus: SmallCorpus):
+    with_workers, without = build(corpus, "--num-workers", "1"), build(corpus)
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    batches = take(with_workers, 3)
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(same(left, right) for left, right in zip(batches, take(without, 3), strict=True))
+
+
+@pytest.mark.parametrize("words", [("--no-pre-tokenize",), ("--no-lazy-loader",), ("--half-lazy-loader",)])
+def test_the_originals_ways_of_reading(corpus: SmallCorpus, words: tuple[str, ...], tmp_path: Path):
+    (batch,) = take(build(corpus, *words, "--data-cache-dir", str(tmp_path)), 1)
+    assert batch.input_ids.shape[0] == 4 and batch.loss_mask.any()
+
+
+def test_unigram_entropy_of_equally_frequent_tokens():
+    documents = [Document(np.array([0, 1])), Document(np.array([2, 3, 3, 2, 1, 0]))]
+    assert unigram_entropy(documents, size=9) == pytest.approx(math.log(4))
+
+
+def test_command_tokens_are_those_the_objectives_need(corpus: SmallCorpus):
+    def tokenizer(*words: str) -> Tokenizer:
+        return build_pretraining_tokenizer(configure(corpus, *words).tokenizer)
+
+    plain = tokenizer()
+    assert plain.has_command("gMASK") and not plain.has_command("dBLOCK")
+    assert tokenizer("--block-mask-prob", "0.1").has_command("dBLOCK")

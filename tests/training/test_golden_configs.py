@@ -1,0 +1,119 @@
+"""configs.json: every released file of config/ and config_tasks/, sourced by bash, parsed by our parser.
+
+Values are equal; only the folders of the original cluster are places of the user's choice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.helpers.golden_index import GoldenFolder
+from tests.helpers.shell_files import source
+from training.arguments import get_parser
+from training.flags import HIDDEN_SWITCHES
+
+SECTIONS = {"format", "placeholders", "note", "glm", "multilingual"}
+ENTRY_KEYS = {"variables", "effective", "unknown", "deepspeed"}
+# What the variables of other files and of the launcher hold. MASK_RATIO is the value the file was recorded with.
+ENVIRONMENT = {
+    "MP_SIZE": "1",
+    "CHECKPOINT_PATH": "/weights",
+    "DATA_ROOT": "/texts",
+    "MODEL_TYPE": "some-model",
+    "MASK_RATIO": "0.5",
+}
+# The original cluster kept checkpoints and texts below one storage folder.
+SITE_CHECKPOINTS = re.compile(r"\$\{SITE\}/(english_data/)?((model_)?checkpoints(?=/|$)|(?=blocklm-))/?")
+SITE_TEXTS = re.compile(r"\$\{SITE\}/")
+
+
+@pytest.fixture(scope="module")
+def content(golden: GoldenFolder) -> dict[str, Any]:
+    content = json.loads(golden.path("pretraining/configs.json").read_text(encoding="utf-8"))
+    assert set(content) <= SECTIONS, f"unknown sections: {set(content) - SECTIONS}"
+    unknown = set(content["placeholders"]) - {*ENVIRONMENT, "SITE"}
+    assert not unknown, f"placeholders without a value: {unknown}"
+    assert content["glm"]
+    return content
+
+
+def fill(value: Any) -> Any:
+    """Return a recorded value with our values and our places in it."""
+    if isinstance(value, list):
+        return [fill(v) for v in value]
+    if isinstance(value, dict):
+        return {name: fill(v) for name, v in value.items()}
+    if not isinstance(value, str):
+        return value
+    text = SITE_CHECKPOINTS.sub("/weights/", value).removesuffix("/") if "${SITE}" in value else value
+    text = SITE_TEXTS.sub("/texts/", text)
+    for name, own in ENVIRONMENT.items():
+        text = text.replace(f"${{{name}}}", own)
+    assert "${" not in text, f"unknown placeholder: {value}"
+    return text
+
+
+def effective(words: list[str], *, accepted: list[str]) -> dict[str, Any]:
+    """Parse ``words`` and return the values that differ from the defaults, without those of ``accepted``."""
+    parser = get_parser()
+    defaults = vars(parser.parse_args([]))
+    ignored = {parser._option_string_actions[word].dest for word in accepted}
+    values = vars(parser.parse_args(words))
+    return {name: value for name, value in values.items() if value != defaults[name] and name not in ignored}
+
+
+def compare_shell_file(name: str, entry: dict[str, Any]) -> None:
+    """Assert that sourcing ``name`` gives the recorded variables and that ours are parsed to the recorded values."""
+    variables = fill(entry["variables"])
+    found = source(REPOSITORY / name, variables, **ENVIRONMENT)
+    # The original names the JSON by its place below the repository.
+    found = {variable: value.replace(f"{REPOSITORY}/", "") for variable, value in found.items()}
+    for variable, expected in variables.items():
+        actual = shlex.split(found[variable]) if isinstance(expected, list) else found[variable]
+        assert actual == expected, f"{name}: {variable}"
+    rejected = entry.get("unknown", {})
+    assert set(rejected) <= set(entry["effective"])
+    for variable, expected in entry["effective"].items():
+        accepted = rejected.get(variable, [])
+        assert set(accepted) <= set(HIDDEN_SWITCHES), f"{name}: accept {accepted} as switches without effect"
+        assert effective(shlex.split(found[variable]), accepted=accepted) == fill(expected), f"{name}: {variable}"
+
+
+def test_every_released_file_has_the_recorded_values(content: dict[str, Any]):
+    for name, entry in content["glm"].items():
+        assert set(entry) <= ENTRY_KEYS, f"{name}: {set(entry) - ENTRY_KEYS}"
+        file = REPOSITORY / name
+        assert file.is_file(), f"{name} is missing"
+        if "deepspeed" in entry:
+            assert json.loads(file.read_text(encoding="utf-8")) == entry["deepspeed"], name
+        else:
+            compare_shell_file(name, entry)
+
+
+def test_every_pretraining_configuration_ends_in_its_deepspeed_file():
+    for file in sorted((REPOSITORY / "config").glob("ds_*.sh")):
+        found = source(file, ["config_json", "gpt_options"])
+        assert (REPOSITORY / found["config_json"]).is_file(), file.name
+        words = shlex.split(found["gpt_options"])
+        assert words[-3:] == ["--deepspeed", "--deepspeed_config", found["config_json"]], file.name
+        values = get_parser().parse_args(words)
+        assert values.save.startswith("checkpoints"), file.name
+        assert values.model_parallel_size == 1
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "config").glob("ds_*.sh")), ids=lambda p: p.stem)
+def test_the_environment_sets_sizes_and_places(file: Path):
+    found = source(file, ["gpt_options"], MP_SIZE="4", CHECKPOINT_PATH="/weights", SAVE_PATH="/own", LOAD_PATH="/from")
+    values = get_parser().parse_args(shlex.split(found["gpt_options"]))
+    assert values.model_parallel_size == 4
+    assert values.save == "/own"
+    assert values.load in (None, "/from")
+    fresh = source(file, ["gpt_options"], LOAD_PATH="")
+    assert get_parser().parse_args(shlex.split(fresh["gpt_options"])).load is None

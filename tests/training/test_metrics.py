@@ -1,0 +1,184 @@
+"""Interval sums, dense line, writers and curves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mpu.initialize import ParallelTopology
+from training.curves import draw_loss_curves
+from training.logging import Console, JsonLinesWriter, RunLog, TensorBoardWriter, read_lines, store_json
+from training.metrics import (
+    OBJECTIVE_INDEX,
+    OBJECTIVES,
+    ComputeCost,
+    IntervalMetrics,
+    StepResult,
+    dense_line,
+    duration,
+    short_number,
+)
+
+SINGLE = ParallelTopology.single()
+
+
+def step(mode: str, loss_sum: float, weight: float, *, skipped: bool = False, tokens: int = 10) -> StepResult:
+    sums = torch.zeros(len(OBJECTIVES), 2)
+    sums[OBJECTIVE_INDEX[mode]] = torch.tensor([loss_sum, weight])
+    return StepResult(
+        objective_sums=sums,
+        loss=torch.tensor(loss_sum / weight),
+        grad_norm=torch.tensor(0.5),
+        skipped=torch.tensor(float(skipped)),
+        num_tokens=tokens,
+        learning_rate=1e-3,
+        milliseconds={"forward": 2.0},
+    )
+
+
+def test_interval_means_are_over_updates_and_over_targets_per_objective():
+    metrics = IntervalMetrics(torch.device("cpu"), topology=SINGLE)
+    for result in (step("bert", 6.0, 2.0), step("bert", 8.0, 8.0), step("gpt", 5.0, 1.0)):
+        metrics.add(result, fetch_ms=1.0)
+    report = metrics.report(3, seconds=1.5)
+    assert report.loss == pytest.approx((3.0 + 1.0 + 5.0) / 3)
+    assert report.objective_losses == pytest.approx({"bert": 1.4, "gpt": 5.0})
+    assert report.elapsed_ms == pytest.approx(500.0)
+    assert report.tokens_per_second == pytest.approx(20.0)
+    assert report.milliseconds == pytest.approx({"forward": 2.0, "batch generator": 1.0})
+
+
+def test_a_new_interval_starts_from_zero():
+    metrics = IntervalMetrics(torch.device("cpu"), topology=SINGLE)
+    metrics.add(step("bert", 6.0, 2.0))
+    metrics.report(1, seconds=1.0)
+    metrics.add(step("gpt", 5.0, 1.0))
+    report = metrics.report(2, seconds=1.0)
+    assert report.objective_losses == {"gpt": 5.0} and report.loss == 5.0 and report.num_steps == 1
+
+
+def test_skipped_updates_are_counted_and_do_not_spoil_the_mean():
+    metrics = IntervalMetrics(torch.device("cpu"), topology=SINGLE)
+    metrics.add(step("bert", 6.0, 2.0))
+    for _ in range(3):
+        metrics.add(step("bert", float("nan"), 2.0, skipped=True))
+    metrics.add(step("bert", 2.0, 2.0))
+    report = metrics.report(5, seconds=1.0)
+    assert report.loss == pytest.approx(2.0)
+    assert (report.num_skipped, report.longest_streak) == (3, 3)
+
+
+def test_streaks_go_on_across_intervals():
+    metrics = IntervalMetrics(torch.device("cpu"), topology=SINGLE)
+    for number in range(1, 5):
+        metrics.add(step("bert", float("inf"), 1.0, skipped=True))
+        assert metrics.report(number, seconds=1.0).longest_streak == number
+
+
+def test_an_interrupted_interval_reports_what_a_straight_one_does():
+    results = [step("bert", 6.1, 2.0), step("gpt", 5.3, 7.0), step("bert", 0.7, 3.0)]
+    straight = IntervalMetrics(torch.device("cpu"), topology=SINGLE)
+    for result in results:
+        straight.add(result)
+    first = IntervalMetrics(torch.device("cpu"), topology=SINGLE)
+    first.add(results[0])
+    first.add(results[1])
+    state = json.loads(json.dumps(first.state_dict()))
+    second = IntervalMetrics(torch.device("cpu"), topology=SINGLE)
+    second.load_state_dict(state)
+    second.add(results[2])
+    expected, actual = (m.report(3, seconds=1.0).row() for m in (straight, second))
+    assert actual == expected
+
+
+def test_dense_line_names_everything():
+    metrics = IntervalMetrics(torch.device("cpu"), topology=SINGLE)
+    metrics.add(step("sentence", 6.0, 2.0, tokens=4000))
+    line = dense_line(metrics.report(100, seconds=2.0), total=1000, utilisation=0.4, memory_bytes=2**30)
+    assert line == (
+        "step 100/1000 | loss 3.000 (sent 3.000) | lr 1.00e-03 | grad norm 0.50 | 2.0k tokens/s | MFU 40.0% | 1.00 GB"
+        " | ETA 0:30:00"
+    )
+    assert short_number(12) == "12" and short_number(1.5e6) == "1.5M" and duration(3661) == "1:01:01"
+
+
+def test_utilisation_is_given_only_where_the_peak_is_known():
+    sizes = {"num_parameters": 10**9, "num_layers": 10, "hidden_size": 100, "seq_length": 50}
+    known = ComputeCost.of(**sizes, device_name="NVIDIA A100-SXM4-80GB")
+    assert known.utilisation(312e12 / known.flops_per_token, num_devices=1) == pytest.approx(1.0)
+    assert known.flops_per_token == 6 * 10**9 + 12 * 10 * 100 * 50
+    for name in (None, "some other device"):
+        assert ComputeCost.of(**sizes, device_name=name).utilisation(1e6, num_devices=1) is None
+
+
+def test_json_lines_of_a_resumed_run_continue_behind_the_checkpoint(tmp_path: Path):
+    path = tmp_path / "runs" / "metrics.jsonl"
+    writer = JsonLinesWriter(path, iteration=0)
+    for iteration in (10, 20, 30):
+        writer.write({"kind": "train", "iteration": iteration, "loss": float("nan")}, [])
+    writer.close()
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"kind": "train", "itera')  # killed while writing
+    writer = JsonLinesWriter(path, iteration=20)
+    writer.write({"kind": "train", "iteration": 30, "loss": 1.0}, [])
+    writer.close()
+    rows = [json.loads(line) for line in read_lines(path)]
+    assert [(row["iteration"], row["loss"]) for row in rows] == [(10, None), (20, None), (30, 1.0)]
+
+
+def test_a_new_run_does_not_keep_old_json_lines(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"iteration": 1}\n', encoding="utf-8")
+    JsonLinesWriter(path, iteration=0).close()
+    assert read_lines(path) == []
+
+
+def test_tensorboard_events_can_be_read_back(tmp_path: Path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    writer = TensorBoardWriter(tmp_path, iteration=0)
+    writer.write({}, [("Train/lr", 0.25, 7), ("Train/train_loss", 2.0, 7)])
+    writer.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert set(events.Tags()["scalars"]) == {"Train/lr", "Train/train_loss"}
+    assert [(event.step, event.value) for event in events.Scalars("Train/lr")] == [(7, 0.25)]
+
+
+def test_curves_are_drawn_from_the_json_lines(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    metrics, picture = tmp_path / "metrics.jsonl", tmp_path / "loss.png"
+    writer = JsonLinesWriter(metrics, iteration=0)
+    for iteration in (1, 2):
+        writer.write({"kind": "train", "iteration": iteration, "loss": 2.0 / iteration, "bert_loss": 1.0}, [])
+    writer.write({"kind": "evaluation", "iteration": 2, "loss": 1.5}, [])
+    writer.close()
+    assert draw_loss_curves(metrics, picture) is None
+    assert picture.read_bytes().startswith(b"\x89PNG") and list(tmp_path.glob("*.tmp*")) == []
+
+
+def test_nothing_logged_means_a_note_instead_of_a_picture(tmp_path: Path):
+    (tmp_path / "metrics.jsonl").write_text("", encoding="utf-8")
+    note = draw_loss_curves(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
+    assert note is not None and not (tmp_path / "loss.png").exists()
+
+
+def test_console_prints_plain_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]):
+    log = RunLog(Console(total=10, initial=0, progress=True))
+    log.console.print("one")
+    log.console.step()
+    log.console.dense("step 1/10 | loss 2")
+    log.close()
+    silent = Console(total=10, initial=0, progress=True, silent=True)
+    silent.print("nothing")
+    silent.dense("a | b")
+    assert capsys.readouterr().out.splitlines() == ["one", "step 1/10 | loss 2"]
+
+
+def test_stored_json_is_whole(tmp_path: Path):
+    store_json(tmp_path / "a" / "config.json", {"path": Path("x"), "number": 1})
+    assert json.loads((tmp_path / "a" / "config.json").read_text(encoding="utf-8")) == {"path": "x", "number": 1}
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["config.json"]

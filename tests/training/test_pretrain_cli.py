@@ -1,0 +1,216 @@
+"""pretrain_glm.py as a user runs it: tiny real runs, killed and resumed, and mistakes that end in one line."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.helpers import launching
+from tests.helpers.launching import environment
+from tests.helpers.launching import metrics as rows
+from tests.helpers.small_corpus import SmallCorpus, make_corpus
+
+start = partial(launching.start, "pretrain_glm.py")
+run = partial(launching.run, "pretrain_glm.py")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def straight(corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Run 24 updates without a break; return the folder and what was printed."""
+    folder = tmp_path_factory.mktemp("straight")
+    words = [*corpus.words(), "--train-iters", "24", "--save", "c", "--save-interval", "7", "--eval-at-start",
+             "--experiment-name", "s", "--auto-resume", "--keep-checkpoints", "2"]  # fmt: skip
+    return folder, run(*words, cwd=folder)
+
+
+def test_a_run_leaves_what_it_promises(straight: tuple[Path, str]):
+    folder, output = straight
+    summary = folder / "runs" / "s"
+    assert json.loads((summary / "config.json").read_text(encoding="utf-8"))["hidden_size"] == 32
+    assert list(summary.glob("events.out.tfevents.*"))
+    assert (summary / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "c" / "s" / "latest_checkpointed_iteration.txt").read_text(encoding="utf-8") == "24"
+    checkpoints = sorted(int(path.parent.name) for path in (folder / "c" / "s").glob("*/mp_rank_00_model_states.pt"))
+    assert checkpoints == [21, 24]
+    pattern = r" iteration        2/      24 \| elapsed time per iteration \(ms\): [\d.]+ \| learning rate 4.167E-03 \|"
+    assert re.search(pattern + r" lm loss \d\.\d{6}E\+00 \|\n", output)
+    assert len(re.findall(r"^ validation loss at iteration \d+ \| LM loss: ", output, re.MULTILINE)) == 5
+    assert " validation loss at the end of training for val data | LM loss: " in output
+    assert "weights: random" in output
+    table = output[output.index("validation loss (nats per target token) at iterations 0 -> 24") :]
+    assert re.search(r"words +\d\.\d{3} -> +\d\.\d{3}\n", table)
+    assert "unigram entropy of the text" in table
+
+
+def test_training_lowers_the_loss_and_evaluations_repeat(straight: tuple[Path, str]):
+    evaluations = [row for row in rows(straight[0], "s") if row["kind"] == "evaluation"]
+    assert evaluations[-1]["loss"] < evaluations[0]["loss"] - 0.5
+    assert evaluations[-1]["loss"] == evaluations[-2]["loss"]  # iteration 24 twice: the same batches
+    train = [row for row in rows(straight[0], "s") if row["kind"] == "train"]
+    assert [row["iteration"] for row in train] == list(range(2, 25, 2))
+    assert {"bert_loss", "sent_loss", "gpt_loss"} <= {key for row in train for key in row}
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_straight(corpus: SmallCorpus, straight: tuple[Path, str], tmp_path: Path):
+    words = [*corpus.words(), "--train-iters", "24", "--save", "c", "--save-interval", "7", "--eval-at-start"]
+    process = start(*words, "--experiment-name", "k", "--auto-resume", cwd=tmp_path)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(" iteration        8/"):  # one update behind the checkpoint of iteration 7
+            process.send_signal(signal.SIGKILL)
+            break
+    process.stdout.close()
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    output = run(*corpus.words(), "--train-iters", "24", "--save", "c", "--save-interval", "7", "--load", "c/k",
+                 "--num-workers", "1", cwd=tmp_path)  # fmt: skip
+    resumed_at = int(re.search(r"continuing from iteration (\d+)", output).group(1))
+    assert resumed_at in (7, 14, 21)
+    assert re.search(r"loaded \d+", output)
+    assert rows(tmp_path, "k") == rows(straight[0], "s")
+
+
+@pytest.mark.slow
+def test_a_signal_saves_and_leaves_and_a_second_start_finishes(
+    corpus: SmallCorpus, straight: tuple[Path, str], tmp_path: Path
+):
+    words = [*corpus.words(), "--train-iters", "24", "--save", "c", "--save-interval", "0", "--experiment-name", "t",
+             "--auto-resume", "--eval-at-start"]  # fmt: skip
+    process = start(*words, cwd=tmp_path)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(" iteration        4/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.stdout.read()
+    assert process.wait(timeout=60) == 0
+    stopped_at = int(re.search(r"stopped by a signal after iteration (\d+)", rest).group(1))
+    assert stopped_at < 24
+    output = run(*[word for word in words if word != "--eval-at-start"], cwd=tmp_path)
+    assert f"continuing from iteration {stopped_at}" in output
+    assert rows(tmp_path, "t") == rows(straight[0], "s")
+
+
+@pytest.mark.slow
+def test_workers_accumulation_and_bf16_run(corpus: SmallCorpus, tmp_path: Path):
+    config = tmp_path / "ds.json"
+    config.write_text(
+        json.dumps(
+            {
+                "train_micro_batch_size_per_gpu": 2,
+                "gradient_accumulation_steps": 2,
+                "fp16": {"enabled": True},
+                "optimizer": {"type": "Adam", "params": {"lr": 1e-3, "betas": [0.9, 0.98], "eps": 1e-6}},
+            }
+        ),
+        encoding="utf-8",
+    )
+    output = run(
+        *corpus.words(), "--train-iters", "4", "--num-workers", "2", "--checkpoint-activations", "--deepspeed",
+        "--deepspeed_config", str(config), "--exit-after", "3", "--save", "c", "--shuffle", "--short-seq-prob", "0.5",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert "batch_size = 2" in output and "this run uses bf16 instead" in output and "ZeRO stage 1" in output
+    (folder,) = (tmp_path / "c").iterdir()
+    assert re.fullmatch(r"glm\d\d-\d\d-\d\d-\d\d", folder.name)
+    assert (folder / "latest_checkpointed_iteration.txt").read_text(encoding="utf-8") == "3"
+
+
+@pytest.mark.slow
+def test_pretrained_weights_start_a_new_run(corpus: SmallCorpus, straight: tuple[Path, str], tmp_path: Path):
+    output = run(*corpus.words(), "--train-iters", "2", "--load-pretrained", str(straight[0] / "c" / "s"), cwd=tmp_path)
+    assert re.search(r"loaded \d+", output) and "weights: random" not in output
+    (name,) = (path.name for path in (tmp_path / "runs").iterdir())
+    last = [row for row in rows(straight[0], "s") if row["kind"] == "evaluation"][-1]["loss"]
+    first = rows(tmp_path, name)[0]
+    assert first["kind"] == "train" and first["iteration"] == 2 and first["loss"] < last + 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--load", "nowhere"], "nowhere"),
+        (["--load-pretrained", "nowhere"], "nowhere"),
+        (["--train-data", "absent.jsonl"], "absent.jsonl"),
+        (["--train-data", "no-such-corpus"], "no-such-corpus"),
+        (["--train-data", "empty.jsonl"], "empty.jsonl"),
+        (["--train-data", "broken.jsonl"], "broken.jsonl"),
+        (["--tokenizer-path", "absent.model"], "absent.model"),
+        (["--batch-size", "none"], "--batch-size"),
+        (["--seq-length", "65"], "--seq-length 65"),
+    ],
+)
+def test_mistakes_end_in_one_line(corpus: SmallCorpus, tmp_path: Path, words: list[str], message: str):
+    (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
+    (tmp_path / "broken.jsonl").write_text('{"text": "fine"}\n{"text": \n', encoding="utf-8")
+    process = subprocess.run(
+        [sys.executable, str(REPOSITORY / "pretrain_glm.py"), *corpus.words(), "--train-iters", "2", *words],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert process.returncode == 2, process.stdout + process.stderr
+    errors = [line for line in process.stderr.splitlines() if "Traceback" in line or line.startswith("error: ")]
+    assert len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0], process.stderr
+
+
+def test_help_needs_neither_torch_nor_numpy():
+    process = subprocess.run(
+        [sys.executable, str(REPOSITORY / "pretrain_glm.py"), "--help"],
+        env=environment(), capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "--train-data" in process.stdout and "--text-field" in process.stdout
+    check = "import sys, pretrain_glm; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", check], cwd=REPOSITORY, env=environment(), check=True)
+
+
+@pytest.mark.slow
+def test_another_tokenizer_does_not_continue_a_run(corpus: SmallCorpus, straight: tuple[Path, str]):
+    words = [word for word in corpus.words() if word != "--task-mask"]
+    words += ["--train-iters", "26", "--save", "c", "--experiment-name", "s", "--auto-resume"]
+    process = subprocess.run(
+        [sys.executable, str(REPOSITORY / "pretrain_glm.py"), *words],
+        cwd=straight[0], env=environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert process.returncode == 2
+    assert "was trained with another tokenizer" in process.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_downstream_tasks_are_mixed_in_and_resumed(corpus: SmallCorpus, vocab_dir: Path, tmp_path: Path):
+    """Sentences with a label, as SST-2 has them; a broken run draws the same batches as an unbroken one."""
+    folder = tmp_path / "tasks" / "SST-2"
+    folder.mkdir(parents=True)
+    rows = [f"the dog {'sings' if n % 2 else 'sleeps'} by the river\t{n % 2}" for n in range(20)]
+    (folder / "train.tsv").write_text("sentence\tlabel\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    words = corpus.words()
+    place = words.index("--tokenizer-type")
+    words[place : place + 4] = ["--tokenizer-type", "BertWordPieceTokenizer", "--tokenizer-model-type",
+                                "bert-base-uncased", "--vocab-dir", str(vocab_dir)]  # fmt: skip
+    words += ["--train-iters", "12", "--save", "c", "--multi-task-data", "sst2", "--multi-task-ratio", "0.5",
+              "--data-dir", str(tmp_path / "tasks"), "--auto-resume", "--save-interval", "0"]  # fmt: skip
+    output = run(*words, "--experiment-name", "whole", cwd=tmp_path)
+    assert "mixed in: sst2, 40 examples in all patterns" in output
+    whole = rows_of(tmp_path, "whole")
+    assert any("multi_loss" in row for row in whole) and any("bert_loss" in row for row in whole)
+    run(*words, "--experiment-name", "broken", "--exit-after", "6", cwd=tmp_path)
+    run(*words, "--experiment-name", "broken", cwd=tmp_path)
+    assert rows_of(tmp_path, "broken") == whole
+
+
+def rows_of(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Return the training rows of a run."""
+    return [row for row in rows(folder, name) if row["kind"] == "train"]

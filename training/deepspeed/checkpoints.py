@@ -1,0 +1,385 @@
+"""Checkpoints under ZeRO: DeepSpeed's files in the run's layout, whole or not at all.
+
+    <root>/<tag>/mp_rank_00_model_states.pt                                whole weights, also with ZeRO stage 3
+    <root>/<tag>/[bf16_]zero_pp_rank_0_mp_rank_00_optim_states.pt          one part of the optimizer per rank
+
+The parts fit the number of ranks that wrote them. ``--universal-checkpoint`` has DeepSpeed put them together first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from model.checkpoints.format import canonical_name, rule_for
+from model.checkpoints.reading import (
+    RELEASE_TAG,
+    SHARD_NAME,
+    CheckpointLocation,
+    LoadReport,
+    iteration_of,
+    locate_tag,
+    resolve_checkpoint,
+    shard_name,
+)
+from model.checkpoints.safe_loading import UnreadableCheckpointError, numpy_allow_list, read_checkpoint_file
+from model.checkpoints.writing import TEMPORARY_PREFIX, write_shard
+from mpu.initialize import ParallelTopology
+from training.checkpointing import ResumeState, numbered_checkpoints, trained_weights, write_checkpoint
+from training.configurations import CheckpointSettings
+from training.deepspeed.config import DeepSpeedPlan
+from training.distributed import any_rank
+from training.random_states import gather_random_states, restore_random_states
+from training.schedule import AnnealingLR
+
+OPTIMIZER_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
+STAGE_KEY = "zero_stage"
+STEP_KEY = "optimizer_step"  # updates applied, which the universal form of stage 3 lacks
+
+
+class SafeCheckpointEngine:
+    """Read and write DeepSpeed's files: durable writes, reads that execute nothing.
+
+    A failed write is remembered instead of raised, so that all ranks pass DeepSpeed's barriers and fail together.
+    Of the weights only those that ``kept`` names are written (None: all).
+    """
+
+    name = "safe"
+
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
+        self.kept: frozenset[str] | None = None
+
+    def save(self, state_dict: Any, path: str) -> None:
+        """Write one file and wait until it is on the disk; see ``failure``."""
+        if self.kept is not None and "module" in state_dict:
+            weights = {name: tensor for name, tensor in state_dict["module"].items() if name in self.kept}
+            state_dict = {**state_dict, "module": weights}
+        try:
+            write_shard(Path(path), state_dict)
+        except (OSError, RuntimeError) as error:  # torch reports some failed writes as RuntimeError
+            self.failure = error
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        """Read one file with the weights-only reader; raise ``UnreadableCheckpointError`` when it cannot be."""
+        return read_deepspeed_file(Path(path))
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Make a folder; see ``failure``."""
+        try:
+            os.makedirs(path, exist_ok=exist_ok)
+        except OSError as error:
+            self.failure = error
+
+    def create(self, info: Any) -> None:
+        """Begin a checkpoint: nothing to do."""
+
+    def commit(self, info: Any) -> bool:
+        """End a checkpoint; it is published by us."""
+        return True
+
+    def is_data_parallel_writer(self, data_parallel_rank: int) -> bool:
+        """Tell whether a data rank writes the model's file."""
+        return data_parallel_rank == 0
+
+    def is_decoupled(self) -> bool:
+        """Tell whether files are written in the background."""
+        return False
+
+    def preserves_storage_sharing(self) -> bool:
+        """Tell whether tensors that share memory have to be cloned before they are written."""
+        return True
+
+    def cleanup(self) -> None:
+        """Close nothing."""
+
+
+def read_deepspeed_file(path: Path) -> Any:
+    """Return the content of one of DeepSpeed's files; only its own plain classes are built, nothing is executed."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    allowed = [*numpy_allow_list(), DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can end in any error of torch, pickle or Python
+        raise UnreadableCheckpointError(
+            f"{path} cannot be read as a DeepSpeed checkpoint: {' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+@dataclass(frozen=True)
+class ZeroShape:
+    """How a checkpoint's optimizer is cut: data ranks, tensor-parallel ranks, ZeRO stage (None: not known)."""
+
+    data_parallel_size: int
+    model_parallel_size: int
+    stage: int | None
+
+    def __str__(self) -> str:
+        stage = "" if self.stage is None else f" with ZeRO stage {self.stage}"
+        return f"{self.data_parallel_size} data x {self.model_parallel_size} tensor-parallel ranks{stage}"
+
+
+def zero_shape(folder: Path) -> ZeroShape | None:
+    """Return how the optimizer files in ``folder`` are cut; None when there are none."""
+    found = [match for file in folder.iterdir() if (match := OPTIMIZER_FILE.fullmatch(file.name))]
+    if not found:
+        return None
+    content = read_checkpoint_file(folder / shard_name(0))
+    sizes = (1 + max(int(match[group]) for match in found) for group in (1, 2))
+    return ZeroShape(*sizes, stage=content.get(STAGE_KEY))
+
+
+def continues_deepspeed(
+    path: Path, settings: CheckpointSettings, *, plan: DeepSpeedPlan, topology: ParallelTopology
+) -> bool:
+    """Tell whether the optimizer of the checkpoint at ``path`` has to be restored by DeepSpeed.
+
+    Raises:
+        ValueError: it cannot be restored in this run; the message names the flag that helps.
+    """
+    location = resolve_checkpoint(path)
+    if settings.finetune or location.tag == RELEASE_TAG or not settings.load_optimizer:
+        return False
+    saved, weights_only = zero_shape(location.folder), "or continue with its weights alone (--no-load-optim)"
+    if plan.stage == 0:
+        if saved is not None:
+            raise ValueError(
+                f"{location.folder} was written by {saved}, this run has no ZeRO: choose a stage in the DeepSpeed "
+                f"file, {weights_only}"
+            )
+        return False
+    if saved is None:
+        raise ValueError(
+            f"{location.folder} was not written with ZeRO, so it has no optimizer state for stage {plan.stage}: "
+            f"continue with the engine that wrote it, {weights_only}"
+        )
+    if settings.universal and (saved.stage == 3) != (plan.stage == 3):
+        raise ValueError(
+            f"{location.folder} was written by {saved}: DeepSpeed converts neither to stage 3 nor from it; continue "
+            f"with stage {saved.stage}, {weights_only}"
+        )
+    if settings.universal and plan.stage == 3 and topology.model_parallel_size > saved.model_parallel_size:
+        raise ValueError(
+            f"{location.folder} was written by {saved}: DeepSpeed cannot cut stage 3 for more tensor-parallel ranks; "
+            f"use no more than {saved.model_parallel_size}, {weights_only}"
+        )
+    present = ZeroShape(topology.data_parallel_size, topology.model_parallel_size, plan.stage)
+    if not settings.universal and replace(saved, stage=saved.stage or plan.stage) != present:
+        raise ValueError(
+            f"{location.folder} was written by {saved}, this run has {present}: add --universal-checkpoint to carry "
+            f"its optimizer over, {weights_only}"
+        )
+    return True
+
+
+def save_zero_checkpoint(
+    engine: Any,
+    settings: CheckpointSettings,
+    *,
+    tag: str,
+    iteration: int,
+    data_state: Mapping[str, Any],
+    scheduler: AnnealingLR,
+    topology: ParallelTopology,
+) -> Path:
+    """Write a checkpoint of DeepSpeed's ``engine``; see ``training.checkpointing.write_checkpoint``."""
+    assert settings.save is not None, "save without a folder"
+    stage = engine.zero_optimization_stage()
+    state: dict[str, Any] = {"iteration": iteration, "data_state": dict(data_state), STAGE_KEY: int(stage)}
+    if settings.save_optimizer:
+        state["client_lr_scheduler"] = scheduler.state_dict()
+        steps = [float(own["step"]) for own in engine.optimizer.optimizer.state.values() if "step" in own]
+        state[STEP_KEY] = max(steps, default=0.0)
+    if settings.save_random_state:
+        state |= gather_random_states(engine.module, topology=topology)
+    temporary = settings.save / f"{TEMPORARY_PREFIX}{tag}"
+
+    def write() -> None:
+        files: SafeCheckpointEngine = engine.checkpoint_engine
+        files.failure = None
+        if settings.save_optimizer:
+            frozen = has_frozen_weights(engine.module)
+            files.kept = frozenset(trained_weights(engine.module)) if frozen else None
+            engine.save_checkpoint(
+                str(settings.save),
+                tag=temporary.name,
+                client_state=state,
+                save_latest=False,
+                exclude_frozen_parameters=frozen,
+            )
+            files.kept = None
+        if stage == 3 or not settings.save_optimizer:
+            weights = whole_weights(engine.module, keep=topology.data_parallel_rank == 0)
+            if topology.data_parallel_rank == 0:
+                sizes = {
+                    "mp_world_size": topology.model_parallel_size,
+                    "dp_world_size": topology.data_parallel_size,
+                }
+                path = temporary / shard_name(topology.model_parallel_rank)
+                files.save({"module": weights, **sizes, **state}, str(path))
+        if files.failure is not None:
+            raise files.failure
+
+    return write_checkpoint(settings.save / tag, write, topology=topology, device=engine.device, keep=settings.keep)
+
+
+def has_frozen_weights(model: torch.nn.Module) -> bool:
+    """Tell whether a part of the model is not trained; checkpoints leave it out, as the torch engine's do."""
+    return not all(parameter.requires_grad for parameter in model.parameters())
+
+
+def whole_weights(model: torch.nn.Module, *, keep: bool) -> dict[str, torch.Tensor]:
+    """Return the trained weights under their names, gathering those that stage 3 has spread; empty without ``keep``.
+
+    Every rank has to call it.
+    """
+    import deepspeed
+
+    gathered: dict[str, torch.Tensor] = {}
+    for name, tensor in trained_weights(model).items():
+        spread = [tensor] if hasattr(tensor, "ds_id") else []
+        with deepspeed.zero.GatheredParameters(spread, enabled=bool(spread)):
+            if keep:
+                gathered[name] = tensor.detach().cpu().clone()
+    return gathered
+
+
+def load_zero_checkpoint(
+    engine: Any, path: Path, settings: CheckpointSettings, *, scheduler: AnnealingLR, topology: ParallelTopology
+) -> ResumeState:
+    """Continue DeepSpeed's ``engine`` from the newest readable checkpoint of the run at ``path``.
+
+    Every rank has to call it. Raises ValueError when none can be read.
+    """
+    location, notes = _newest_complete(resolve_checkpoint(path), topology=topology, device=engine.device)
+    folder = location.folder
+    if settings.universal:
+        folder = make_universal(location, parent=settings.save or folder.parent, topology=topology)
+    options = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
+    _, content = engine.load_checkpoint(
+        str(folder.parent),
+        tag=folder.name,
+        load_module_strict=not has_frozen_weights(engine.module),
+        load_optimizer_states=True,
+        load_lr_scheduler_states=False,
+    )
+    for group, own in zip(engine.optimizer.param_groups, options, strict=True):
+        group.update(own)  # rate, betas and decay stay those of this run
+    if settings.universal:
+        for own in engine.optimizer.optimizer.state.values():
+            own["step"] = torch.full_like(torch.as_tensor(own["step"]), content[STEP_KEY])
+        dist.barrier()
+        if topology.rank == 0:
+            shutil.rmtree(folder)
+    if settings.load_schedule:
+        if not isinstance(content.get("client_lr_scheduler"), Mapping):
+            raise ValueError(
+                f"{location.folder} has no learning rate state; continue without it (--no-load-lr-scheduler)"
+            )
+        scheduler.load_state_dict(dict(content["client_lr_scheduler"]))
+    if settings.load_random_state:
+        notes += restore_random_states(content, engine.module, topology=topology)
+    report = LoadReport(
+        loaded=tuple(canonical_name(name) for name, _ in engine.module.named_parameters()),
+        missing=(),
+        unexpected=(),
+        grown=(),
+        iteration=iteration_of(content, location),
+        file=location.folder,
+        notes=notes,
+    )
+    return ResumeState(report.iteration, dict(content.get("data_state") or {}), report)
+
+
+def _newest_complete(
+    location: CheckpointLocation, *, topology: ParallelTopology, device: torch.device
+) -> tuple[CheckpointLocation, tuple[str, ...]]:
+    """Return the checkpoint, or the newest before it, whose files are whole, and notes on those that are not."""
+    candidates = [location]
+    if location.root is not None and location.iteration is not None:
+        older = (number for number in numbered_checkpoints(location.root) if number < location.iteration)
+        candidates += [found for number in older if (found := locate_tag(location.root, str(number)))]
+    notes: tuple[str, ...] = ()
+    for candidate in candidates:
+        broken = [
+            file.name
+            for file in sorted(candidate.folder.iterdir())
+            if (OPTIMIZER_FILE.fullmatch(file.name) or SHARD_NAME.fullmatch(file.name))
+            and not zipfile.is_zipfile(file)  # the directory of the archive is at its end
+        ]
+        if not any_rank(bool(broken), topology=topology, device=device):
+            return candidate, notes
+        notes += (f"WARNING: {candidate.folder} is cut off ({', '.join(broken[:2])}): an OLDER checkpoint is used",)
+    raise UnreadableCheckpointError(f"no checkpoint in {location.folder.parent} can be read; its files are cut off")
+
+
+def make_universal(location: CheckpointLocation, *, parent: Path, topology: ParallelTopology) -> Path:
+    """Put the parts of a checkpoint together in a temporary folder below ``parent``; every rank has to call it."""
+    folder = parent / f"{TEMPORARY_PREFIX}universal-{location.tag}"
+    if topology.rank == 0:
+        from deepspeed.checkpoint import ds_to_universal
+
+        files = [file for file in location.folder.iterdir() if file.suffix == ".pt"]
+        for file in files:
+            read_deepspeed_file(file)  # DeepSpeed's converter trusts what it reads
+        shutil.rmtree(folder, ignore_errors=True)
+        with TemporaryDirectory() as parts, open(os.devnull, "w") as silent:
+            spread = any(file.name.startswith("zero_") and "model_states" in file.name for file in files)
+            for file in files:
+                if not (spread and SHARD_NAME.fullmatch(file.name)):  # stage 3: the parts alone
+                    (Path(parts) / file.name).symlink_to(file.resolve())
+            arguments = argparse.Namespace(
+                input_folder=parts,
+                output_folder=str(folder),
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=True,
+                inject_missing_state=False,
+            )
+            with redirect_stdout(silent), redirect_stderr(silent):
+                ds_to_universal.main(arguments)
+    dist.barrier()
+    return folder
+
+
+def universal_checkpoint_info(model: torch.nn.Module) -> dict[str, Any]:
+    """Tell DeepSpeed's converter how each parameter is cut over tensor-parallel ranks (the table of parameter names).
+
+    What it is not told is cut along dimension 0.
+    """
+    replicated, columns, fused = [], [], {1: [], 2: []}
+    for name, parameter in model.named_parameters():
+        rule, pattern = rule_for(name), f"{re.escape(name)}$"
+        if rule.dim is None:
+            replicated.append(pattern)
+        elif rule.dim == 1:
+            columns.append(pattern)
+        elif rule.blocks > 1:
+            fused[parameter.dim()].append((pattern, rule.blocks))
+    parts = [
+        {"patterns": [pattern], "shape": (blocks,) + (-1,) * (dimensions - 1), "partition_dim": 0}
+        for dimensions, patterns in fused.items()
+        for pattern, blocks in patterns
+    ]
+    return {
+        "tp_replicated_parameter_patterns": replicated,
+        "parameter_with_row_parallelism_patterns": columns,
+        "parameter_with_sub_params": parts,
+    }

@@ -1,0 +1,108 @@
+"""What DeepSpeed is told: the user's JSON file with the values of this run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from training.configurations import OptimizerSettings, PrecisionSettings
+
+ADAM_TYPES = ("adam", "adamw", "fusedadam", "cpuadam")
+
+
+@dataclass(frozen=True)
+class DeepSpeedPlan:
+    """A configuration for ``deepspeed.initialize``.
+
+    Attributes:
+        config: the dictionary.
+        stage: the ZeRO stage, 0 to 3.
+        precision: ``fp32``, ``bf16`` or ``fp16``: the type of the parameters; masters are fp32.
+        notices: lines to print once.
+    """
+
+    config: dict[str, Any]
+    stage: int
+    precision: str
+    notices: tuple[str, ...]
+
+    @property
+    def clips_itself(self) -> bool:
+        """Tell whether DeepSpeed clips gradients and knows their norm; without ZeRO that is left to us."""
+        return self.stage > 0
+
+
+def deepspeed_plan(
+    content: Mapping[str, Any],
+    *,
+    batch_size: int,
+    accumulation_steps: int,
+    optimizer: OptimizerSettings,
+    precision: PrecisionSettings,
+    device: torch.device,
+    universal: bool = False,
+) -> DeepSpeedPlan:
+    """Resolve the JSON ``content`` for this run and this device.
+
+    Batch size, accumulation, clipping and precision are the run's, which already hold the values of the file. The
+    optimizer is ours on both engines (fused AdamW needs no compiler). ``universal`` lets the engine load a universal
+    checkpoint. Raises ValueError for an optimizer or a ZeRO stage that is not provided.
+    """
+    config = copy.deepcopy(dict(content))
+    notices: list[str] = []
+    kind = (config.pop("optimizer", None) or {}).get("type", "AdamW")
+    if kind.lower() not in ADAM_TYPES:
+        raise ValueError(f"the DeepSpeed file asks for the optimizer {kind!r}; Adam and AdamW are provided")
+    if config.pop("scheduler", None) is not None:
+        notices.append("warning: the scheduler of the DeepSpeed file has no effect; --lr-decay-style chooses it")
+    zero = dict(config.get("zero_optimization") or {})
+    if zero.pop("cpu_offload", False):  # its name until DeepSpeed 0.4
+        zero.setdefault("offload_optimizer", {"device": "cpu"})
+    stage = zero.get("stage", 0)
+    if stage not in (0, 1, 2, 3):
+        raise ValueError(f"the DeepSpeed file asks for ZeRO stage {stage!r}; 0, 1, 2 and 3 exist")
+    chosen = precision.kind
+    if chosen == "fp16" and device.type == "cpu":
+        chosen = "bf16"
+        notices.append("warning: DeepSpeed has no fp16 on a CPU; this run uses bf16 instead")
+    if chosen != "fp32" and stage == 0:
+        # Its half-precision wrappers of stage 0 keep no norm, and that of bf16 takes a step at construction.
+        stage = 1
+        notices.append(f"DeepSpeed: {chosen} runs with ZeRO stage 1, the file asks for none")
+    for name in ("train_batch_size", "fp16", "bf16", "bfloat16"):
+        config.pop(name, None)
+    if chosen == "fp16":
+        config["fp16"] = {**_float16(precision), **_known(content.get("fp16")), "enabled": True}
+    elif chosen == "bf16":
+        config["bf16"] = {**_known(content.get("bf16")), "enabled": True}
+    config["zero_optimization"] = {**zero, "stage": stage}
+    config |= {
+        "train_micro_batch_size_per_gpu": batch_size,
+        "gradient_accumulation_steps": accumulation_steps,
+        "gradient_clipping": optimizer.clip_grad if stage > 0 else 0.0,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": None,  # the run's own lines report
+    }
+    if universal:
+        config["checkpoint"] = {**config.get("checkpoint", {}), "load_universal": True}
+    return DeepSpeedPlan(config, stage, chosen, tuple(notices))
+
+
+def _float16(settings: PrecisionSettings) -> dict[str, Any]:
+    """Return the flags of loss scaling under DeepSpeed's names (0: dynamic)."""
+    return {
+        "loss_scale": settings.loss_scale or 0,
+        "loss_scale_window": settings.loss_scale_window,
+        "hysteresis": settings.hysteresis,
+        "min_loss_scale": settings.min_scale,
+    }
+
+
+def _known(block: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the values of a block that are not left to us ("auto")."""
+    return {name: value for name, value in (block or {}).items() if value != "auto"}

@@ -1,0 +1,240 @@
+"""The DeepSpeed engine: ZeRO 0 to 3, half precision with fp32 masters, offloading.
+
+DeepSpeed is imported here alone, and only when ``--deepspeed`` asks for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from model.checkpoints.reading import LoadReport
+from mpu.initialize import ParallelTopology
+from training.checkpointing import ResumeState, load_checkpoint, save_checkpoint
+from training.configurations import CheckpointSettings
+from training.deepspeed.checkpoints import (
+    SafeCheckpointEngine,
+    continues_deepspeed,
+    load_zero_checkpoint,
+    save_zero_checkpoint,
+    universal_checkpoint_info,
+)
+from training.deepspeed.config import DeepSpeedPlan
+from training.engine import Engine, Stopwatch
+from training.metrics import OBJECTIVE_INDEX, OBJECTIVES, StepResult
+from training.objectives import BlankInfilling, Objective
+from training.optimizer import clip_gradients
+from training.schedule import AnnealingLR
+
+INSTALL_HINT = "--deepspeed needs the package deepspeed: pip install deepspeed, or leave --deepspeed out"
+
+
+def prepare_deepspeed(device: torch.device) -> Any:
+    """Import DeepSpeed for ``device`` and return the module; several processes are already joined, a single one joins.
+
+    Raises:
+        ValueError: DeepSpeed is not installed.
+    """
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    try:
+        import deepspeed
+        from deepspeed import ops
+        from deepspeed.utils import logger
+    except ImportError:
+        raise ValueError(INSTALL_HINT) from None
+    logger.setLevel(logging.ERROR)
+    # DeepSpeed's collectives have newer names in torch; the warning comes with every step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    # A shared-memory collective that would be compiled at the first start; training does not use it.
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    # What launchers set; DeepSpeed reads nothing else than the environment.
+    launched = {"RANK": dist.get_rank(), "WORLD_SIZE": dist.get_world_size(), "LOCAL_RANK": device.index or 0}
+    for name, value in launched.items():
+        os.environ.setdefault(name, str(value))
+    deepspeed.init_distributed(dist_init_required=False, verbose=False)
+    return deepspeed
+
+
+def topology_for_deepspeed(topology: ParallelTopology) -> ParallelTopology:
+    """Return the topology with real groups everywhere: DeepSpeed takes None for the whole world.
+
+    Every rank has to call it.
+    """
+    groups = {}
+    for name in ("model_parallel_group", "data_parallel_group"):
+        if getattr(topology, name) is None:
+            alone = [dist.new_group([rank]) for rank in range(topology.world_size)]
+            groups[name] = alone[topology.rank]
+    return replace(topology, **groups)
+
+
+class DeepSpeedEngine(Engine):
+    """Make updates with DeepSpeed. It starts with the first use, so that weights can be loaded into the model before.
+
+    Without ZeRO the model, its gradients and the optimizer are as in plain torch, and so are the checkpoints.
+    """
+
+    loss_scaler = None  # DeepSpeed has its own
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        optimizer: torch.optim.Optimizer,
+        scheduler: AnnealingLR,
+        plan: DeepSpeedPlan,
+        clip_grad: float,
+        topology: ParallelTopology,
+        device: torch.device | str,
+        objective: Objective | None = None,
+    ) -> None:
+        """Hold ``model``, which lives on ``device``, and the optimizer of its parameters."""
+        super().__init__(
+            model,
+            objective=objective or BlankInfilling(),
+            precision=plan.precision,
+            topology=topology,
+            device=device,
+        )
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.plan = plan
+        self.clip_grad = clip_grad
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    @cached_property
+    def deepspeed(self) -> Any:
+        """Return DeepSpeed's engine around the model, made at the first use."""
+        module = prepare_deepspeed(self.device)
+        self.model.universal_checkpoint_info = universal_checkpoint_info(self.model)
+        engine, *_ = module.initialize(
+            model=self.model,
+            optimizer=self.optimizer,
+            mpu=topology_for_deepspeed(self.topology),
+            dist_init_required=False,
+            config=self.plan.config,
+        )
+        engine.checkpoint_engine = SafeCheckpointEngine()
+        engine._copy_recovery_script = lambda folder: None  # checkpoints hold whole weights by themselves
+        if hasattr(engine.optimizer, "check_grad_overflow"):
+            engine.optimizer.check_grad_overflow = True  # skip updates that are not finite in fp32, too
+        return engine
+
+    @property
+    def network(self) -> nn.Module:
+        """Return what runs a batch outside of training."""
+        return self.deepspeed.module
+
+    def train_step(self, batches: Sequence[Any]) -> StepResult:
+        """Make one update; the loss and its normalisation are those of the torch engine."""
+        engine, stopwatch = self.deepspeed, Stopwatch()
+        learning_rate = self.optimizer.param_groups[0]["lr"]
+        objective_sums = torch.zeros(len(OBJECTIVES), 2, device=self.device)
+        share = torch.zeros((), device=self.device)
+        factor = self._inverse_weight(batches)
+        loss_scale = float(engine.optimizer.loss_scale) if self.precision == "fp16" else None
+        grad_norm: Tensor | None = None
+        for index, batch in enumerate(batches):
+            with stopwatch.part("forward"):
+                sums = self._loss(engine, batch)
+                loss = sums.loss_sum * factor
+            with stopwatch.part("backward"):
+                # DeepSpeed averages over data ranks; the factor already holds the global weight.
+                engine.backward(loss * self.topology.data_parallel_size, scale_wrt_gas=False)
+            objective_sums[OBJECTIVE_INDEX[self.objective.mode(batch)]] += torch.stack(
+                [sums.loss_sum.detach(), sums.weight_sum]
+            )
+            share += loss.detach()
+            with stopwatch.part("optimizer"):
+                if index == len(batches) - 1 and not self.plan.clips_itself:
+                    grad_norm = clip_gradients(self._parameters, self.clip_grad, topology=self.topology)
+                    # Fused optimizers leave everything as it is by this flag, as in the torch engine.
+                    self.optimizer.found_inf = (~torch.isfinite(grad_norm)).float()
+                engine.step()
+        if grad_norm is None:
+            grad_norm = torch.as_tensor(engine.get_global_grad_norm(), device=self.device, dtype=torch.float32)
+        skipped = (~torch.isfinite(grad_norm)).float()
+        if engine.was_step_applied() or self.precision != "fp16":
+            self.scheduler.step()
+        return StepResult(
+            objective_sums=objective_sums,
+            loss=share,
+            grad_norm=grad_norm,
+            skipped=skipped,
+            num_tokens=sum(map(self.objective.num_tokens, batches)),
+            learning_rate=learning_rate,
+            loss_scale=loss_scale,
+            milliseconds=stopwatch.milliseconds,
+        )
+
+    def save(
+        self, settings: CheckpointSettings, *, iteration: int, data_state: dict[str, Any], tag: str | None = None
+    ) -> Path:
+        """Write a checkpoint of everything to ``settings.save`` and return its folder; every rank has to call it."""
+        assert settings.save is not None, "save without a folder"
+        if self.plan.stage == 0:
+            return save_checkpoint(
+                settings.save,
+                tag=tag or str(iteration),
+                iteration=iteration,
+                model=self.model,
+                optimizer=self.optimizer if settings.save_optimizer else None,
+                scheduler=self.scheduler if settings.save_optimizer else None,
+                topology=self.topology,
+                data_state=data_state,
+                random_state=settings.save_random_state,
+                keep=settings.keep,
+            )
+        return save_zero_checkpoint(
+            self.deepspeed,
+            settings,
+            tag=tag or str(iteration),
+            iteration=iteration,
+            data_state=data_state,
+            scheduler=self.scheduler,
+            topology=self.topology,
+        )
+
+    def load_weights(self, path: Path) -> LoadReport:
+        """Take the weights of the checkpoint at ``path``, for an evaluation: the optimizer stays as it is."""
+        import deepspeed
+
+        spread = [parameter for parameter in self.model.parameters() if hasattr(parameter, "ds_id")]
+        with deepspeed.zero.GatheredParameters(spread, modifier_rank=0, enabled=bool(spread)):
+            return super().load_weights(path)
+
+    def load(self, path: Path, settings: CheckpointSettings) -> ResumeState:
+        """Continue from the checkpoint at ``path``, as far as ``settings`` allow.
+
+        Weights alone, and everything without ZeRO, are read like the torch engine's. Raises ValueError when an
+        optimizer state is asked for that cannot be had here, with what to do.
+        """
+        if continues_deepspeed(path, settings, plan=self.plan, topology=self.topology):
+            return load_zero_checkpoint(
+                self.deepspeed, path, settings, scheduler=self.scheduler, topology=self.topology
+            )
+        assert "deepspeed" not in self.__dict__, "weights are loaded before DeepSpeed starts"
+        return load_checkpoint(
+            path,
+            model=self.model,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler if settings.load_schedule else None,
+            topology=self.topology,
+            load_optimizer=settings.load_optimizer and self.plan.stage == 0,
+            load_random=settings.load_random_state,
+            finetune=settings.finetune,
+        )
