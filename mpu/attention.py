@@ -24,8 +24,7 @@ from mpu.random import Dropout, ModelParallelRandomState, dropout
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-# From this key length on the fused kernel wins on the CPU in bf16 too, and saves the memory of the scores
-# .
+# From this key length on the fused kernel wins on the CPU in bf16 too, and saves the memory of the scores.
 FUSED_FROM_KEY_LENGTH = 1024
 
 
@@ -71,7 +70,7 @@ class PrefixMask:
             return cls._from_segments(*attention_mask.to(device, non_blocking=True).unbind(1))
         if attention_mask.dim() > 2 or (attention_mask.dim() == 2 and attention_mask.size(1) != 1):
             raise ValueError(
-                f"attention_mask has shape {list(attention_mask.shape)}; give prefix lengths of shape [], [b] or [b,1], "
+                f"attention_mask has shape {list(attention_mask.shape)}; give prefix lengths of shape [], [b], [b,1], "
                 "samples that share rows as [b,2,s] (without a cache), or a mask of shape [b,1,s,k]"
             )
         if query_length == 1:
