@@ -28,6 +28,49 @@ class CommandToken:
 
 
 @dataclass(frozen=True)
+class SpecialTokens:
+    """The ids that blank infilling is made of.
+
+    Attributes:
+        pad: fills rows.
+        eos: ends a text; the same id as ``pad``.
+        cls: opens a context, ``[CLS]`` (called ENC in files).
+        mask: stands for a blank, ``[MASK]``.
+        sep: stands between two texts, ``[SEP]``.
+        sop: is fed first for every blank, ``<|startofpiece|>``.
+        eop: ends what fills a blank, ``<|endofpiece|>``.
+        smask, gmask: stand for a blank of sentences and for one that a document ends with; None without --task-mask.
+        decoder_mask: hides tokens of a piece, ``[dBLOCK]``; None without --block-mask-prob.
+    """
+
+    pad: int
+    eos: int
+    cls: int
+    mask: int
+    sep: int
+    sop: int
+    eop: int
+    smask: int | None = None
+    gmask: int | None = None
+    decoder_mask: int | None = None
+
+    @property
+    def masks(self) -> frozenset[int]:
+        """Return all ids that stand for a blank."""
+        return frozenset(index for index in (self.mask, self.smask, self.gmask) if index is not None)
+
+    @property
+    def long_mask(self) -> int:
+        """Return the mask that a long text replaces: [gMASK] where there is one, else [MASK]."""
+        return self.mask if self.gmask is None else self.gmask
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Return the ids each of which ends what fills a blank."""
+        return self.eop, self.eos
+
+
+@dataclass(frozen=True)
 class CommandOptions:
     """Which command tokens a model uses.
 

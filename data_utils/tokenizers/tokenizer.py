@@ -12,7 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_utils.tokenizers.command_tokens import COMMAND_TABLES, CommandOptions, CommandTable, CommandToken
+from data_utils.tokenizers.command_tokens import (
+    COMMAND_TABLES,
+    CommandOptions,
+    CommandTable,
+    CommandToken,
+    SpecialTokens,
+)
 from data_utils.tokenizers.text_tokenizers import ByteLevelBPE, SentencePiece, TextTokenizer, WordPiece
 from data_utils.tokenizers.vocabularies import find_vocabulary
 
@@ -172,6 +178,17 @@ class Tokenizer:
     def has_command(self, name: str) -> bool:
         """Return whether there is a command called ``name``."""
         return name in self._by_name
+
+    @cached_property
+    def special(self) -> SpecialTokens:
+        """The ids that blank infilling is made of. Raises ValueError for a tokenizer without them."""
+        if not self.has_command("sop"):
+            raise ValueError("the tokenizer has no <|startofpiece|>: filling blanks needs --block-lm")
+        names = {"pad": "pad", "eos": "eos", "cls": "ENC", "mask": "MASK", "sep": "sep", "sop": "sop", "eop": "eop"}
+        optional = {"smask": "sMASK", "gmask": "gMASK", "decoder_mask": "dBLOCK"}
+        ids = {field: self.command_id(name) for field, name in names.items()}
+        ids |= {field: self.command_id(name) for field, name in optional.items() if self.has_command(name)}
+        return SpecialTokens(**ids)
 
     def padded_size(self, multiple: int = 128) -> int:
         """Return the rows of the embedding table: ``num_tokens`` rounded up to a multiple."""
