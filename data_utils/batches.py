@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from data_utils.objective import Objective
+
 WIDTH_FACTORS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75)  # tried, then narrowed; in longest samples
 # A position of a row that wide costs twice that of a narrow row: 12 layers, hidden 384, on a CPU (docs/performance.md).
 DOUBLE_COST_WIDTH = 1000
@@ -60,11 +62,11 @@ class Batch:
         np.ndarray
     )  # [b] prefix_lengths: columns below are visible to all, the rest causally; causal: [.,1,s,k]
     # samples that share rows: [b,2,s], see pack_batch
-    mode: str  # bert, sentence or gpt
+    mode: Objective
     num_dropped: int = 0  # samples left out because their spans did not fit
 
 
-def pad_batch(rows: Sequence[FilledSample], mode: str, *, masked_lm: bool = False, num_dropped: int = 0) -> Batch:
+def pad_batch(rows: Sequence[FilledSample], mode: Objective, *, masked_lm: bool = False, num_dropped: int = 0) -> Batch:
     """Stack rows of different lengths, padded with 0; ``masked_lm`` has one row of positions."""
     width = max(row.values.shape[1] for row in rows)
     values = np.zeros((5, len(rows), width), dtype=np.int64)
@@ -141,7 +143,7 @@ def shared_positions(
 
 def pack_batch(
     samples: Sequence[FilledSample],
-    mode: str,
+    mode: Objective,
     *,
     masked_lm: bool = False,
     num_dropped: int = 0,

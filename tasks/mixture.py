@@ -14,6 +14,7 @@ import numpy as np
 
 from data_utils.batches import Batch
 from data_utils.mixtures import MixedDataset
+from data_utils.objective import Objective
 from tasks.encoding import make_encoder, sample_of
 from tasks.examples import InputExample
 from tasks.samples import EncodingOptions, TaskSample
@@ -37,7 +38,6 @@ FOLDERS = {
     "squad": "SQuAD",
     "race": "RACE",
 }
-MODE = "multi-task"
 
 
 def language_model_form(sample: TaskSample) -> TaskSample:
@@ -130,4 +130,11 @@ class DownstreamCollator:
         from tasks.collation import collate
 
         batch = collate(samples, pad_id=self.pad_id, pad_to=self.pad_to)
-        return Batch(batch.input_ids, batch.target_ids, batch.loss_mask, batch.position_ids, batch.attention_mask, MODE)
+        return Batch(
+            batch.input_ids,
+            batch.target_ids,
+            batch.loss_mask,
+            batch.position_ids,
+            batch.attention_mask,
+            Objective.DOWNSTREAM,
+        )

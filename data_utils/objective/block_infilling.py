@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from data_utils.batches import Batch, FilledSample, pack_batch, pad_batch
+from data_utils.objective import Objective
 from data_utils.objective.spans import (
     SHORTEST_SHORT_SEQUENCE,
     Span,
@@ -104,10 +105,10 @@ class FilledRows:
     lengths: list[int]
     prefix_lengths: list[int]
 
-    def batch(self, mode: str, num_dropped: int) -> Batch:
+    def batch(self, objective: Objective, num_dropped: int) -> Batch:
         """Return them as a batch, without another copy of all but the positions."""
         positions = np.ascontiguousarray(self.values[3:].swapaxes(0, 1))
-        return Batch(*self.values[:3], positions, np.array(self.prefix_lengths, dtype=np.int64), mode, num_dropped)
+        return Batch(*self.values[:3], positions, np.array(self.prefix_lengths, dtype=np.int64), objective, num_dropped)
 
     def samples(self) -> list[FilledSample]:
         """Return them one by one, without the padding."""
@@ -149,10 +150,10 @@ class BlankInfillingCollator:
         self._enc = vocabulary.command_id("ENC")
         self._sop = vocabulary.command_id("sop")
         self._eop = vocabulary.command_id("eop")
-        masks = {"bert": "MASK", "gap_sentence": "MASK", "generation": "MASK"}
+        masks = {Objective.TOKEN: "MASK", Objective.SENTENCE: "MASK", Objective.DOCUMENT: "MASK"}
         if settings.task_mask:
-            masks.update(gap_sentence="sMASK", generation="gMASK")
-        self._mask_of = {task: vocabulary.command_id(name) for task, name in masks.items()}
+            masks |= {Objective.SENTENCE: "sMASK", Objective.DOCUMENT: "gMASK"}
+        self._mask_of = {objective: vocabulary.command_id(name) for objective, name in masks.items()}
         needs_decoder_mask = settings.block_mask_prob > 0.0 or settings.context_mask_ratio > 0.0
         self._decoder_mask = vocabulary.command_id("dBLOCK") if needs_decoder_mask else None
 
@@ -175,15 +176,15 @@ class BlankInfillingCollator:
         if generator.random() < settings.short_seq_prob:
             samples = self.split_samples(samples, generator)
         single_span = generator.random() < settings.single_span_prob
-        objective = 0.0 if single_span else generator.random()
-        if objective < settings.bert_prob:
-            mode, task = "bert", "bert"
+        drawn = 0.0 if single_span else generator.random()
+        if drawn < settings.bert_prob:
+            objective = Objective.TOKEN
             rows = [self._bert(sample, generator, single_span=single_span) for sample in samples]
-        elif objective < settings.bert_prob + settings.gap_sentence_prob:
-            mode, task = "sentence", "gap_sentence"
+        elif drawn < settings.bert_prob + settings.gap_sentence_prob:
+            objective = Objective.SENTENCE
             rows = [self._sentence(sample, generator) for sample in samples]
         else:
-            mode, task = "gpt", "generation"
+            objective = Objective.DOCUMENT
             lengths = [len(sample.tokens) for sample in samples]
             longest = max(lengths) - 2
             shortest = min(int(settings.gpt_min_ratio * min(lengths)), longest)
@@ -193,13 +194,13 @@ class BlankInfillingCollator:
         blanks = [row for row in kept if isinstance(row, Blanks)]
         num_dropped = rows.count(None)
         if len(blanks) == len(kept) and not self.pack:
-            return self._fill(blanks, task, token_generator).batch(mode, num_dropped)
-        filled = iter(self.fill(blanks, task, token_generator))
+            return self._fill(blanks, objective, token_generator).batch(objective, num_dropped)
+        filled = iter(self.fill(blanks, objective, token_generator))
         kept = [next(filled) if isinstance(row, Blanks) else row for row in kept]
-        options = {"masked_lm": settings.masked_lm and mode == "bert", "num_dropped": num_dropped}
+        options = {"masked_lm": settings.masked_lm and objective is Objective.TOKEN, "num_dropped": num_dropped}
         if self.pack:
-            return pack_batch(kept, mode, **options)
-        return pad_batch(kept, mode, **options)
+            return pack_batch(kept, objective, **options)
+        return pad_batch(kept, objective, **options)
 
     def split_samples(self, samples: Sequence[Sample], generator: random.Random) -> list[Sample]:
         """Cut every sample into pieces of one drawn length; the batch becomes that much taller (6.1)."""
@@ -229,7 +230,7 @@ class BlankInfillingCollator:
             return None
         if self.settings.masked_lm:
             return self._mask_in_place(sample, spans)
-        return self.draw_order(tokens, spans, "bert", generator)
+        return self.draw_order(tokens, spans, Objective.TOKEN, generator)
 
     def _sentence(self, sample: Sample, generator: random.Random) -> Blanks | FilledSample:
         """Blank out whole sentences (6.3)."""
@@ -242,7 +243,7 @@ class BlankInfillingCollator:
             enc=self._enc,
             ratio=self.settings.gap_sentence_ratio,
         )
-        return self.draw_order(tokens, spans, "gap_sentence", generator)
+        return self.draw_order(tokens, spans, Objective.SENTENCE, generator)
 
     def _document(self, sample: Sample, generator: random.Random, generation_length: int) -> Blanks | FilledSample:
         """Generate a suffix, or one long span in the middle (6.4)."""
@@ -256,14 +257,14 @@ class BlankInfillingCollator:
         spans = spans_in_documents(
             generator, [length], tokens, eos=self._eos, enc=self._enc, ratio=self.settings.bert_ratio
         )
-        return self.draw_order(tokens, spans, "generation", generator) if spans else self._without_blanks(sample)
+        return self.draw_order(tokens, spans, Objective.DOCUMENT, generator) if spans else self._without_blanks(sample)
 
     def _suffix(self, sample: Sample, length: int) -> FilledSample:
         """Keep a prefix and generate the last ``length`` tokens; the only form that honours the sample's loss mask."""
         cut = len(sample.tokens) - length
         values = np.zeros((5, cut + 1 + length), dtype=np.int64)
         values[:2, :cut] = sample.tokens[:cut]
-        values[:2, cut] = self._mask_of["generation"]
+        values[:2, cut] = self._mask_of[Objective.DOCUMENT]
         values[0, cut + 1] = self._sop
         values[0, cut + 2 :] = sample.tokens[cut:-1]
         values[1, cut + 1 :] = sample.tokens[cut:]
@@ -277,7 +278,7 @@ class BlankInfillingCollator:
         """Predict masked tokens in place, the BERT-style ablation."""
         row = self._without_blanks(sample)
         for start, end in spans:
-            row.values[0, start:end] = self._mask_of["bert"]
+            row.values[0, start:end] = self._mask_of[Objective.TOKEN]
             row.values[2, start:end] = sample.loss_mask[start:end]
         return row
 
@@ -289,13 +290,12 @@ class BlankInfillingCollator:
         values[3] = np.arange(length)
         return FilledSample(values, length)
 
-    def draw_order(self, tokens: np.ndarray, spans: list[Span], task: str, generator: random.Random) -> Blanks:
-        """Draw what filling needs beside the spans: the offset of positions, the order of spans, dBLOCK in part A.
-
-        ``tokens`` int64 [N]; ``task`` bert, gap_sentence or generation.
-        """
+    def draw_order(
+        self, tokens: np.ndarray, spans: list[Span], objective: Objective, generator: random.Random
+    ) -> Blanks:
+        """Draw what corrupting ``tokens`` [N] needs beside ``spans``: offset of positions, order, dBLOCK places."""
         settings = self.settings
-        hides_context = task == "bert" and settings.context_mask_ratio > 0.0
+        hides_context = objective is Objective.TOKEN and settings.context_mask_ratio > 0.0
         offset = source_length = 0
         if settings.random_position or hides_context:
             source_length = len(tokens) - sum(end - start - 1 for start, end in spans)
@@ -311,14 +311,11 @@ class BlankInfillingCollator:
             hidden = generator.sample(candidates, num_hidden)
         return Blanks(tokens, order, offset, hidden)
 
-    def fill(self, rows: Sequence[Blanks], task: str, token_generator: random.Random) -> list[FilledSample]:
-        """Replace spans by mask tokens and append them as part B (6.5).
+    def fill(self, rows: Sequence[Blanks], objective: Objective, token_generator: random.Random) -> list[FilledSample]:
+        """Replace spans by the mask tokens of ``objective`` and append them as part B."""
+        return self._fill(rows, objective, token_generator).samples() if rows else []
 
-        ``task`` bert, gap_sentence or generation chooses the mask token.
-        """
-        return self._fill(rows, task, token_generator).samples() if rows else []
-
-    def _fill(self, rows: Sequence[Blanks], task: str, token_generator: random.Random) -> FilledRows:
+    def _fill(self, rows: Sequence[Blanks], objective: Objective, token_generator: random.Random) -> FilledRows:
         """Fill all rows of a batch at once.
 
         Legend: n tokens of all rows, a of them in part A, k spans of all rows, p tokens of part B.
@@ -343,7 +340,7 @@ class BlankInfillingCollator:
 
         source = np.zeros((5, source_ends[-1]), dtype=np.int64)  # [5,a]
         with_masks = tokens.copy()
-        with_masks[starts] = self._masks(task, num_spans)
+        with_masks[starts] = self._masks(objective, num_spans)
         source[:2] = with_masks[kept]
         source[3] = positions[kept]
         for row, start in zip(rows, source_starts, strict=True):
@@ -354,7 +351,7 @@ class BlankInfillingCollator:
         places = _ranges(starts, lengths + 1)  # [p], where each target comes from
         block = np.ones((5, len(places)), dtype=np.int64)  # [5,p]; all of it is predicted
         block[0] = tokens[places - 1]
-        if task == "bert" and settings.block_mask_prob > 0.0:
+        if objective is Objective.TOKEN and settings.block_mask_prob > 0.0:
             is_token = np.ones(len(places), dtype=bool)
             is_token[span_starts] = False
             block[0, is_token & self._hidden_inputs(is_token, token_generator)] = self._decoder_mask
@@ -383,10 +380,10 @@ class BlankInfillingCollator:
         drawn[is_token] = [uniform() for _ in range(int(is_token.sum()))]
         return drawn < self.settings.block_mask_prob
 
-    def _masks(self, task: str, num_spans: Sequence[int]) -> np.ndarray | int:
+    def _masks(self, objective: Objective, num_spans: Sequence[int]) -> np.ndarray | int:
         """Return the mask token of every span [k]; with sentinels it carries the number of the span in its row."""
-        if not (self.settings.sentinel_token and task == "bert"):
-            return self._mask_of[task]
+        if not (self.settings.sentinel_token and objective is Objective.TOKEN):
+            return self._mask_of[objective]
         return self._numbered("MASK", num_spans)
 
     def _start_tokens(self, num_spans: Sequence[int]) -> np.ndarray | int:

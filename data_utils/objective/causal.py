@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_utils.corpora.store import Documents
+from data_utils.objective import Objective
 from data_utils.objective.block_infilling import Batch, CommandVocabulary, Sample
 from data_utils.objective.packing import ITEMS_PER_DOCUMENT, DocumentPicker, ItemGenerator
-
-MODE = "gpt"  # what evaluation counts these batches as
 
 
 class CausalDataset:
@@ -213,7 +212,7 @@ class CausalCollator:
             reset_attention_mask=self.reset_attention_mask,
         )
         loss_mask = loss_mask[:, 1:] * masks.loss_mask
-        return Batch(inputs, targets, loss_mask, masks.position_ids, masks.attention_mask, MODE)
+        return Batch(inputs, targets, loss_mask, masks.position_ids, masks.attention_mask, Objective.DOCUMENT)
 
 
 @dataclass(frozen=True)
@@ -234,4 +233,4 @@ class SegmentCollator:
             attention_mask=np.stack([sample.attention_mask for sample in samples]),
         )
         targets = np.stack([sample.target_ids for sample in samples])
-        return Batch(inputs, targets, masks.loss_mask, masks.position_ids, masks.attention_mask, MODE)
+        return Batch(inputs, targets, masks.loss_mask, masks.position_ids, masks.attention_mask, Objective.DOCUMENT)

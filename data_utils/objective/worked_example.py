@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from data_utils.errors import run_main
+from data_utils.objective import Objective
 from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
 from data_utils.show import mask_picture
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "objective.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "objective.md"
 BEGIN = "<!-- worked example: written by python -m data_utils.objective.worked_example --write -->\n"
 END = "<!-- end of the worked example -->\n"
 
@@ -42,8 +43,8 @@ def worked_example() -> str:
     """Return the example as Markdown: tokens, targets, positions, loss mask, and the picture of the attention mask."""
     collator = BlankInfillingCollator(WordVocabulary(), BlankInfillingSettings(bert_prob=1.0), max_seq_length=16)
     tokens = np.arange(8)
-    blanks = collator.draw_order(tokens, SPANS, "bert", random.Random(SEED))
-    filled = collator.fill([blanks], "bert", random.Random(SEED))[0]
+    blanks = collator.draw_order(tokens, SPANS, Objective.TOKEN, random.Random(SEED))
+    filled = collator.fill([blanks], Objective.TOKEN, random.Random(SEED))[0]
     short = {"<|startofpiece|>": "sop", "<|endofpiece|>": "eop", "<|endoftext|>": "eos"}
 
     def names(ids: np.ndarray) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_utils.batches import FilledSample, pack_batch
+from data_utils.objective import Objective
 from tasks.seq2seq.examples import Seq2SeqSample
 
 
@@ -95,7 +96,7 @@ def _in_shared_rows(
     for sample, columns, prefix_length in zip(samples, kept, prefix_lengths, strict=True):
         lines = np.stack([sample.input_ids, sample.target_ids, sample.loss_mask, *sample.position_ids])  # [5,n]
         filled.append(FilledSample(lines[:, columns], prefix_length))
-    batch = pack_batch(filled, "gpt", multiple_of=multiple_of)
+    batch = pack_batch(filled, Objective.DOCUMENT, multiple_of=multiple_of)
     return Seq2SeqBatch(
         uids=tuple(sample.uid for sample in samples),
         input_ids=batch.input_ids,

@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 
+from data_utils.objective import Objective
 from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, FilledSample, Sample, pad_batch
 from data_utils.objective.spans import block_length_weights, place_spans, spans_in_documents
 from tests.helpers.golden_vocabulary import StandInVocabulary, settings_of
@@ -19,6 +20,7 @@ FIELDS = {
     "position_ids": "position_id",
     "attention_mask": "attention_mask",
 }
+OBJECTIVES = {"bert": Objective.TOKEN, "gap_sentence": Objective.SENTENCE, "generation": Objective.DOCUMENT}
 
 
 def collate(case: dict, call: dict, vocabulary: StandInVocabulary) -> tuple[Batch, random.Random]:
@@ -150,8 +152,9 @@ def check_filling(case: dict, vocabulary: StandInVocabulary) -> None:
     collator = BlankInfillingCollator(vocabulary, settings_of(case["init"]), max_seq_length=case["max_seq_length"])
     generator, token_generator = random.Random(case["seed"]), random.Random(case["global_random_seed"])
     spans = [tuple(span) for span in case["spans"]]
-    blanks = collator.draw_order(np.array(case["tokens"]), spans, case["task"], generator)
-    (filled,) = collator.fill([blanks], case["task"], token_generator)
+    objective = OBJECTIVES[case["task"]]
+    blanks = collator.draw_order(np.array(case["tokens"]), spans, objective, generator)
+    (filled,) = collator.fill([blanks], objective, token_generator)
     expected = case["expect"]
     assert set(expected) == {"tokens", "targets", "loss_mask", "position_ids", "sep"}
     assert filled.input_ids.tolist() == expected["tokens"]
@@ -182,6 +185,6 @@ def check_padding(case: dict) -> None:
         FilledSample(np.array([tokens, targets, loss_mask, *positions]), prefix_length=0)
         for tokens, targets, loss_mask, positions in zip(*(case["in"][name] for name in names), strict=True)
     ]
-    batch = pad_batch(rows, "bert")
+    batch = pad_batch(rows, Objective.TOKEN)
     for name, ours in zip(names, (batch.input_ids, batch.target_ids, batch.loss_mask, batch.position_ids), strict=True):
         assert ours.tolist() == case["out"][name]
