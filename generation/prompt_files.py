@@ -13,7 +13,7 @@ from generation.infill import BlankFiller, FilledPrompt
 from generation.inputs import require_blank
 from generation.sampling import DecodingSettings
 from mpu.initialize import ParallelTopology
-from mpu.sharing import gather_numbered
+from mpu.mappings import gather_numbered
 
 PROMPT_KEYS = ("prompt", "text")
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
-from mpu.sharing import gather_numbered
+from mpu.mappings import gather_numbered
 
 PROJECTED_AT_ONCE = 1024  # positions whose logits are in memory at the same time
 FEW_TOKENS = 256  # continuations of one row may have that many tokens, or as many as its start

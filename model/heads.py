@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from model.modeling_glm import GLMModel
 from model.shared_rows import states_at
+from mpu.kernels.host_memory import send
 from mpu.random import Dropout
-from mpu.transfers import send
 
 POOL_TOKENS = ("start", "pad", "cls")
 MODEL_PREFIX = "model."

@@ -20,10 +20,10 @@ from mpu.attention import PrefixMask
 from mpu.cache import KeyValueCache
 from mpu.cross_entropy import vocab_parallel_cross_entropy
 from mpu.initialize import ParallelTopology
+from mpu.kernels.host_memory import send
 from mpu.layers import VocabParallelEmbedding
 from mpu.mappings import copy_to_model_parallel, gather_from_model_parallel
 from mpu.random import ModelParallelRandomState
-from mpu.transfers import send
 from mpu.transformer import LayerContext, Transformer
 
 OUTPUTS = ("logits", "last_logits", "sharded_logits", "hidden")

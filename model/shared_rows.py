@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.modeling_glm import GLMModel, target_positions
-from mpu.transfers import send
+from mpu.kernels.host_memory import send
 
 
 @dataclass(frozen=True)

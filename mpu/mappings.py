@@ -1,4 +1,6 @@
-"""The four conjugate collectives at the borders of a tensor-parallel region.
+"""Collectives over the groups of a topology; with a group of size one each of them returns its argument untouched.
+
+Four conjugate pairs stand at the borders of a tensor-parallel region:
 
 ========  ==========================  ==========================
 name      forward                     backward
@@ -9,12 +11,14 @@ scatter   own chunk of the last dim   concatenate the last dim
 gather    concatenate the last dim    own chunk of the last dim
 ========  ==========================  ==========================
 
-With a group of size one each of them returns its argument untouched.
+c width of the last dimension, t tensor-parallel size
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +26,11 @@ from torch import Tensor
 from torch.autograd import Function
 
 from mpu.initialize import ParallelTopology
+
+MAX_DIMENSIONS = 8  # of a tensor that ``broadcast_tensors`` hands on
+Result = TypeVar("Result")
+
+# ------------------------------------------------------------------------------------------------------ one pass
 
 
 def all_reduce(tensor: Tensor, topology: ParallelTopology, *, operation: Any = None) -> Tensor:
@@ -48,6 +57,64 @@ def own_chunk_of_last_dim(tensor: Tensor, topology: ParallelTopology) -> Tensor:
     """Return this rank's [..., c/t] of a tensor [..., c]."""
     width = topology.share(tensor.size(-1), what="the last dimension of a tensor to scatter")
     return tensor.narrow(-1, topology.model_parallel_rank * width, width).contiguous()
+
+
+def any_rank(flag: bool, *, topology: ParallelTopology, device: torch.device) -> bool:
+    """Return whether any rank of the world has ``flag`` set; every rank has to ask."""
+    if topology.world_size == 1:
+        return flag
+    votes = torch.tensor(float(flag), device=device)
+    dist.all_reduce(votes)
+    return bool(votes.item() > 0)
+
+
+def gather_numbered(results: Mapping[int, Result], *, topology: ParallelTopology) -> dict[int, Result]:
+    """Return the numbered results of all data-parallel ranks, on every rank; every rank has to call it."""
+    if topology.data_parallel_group is None:
+        return dict(results)
+    shares: list[Mapping[int, Result]] = [{}] * topology.data_parallel_size
+    dist.all_gather_object(shares, results, group=topology.data_parallel_group)
+    return {number: result for share in shares for number, result in share.items()}
+
+
+def broadcast_tensors(
+    tensors: Mapping[str, Tensor] | None,
+    names: Sequence[str],
+    *,
+    topology: ParallelTopology,
+    device: torch.device | str = "cpu",
+) -> dict[str, Tensor]:
+    """Return ``{name: tensor}`` of the model-parallel group's first rank on every rank of the group.
+
+    ``tensors`` holds int64 tensors of any shape on the first rank and is not looked at on the others; ``names`` is the
+    same list everywhere. Two broadcasts: the shapes, then all elements as one flat buffer.
+    """
+    if topology.model_parallel_size == 1:
+        assert tensors is not None
+        return {name: tensors[name].to(device) for name in names}
+    source = topology.model_parallel_source_rank
+    table = torch.zeros(len(names), 1 + MAX_DIMENSIONS, dtype=torch.int64)  # number of dimensions, then the sizes
+    if topology.model_parallel_rank == 0:
+        assert tensors is not None
+        for row, name in zip(table, names):
+            tensor = tensors[name]
+            assert tensor.dtype == torch.int64, (name, tensor.dtype)
+            assert tensor.dim() <= MAX_DIMENSIONS, (name, tensor.shape)
+            row[: 1 + tensor.dim()] = torch.tensor([tensor.dim(), *tensor.shape])
+    table = table.to(device)
+    dist.broadcast(table, source, group=topology.model_parallel_group)
+    shapes = [tuple(row[1 : 1 + row[0]]) for row in table.tolist()]
+    if topology.model_parallel_rank == 0:
+        flat = torch.cat([tensors[name].to(device).flatten() for name in names])
+    else:
+        flat = torch.empty(sum(map(math.prod, shapes)), dtype=torch.int64, device=device)
+    if flat.numel():
+        dist.broadcast(flat, source, group=topology.model_parallel_group)
+    parts = flat.split([math.prod(shape) for shape in shapes])
+    return {name: part.view(shape) for name, part, shape in zip(names, parts, shapes)}
+
+
+# ------------------------------------------------------------------------------------------------------ with gradients
 
 
 class _CopyTo(Function):

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mpu.mappings import any_rank
 from tasks.adapters import keep_adapter
 from tasks.configuration import FinetuningSettings
 from tasks.run import TaskRun, TrainingSet
 from training.configurations import CheckpointSettings, RunSettings
-from training.distributed import any_rank
 from training.engine import Engine
 from training.evaluation import evaluate
 from training.logging import RunLog, store_json

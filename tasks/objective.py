@@ -13,7 +13,7 @@ from data_utils import loaders
 from data_utils.batches import Batch
 from model.modeling_glm import LanguageModelLoss
 from model.shared_rows import SharedRows
-from mpu.transfers import send
+from mpu.kernels.host_memory import send
 from tasks.collation import TaskBatch, to_tensors
 
 LOSS_FUNCTIONS = ("cross_entropy", "hinge", "generative", "mix")

@@ -10,7 +10,7 @@ import torch
 from generation.scoring import Continuation, Question, score_batch
 from generation.scoring import Score as ContinuationScore
 from model.heads import MultiTokenCloze
-from mpu.sharing import gather_numbered
+from mpu.mappings import gather_numbered
 from tasks.collation import collate, length_buckets
 from tasks.objective import answered_exactly, choice_scores, on_device
 from tasks.samples import TaskSample

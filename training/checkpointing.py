@@ -40,7 +40,7 @@ from model.checkpoints.writing import (
     write_trackers,
 )
 from mpu.initialize import ParallelTopology
-from training.distributed import any_rank
+from mpu.mappings import any_rank
 from training.optimizer import load_optimizer_state
 from training.random_states import gather_random_states, restore_random_states
 from training.schedule import AnnealingLR

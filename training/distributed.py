@@ -79,12 +79,3 @@ def seed_data_rank(seed: int, *, topology: ParallelTopology) -> None:
     """Give each data rank dropout masks of its own, once the model is built from the seed that all ranks share."""
     if seed > 0 and topology.data_parallel_rank > 0:
         torch.manual_seed(seed + topology.data_parallel_rank)
-
-
-def any_rank(flag: bool, *, topology: ParallelTopology, device: torch.device) -> bool:
-    """Return whether any rank of the world has ``flag`` set; every rank has to ask."""
-    if topology.world_size == 1:
-        return flag
-    votes = torch.tensor(float(flag), device=device)
-    dist.all_reduce(votes)
-    return bool(votes.item() > 0)

@@ -12,9 +12,9 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from data_utils.batches import Batch
+from mpu.mappings import any_rank
 from training.configurations import CheckpointSettings, RunSettings
 from training.curves import draw_loss_curves, validation_table
-from training.distributed import any_rank
 from training.engine import Engine
 from training.evaluation import evaluate
 from training.logging import RunLog

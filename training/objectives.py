@@ -10,7 +10,7 @@ from torch import nn
 from data_utils.batches import Batch
 from data_utils.loaders import to_tensors
 from model.modeling_glm import LanguageModelLoss
-from mpu.transfers import send
+from mpu.kernels.host_memory import send
 
 
 class Objective(Protocol):

@@ -22,7 +22,7 @@ from generation.sampling import process_scores
 from generation.state import DecodingState
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
-from mpu.sharing import gather_numbered
+from mpu.mappings import gather_numbered
 from tasks.seq2seq.examples import Seq2SeqSample
 from tasks.seq2seq.settings import BeamSettings
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from model.modeling_glm import LanguageModelLoss
-from mpu.transfers import send
+from mpu.kernels.host_memory import send
 from tasks.seq2seq.collation import Seq2SeqBatch
 
 

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.modeling_glm import GLMModel
-from mpu.broadcast import broadcast_tensors
 from mpu.cross_entropy import vocab_parallel_cross_entropy
 from mpu.gradients import gradient_norm
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from mpu.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding, shard_of
 from mpu.mappings import (
+    broadcast_tensors,
     copy_to_model_parallel,
     gather_from_model_parallel,
     own_chunk_of_last_dim,

@@ -13,10 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
-from mpu.broadcast import broadcast_tensors
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from mpu.layers import ColumnParallelLinear, shard_of
-from mpu.mappings import concatenate_last_dim
+from mpu.mappings import broadcast_tensors, concatenate_last_dim
 from tests.helpers.distributed import RankFailedError, run
 
 CONFIG = GLMConfig(2, 16, num_attention_heads=4, vocab_size=64, max_position_embeddings=20)

@@ -16,7 +16,7 @@ import torch
 
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
-from mpu.transfers import send
+from mpu.kernels.host_memory import send
 from tasks.collation import collate
 from tasks.objective import TaskObjective, mask_scores
 from tasks.seq2seq.collation import collate as collate_texts

@@ -37,10 +37,10 @@ from model.checkpoints.reading import (
 from model.checkpoints.safe_loading import UnreadableCheckpointError, numpy_allow_list, read_checkpoint_file
 from model.checkpoints.writing import TEMPORARY_PREFIX, write_shard
 from mpu.initialize import ParallelTopology
+from mpu.mappings import any_rank
 from training.checkpointing import ResumeState, numbered_checkpoints, trained_weights, write_checkpoint
 from training.configurations import CheckpointSettings
 from training.deepspeed.config import DeepSpeedPlan
-from training.distributed import any_rank
 from training.random_states import gather_random_states, restore_random_states
 from training.schedule import AnnealingLR
 
