@@ -22,8 +22,9 @@ from data_utils.errors import run_main
 from model.checkpoints.reading import shard_name
 from model.checkpoints.safe_loading import read_checkpoint_file
 from model.checkpoints.writing import write_shard, write_trackers
-from model.config import RELEASED_MODELS, GLMConfig
+from model.config import GLMConfig
 from model.modeling_glm import GLMModel
+from model.released import RELEASED_MODELS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TAG = "1"

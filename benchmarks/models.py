@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from model.config import RELEASED_MODELS, GLMConfig, ReleasedModel
+from model.config import GLMConfig
+from model.released import RELEASED_MODELS, ReleasedModel
 
 _BASE = RELEASED_MODELS["GLM-Base"]
 MODELS: dict[str, ReleasedModel] = {

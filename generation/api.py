@@ -292,7 +292,7 @@ def load_model(
         path: a run's folder of checkpoints, one checkpoint, or a file of weights.
         config, tokenizer: sizes and tokenizer, where both are known already.
         settings: ``config.json`` of the run; without it, it is looked for beside the checkpoint and in ``runs/``.
-        released: the name of a released model (``python -m model.config`` lists them) instead.
+        released: the name of a released model (``python -m model.released`` lists them) instead.
         vocab_dir: folder of the released vocabularies (default: GLM_VOCAB_DIR).
         max_length: see ``GLM``; None is the model's number of positions.
         block_positions: False for a model trained with ``--no-block-position``; None is as the settings say.

@@ -14,8 +14,9 @@ from typing import Any
 
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from model.checkpoints.reading import resolve_checkpoint
-from model.config import RELEASED_MODELS, GLMConfig, ReleasedModel
+from model.config import GLMConfig
 from model.hub.config_file import CONFIG_FILE, config_from_fields, read_fields
+from model.released import RELEASED_MODELS, ReleasedModel
 
 # What tokenizer_config.json of the Hugging Face layout calls each tokenizer: type, model type.
 HUB_TOKENIZERS = {

@@ -21,10 +21,10 @@ from mpu.cache import KeyValueCache
 from mpu.cross_entropy import vocab_parallel_cross_entropy
 from mpu.initialize import ParallelTopology
 from mpu.kernels.host_memory import send
-from mpu.layers import VocabParallelEmbedding
+from mpu.layers import LayerContext, VocabParallelEmbedding
 from mpu.mappings import copy_to_model_parallel, gather_from_model_parallel
 from mpu.random import ModelParallelRandomState
-from mpu.transformer import LayerContext, Transformer
+from mpu.transformer import Transformer
 
 OUTPUTS = ("logits", "last_logits", "sharded_logits", "hidden")
 
@@ -39,6 +39,11 @@ class LanguageModelLoss(NamedTuple):
     def mean(self) -> Tensor:
         """Return the loss per target position, and 0 when there is none."""
         return self.loss_sum / self.weight_sum.masked_fill(self.weight_sum == 0, 1.0)
+
+
+def count_parameters(config: GLMConfig) -> int:
+    """Count the parameters of the whole model, built on the meta device: no memory is taken."""
+    return GLMModel(config, device="meta").num_parameters()
 
 
 class GLMModel(nn.Module):
@@ -74,7 +79,7 @@ class GLMModel(nn.Module):
             dtype=dtype,
         )
         context = LayerContext(topology, self.random_state, generator=generator, device=device, dtype=dtype)
-        self.transformer = Transformer(config.transformer_settings(), context)
+        self.transformer = Transformer(config, context)
         self.inference_head: Callable[[Tensor], Tensor] | None = None  # in place of the product with the word table
         self.prompt_spell: PromptEncoder | None = None
         if config.prompt_length is not None:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from mpu.cache import KeyValueCache
-from mpu.initialize import ParallelTopology
+from mpu.config import TransformerConfig
 from mpu.kernels.flex import attend_blocks
-from mpu.layers import ColumnParallelLinear, RowParallelLinear
-from mpu.random import Dropout, ModelParallelRandomState, dropout
+from mpu.layers import ColumnParallelLinear, LayerContext, RowParallelLinear
+from mpu.random import Dropout, dropout
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -246,41 +246,19 @@ def attend_relative(
 class SelfAttention(nn.Module):
     """Multi-head self-attention with fused query/key/value projection, heads cut over the model-parallel ranks."""
 
-    def __init__(
-        self,
-        hidden_size: int,
-        num_heads: int,
-        *,
-        topology: ParallelTopology,
-        random_state: ModelParallelRandomState,
-        relative: bool = False,
-        attention_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-        fast_dropout: bool = True,
-        attention_scale: float = 1.0,
-        initializer_std: float = 0.02,
-        output_initializer_std: float = 0.02,
-        generator: Generator | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, config: TransformerConfig, context: LayerContext) -> None:
         super().__init__()
-        self.num_heads = topology.share(num_heads, what="the number of attention heads")  # of this rank
-        self.head_dim = hidden_size // num_heads
-        self.topology = topology
-        self.random_state = random_state
-        self.attention_dropout = attention_dropout
-        self.fast_dropout = fast_dropout
-        self.attention_scale = max(1.0, attention_scale)
-        common = {"topology": topology, "generator": generator, "device": device, "dtype": dtype}
-        self.query_key_value = ColumnParallelLinear(
-            hidden_size, 3 * hidden_size, stride=3, initializer_std=initializer_std, **common
-        )
+        size, std = config.hidden_size, config.initializer_std
+        self.config = config
+        self.num_heads = context.topology.share(config.num_attention_heads, what="the number of attention heads")
+        self.head_dim = size // config.num_attention_heads
+        self.random_state = context.random_state
+        self.query_key_value = ColumnParallelLinear(size, 3 * size, stride=3, initializer_std=std, **context.parallel())
         self.relative: ColumnParallelLinear | None = None
-        if relative:
-            self.relative = ColumnParallelLinear(hidden_size, hidden_size, initializer_std=initializer_std, **common)
-        self.dense = RowParallelLinear(hidden_size, hidden_size, initializer_std=output_initializer_std, **common)
-        self.output_dropout = Dropout(output_dropout, fast=fast_dropout)
+        if config.relative_encoding:
+            self.relative = ColumnParallelLinear(size, size, initializer_std=std, **context.parallel())
+        self.dense = RowParallelLinear(size, size, initializer_std=config.output_initializer_std, **context.parallel())
+        self.output_dropout = Dropout(config.output_dropout, fast=config.fast_dropout)
 
     def forward(
         self,
@@ -310,11 +288,11 @@ class SelfAttention(nn.Module):
                 query = query.to(key.dtype)  # fp32 for 16 bits, see ``KeyValueCache.allocate``
             else:
                 key, value = key.to(query.dtype), value.to(query.dtype)
-        probability = self.attention_dropout if self.training else 0.0
+        probability = self.config.attention_dropout if self.training else 0.0
         options = {
             "dropout_probability": probability,
-            "fast_dropout": self.fast_dropout,
-            "attention_scale": self.attention_scale,
+            "fast_dropout": self.config.fast_dropout,
+            "attention_scale": max(1.0, self.config.attention_scale),
         }
         with self.random_state.fork(query.device) if probability > 0.0 else nullcontext():
             if self.relative is None:

@@ -7,6 +7,8 @@ depend on the model-parallel size. The draw is skipped for parameters on the met
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,26 @@ from mpu.mappings import (
     reduce_from_model_parallel,
     scatter_to_model_parallel,
 )
+from mpu.random import ModelParallelRandomState
+
+
+@dataclass(frozen=True)
+class LayerContext:
+    """What every layer needs besides its input: where it runs, and how its parameters are made."""
+
+    topology: ParallelTopology
+    random_state: ModelParallelRandomState
+    generator: Generator | None = None
+    device: torch.device | str | None = None
+    dtype: torch.dtype | None = None
+
+    def parallel(self) -> dict[str, Any]:
+        """Return the keyword arguments of a parallel layer."""
+        return {"topology": self.topology, "generator": self.generator, **self.factory()}
+
+    def factory(self) -> dict[str, Any]:
+        """Return the keyword arguments of a plain torch layer."""
+        return {"device": self.device, "dtype": self.dtype}
 
 
 def shard_of(full: Tensor, *, dim: int, topology: ParallelTopology, stride: int = 1) -> Tensor:

@@ -6,85 +6,40 @@ tensor-parallel size
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from mpu.attention import PrefixMask, RelativePositions, SelfAttention, rows_at
 from mpu.cache import KeyValueCache
+from mpu.config import TransformerConfig
 from mpu.initialize import ParallelTopology
 from mpu.kernels.flex import KERNELS, make_block_mask, prefers_blocks
-from mpu.layers import ColumnParallelLinear, RowParallelLinear, initialize_normal, mark_model_parallel
-from mpu.random import Dropout, ModelParallelRandomState, checkpoint_activations
+from mpu.layers import ColumnParallelLinear, LayerContext, RowParallelLinear, initialize_normal, mark_model_parallel
+from mpu.random import Dropout, checkpoint_activations
 
 # Widths are multiples of the first for compiled layers, else on a GPU of the second, for its fused
 # kernels with a mask.
 COMPILED_MULTIPLE, GPU_MULTIPLE = 64, 8
 
 
-@dataclass(frozen=True)
-class TransformerSettings:
-    """Sizes and options of a transformer stack; see ``model.config.GLMConfig`` for what they mean."""
-
-    num_layers: int
-    hidden_size: int
-    num_attention_heads: int
-    position_rows: int
-    block_position_encoding: bool = True
-    relative_encoding: bool = False
-    embedding_dropout: float = 0.1
-    attention_dropout: float = 0.1
-    output_dropout: float = 0.1
-    fast_dropout: bool = True
-    attention_scale: float = 1.0
-    checkpoint_activations: bool = False
-    checkpoint_num_layers: int = 1
-    layernorm_epsilon: float = 1e-5
-    initializer_std: float = 0.02
-
-    @property
-    def output_initializer_std(self) -> float:
-        """Return the deviation of the two matrices that write to the residual stream."""
-        return self.initializer_std / math.sqrt(2.0 * self.num_layers)
-
-
-@dataclass(frozen=True)
-class LayerContext:
-    """What every layer needs besides its input: where it runs, and how its parameters are made."""
-
-    topology: ParallelTopology
-    random_state: ModelParallelRandomState
-    generator: Generator | None = None
-    device: torch.device | str | None = None
-    dtype: torch.dtype | None = None
-
-    def parallel(self) -> dict:
-        """Return the keyword arguments of a parallel layer."""
-        return {"topology": self.topology, "generator": self.generator, **self.factory()}
-
-    def factory(self) -> dict:
-        """Return the keyword arguments of a plain torch layer."""
-        return {"device": self.device, "dtype": self.dtype}
-
-
 class MLP(nn.Module):
     """Two linear layers, h to 4h to h, with the tanh form of GELU between them."""
 
-    def __init__(self, settings: TransformerSettings, context: LayerContext) -> None:
+    def __init__(self, config: TransformerConfig, context: LayerContext) -> None:
         super().__init__()
-        hidden_size = settings.hidden_size
+        hidden_size = config.hidden_size
         self.dense_h_to_4h = ColumnParallelLinear(
-            hidden_size, 4 * hidden_size, initializer_std=settings.initializer_std, **context.parallel()
+            hidden_size, 4 * hidden_size, initializer_std=config.initializer_std, **context.parallel()
         )
         self.dense_4h_to_h = RowParallelLinear(
-            4 * hidden_size, hidden_size, initializer_std=settings.output_initializer_std, **context.parallel()
+            4 * hidden_size, hidden_size, initializer_std=config.output_initializer_std, **context.parallel()
         )
-        self.output_dropout = Dropout(settings.output_dropout, fast=settings.fast_dropout)
+        self.output_dropout = Dropout(config.output_dropout, fast=config.fast_dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map [b,s,h] to [b,s,h], dropout included."""
@@ -95,25 +50,13 @@ class MLP(nn.Module):
 class TransformerLayer(nn.Module):
     """x + attention(LayerNorm(x)), then x + MLP(LayerNorm(x))."""
 
-    def __init__(self, settings: TransformerSettings, context: LayerContext) -> None:
+    def __init__(self, config: TransformerConfig, context: LayerContext) -> None:
         super().__init__()
-        norm = {"eps": settings.layernorm_epsilon, **context.factory()}
-        self.input_layernorm = nn.LayerNorm(settings.hidden_size, **norm)
-        self.attention = SelfAttention(
-            settings.hidden_size,
-            settings.num_attention_heads,
-            random_state=context.random_state,
-            relative=settings.relative_encoding,
-            attention_dropout=settings.attention_dropout,
-            output_dropout=settings.output_dropout,
-            fast_dropout=settings.fast_dropout,
-            attention_scale=settings.attention_scale,
-            initializer_std=settings.initializer_std,
-            output_initializer_std=settings.output_initializer_std,
-            **context.parallel(),
-        )
-        self.post_attention_layernorm = nn.LayerNorm(settings.hidden_size, **norm)
-        self.mlp = MLP(settings, context)
+        norm = {"eps": config.layernorm_epsilon, **context.factory()}
+        self.input_layernorm = nn.LayerNorm(config.hidden_size, **norm)
+        self.attention = SelfAttention(config, context)
+        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, **norm)
+        self.mlp = MLP(config, context)
 
     def forward(
         self,
@@ -152,23 +95,23 @@ class SinusoidalEncoding(nn.Module):
 class Transformer(nn.Module):
     """Add positions to word embeddings, apply the layers and the final LayerNorm."""
 
-    def __init__(self, settings: TransformerSettings, context: LayerContext) -> None:
+    def __init__(self, config: TransformerConfig, context: LayerContext) -> None:
         super().__init__()
-        self.settings = settings
+        self.config = config
         self.random_state = context.random_state
-        self.embedding_dropout = Dropout(settings.embedding_dropout, fast=settings.fast_dropout)
-        if settings.relative_encoding:
-            heads = context.topology.share(settings.num_attention_heads, what="the number of attention heads")
-            shape = (heads, settings.hidden_size // settings.num_attention_heads)  # [n,d]
+        self.embedding_dropout = Dropout(config.embedding_dropout, fast=config.fast_dropout)
+        if config.relative_encoding:
+            heads = context.topology.share(config.num_attention_heads, what="the number of attention heads")
+            shape = (heads, config.hidden_size // config.num_attention_heads)  # [n,d]
             self.r_w_bias = mark_model_parallel(nn.Parameter(torch.zeros(shape, **context.factory())))
             self.r_r_bias = mark_model_parallel(nn.Parameter(torch.zeros(shape, **context.factory())))
-            self.position_embeddings = SinusoidalEncoding(settings.hidden_size, device=context.device)
+            self.position_embeddings = SinusoidalEncoding(config.hidden_size, device=context.device)
         else:
-            self.position_embeddings = _position_table(settings, context)
-            if settings.block_position_encoding:
-                self.block_position_embeddings = _position_table(settings, context)
-        self.layers = nn.ModuleList(TransformerLayer(settings, context) for _ in range(settings.num_layers))
-        self.final_layernorm = nn.LayerNorm(settings.hidden_size, eps=settings.layernorm_epsilon, **context.factory())
+            self.position_embeddings = _position_table(config, context)
+            if config.block_position_encoding:
+                self.block_position_embeddings = _position_table(config, context)
+        self.layers = nn.ModuleList(TransformerLayer(config, context) for _ in range(config.num_layers))
+        self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layernorm_epsilon, **context.factory())
         self.attention_kernel = "auto"
         self._compiled_layer: Callable[..., Tensor] | None = None
 
@@ -230,14 +173,14 @@ class Transformer(nn.Module):
         compiled = self._compiled_layer if cache is None else None
         run_layer = compiled or _run_layer
         common = {"cache": cache, "positions": positions}
-        options: list[dict[str, Any]] = [{"mask": mask, **common}] * self.settings.num_layers
+        options: list[dict[str, Any]] = [{"mask": mask, **common}] * self.config.num_layers
         if query_positions is not None:
             options[-1] = {"mask": mask.at(query_positions), "query_positions": query_positions, **common}
         if compiled is not None:
             _mark_sizes(hidden, mask.visible, options[-1]["mask"].visible, query_positions)
-        chunked = self.settings.checkpoint_activations and cache is None and torch.is_grad_enabled()
-        chunk = self.settings.checkpoint_num_layers if chunked else self.settings.num_layers
-        for first in range(0, self.settings.num_layers, chunk):
+        chunked = self.config.checkpoint_activations and cache is None and torch.is_grad_enabled()
+        chunk = self.config.checkpoint_num_layers if chunked else self.config.num_layers
+        for first in range(0, self.config.num_layers, chunk):
 
             def run_chunk(states: Tensor, first: int = first) -> Tensor:
                 for index, layer in enumerate(self.layers[first : first + chunk], start=first):
@@ -252,7 +195,7 @@ class Transformer(nn.Module):
 
     def _padding(self, states: Tensor, attention_mask: Tensor, *, cache: KeyValueCache | None) -> int:
         """Return how many positions are put behind those of ``states`` [b,s,h], where nothing sees them."""
-        if self.settings.relative_encoding or cache is not None or attention_mask.dim() == 4:
+        if self.config.relative_encoding or cache is not None or attention_mask.dim() == 4:
             return 0
         if self._compiled_layer is not None:
             return -states.size(1) % COMPILED_MULTIPLE
@@ -266,9 +209,9 @@ class Transformer(nn.Module):
         mask = PrefixMask.from_attention_mask(
             attention_mask, query_length=length + padding, key_length=num_keys + padding, device=states.device
         )
-        probability = self.settings.attention_dropout if self.training else 0.0
+        probability = self.config.attention_dropout if self.training else 0.0
         options = {"device": states.device, "dropout_probability": probability}
-        if num_keys > length or self.settings.relative_encoding:
+        if num_keys > length or self.config.relative_encoding:
             return mask
         if not prefers_blocks(self.attention_kernel, attention_mask, **options):
             return mask
@@ -279,11 +222,11 @@ class Transformer(nn.Module):
         self, word_embeddings: Tensor, position_ids: Tensor | None, num_keys: int
     ) -> tuple[Tensor, RelativePositions | None]:
         """Return the first residual stream [b,s,h] and, in relative mode, the encodings of distances."""
-        if self.settings.relative_encoding:
+        if self.config.relative_encoding:
             encodings = self.position_embeddings(num_keys, dtype=word_embeddings.dtype)  # [k,h]
             hidden = self.embedding_dropout(word_embeddings)
             return hidden, RelativePositions(self.embedding_dropout(encodings), self.r_w_bias, self.r_r_bias)
-        two_rows = self.settings.block_position_encoding
+        two_rows = self.config.block_position_encoding
         expected = "[b,2,s]" if two_rows else "[b,s]"
         if position_ids is None or position_ids.dim() != (3 if two_rows else 2):
             given = "none" if position_ids is None else f"shape {list(position_ids.shape)}"
@@ -311,14 +254,14 @@ def _run_layer(layer: nn.Module, states: Tensor, *, index: int, **options: Any) 
     return layer(states, layer=index, **options)
 
 
-def _position_table(settings: TransformerSettings, context: LayerContext) -> nn.Embedding:
+def _position_table(config: TransformerConfig, context: LayerContext) -> nn.Embedding:
     """Make a table of positions [rows,h], drawn from the given generator instead of torch's own default."""
-    shape = (settings.position_rows, settings.hidden_size)
+    shape = (config.position_rows, config.hidden_size)
     table = nn.Embedding.from_pretrained(torch.empty(shape, **context.factory()), freeze=False)
     initialize_normal(
         table.weight,
         shape,
-        std=settings.initializer_std,
+        std=config.initializer_std,
         generator=context.generator,
         topology=ParallelTopology.single(),
     )

@@ -111,7 +111,7 @@ def with_flags(description: Description, flags: argparse.Namespace) -> Descripti
 
 
 def _from_table(name: str) -> Description:
-    from model.config import RELEASED_MODELS
+    from model.released import RELEASED_MODELS
 
     released = RELEASED_MODELS.get(RELEASED_NAMES.get(name.lower(), name))
     if released is None:

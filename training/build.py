@@ -185,7 +185,7 @@ def choose_kernels(model: nn.Module, settings: KernelSettings, *, device: torch.
     for module in model.modules():
         if isinstance(module, Transformer):
             module.choose_kernels(attention=settings.attention, compiled=settings.compiled)
-            if settings.attention == "flex" and module.settings.attention_dropout > 0.0:
+            if settings.attention == "flex" and module.config.attention_dropout > 0.0:
                 announce(
                     "note: FlexAttention has no dropout, so --attention flex works in evaluation alone; add "
                     "--attention-dropout 0 to train with it"

@@ -21,8 +21,8 @@ import torch
 from data_utils.errors import run_main
 from data_utils.objective.block_infilling import BlankInfillingSettings
 from data_utils.tokenizers.tokenizer import build_tokenizer
-from model.config import RELEASED_MODELS
-from model.modeling_glm import GLMModel
+from model.modeling_glm import GLMModel, count_parameters
+from model.released import RELEASED_MODELS
 from training.arguments import parse_arguments
 from training.build import model_config
 from training.configurations import (
@@ -130,7 +130,7 @@ def make_plan(configuration: PretrainingConfiguration, *, vocab_size: int | None
         shard, engine.states, optimizer=optimizer if configuration.checkpoint.save_optimizer else None, **on_disk
     )
     cost = ComputeCost.of(
-        num_parameters=config.num_parameters(),
+        num_parameters=count_parameters(config),
         num_layers=config.num_layers,
         hidden_size=config.hidden_size,
         seq_length=batch.seq_length,
@@ -140,7 +140,7 @@ def make_plan(configuration: PretrainingConfiguration, *, vocab_size: int | None
         name=configuration.run.experiment_name,
         config=config,
         vocabulary=origin,
-        num_parameters=config.num_parameters(),
+        num_parameters=count_parameters(config),
         rank_parameters=shard.num_parameters(),
         engine=engine.words,
         zero_stage=engine.stage,

@@ -26,7 +26,7 @@ from model.checkpoints.whole_weights import WholeWeights
 from model.checkpoints.writing import TEMPORARY_PREFIX, prepare_folder, publish_folder, sync_folder, write_shard
 from model.config import GLMConfig
 from model.hub.config_file import CLASSIFIER_CLASS, CONFIG_FILE, config_fields, sizes_from_shapes
-from model.modeling_glm import GLMModel
+from model.modeling_glm import GLMModel, count_parameters
 
 CODE_FOLDER = Path(__file__).resolve().parent / "hf"
 CODE_FILES = "*_glm.py"
@@ -299,7 +299,7 @@ def model_card(name: str, config: GLMConfig, *, architecture: str, has_tokenizer
     """Return the README.md of an exported model."""
     auto_class = next(auto for auto, place in AUTO_MAP.items() if place.endswith(f".{architecture}"))
     sizes = (
-        f"{config.num_parameters():,} parameters: {config.num_layers} layers, hidden size {config.hidden_size}, "
+        f"{count_parameters(config):,} parameters: {config.num_layers} layers, hidden size {config.hidden_size}, "
         f"{config.num_attention_heads} heads, {config.max_position_embeddings} positions, vocabulary "
         f"{config.vocab_size}."
     )

@@ -15,7 +15,8 @@ import generate_samples
 from data_utils.tokenizers.tokenizer import build_tokenizer
 from generation.api import GLM, load_model
 from generation.sampling import DecodingSettings
-from model.config import RELEASED_MODELS, GLMConfig
+from model.config import GLMConfig
+from model.released import RELEASED_MODELS
 from tests.helpers.generation_models import TINY_COMMAND_IDS, WordTokenizer, random_model
 from tests.helpers.launching import run
 from tests.helpers.small_corpus import SmallCorpus, make_corpus

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from model.config import RELEASED_MODELS
+from model.released import RELEASED_MODELS
 from tests.helpers.shell_files import source
 from training.arguments import get_parser
 
