@@ -38,7 +38,7 @@ class GLMConfig(PretrainedConfig):
 
     model_type = "glm"
     attribute_map = {"num_hidden_layers": "num_layers"}  # noqa: RUF012  # the library's convention
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]  # noqa: RUF012
 
     def __init__(  # noqa: PLR0917  # the order of the published class
         self,

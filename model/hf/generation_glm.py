@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.generation import GenerationMixin
 from transformers.utils import logging
 
-from .inputs_glm import generation_inputs
+from .inputs_glm import CACHE_NAME, generation_inputs, one_cache
 
 logger = logging.get_logger(__name__)
 
@@ -29,6 +29,9 @@ class BlankFilling(GenerationMixin):
         ``sop_token_id``, ids of a text [b,s] and their ``attention_mask`` are enough: its first blank is filled.
         """
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        cache = one_cache(kwargs.pop("past_key_values", None), kwargs.pop("cache", None))
+        if cache is not None:
+            kwargs[CACHE_NAME] = cache
         settings = self.generation_config if generation_config is None else generation_config
         mask_ids, start = self.config.mask_token_ids, self.config.sop_token_id
         if "generation_attention_mask" not in kwargs and mask_ids and start is not None and input_ids is not None:
@@ -46,7 +49,9 @@ class BlankFilling(GenerationMixin):
         mask = kwargs.get("generation_attention_mask")
         if mask is not None and input_ids is not None:
             kwargs["generation_attention_mask"] = mask != 0
-            room = self._room(kwargs["position_ids"], input_ids.size(1))
+            if "position_ids" in kwargs:  # under this name the library would cut and continue them, as [b,n]
+                kwargs["generation_position_ids"] = kwargs.pop("position_ids")
+            room = self._room(kwargs["generation_position_ids"], input_ids.size(1))
             kwargs |= _limited(room, input_ids.size(1), settings=settings, options=kwargs)
         return super().generate(input_ids, generation_config=generation_config, **kwargs)
 
@@ -59,35 +64,28 @@ class BlankFilling(GenerationMixin):
             raise ValueError(f"the text has {length - 1} tokens, the model has {last + 1} positions; shorten the text")
         return room + 1
 
-    def _expand_inputs_for_generation(
-        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
-    ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Repeat every row for its beams; the library would repeat three-dimensional positions along another axis."""
-        position_ids = kwargs.pop("position_ids", None)
-        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
-        if position_ids is not None:
-            kwargs["position_ids"] = position_ids.repeat_interleave(expand_size, dim=0)
-        return input_ids, kwargs
-
     def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
+        *,
         past_key_values: Any = None,
+        cache: Any = None,
         attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
+        generation_position_ids: Tensor | None = None,
         generation_attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Return the arguments of the next call, given all ids [b,n] so far.
 
-        ``position_ids`` [b,2,>= n] and ``generation_attention_mask`` [b,1,>= n,>= n] were made for the whole result.
-        Without them the text is continued from left to right, ``attention_mask`` [b,n] hiding the padding.
+        ``generation_position_ids`` [b,2,>= n] and ``generation_attention_mask`` [b,1,>= n,>= n] were made for the whole
+        result. Without them the text is continued from left to right, ``attention_mask`` [b,n] hiding the padding.
         """
         length = input_ids.size(1)
-        num_cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        cache = one_cache(past_key_values, cache)
+        num_cached = 0 if cache is None else int(cache.get_seq_length())
         new = slice(num_cached, length)
         if generation_attention_mask is not None:
-            mask = generation_attention_mask[:, :, new, :length]
+            mask, position_ids = generation_attention_mask[:, :, new, :length], generation_position_ids
         else:
             real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             columns = torch.arange(length, device=input_ids.device)
@@ -99,7 +97,7 @@ class BlankFilling(GenerationMixin):
             "input_ids": input_ids[:, new].contiguous(),
             "position_ids": position_ids[..., new].contiguous(),
             "attention_mask": mask,
-            "past_key_values": past_key_values,
+            CACHE_NAME: cache,
         }
         passed = ("use_cache", "logits_to_keep", "output_attentions", "output_hidden_states")
         return result | {name: kwargs[name] for name in passed if kwargs.get(name) is not None}

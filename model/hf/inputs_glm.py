@@ -6,12 +6,24 @@ b batch, s context length, g generated length, c choices, S padded length of a c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 IGNORED_LABEL = -100
+# What this version of the library calls the cache: transformers 5.24 renamed ``past_key_values`` to ``cache``.
+CACHE_NAMES = ("past_key_values", "cache")
+CACHE_NAME = next(field.name for field in fields(BaseModelOutputWithPast) if field.name in CACHE_NAMES)
+
+
+def one_cache(past_key_values: Any, cache: Any) -> Any:
+    """Return the cache that was given under either name; raise ValueError for both."""
+    if past_key_values is not None and cache is not None:
+        raise ValueError("past_key_values and cache are two names of the same argument; give one of them")
+    return past_key_values if cache is None else cache
 
 
 def generation_inputs(

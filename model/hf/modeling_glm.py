@@ -24,7 +24,7 @@ from transformers.modeling_outputs import (
 
 from .configuration_glm import GLMConfig
 from .generation_glm import BlankFilling
-from .inputs_glm import IGNORED_LABEL
+from .inputs_glm import CACHE_NAME, CACHE_NAMES, IGNORED_LABEL, one_cache
 from .layers_glm import GLMEmbedding, GLMStack, VisibleKeys
 
 
@@ -42,7 +42,7 @@ class GLMPreTrainedModel(PreTrainedModel):
     base_model_prefix = "glm"
     supports_gradient_checkpointing = True
     _no_split_modules = ["GLMBlock"]  # noqa: RUF012  # the library's convention
-    _skip_keys_device_placement = "past_key_values"
+    _skip_keys_device_placement = [*CACHE_NAMES]  # noqa: RUF012
     _supports_sdpa = True
     _supports_cache_class = True
     _supports_static_cache = True
@@ -99,16 +99,19 @@ class GLMModel(GLMPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         output_logits: bool | None = None,
+        cache: Any = None,
     ) -> GLMModelOutput | tuple:
         """Run the network on ids [b,s] or their embeddings [b,s,h].
 
         Args:
             position_ids: [b or 1,2,s], positions and positions inside a blank; default: 0, 1, 2 ... outside of blanks.
             attention_mask: see ``VisibleKeys.from_attention_mask``; default: every position sees those before it.
-            past_key_values: a cache of the library with m earlier positions; the inputs are then the new ones alone.
+            past_key_values, cache: two names for a cache of the library with m earlier positions; the inputs are then
+                the new ones alone.
             output_logits: whether logits are computed; default: ``config.output_predict``.
         """
         config = self.config
+        cache = one_cache(past_key_values, cache)
         use_cache = config.use_cache and not self.training if use_cache is None else use_cache
         if output_attentions is None:
             output_attentions = config.output_attentions
@@ -119,11 +122,11 @@ class GLMModel(GLMPreTrainedModel):
             raise ValueError("give either input_ids or inputs_embeds")
         embeddings = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds  # [b,s,h]
         if self.transformer.gradient_checkpointing and self.training:
-            use_cache, past_key_values = False, None
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache()
+            use_cache, cache = False, None
+        if use_cache and cache is None:
+            cache = DynamicCache()
         length = embeddings.size(1)
-        num_cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        num_cached = 0 if cache is None else int(cache.get_seq_length())
         device = embeddings.device
         if position_ids is None:
             position_ids = torch.arange(num_cached, num_cached + length, device=device).unsqueeze(0)
@@ -138,16 +141,16 @@ class GLMModel(GLMPreTrainedModel):
             embeddings,
             position_ids.to(device),
             keys,
-            cache=past_key_values,
+            cache=cache,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
         output = GLMModelOutput(
             last_hidden_state=hidden,
-            past_key_values=past_key_values if use_cache else None,
             hidden_states=tuple(all_hidden) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
             logits=self.project(hidden) if output_logits else None,
+            **{CACHE_NAME: cache if use_cache else None},
         )
         return _as_asked(output, config, return_dict)
 
@@ -179,6 +182,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, BlankFilling, GenerationMi
         return_dict: bool | None = None,
         logits_to_keep: int = 0,
         num_items_in_batch: Tensor | int | None = None,
+        cache: Any = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple:
         """Return logits [b,s,v], and with ``labels`` [b,s] the loss; see ``GLMModel.forward``.
@@ -194,7 +198,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, BlankFilling, GenerationMi
             input_ids,
             position_ids,
             attention_mask,
-            past_key_values=past_key_values,
+            cache=one_cache(past_key_values, cache),
             inputs_embeds=inputs_embeds,
             use_cache=False if labels is not None and use_cache is None else use_cache,
             output_attentions=output_attentions,
@@ -213,9 +217,9 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, BlankFilling, GenerationMi
         result = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=output.past_key_values,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
+            **{CACHE_NAME: getattr(output, CACHE_NAME)},
         )
         return _as_asked(result, self.config, return_dict)
 

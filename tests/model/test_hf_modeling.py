@@ -23,6 +23,7 @@ from generation.infill import BlankFiller
 from generation.sampling import DecodingSettings
 from model import hf
 from model.heads import SequenceClassification
+from model.hf.inputs_glm import CACHE_NAME, CACHE_NAMES
 from model.hf.modeling_glm import (
     GLMForConditionalGeneration,
     GLMForMultipleChoice,
@@ -238,32 +239,87 @@ def test_sampling_follows_the_seed():
     assert len(several) == 3 * len(PROMPTS)
 
 
-def test_the_cache_changes_nothing():
+@pytest.mark.parametrize("name", CACHE_NAMES)
+def test_the_cache_changes_nothing(name: str):
     model = fresh_model()
     ids, positions = block_inputs(length=12)
     mask = attention_masks(12)["matrix"].tril() | torch.eye(12, dtype=torch.long)
     with torch.no_grad():
         whole = model(ids, positions, mask, use_cache=False)
-        assert whole.past_key_values is None
+        assert getattr(whole, CACHE_NAME) is None
         cache, parts = None, []
         for start, end in ((0, 5), (5, 6), (6, 7), (7, 12)):
             part = slice(start, end)
-            output = model(
-                ids[:, part], positions[:, :, part], mask[:, :, part, :end], past_key_values=cache, use_cache=True
-            )
-            cache = output.past_key_values
+            given = {name: cache, "use_cache": True}
+            output = model(ids[:, part], positions[:, :, part], mask[:, :, part, :end], **given)
+            cache = getattr(output, CACHE_NAME)
             parts.append(output.logits)
     assert isinstance(cache, DynamicCache) and cache.get_seq_length() == 12
     torch.testing.assert_close(torch.cat(parts, dim=1), whole.logits, **TIGHT)
+    with pytest.raises(ValueError, match=r"past_key_values and cache are two names of the same argument"):
+        model(ids, past_key_values=cache, cache=cache)
 
 
-def test_generation_feeds_only_new_tokens():
-    model = fresh_model()
+def lengths_fed(model: GLMForConditionalGeneration) -> list[int]:
+    """Return a list that will have the number of positions of each call of the network."""
     lengths: list[int] = []
     model.glm.register_forward_pre_hook(lambda module, args: lengths.append(args[0].size(1)))
+    return lengths
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True}, {"use_cache": False}])
+def test_generation_feeds_only_new_tokens(options: dict[str, Any]):
+    model = fresh_model()
+    lengths = lengths_fed(model)
     inputs = blank_inputs(PROMPTS[:2], max_gen_length=6)
-    model.generate(**inputs, pad_token_id=50)
-    assert lengths == [inputs["input_ids"].size(1), 1, 1, 1, 1, 1]
+    model.generate(**inputs, **options, pad_token_id=50)
+    start = inputs["input_ids"].size(1)
+    assert lengths == ([*range(start, start + 6)] if "use_cache" in options else [start, 1, 1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("name", CACHE_NAMES)
+def test_a_cache_of_the_user_is_filled_and_goes_on(name: str):
+    model = fresh_model()
+    inputs = blank_inputs(PROMPTS[:1], max_gen_length=8)
+    start = inputs["input_ids"].size(1)
+    expected = model.generate(**inputs, pad_token_id=50)
+    cache, lengths = DynamicCache(), lengths_fed(model)
+    begun = model.generate(**inputs, **{name: cache}, max_new_tokens=3, pad_token_id=50)
+    assert cache.get_seq_length() == start + 2 and torch.equal(begun, expected[:, : start + 3])
+    inputs["input_ids"] = begun
+    assert torch.equal(model.generate(**inputs, **{name: cache}, pad_token_id=50), expected)
+    assert lengths == [start, *[1] * (expected.size(1) - start - 1)]
+
+
+@pytest.mark.parametrize("assistant", ["the model", "another", "prompt lookup"])
+def test_assisted_generation_gives_the_same(assistant: str):
+    model = fresh_model()
+    inputs = blank_inputs(["w1 w2 w3 [MASK] w1 w2"], max_gen_length=20)
+    expected = model.generate(**inputs, pad_token_id=50)
+    if assistant == "prompt lookup":
+        options: dict[str, Any] = {"prompt_lookup_num_tokens": 3}
+    else:
+        options = {"assistant_model": fresh_model(seed=0 if assistant == "the model" else 1)}
+    lengths = lengths_fed(model)
+    assert torch.equal(model.generate(**inputs, **options, pad_token_id=50), expected)
+    assert max(lengths[1:]) < inputs["input_ids"].size(1)
+    assert assistant != "the model" or len(lengths) < expected.size(1) - inputs["input_ids"].size(1)
+
+
+def test_guidance_weighs_the_model_against_itself_without_the_text():
+    model = fresh_model()
+    inputs = blank_inputs(PROMPTS[:1], max_gen_length=5)
+    ids, positions, mask = (inputs[name] for name in ("input_ids", "position_ids", "generation_attention_mask"))
+    found = model.generate(**inputs, guidance_scale=1.5, pad_token_id=50)
+    start = ids.size(1)
+    with torch.no_grad():
+        for length in range(start, start + 5):
+            with_text = model(ids, positions[..., :length], mask[..., :length, :length]).logits[:, -1]
+            without = model(ids[:, start - 1 :]).logits[:, -1]
+            with_text, without = with_text.log_softmax(dim=-1), without.log_softmax(dim=-1)
+            best = (1.5 * (with_text - without) + without).argmax(dim=-1, keepdim=True)
+            ids = torch.cat([ids, best], dim=1)
+    assert torch.equal(found, ids)
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -505,6 +561,7 @@ def test_weights_are_placed_by_a_device_map(tmp_path: Path, place: str):
     placed = AutoModelForSeq2SeqLM.from_pretrained(
         folder, trust_remote_code=True, device_map=mapping, offload_folder=str(tmp_path / "offload")
     ).eval()
+    assert set(CACHE_NAMES) <= set(placed._skip_keys_device_placement)
     inputs = blank_inputs(PROMPTS)
     expected = model.generate(**inputs, pad_token_id=50, num_beams=2)
     assert torch.equal(placed.generate(**inputs, pad_token_id=50, num_beams=2), expected)
