@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import torch  # noqa: F401 - as said above
 
-from benchmarks.corpus import RandomDocuments, RandomVocabulary
+from benchmarks.corpus import RandomDocuments, random_vocabulary
 from benchmarks.measuring import Row, compare, report
 from data_utils.errors import run_main
 from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
@@ -32,7 +32,7 @@ SETTINGS = {
 
 def measure() -> Sequence[Row]:
     """Return a row per mix of objectives."""
-    vocabulary = RandomVocabulary()
+    vocabulary = random_vocabulary()
     data = BlockDataset(RandomDocuments(500), vocabulary=vocabulary, seq_length=SEQ_LENGTH)
     batches = [[data[index * BATCH + row] for row in range(BATCH)] for index in range(BATCHES)]
     rows = []

@@ -11,23 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from data_utils.corpora.store import Document
+from data_utils.tokenizers.tokenizer import Tokenizer, word_list_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-COMMANDS = {"pad": 0, "eos": 0, "ENC": 1, "MASK": 2, "sMASK": 3, "gMASK": 4, "sop": 5, "eop": 6}
+COMMANDS = {"pad": 0, "eos": 0, "ENC": 1, "MASK": 2, "sMASK": 3, "gMASK": 4, "sop": 5, "eop": 6, "sep": 8}
 SENTENCE_END = 7
 VOCABULARY = 30000
 
 
-class RandomVocabulary:
-    """Token ids without texts: a few commands, and one id that ends sentences."""
-
-    def command_id(self, name: str) -> int:
-        """Return the id of a command."""
-        return COMMANDS[name]
-
-    def sentence_end_table(self, predicate: str) -> np.ndarray:
-        """Return bool [ids]: which ids end a sentence."""
-        return np.arange(VOCABULARY) == SENTENCE_END
+def random_vocabulary() -> Tokenizer:
+    """Return a tokenizer of numbered words with a few commands, and one word that ends sentences."""
+    words = ["." if index == SENTENCE_END else f"w{index}" for index in range(VOCABULARY)]
+    return word_list_tokenizer(words, COMMANDS)
 
 
 class RandomDocuments:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from benchmarks.generate import CONTEXT, NEW, Numbers, make_contexts
+from benchmarks.generate import CONTEXT, NEW, make_contexts, number_tokenizer
 from benchmarks.measuring import Row, report, seconds_of
 from benchmarks.models import MODELS
 from data_utils.errors import run_main
@@ -78,12 +78,12 @@ def measure(name: str | None) -> list[Row]:
     if device.type == "cuda":
         model = make_model(config, device)
         for label, static in (("CUDA graphs", True), ("kernel by kernel", False)):
-            ways[f"bf16, {label}"] = decoding(BlankFiller(model, Numbers(), static=static)), 2
+            ways[f"bf16, {label}"] = decoding(BlankFiller(model, number_tokenizer(), static=static)), 2
     else:
         for label, int8 in (("bf16", False), ("int8", True)):
             model = make_model(config, device)
             prepack_for_inference(model, int8=int8)
-            ways[label] = decoding(BlankFiller(model, Numbers())), 1 if int8 else 2
+            ways[label] = decoding(BlankFiller(model, number_tokenizer())), 1 if int8 else 2
     copy, moved = copying(device)
 
     def seconds(work: Callable[[], None], times: int = 1) -> float:

@@ -11,19 +11,20 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from benchmarks.generate import number_tokenizer
 from benchmarks.measuring import Row, compare, report
 from data_utils.errors import run_main
 from generation.beam_search import BeamOptions, BeamSearch, Hypothesis
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
-from tasks.seq2seq.decoding import DecodingTokens, TargetDecoder, decode_shared
+from tasks.seq2seq.decoding import TargetDecoder, decode_shared
 from tasks.seq2seq.examples import Seq2SeqSample
 from tasks.seq2seq.settings import BeamSettings
 
 VOCABULARY, SHORTEST, LONGEST, TARGET, BEAMS, TEXTS = 30592, 40, 128, 24, 5, 8
-TOKENS = DecodingTokens(start=30522, end=30523, pad=0, num_tokens=30524)
-MASK = 103
+TOKENIZER = number_tokenizer()
+SPECIAL = TOKENIZER.special
 SETTINGS = BeamSettings(
     max_length=TARGET, num_beams=BEAMS, length_penalty=0.7, no_repeat_ngram_size=3, min_length=TARGET // 2
 )
@@ -41,9 +42,9 @@ def make_samples() -> list[Seq2SeqSample]:
     samples = []
     for number in range(TEXTS):
         length = int(generator.integers(SHORTEST, LONGEST + 1))
-        ids = np.full(LONGEST + 1, TOKENS.pad)
+        ids = np.full(LONGEST + 1, SPECIAL.pad)
         ids[:length] = generator.integers(1000, 30000, length)
-        ids[1], ids[-1] = MASK, TOKENS.start
+        ids[1], ids[-1] = SPECIAL.mask, SPECIAL.sop
         positions = np.stack([np.arange(LONGEST + 1), np.zeros(LONGEST + 1, dtype=np.int64)])
         positions[:, -1] = 1
         samples.append(Seq2SeqSample(ids, positions, LONGEST, length, None, None, (1,), str(number)))
@@ -52,7 +53,7 @@ def make_samples() -> list[Seq2SeqSample]:
 
 def ours(model: GLMModel, samples: list[Seq2SeqSample]) -> list[Hypothesis]:
     """Return the best hypothesis of every source, all in one batch."""
-    decoder = TargetDecoder(model, TOKENS, settings=SETTINGS)
+    decoder = TargetDecoder(model, TOKENIZER, settings=SETTINGS)
     return decode_shared(
         [sample.context_length for sample in samples],
         lambda numbers: [rows[0] for rows in decoder.search([samples[number] for number in numbers])],
@@ -69,19 +70,19 @@ def one_by_one(model: GLMModel, samples: list[Seq2SeqSample]) -> list[Hypothesis
 
 def _search(model: GLMModel, sample: Seq2SeqSample) -> Hypothesis:
     options = BeamOptions(
-        num_beams=BEAMS, end_ids=(TOKENS.end,), pad_id=TOKENS.pad, max_steps=TARGET,
+        num_beams=BEAMS, end_ids=(SPECIAL.eop,), pad_id=SPECIAL.pad, max_steps=TARGET,
         length_penalty=SETTINGS.length_penalty, no_repeat_ngram_size=SETTINGS.no_repeat_ngram_size,
         min_length=SETTINGS.min_length,
     )  # fmt: skip
     search, length, mask = BeamSearch(1, options=options), sample.context_length, int(sample.position_ids[0, LONGEST])
     source = sample.input_ids[:length].tolist()
-    pieces = [[TOKENS.start] for _ in range(BEAMS)]
+    pieces = [[SPECIAL.sop] for _ in range(BEAMS)]
     while not search.finished:
         steps = len(pieces[0])
         input_ids = torch.tensor([source + piece for piece in pieces])  # [n,s]
         positions = torch.tensor([[[*range(length), *[mask] * steps], [*[0] * length, *range(1, steps + 1)]]])
         logits = model(input_ids, positions, torch.tensor([length]), output="last_logits").float()
-        logits[:, TOKENS.num_tokens :] = -torch.inf
+        logits[:, TOKENIZER.num_tokens :] = -torch.inf
         tokens, parents = search.step(logits)
         pieces = [[*pieces[parent], token] for parent, token in zip(parents, tokens, strict=True)]
     return search.results()[0][0]

@@ -18,6 +18,7 @@ import torch
 from benchmarks import baseline
 from benchmarks.measuring import Row, compare, report, seconds_in_turn, summarize
 from data_utils.errors import run_main
+from data_utils.tokenizers.tokenizer import Tokenizer, word_list_tokenizer
 from generation.beam_search import BeamOptions
 from generation.infill import BlankFiller, prompt_generator
 from generation.inputs import Blank, PromptInputs
@@ -26,34 +27,16 @@ from generation.sampling import DecodingSettings
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 
-VOCABULARY, CONTEXT, NEW, BEAM_TOKENS, BEAMS = 30592, 128, 256, 64, 4
-COMMANDS = {"pad": 0, "eos": 0, "ENC": 101, "MASK": 103, "sop": 30522, "eop": 30523}
+VOCABULARY, NUM_TOKENS, CONTEXT, NEW, BEAM_TOKENS, BEAMS = 30592, 30524, 128, 256, 64, 4
+COMMANDS = {"pad": 0, "eos": 0, "ENC": 101, "sep": 102, "MASK": 103, "sop": 30522, "eop": 30523}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}
 GREEDY_GOALS = {(1, "fp32"): 4.0, (1, "bf16"): 6.0, (8, "fp32"): 10.0, (8, "bf16"): 14.0}
 BEAM_GOAL = 6.0
 
 
-class Numbers:
-    """A tokenizer whose tokens are numbers: the benchmark starts from ids."""
-
-    num_tokens = 30524
-    command_tokens = ()
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids that ``text`` lists."""
-        return [int(word) for word in text.split()]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the list of ids as text."""
-        return " ".join(map(str, ids))
-
-    def command_id(self, name: str) -> int:
-        """Return the id of a command."""
-        return COMMANDS[name]
-
-    def has_command(self, name: str) -> bool:
-        """Tell whether there is such a command."""
-        return name in COMMANDS
+def number_tokenizer() -> Tokenizer:
+    """Return a tokenizer whose tokens are numbers: the benchmark starts from ids."""
+    return word_list_tokenizer([str(index) for index in range(NUM_TOKENS)], COMMANDS)
 
 
 def make_model() -> GLMModel:
@@ -73,7 +56,7 @@ def make_contexts(batch: int) -> list[PromptInputs]:
 
 def ours(model: GLMModel, batch: int, settings: DecodingSettings) -> Callable[[], list[tuple[int, ...]]]:
     """Return a function that fills the blank of every context."""
-    filler, inputs = BlankFiller(model, Numbers()), make_contexts(batch)
+    filler, inputs = BlankFiller(model, number_tokenizer()), make_contexts(batch)
 
     def fill() -> list[tuple[int, ...]]:
         generators = [prompt_generator(1, number) for number in range(batch)]
@@ -92,7 +75,7 @@ def prepared(precision: str) -> GLMModel:
 def greedy_rows(batch: int, plain: baseline.BaselineGLM, *, runs: int) -> list[Row]:
     """Measure greedy decoding in all precisions against ``runs`` of the original's way, which is slow."""
     context = torch.tensor([row.input_ids for row in make_contexts(batch)])
-    banned = [COMMANDS["eos"], COMMANDS["eop"], *range(Numbers.num_tokens, VOCABULARY)]
+    banned = [COMMANDS["eos"], COMMANDS["eop"], *range(NUM_TOKENS, VOCABULARY)]
     settings = DecodingSettings(max_length=NEW, min_length=NEW, top_k=1)
     seconds: list[float] = []
     for _ in range(runs):

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.corpus import RandomDocuments, RandomVocabulary
+from benchmarks.corpus import RandomDocuments, random_vocabulary
 from benchmarks.models import MODELS
 from data_utils.batches import Batch
 from data_utils.errors import run_main
@@ -145,7 +145,7 @@ def training_batches(
     loader = batch_loader(
         RandomDocuments(RANDOM_DOCUMENTS, longest=LONGEST_DOCUMENT),
         configuration=configuration,
-        tokenizer=RandomVocabulary(),
+        tokenizer=random_vocabulary(),
         topology=topology,
         seq_length=batch.seq_length,
         batch_size=batch.batch_size,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.corpus import RandomDocuments, RandomVocabulary
+from benchmarks.corpus import RandomDocuments, random_vocabulary
 from benchmarks.measuring import Row, compare, report
 from data_utils.errors import run_main
 from data_utils.objective.packing import BlockDataset
@@ -21,7 +21,7 @@ RECORDED_RATE, GOAL = 5000, 10.0
 
 def measure() -> Sequence[Row]:
     """Return one row."""
-    data = BlockDataset(RandomDocuments(500), vocabulary=RandomVocabulary(), seq_length=SEQ_LENGTH)
+    data = BlockDataset(RandomDocuments(500), vocabulary=random_vocabulary(), seq_length=SEQ_LENGTH)
 
     def work() -> None:
         for index in range(SAMPLES):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from benchmarks.corpus import RandomDocuments, RandomVocabulary
+from benchmarks.corpus import RandomDocuments, random_vocabulary
 from benchmarks.measuring import Row, compare, report
 from benchmarks.train_step import make_config
 from data_utils.batches import Batch
@@ -27,7 +27,7 @@ SEQ_LENGTH, SAMPLES = 512, 16
 
 def make_batch(*, pack: bool) -> Batch:
     """Return a batch of samples of one document each."""
-    vocabulary = RandomVocabulary()
+    vocabulary = random_vocabulary()
     data = BlockDataset(
         RandomDocuments(200, longest=250), vocabulary=vocabulary, seq_length=SEQ_LENGTH, sample_across_documents=False
     )

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from glob import has_magic
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,7 +33,6 @@ from data_utils.corpora.lazy_format import LazyDocuments, first_two_thirds, is_l
 from data_utils.corpora.named import Corpus, find_corpus
 from data_utils.corpora.parallel_tokenization import (
     ChunkTokenizer,
-    TextEncoder,
     TokenizedChunk,
     read_chunks,
     tokenize_chunks,
@@ -50,13 +49,16 @@ from data_utils.corpora.store import (
 )
 from data_utils.errors import run_main
 
+if TYPE_CHECKING:
+    from data_utils.tokenizers.tokenizer import Tokenizer
+
 CACHE_FOLDER = ".glm_cache"
 MALFORMED_LISTED = 20  # in the sidecar
 MINIMUM_PARALLEL_BYTES = 4 << 20  # below, starting processes takes longer than tokenizing
 LARGEST_UINT16_VOCABULARY = 1 << 16
 
 
-def build_from_settings(settings: Mapping[str, Any]) -> TextEncoder:
+def build_from_settings(settings: Mapping[str, Any]) -> Tokenizer:
     """Build the tokenizer that keyword arguments of ``build_tokenizer`` describe."""
     from data_utils.tokenizers.tokenizer import build_tokenizer
 
@@ -80,7 +82,7 @@ class Preparation:
     """
 
     tokenizer: Any
-    build_tokenizer: Callable[[], TextEncoder]
+    build_tokenizer: Callable[[], Tokenizer]
     cache_dir: str | Path | None = None
     num_workers: int = 0
     skip_malformed: bool = False
@@ -249,7 +251,7 @@ def prepare_documents(
     sources: Sequence[str],
     *,
     tokenizer: Any,
-    tokenizer_settings: Mapping[str, Any] | Callable[[], TextEncoder],
+    tokenizer_settings: Mapping[str, Any] | Callable[[], Tokenizer],
     cache_dir: str | Path | None = None,
     text_field: str = "text",
     text_unit: str = "line",

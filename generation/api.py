@@ -24,9 +24,16 @@ import torch
 from data_utils.tokenizers.tokenizer import Tokenizer
 from generation import loading
 from generation.infill import BlankFiller, FilledPrompt, prompt_generator
-from generation.inputs import Blank, PromptInputs, check_prompt_fits, complete_prompt, encode_prompt, require_blank
+from generation.inputs import (
+    Blank,
+    PromptInputs,
+    QuestionEncoder,
+    check_prompt_fits,
+    complete_prompt,
+    encode_prompt,
+    require_blank,
+)
 from generation.model_description import describe
-from generation.questions import QuestionEncoder
 from generation.sampling import DecodingSettings
 from generation.scoring import Question, Score, score_questions
 from model.checkpoints.reading import LoadReport

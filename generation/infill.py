@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Generator
 
+from data_utils.tokenizers.command_tokens import SpecialTokens
+from data_utils.tokenizers.tokenizer import Tokenizer
 from generation.beam_search import BeamOptions, BeamSearch
 from generation.graph_decoding import StaticDecoder, can_decode_statically
 from generation.inputs import (
     Blank,
-    BlankTokens,
     PromptInputs,
-    PromptTokenizer,
     check_prompt_fits,
     encode_prompt,
     insert_answers,
@@ -60,10 +60,10 @@ def prompt_generator(seed: int, number: int) -> Generator:
 class _Row:
     """A prompt whose blanks are filled token by token."""
 
-    def __init__(self, inputs: PromptInputs, generator: Generator, *, tokens: BlankTokens) -> None:
+    def __init__(self, inputs: PromptInputs, generator: Generator, *, special: SpecialTokens) -> None:
         self.inputs = inputs
         self.generator = generator
-        self.tokens = tokens
+        self.special = special
         self.pieces: list[list[int]] = []
         self.done = False
         self._open_next()
@@ -74,7 +74,7 @@ class _Row:
             self.done = True
             return
         self.pieces.append([])
-        self.next_token = self.tokens.start
+        self.next_token = self.special.sop
 
     @property
     def blank(self) -> Blank:
@@ -83,7 +83,7 @@ class _Row:
     def accept(self, token: int, *, max_length: int) -> None:
         """Take the chosen token: an end token or the last allowed one closes the blank and is never fed."""
         piece = self.pieces[-1]
-        if token not in self.tokens.ends:
+        if token not in self.special.ends:
             piece.append(token)
             self.next_token = token
             if len(piece) < max_length:
@@ -102,7 +102,7 @@ class BlankFiller:
     def __init__(
         self,
         model: GLMModel,
-        tokenizer: PromptTokenizer,
+        tokenizer: Tokenizer,
         *,
         block_positions: bool = True,
         static: bool | None = None,
@@ -119,7 +119,7 @@ class BlankFiller:
         self.model = model
         self.tokenizer = tokenizer
         self.block_positions = block_positions
-        self.tokens = BlankTokens.of(tokenizer)
+        self.special = tokenizer.special
         if static is None:
             static = model.word_embeddings.weight.is_cuda and can_decode_statically(model)
         self.decoder = StaticDecoder(model, num_tokens=tokenizer.num_tokens) if static else None
@@ -179,7 +179,7 @@ class BlankFiller:
         return [self._result(row, row_pieces) for row, row_pieces in zip(inputs, pieces)]
 
     def _result(self, inputs: PromptInputs, pieces: list[list[int]]) -> FilledPrompt:
-        output_ids = [token for piece in pieces for token in (self.tokens.start, *piece)]
+        output_ids = [token for piece in pieces for token in (self.special.sop, *piece)]
         answers = [self.tokenizer.decode(piece) for piece in pieces]
         return FilledPrompt(
             inputs=inputs,
@@ -192,14 +192,14 @@ class BlankFiller:
 
     def _context(self, inputs: Sequence[PromptInputs]) -> DecodingState:
         if self.decoder is not None:
-            return self.decoder.state(inputs, pad_id=self.tokens.pad)
-        return DecodingState(self.model, inputs, num_tokens=self.tokenizer.num_tokens, pad_id=self.tokens.pad)
+            return self.decoder.state(inputs, pad_id=self.special.pad)
+        return DecodingState(self.model, inputs, num_tokens=self.tokenizer.num_tokens, pad_id=self.special.pad)
 
     def _sample(
         self, inputs: Sequence[PromptInputs], *, settings: DecodingSettings, generators: Sequence[Generator]
     ) -> list[list[list[int]]]:
         """Fill every row at its own pace, one token per row and call; rows that are done leave the batch."""
-        rows = [_Row(row, generator, tokens=self.tokens) for row, generator in zip(inputs, generators)]
+        rows = [_Row(row, generator, special=self.special) for row, generator in zip(inputs, generators)]
         active, state = rows, self._context(inputs)
         while active:
             logits = state.feed(
@@ -210,7 +210,7 @@ class BlankFiller:
                 logits,
                 [row.pieces[-1] for row in active],
                 settings=settings,
-                end_ids=self.tokens.ends,
+                end_ids=self.special.ends,
                 generators=[row.generator for row in active],
             )
             for row, token in zip(active, tokens):
@@ -237,7 +237,7 @@ class BlankFiller:
                 return pieces
             state.reorder(kept)
             active = [active[i] for i in kept]
-            fed = [[self.tokens.start, *winners[i][: settings.max_length - 1]] for i in kept]
+            fed = [[self.special.sop, *winners[i][: settings.max_length - 1]] for i in kept]
             state.append(fed, [self._positions(blanks[i], len(row)) for i, row in zip(kept, fed)])
 
     def _search_blank(
@@ -250,8 +250,8 @@ class BlankFiller:
         """Return the best piece for one blank of each row; leave ``state`` as it was."""
         options = BeamOptions(
             num_beams=settings.num_beams,
-            end_ids=self.tokens.ends,
-            pad_id=self.tokens.pad,
+            end_ids=self.special.ends,
+            pad_id=self.special.pad,
             max_steps=settings.max_length,
             length_penalty=settings.length_penalty,
             start_length=1,  # the interactive original counts the start token
@@ -263,7 +263,7 @@ class BlankFiller:
         length, num_beams = state.length, settings.num_beams
         rows = [row for row in range(len(blanks)) for _ in range(num_beams)]
         logits = state.feed(
-            [self.tokens.start] * len(blanks),
+            [self.special.sop] * len(blanks),
             [blank.position_of(0, block_positions=self.block_positions) for blank in blanks],
         ).repeat_interleave(num_beams, dim=0)
         state.reorder(rows)

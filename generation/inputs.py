@@ -1,6 +1,6 @@
-"""From a prompt with blanks to ids and two rows of positions, and from answers back to text.
+"""From texts to what the model is given: prompts with blanks, questions to score; and from answers back to text.
 
-Pure Python: nothing here needs torch.
+s positions
 """
 
 from __future__ import annotations
@@ -8,52 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+
+import numpy as np
+
+from data_utils.tokenizers.tokenizer import Tokenizer
+from generation.scoring import Continuation, Question
 
 MASK_COMMANDS = ("MASK", "sMASK", "gMASK")
 MASK_ENDING = "MASK]"  # a prompt that contains it is taken to have a blank, as in the original
 GENERATION_MASK_TEXT = "[gMASK]"  # a prompt that ends with it gets no end token
-
-
-class PromptTokenizer(Protocol):
-    """What prompts need of a tokenizer (``data_utils.tokenizers.tokenizer.Tokenizer`` has it)."""
-
-    num_tokens: int
-    command_tokens: Sequence
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of ``text``, command texts as their ids."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ``ids``."""
-
-    def command_id(self, name: str) -> int:
-        """Return the id of a command."""
-
-    def has_command(self, name: str) -> bool:
-        """Tell whether there is a command of that name."""
-
-
-@dataclass(frozen=True)
-class BlankTokens:
-    """The command ids that decoding needs."""
-
-    start: int  # <|startofpiece|>, fed first for every blank
-    ends: tuple[int, ...]  # each of them ends a piece
-    masks: frozenset[int]
-    pad: int
-
-    @classmethod
-    def of(cls, tokenizer: PromptTokenizer) -> BlankTokens:
-        """Collect them from a tokenizer. Raises ValueError when it has no tokens for blank infilling."""
-        if not tokenizer.has_command("sop"):
-            raise ValueError("the tokenizer has no <|startofpiece|>: filling blanks needs --block-lm")
-        return cls(
-            start=tokenizer.command_id("sop"),
-            ends=(tokenizer.command_id("eop"), tokenizer.command_id("eos")),
-            masks=frozenset(tokenizer.command_id(name) for name in MASK_COMMANDS if tokenizer.has_command(name)),
-            pad=tokenizer.command_id("pad"),
-        )
 
 
 @dataclass(frozen=True)
@@ -85,31 +48,31 @@ class PromptInputs:
         return len(self.input_ids)
 
 
-def complete_prompt(text: str, *, tokenizer: PromptTokenizer) -> str:
+def complete_prompt(text: str, *, tokenizer: Tokenizer) -> str:
     """Return ``text``, with a mask at its end if it has none: [gMASK] where the tokenizer knows it, else [MASK]."""
     if MASK_ENDING in text:
         return text
-    return f"{text} {GENERATION_MASK_TEXT if tokenizer.has_command('gMASK') else '[MASK]'}"
+    return f"{text} {'[MASK]' if tokenizer.special.gmask is None else GENERATION_MASK_TEXT}"
 
 
 def encode_prompt(
-    text: str, *, tokenizer: PromptTokenizer, max_length: int = 0, block_positions: bool = True
+    text: str, *, tokenizer: Tokenizer, max_length: int = 0, block_positions: bool = True
 ) -> PromptInputs:
     """Turn ``text`` into ids, positions and blanks.
 
     The ids are [ENC], the text, and the end token unless the text ends with [gMASK] (a test of the text, before
     tokenisation). Without ``block_positions`` the positions after each mask leave room for ``max_length`` tokens.
     """
-    tokens = BlankTokens.of(tokenizer)
-    ids = [tokenizer.command_id("ENC"), *tokenizer.encode(text)]
+    special = tokenizer.special
+    ids = [special.cls, *tokenizer.encode(text)]
     if not text.endswith(GENERATION_MASK_TEXT):
-        ids.append(tokenizer.command_id("eos"))
+        ids.append(special.eos)
     positions: list[int] = []
     blanks: list[Blank] = []
     shift = 0
     for index, token in enumerate(ids):
         positions.append(index + shift)
-        if token in tokens.masks:
+        if token in special.masks:
             blanks.append(Blank(index, index + shift))
             shift += 0 if block_positions else max_length
     return PromptInputs(text, tuple(ids), tuple(positions), tuple(blanks))
@@ -137,7 +100,7 @@ def check_prompt_fits(
         )
 
 
-def require_blank(inputs: PromptInputs, *, tokenizer: PromptTokenizer) -> None:
+def require_blank(inputs: PromptInputs, *, tokenizer: Tokenizer) -> None:
     """Raise ValueError when the prompt has no blank to fill."""
     if not inputs.blanks:
         names = ", ".join(f"[{name}]" for name in MASK_COMMANDS if tokenizer.has_command(name))
@@ -157,13 +120,13 @@ def shorten(ids: Sequence[int], room: int, *, mask_id: int | None = None) -> lis
     return ids[start : start + room]
 
 
-def insert_answers(text: str, answers: Sequence[str], *, tokenizer: PromptTokenizer) -> str:
+def insert_answers(text: str, answers: Sequence[str], *, tokenizer: Tokenizer) -> str:
     """Return ``text`` with its masks replaced by ``answers`` in order.
 
     The user's blanks are kept; where an answer brings its own leading blank, as byte-level tokenizers' do, it is not
     doubled.
     """
-    masks = BlankTokens.of(tokenizer).masks
+    masks = tokenizer.special.masks
     texts = sorted({token.text for token in tokenizer.command_tokens if token.id in masks}, key=len, reverse=True)
     pieces = re.split("|".join(map(re.escape, texts)), text)
     assert len(pieces) == len(answers) + 1, (len(pieces), len(answers))
@@ -177,3 +140,128 @@ def insert_answers(text: str, answers: Sequence[str], *, tokenizer: PromptTokeni
 
 def _shorten(text: str, *, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+@dataclass
+class QuestionEncoder:
+    """Lay out texts and what may follow them.
+
+    Attributes:
+        tokenizer: of the model.
+        max_length: a context, its two command tokens and the longest continuation have at most that many tokens.
+        block_positions: count the tokens of a continuation in the second row of positions.
+        num_shortened: how many texts were cut so far.
+    """
+
+    tokenizer: Tokenizer
+    max_length: int
+    block_positions: bool = True
+    num_shortened: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a tokenizer without the tokens of blank infilling."""
+        self.special = self.tokenizer.special
+
+    def mask_id(self, name: str | None) -> int:
+        """Return the id of the mask that is added: ``MASK``, ``sMASK`` or ``gMASK``; None is the one for long texts."""
+        if name is None:
+            return self.special.long_mask
+        if name not in MASK_COMMANDS or not self.tokenizer.has_command(name):
+            raise ValueError(f"mask {name!r}: this tokenizer has no such mask; sMASK and gMASK need the task masks")
+        return self.tokenizer.command_id(name)
+
+    def question(
+        self,
+        context: str,
+        continuations: Sequence[str],
+        *,
+        mask: str | None = "MASK",
+        unidirectional: bool = False,
+        place: str = "the question",
+    ) -> Question:
+        """Return the question of what stands at the context's last mask, or after a context without one.
+
+        In both directions it is [ENC] context [eos] <sop> continuation, with ``mask`` added to a context without one;
+        ``unidirectional`` it is [ENC] [gMASK] <sop> context continuation. A context that is too long loses its
+        beginning, or keeps the surroundings of its mask. Raises ValueError, naming ``place``, without continuations,
+        for an empty one and for one that leaves no room for the context.
+        """
+        if not continuations:
+            raise ValueError(f"{place}: no choices; give at least one")
+        answers = [self.tokenizer.encode(text) for text in continuations]
+        if not all(answers):
+            number = [bool(ids) for ids in answers].index(False)
+            raise ValueError(f"{place}: choice {number}, {continuations[number]!r}, has no tokens")
+        longest = max(map(len, answers))
+        room = self.max_length - longest - 2
+        if room < 1:
+            raise ValueError(
+                f"{place}: a choice of {longest} tokens leaves no room for the context in {self.max_length}; shorten it"
+            )
+        ids = self.tokenizer.encode(context)
+        if unidirectional:
+            ids = self._shorten(ids, room, mask_id=None)
+            return self._question([self.special.cls, self.mask_id("gMASK")], ids, answers, mask_index=1)
+        masks = [index for index in ids if index in self.special.masks]
+        chosen = masks[-1] if masks else self.mask_id(mask)
+        ids = self._shorten(ids if masks else [*ids, chosen], room, mask_id=chosen)
+        last = len(ids) - ids[::-1].index(chosen)  # counted from [ENC]
+        return self._question([self.special.cls, *ids, self.special.eos], [], answers, mask_index=last)
+
+    def windows(
+        self, text: str, *, overlap: int, unidirectional: bool = False, skip_first: bool = False
+    ) -> list[Question]:
+        """Return windows of ``max_length`` - 1 tokens in which every token of a document is scored once.
+
+        The first window predicts its tokens from [ENC] and a mask. A later one starts ``overlap`` tokens further and
+        predicts the ``overlap`` tokens at its end: those before them are its context, or are predicted again without
+        being counted when it is ``unidirectional``. ``skip_first`` has the document's first token as context.
+        """
+        ids, width = self.tokenizer.encode(text), self.max_length - 1
+        if not 1 <= overlap < width:
+            raise ValueError(
+                f"overlap {overlap}: with windows of {width} tokens it has to lie between 1 and {width - 1}"
+            )
+        mask = self.mask_id(None)
+        questions = []
+        for start in range(0, max(len(ids) - width, 0) + overlap, overlap):
+            window = ids[start : start + width]
+            known = width - overlap if start else int(skip_first)
+            predicted = window[known:]
+            if not predicted:
+                continue
+            shown = int(skip_first or start > 0) if unidirectional else known
+            context = [self.special.cls, *window[:shown], mask]
+            questions.append(self._question(context, window[shown:known], [predicted], mask_index=shown + 1))
+        return questions
+
+    def _shorten(self, ids: Sequence[int], room: int, *, mask_id: int | None) -> list[int]:
+        self.num_shortened += len(ids) > room
+        return shorten(ids, room, mask_id=mask_id)
+
+    def _question(
+        self, context: Sequence[int], given: Sequence[int], answers: Sequence[Sequence[int]], *, mask_index: int
+    ) -> Question:
+        """Return the question after ``context``, seen in both directions, and the ``given`` start of the piece."""
+        num_given = len(given) + 1  # with the start token
+        positions = self._positions(mask_index, 0, num_given)
+        length = len(context)
+        own = np.stack([np.arange(length), np.zeros(length, dtype=np.int64)])  # [2,s]
+        return Question(
+            input_ids=np.array([*context, self.special.sop, *given], dtype=np.int64),
+            position_ids=np.concatenate([own, positions], axis=1),
+            prefix_length=length,
+            continuations=tuple(
+                Continuation(
+                    input_ids=np.array(ids[:-1], dtype=np.int64),
+                    position_ids=self._positions(mask_index, num_given, len(ids) - 1),
+                    target_ids=np.array(ids, dtype=np.int64),
+                )
+                for ids in answers
+            ),
+        )
+
+    def _positions(self, mask_index: int, first: int, count: int) -> np.ndarray:
+        """Return the positions of tokens of a piece from number ``first`` on, int [2,count]."""
+        blocks = np.arange(first + 1, first + count + 1) if self.block_positions else np.ones(count, dtype=np.int64)
+        return np.stack([np.full(count, mask_index), blocks])

@@ -13,27 +13,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data_utils.corpora.files import Row
 from data_utils.corpora.named import Corpus, TextDocument
 
+if TYPE_CHECKING:
+    from data_utils.tokenizers.tokenizer import Tokenizer
+
 CHUNK_BYTES = 1 << 20  # of raw rows
 CHUNK_ROWS = 2048
 CHUNKS_PER_PROCESS = 3  # under way at a time
-
-
-class TextEncoder(Protocol):
-    """What tokenization asks of a tokenizer."""
-
-    num_tokens: int
-    fingerprint: str
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
-
-    def command_id(self, name: str) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -112,8 +104,8 @@ class ChunkTokenizer:
 
     corpus: Corpus
     dtype: type[np.generic]
-    build_tokenizer: Callable[[], TextEncoder] | None
-    _tokenizer: TextEncoder | None = field(default=None, init=False, repr=False)
+    build_tokenizer: Callable[[], Tokenizer] | None
+    _tokenizer: Tokenizer | None = field(default=None, init=False, repr=False)
 
     def __call__(self, chunk: Chunk) -> TokenizedChunk:
         """Parse and tokenize one chunk."""

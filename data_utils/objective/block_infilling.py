@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,15 +30,8 @@ from data_utils.objective.spans import (
     spans_in_documents,
 )
 
-
-class CommandVocabulary(Protocol):
-    """What blank construction asks of a tokenizer."""
-
-    def command_id(self, name: str) -> int:
-        """Return the id of a command token such as ``MASK``."""
-
-    def sentence_end_table(self, predicate: str) -> np.ndarray:
-        """Return bool [number of ids]: which ids end a sentence."""
+if TYPE_CHECKING:
+    from data_utils.tokenizers.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -125,7 +118,7 @@ class BlankInfillingCollator:
 
     def __init__(
         self,
-        vocabulary: CommandVocabulary,
+        vocabulary: Tokenizer,
         settings: BlankInfillingSettings,
         *,
         max_seq_length: int,
@@ -146,10 +139,8 @@ class BlankInfillingCollator:
         self.pack = pack
         self._lengths = SpanLengths(settings.average_block_length, settings.max_block_length)
         self._sentence_end = vocabulary.sentence_end_table("span")
-        self._eos = vocabulary.command_id("eos")
-        self._enc = vocabulary.command_id("ENC")
-        self._sop = vocabulary.command_id("sop")
-        self._eop = vocabulary.command_id("eop")
+        special = vocabulary.special
+        self._eos, self._enc, self._sop, self._eop = special.eos, special.cls, special.sop, special.eop
         masks = {Objective.TOKEN: "MASK", Objective.SENTENCE: "MASK", Objective.DOCUMENT: "MASK"}
         if settings.task_mask:
             masks |= {Objective.SENTENCE: "sMASK", Objective.DOCUMENT: "gMASK"}

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data_utils.corpora.store import Documents
 from data_utils.objective import Objective
-from data_utils.objective.block_infilling import Batch, CommandVocabulary, Sample
+from data_utils.objective.block_infilling import Batch, Sample
 from data_utils.objective.packing import ITEMS_PER_DOCUMENT, DocumentPicker, ItemGenerator
+
+if TYPE_CHECKING:
+    from data_utils.tokenizers.tokenizer import Tokenizer
 
 
 class CausalDataset:
@@ -23,7 +27,7 @@ class CausalDataset:
         self,
         documents: Documents,
         *,
-        vocabulary: CommandVocabulary,
+        vocabulary: Tokenizer,
         seq_length: int,
         sample_across_documents: bool = True,
         by_length: bool = True,
@@ -95,9 +99,7 @@ class SegmentSample:
 class SegmentDataset:
     """All documents end to end in stretches of L tokens, for a memory of M tokens."""
 
-    def __init__(
-        self, documents: Documents, *, vocabulary: CommandVocabulary, seq_length: int, memory_length: int
-    ) -> None:
+    def __init__(self, documents: Documents, *, vocabulary: Tokenizer, seq_length: int, memory_length: int) -> None:
         if seq_length < 1 or memory_length < 0:
             raise ValueError(
                 f"--seq-length {seq_length} with --mem-length {memory_length}; at least 1 and 0 are needed"

@@ -9,11 +9,15 @@ from __future__ import annotations
 import struct
 from _random import Random as Twister  # what random.Random builds on, without its handling of seeds of other types
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data_utils.corpora.store import Document, Documents
-from data_utils.objective.block_infilling import CommandVocabulary, Sample
+from data_utils.objective.block_infilling import Sample
+
+if TYPE_CHECKING:
+    from data_utils.tokenizers.tokenizer import Tokenizer
 
 ITEMS_PER_DOCUMENT = 1000  # the nominal length of a packed data set, as in the original
 SEED_WORDS = 16  # 32-bit words that seed the generator of one item
@@ -120,7 +124,7 @@ class BlockDataset:
         self,
         documents: Documents,
         *,
-        vocabulary: CommandVocabulary,
+        vocabulary: Tokenizer,
         seq_length: int,
         sample_across_documents: bool = True,
         non_sentence_start: float = 0.0,
@@ -132,8 +136,7 @@ class BlockDataset:
         self.seq_length = seq_length
         self.sample_across_documents = sample_across_documents
         self.non_sentence_start = non_sentence_start
-        self._eos = vocabulary.command_id("eos")
-        self._enc = vocabulary.command_id("ENC")
+        self._eos, self._enc = vocabulary.special.eos, vocabulary.special.cls
         self._sentence_end = vocabulary.sentence_end_table("document")
         self._length = ITEMS_PER_DOCUMENT * len(documents)
 

@@ -16,32 +16,22 @@ from data_utils.errors import run_main
 from data_utils.objective import Objective
 from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
 from data_utils.show import mask_picture
+from data_utils.tokenizers.tokenizer import word_list_tokenizer
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "objective.md"
 BEGIN = "<!-- worked example: written by python -m data_utils.objective.worked_example --write -->\n"
 END = "<!-- end of the worked example -->\n"
 
 WORDS = ("[CLS]", "x1", "x2", "x3", "x4", "x5", "x6", "<|endoftext|>", "[MASK]", "<|startofpiece|>", "<|endofpiece|>")
+COMMANDS = {"ENC": 0, "pad": 7, "eos": 7, "MASK": 8, "sop": 9, "eop": 10, "sep": 11}
 SPANS = [(3, 4), (5, 7)]  # x3, and x5 x6: the example of the paper's figure 2
 SEED = 6  # shuffles the spans into the order x5 x6, x3
 
 
-class WordVocabulary:
-    """The vocabulary of the example: one id per word."""
-
-    def command_id(self, name: str) -> int:
-        """Return the id of a command token."""
-        commands = {"ENC": "[CLS]", "eos": "<|endoftext|>", "MASK": "[MASK]", "sop": "<|startofpiece|>"}
-        return WORDS.index(commands.get(name, "<|endofpiece|>"))
-
-    def sentence_end_table(self, predicate: str) -> np.ndarray:
-        """Say that no word ends a sentence."""
-        return np.zeros(len(WORDS), dtype=bool)
-
-
 def worked_example() -> str:
     """Return the example as Markdown: tokens, targets, positions, loss mask, and the picture of the attention mask."""
-    collator = BlankInfillingCollator(WordVocabulary(), BlankInfillingSettings(bert_prob=1.0), max_seq_length=16)
+    tokenizer = word_list_tokenizer(WORDS, COMMANDS)
+    collator = BlankInfillingCollator(tokenizer, BlankInfillingSettings(bert_prob=1.0), max_seq_length=16)
     tokens = np.arange(8)
     blanks = collator.draw_order(tokens, SPANS, Objective.TOKEN, random.Random(SEED))
     filled = collator.fill([blanks], Objective.TOKEN, random.Random(SEED))[0]

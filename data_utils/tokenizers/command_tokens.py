@@ -5,7 +5,7 @@ Order matters: it is the order in which texts are split, and of names that share
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 END_OF_TEXT = "<|endoftext|>"
@@ -212,6 +212,17 @@ def chinese_commands(size: int, options: CommandOptions, id_of: PieceLookup) -> 
         if options.fix_command_token:
             builder.decoder_mask(options)
     return builder.table(size)
+
+
+def given_commands(ids: Mapping[str, int], num_tokens: int) -> CommandTable:
+    """Commands by name (``MASK``, ``sop`` ...) with the ids given: for examples, tests and benchmarks."""
+    texts = {"pad": END_OF_TEXT, "eos": END_OF_TEXT, "ENC": "[CLS]", "sep": "[SEP]", "unk": "[UNK]"}
+    texts |= {"sop": START_OF_PIECE, "eop": END_OF_PIECE}
+
+    def text_of(name: str) -> str:
+        return texts.get(name) or (f"<|startofpiece{name[3:]}|>" if name.startswith("sop") else f"[{name}]")
+
+    return CommandTable(tuple(CommandToken(name, text_of(name), ids[name]) for name in ids), num_tokens, num_tokens)
 
 
 COMMAND_TABLES: dict[str, Callable[[int, CommandOptions, PieceLookup], CommandTable]] = {

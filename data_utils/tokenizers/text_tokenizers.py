@@ -52,6 +52,40 @@ class TextTokenizer(Protocol):
         """Return the text of runs of ids, with command texts between them."""
 
 
+class WordList:
+    """Words with blanks between them, whose ids are their places in a list: for examples, tests and benchmarks."""
+
+    def __init__(self, words: Sequence[str], *, unknown_id: int | None = None) -> None:
+        """Without ``unknown_id`` a word that is not in the list is an error."""
+        self.words = list(words)
+        self.size = len(self.words)
+        self.digest = _digest("\n".join(self.words).encode())
+        self.unknown_id = unknown_id
+        self._ids = {word: index for index, word in enumerate(self.words)}
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text. Raises KeyError for a word that is not in the list."""
+        if self.unknown_id is None:
+            return [[self._ids[word] for word in text.split()] for text in texts]
+        return [[self._ids.get(word, self.unknown_id) for word in text.split()] for text in texts]
+
+    def tokens(self, text: str) -> list[str]:
+        """Return the words of a text."""
+        return text.split()
+
+    def id_to_token(self, token_id: int) -> str:
+        """Return the word."""
+        return self.words[token_id]
+
+    def token_to_id(self, token: str) -> int | None:
+        """Return the place of a word in the list, None when it is not there."""
+        return self._ids.get(token)
+
+    def decode_runs(self, runs: Sequence[Sequence[int] | str]) -> str:
+        """Return the words, with command texts between them."""
+        return " ".join(run if isinstance(run, str) else " ".join(self.words[index] for index in run) for run in runs)
+
+
 def _digest(*contents: bytes) -> str:
     total = hashlib.sha256()
     for content in contents:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +18,9 @@ from data_utils.tokenizers.command_tokens import (
     CommandTable,
     CommandToken,
     SpecialTokens,
+    given_commands,
 )
-from data_utils.tokenizers.text_tokenizers import ByteLevelBPE, SentencePiece, TextTokenizer, WordPiece
+from data_utils.tokenizers.text_tokenizers import ByteLevelBPE, SentencePiece, TextTokenizer, WordList, WordPiece
 from data_utils.tokenizers.vocabularies import find_vocabulary
 
 if TYPE_CHECKING:
@@ -213,6 +214,12 @@ class Tokenizer:
         commands = repr([(token.text, token.id, token.lstrip) for token in self.command_tokens])
         content = f"{self.family} {self.text_tokenizer.digest} {commands}"
         return hashlib.sha256(content.encode("utf-8")).hexdigest()
+
+
+def word_list_tokenizer(words: Sequence[str], commands: Mapping[str, int]) -> Tokenizer:
+    """Return a tokenizer of a ``WordList`` and of ``commands``, name to id: for examples and benchmarks."""
+    table = given_commands(commands, num_tokens=max(len(words), *(index + 1 for index in commands.values())))
+    return Tokenizer(WordList(words), table, family="words")
 
 
 def build_tokenizer(

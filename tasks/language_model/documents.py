@@ -5,22 +5,14 @@ What is wrong with a file is said in one line with its name and line.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
+from data_utils.tokenizers.tokenizer import Tokenizer
 from tasks.language_model import detokenizers
 from tasks.readers import MissingFileError, read_json_lines, read_text
-
-
-class TextTokenizer(Protocol):
-    """What reading needs of a tokenizer (``data_utils.tokenizers.tokenizer.Tokenizer`` has it)."""
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of texts."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +48,7 @@ class Ending:
     label: list[int]
 
 
-def read_documents(path: Path, *, task: str, tokenizer: TextTokenizer, limit: int | None = None) -> TokenDocuments:
+def read_documents(path: Path, *, task: str, tokenizer: Tokenizer, limit: int | None = None) -> TokenDocuments:
     """Return the documents of a file: all of it for ``wikitext``, its lines for ``language_model``.
 
     Lines without text are left out. ``limit``: take only that many first lines of the file.
@@ -80,7 +72,7 @@ def read_documents(path: Path, *, task: str, tokenizer: TextTokenizer, limit: in
     return TokenDocuments(documents, sum(len(line.split(" ")) for line in lines))
 
 
-def read_endings(path: Path, *, tokenizer: TextTokenizer, limit: int | None = None) -> list[Ending]:
+def read_endings(path: Path, *, tokenizer: Tokenizer, limit: int | None = None) -> list[Ending]:
     """Return the passages of a LAMBADA file: JSON lines with a field ``text``.
 
     ``limit``: take only that many first passages.

@@ -14,22 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
+from data_utils.tokenizers.tokenizer import Tokenizer
 from tasks.language_model.documents import Ending, TokenDocuments
 from tasks.language_model.settings import LanguageModelSettings
-
-
-class CommandTokenizer(Protocol):
-    """What windows need of a tokenizer (``data_utils.tokenizers.tokenizer.Tokenizer`` has it)."""
-
-    def command_id(self, name: str) -> int:
-        """Return the id of a command."""
-
-    def has_command(self, name: str) -> bool:
-        """Tell whether there is such a command."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +41,19 @@ class WindowLayout:
     block_positions: bool = True
 
     @classmethod
-    def of(cls, tokenizer: CommandTokenizer, *, settings: LanguageModelSettings, closed: bool) -> WindowLayout:
+    def of(cls, tokenizer: Tokenizer, *, settings: LanguageModelSettings, closed: bool) -> WindowLayout:
         """Choose the tokens: the mask is gMASK where there is one."""
-        pad = tokenizer.command_id("eos")
         if not settings.block:
-            return cls(pad)
-        mask = "gMASK" if tokenizer.has_command("gMASK") else "MASK"
-        first, mask_id, start = (tokenizer.command_id(name) for name in ("ENC", mask, "sop"))
-        return cls(pad, first, mask_id, start, closed=closed, block_positions=settings.block_positions)
+            return cls(tokenizer.command_id("eos"))
+        special = tokenizer.special
+        return cls(
+            special.eos,
+            special.cls,
+            special.long_mask,
+            special.sop,
+            closed=closed,
+            block_positions=settings.block_positions,
+        )
 
 
 @dataclass(frozen=True)

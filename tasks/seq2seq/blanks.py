@@ -94,10 +94,10 @@ def build_blank_sample(
 ) -> Seq2SeqSample:
     """Return the sample of an example whose blanks are drawn; a blank that truncation cuts off is not asked for."""
     size = options.source_length
-    data_mask, mask = tokenizer.command_id("MASK"), tokenizer.command_id(blank_command(task, options))
+    data_mask, mask = tokenizer.special.mask, tokenizer.command_id(blank_command(task, options))
     source = [mask if index == data_mask else index for index in tokenizer.encode(f" {example.source}")[:size]]
     positions = tuple(index for index, token in enumerate(source) if token == mask)
-    pad, sop = tokenizer.command_id("pad"), tokenizer.command_id("sop")
+    pad, sop = tokenizer.special.pad, tokenizer.special.sop
     prefix = source + [pad] * (size - len(source))
     if not for_training:
         piece = _Pieces()
@@ -105,7 +105,7 @@ def build_blank_sample(
         return piece.sample(prefix, len(source), 1, pad=pad, positions=positions, uid=example.guid, scored=False)
     pieces = _Pieces()
     answers: Sequence[str] = example.meta["blanks"] or ()
-    end = tokenizer.command_id("eop")
+    end = tokenizer.special.eop
     for position, answer in zip(positions, tokenizer.encode_batch([f" {text}" for text in answers]), strict=False):
         pieces.add([sop, *answer], [*answer, end], position, block_positions=options.block_positions)
     slots = int(size * options.blank_mask_ratio) if task == "blank" else options.target_length

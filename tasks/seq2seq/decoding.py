@@ -10,12 +10,13 @@ b texts, n beams, v vocabulary
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Generator
 
+from data_utils.tokenizers.command_tokens import SpecialTokens
+from data_utils.tokenizers.tokenizer import Tokenizer
 from generation.beam_search import BeamOptions, BeamSearch, Hypothesis
 from generation.inputs import PromptInputs
 from generation.sampling import process_scores
@@ -29,31 +30,6 @@ from tasks.seq2seq.settings import BeamSettings
 Result = TypeVar("Result")
 
 
-class CommandTokenizer(Protocol):
-    """What decoding needs of a tokenizer (``data_utils.tokenizers.tokenizer.Tokenizer`` has it)."""
-
-    num_tokens: int
-
-    def command_id(self, name: str) -> int:
-        """Return the id of a command."""
-
-
-@dataclass(frozen=True)
-class DecodingTokens:
-    """Ids with a meaning: what starts and ends a piece, what fills rows, and how many ids there are."""
-
-    start: int
-    end: int
-    pad: int
-    num_tokens: int
-
-    @classmethod
-    def of(cls, tokenizer: CommandTokenizer) -> DecodingTokens:
-        """Collect them from a tokenizer that has the block symbols."""
-        start, end, pad = (tokenizer.command_id(name) for name in ("sop", "eop", "pad"))
-        return cls(start, end, pad, tokenizer.num_tokens)
-
-
 class FilledText(NamedTuple):
     """A source with its blanks filled, without padding, and what fills each of them."""
 
@@ -65,12 +41,13 @@ class TargetDecoder:
     """Write targets, or fill blanks, with a model in evaluation mode."""
 
     def __init__(
-        self, model: GLMModel, tokens: DecodingTokens, *, settings: BeamSettings, visible_padding: bool = False
+        self, model: GLMModel, tokenizer: Tokenizer, *, settings: BeamSettings, visible_padding: bool = False
     ) -> None:
         """Raises ValueError when a target may be longer than the model has block positions."""
         settings.check_positions(model.config.max_position_embeddings)
         self.model = model
-        self.tokens = tokens
+        self.tokenizer = tokenizer
+        self.special = tokenizer.special
         self.settings = settings
         self.visible_padding = visible_padding
 
@@ -81,11 +58,11 @@ class TargetDecoder:
 
         ``generators`` (CPU, one per sample) are needed only to draw candidates.
         """
-        settings, tokens = self.settings, self.tokens
+        settings, special = self.settings, self.special
         options = BeamOptions(
             num_beams=settings.num_beams,
-            end_ids=(tokens.end,),
-            pad_id=tokens.pad,
+            end_ids=(special.eop,),
+            pad_id=special.pad,
             max_steps=settings.max_length,
             length_penalty=settings.length_penalty,
             top_k=settings.top_k,
@@ -98,7 +75,7 @@ class TargetDecoder:
         masks = [int(sample.position_ids[0, sample.prefix_length]) for sample in samples]
         state = self._context(samples)
         source_length = state.length
-        logits = state.feed([tokens.start] * len(samples), [(mask, 1) for mask in masks])
+        logits = state.feed([special.sop] * len(samples), [(mask, 1) for mask in masks])
         rows = [row for row in range(len(samples)) for _ in range(settings.num_beams)]
         logits = logits[rows]  # [b*n,v]
         state.reorder(rows)
@@ -118,8 +95,8 @@ class TargetDecoder:
         All blanks of a text share ``max_length`` steps; one that gets none stays empty. Minimum length and n-grams
         count over everything generated for a text, start tokens of later blanks included.
         """
-        settings, tokens = self.settings, self.tokens
-        texts = [_BlankText(sample, tokens=tokens) for sample in samples]
+        settings, special = self.settings, self.special
+        texts = [_BlankText(sample, special=special) for sample in samples]
         active = [text for text in texts if text.blanks]
         if active:
             state = self._context([text.sample for text in active])
@@ -130,7 +107,7 @@ class TargetDecoder:
             scores = process_scores(
                 state.feed([text.next_token for text in active], positions),
                 [text.generated for text in active],
-                end_ids=(tokens.end,),
+                end_ids=(special.eop,),
                 min_length=settings.min_length,
                 no_repeat_ngram_size=settings.no_repeat_ngram_size,
             )
@@ -149,19 +126,19 @@ class TargetDecoder:
             length = sample.prefix_length if self.visible_padding else sample.context_length
             positions = sample.position_ids[0, :length].tolist()
             inputs.append(PromptInputs("", tuple(sample.input_ids[:length].tolist()), tuple(positions), ()))
-        return DecodingState(self.model, inputs, num_tokens=self.tokens.num_tokens, pad_id=self.tokens.pad)
+        return DecodingState(self.model, inputs, num_tokens=self.tokenizer.num_tokens, pad_id=self.special.pad)
 
 
 class _BlankText:
     """A text whose blanks are filled token by token."""
 
-    def __init__(self, sample: Seq2SeqSample, *, tokens: DecodingTokens) -> None:
+    def __init__(self, sample: Seq2SeqSample, *, special: SpecialTokens) -> None:
         self.sample = sample
-        self.tokens = tokens
+        self.special = special
         self.blanks = sample.mask_positions
         self.pieces: list[list[int]] = [[]]
         self.generated: list[int] = []
-        self.next_token = tokens.start
+        self.next_token = special.sop
         self.block = 1  # block position of the next token
         self.done = False
 
@@ -172,12 +149,12 @@ class _BlankText:
 
     def accept(self, token: int) -> None:
         """Take the chosen token; an end token goes on to the next blank, whose start token takes its place."""
-        if token != self.tokens.end:
+        if token != self.special.eop:
             self.pieces[-1].append(token)
             self.block += 1
         elif len(self.pieces) < len(self.blanks):
             self.pieces.append([])
-            token, self.block = self.tokens.start, 1
+            token, self.block = self.special.sop, 1
         else:
             self.done = True
         self.generated.append(token)
@@ -190,7 +167,7 @@ class _BlankText:
         ids: list[int] = []
         for index, token in enumerate(self.sample.input_ids[: self.sample.context_length].tolist()):
             ids += by_index.get(index, [token])
-        return FilledText([token for token in ids if token != self.tokens.pad], pieces)
+        return FilledText([token for token in ids if token != self.special.pad], pieces)
 
 
 def decode_shared(

@@ -25,7 +25,7 @@ from tasks.run import Announce, Score, TaskRun, TrainingSet
 from tasks.seq2seq.answers import NO_ANSWER, recover_answer
 from tasks.seq2seq.blanks import BLANK, with_blanks
 from tasks.seq2seq.collation import Seq2SeqBatch, collate
-from tasks.seq2seq.decoding import DecodingTokens, TargetDecoder, decode_shared
+from tasks.seq2seq.decoding import TargetDecoder, decode_shared
 from tasks.seq2seq.detokenizers import clean_filled
 from tasks.seq2seq.examples import BLANK_TASKS, SQUAD_TASKS, SUMMARY_TASKS, Seq2SeqExample, Seq2SeqOptions
 from tasks.seq2seq.metrics import metric_names, score_predictions
@@ -124,7 +124,7 @@ class Seq2SeqRun(TaskRun):
         build = partial(build_sample, self.name, tokenizer=self.tokenizer, options=self.options, epoch=epoch)
         return collate(
             [build(example, for_training=True) for example in samples],
-            pad_id=self.tokenizer.command_id("pad"),
+            pad_id=self.tokenizer.special.pad,
             visible_padding=self.visible_padding,
             multiple_of=WIDTH_MULTIPLE,
             share_rows=self.configuration.task.pack_samples,
@@ -167,7 +167,7 @@ class Seq2SeqRun(TaskRun):
         """Return what the model writes for every example, on every rank."""
         decoder = TargetDecoder(
             engine.network,
-            DecodingTokens.of(self.tokenizer),
+            self.tokenizer,
             settings=self.settings.beams,
             visible_padding=self.visible_padding,
         )
@@ -209,7 +209,7 @@ class Seq2SeqRun(TaskRun):
 
     @property
     def _silent(self) -> tuple[int, int]:
-        return self.tokenizer.command_id("eop"), self.tokenizer.command_id("pad")
+        return self.tokenizer.special.eop, self.tokenizer.special.pad
 
     def _scores(self, examples: Sequence[Seq2SeqExample], written: Sequence[Written]) -> dict[str, float]:
         return score_predictions(

@@ -58,7 +58,7 @@ def build_sample(
     source, position = _source_ids(task, example, tokenizer=tokenizer, options=options, mask=mask)
     if options.compatible:
         position = source.index(mask)
-    target = [*tokenizer.encode(f" {example.target}"), tokenizer.command_id("eop")] if for_training else None
+    target = [*tokenizer.encode(f" {example.target}"), tokenizer.special.eop] if for_training else None
     return _place(source, position, target, tokenizer=tokenizer, options=options, uid=example.guid)
 
 
@@ -67,7 +67,7 @@ def _source_ids(
 ) -> tuple[list[int], int]:
     """Return at most S ids of the source, and where among them the mask stands."""
     size, encode, meta = options.source_length, tokenizer.encode, example.meta
-    first = tokenizer.command_id("ENC")
+    first = tokenizer.special.cls
     if task in SUMMARY_TASKS:
         return [first, mask, *encode(" Content:"), *encode(f" {example.source}")][:size], 1
     if task == "squad_generation":
@@ -82,7 +82,7 @@ def _source_ids(
         return [first, *question, mask, *text], 1 + len(question)
     assert task == "customization", task
     text = encode(example.source)[-(size - 3) :]
-    return [first, *text, mask, tokenizer.command_id("eos")], 1 + len(text)
+    return [first, *text, mask, tokenizer.special.eos], 1 + len(text)
 
 
 def _question_source(example: Seq2SeqExample, *, tokenizer: Tokenizer, size: int, mask: int) -> tuple[list[int], int]:
@@ -95,7 +95,7 @@ def _question_source(example: Seq2SeqExample, *, tokenizer: Tokenizer, size: int
         found = _find(answer, context)
         start = 0 if found is None else max(found - room // 2, 0)
         context = context[start : start + room]
-    return [tokenizer.command_id("ENC"), *context, mask, *answer_part], 1 + len(context)
+    return [tokenizer.special.cls, *context, mask, *answer_part], 1 + len(context)
 
 
 def _find(part: list[int], ids: list[int]) -> int | None:
@@ -114,11 +114,11 @@ def _place(
     uid: str,
 ) -> Seq2SeqSample:
     """Lay out source and target; ``target`` None is the sample that the model continues."""
-    size, pad = options.source_length, tokenizer.command_id("pad")
+    size, pad = options.source_length, tokenizer.special.pad
     slots = 1 if target is None else options.target_length
     written = [] if target is None else target[:slots]
     padded = written + [pad] * (slots - len(written))
-    ids = source + [pad] * (size - len(source)) + [tokenizer.command_id("sop"), *padded[: slots - 1]]
+    ids = source + [pad] * (size - len(source)) + [tokenizer.special.sop, *padded[: slots - 1]]
     positions = np.full((2, size + slots), position, dtype=np.int64)
     positions[0, :size] = np.arange(size)
     positions[1, :size] = 0

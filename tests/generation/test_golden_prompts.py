@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
-from generation.inputs import BlankTokens, complete_prompt, encode_prompt
+from generation.inputs import complete_prompt, encode_prompt
 from tests.helpers.generation_models import load_json
 from tests.helpers.golden_index import GoldenFolder
 
@@ -38,7 +38,7 @@ def check_case(case: dict, tokenizer: Tokenizer, *, max_length: int, block_posit
     assert [blank.start for blank in inputs.blanks] == case["mask_positions"]
     ends = case["end_tokens"]
     assert (ends is None) == (not inputs.blanks)
-    assert ends is None or list(BlankTokens.of(tokenizer).ends) == ends
+    assert ends is None or list(tokenizer.special.ends) == ends
 
 
 def test_prompt_inputs(golden: GoldenFolder, vocab_dir: Path):

@@ -6,7 +6,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,9 @@ TASK_FILES = Path(__file__).parents[1] / "lm_eval_tasks"
 POSITIONS = 64
 
 
-class BatchTokenizer(WordTokenizer):
-    """With what the language-model tasks need."""
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of every text."""
-        return [self.encode(text) for text in texts]
-
-
 @pytest.fixture(scope="module")
 def glm() -> GLM:
-    return GLM(random_model(positions=POSITIONS), BatchTokenizer(TINY_COMMAND_IDS, num_tokens=58))
+    return GLM(random_model(positions=POSITIONS), WordTokenizer(TINY_COMMAND_IDS, num_tokens=58))
 
 
 @pytest.fixture

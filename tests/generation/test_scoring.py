@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from generation.questions import QuestionEncoder
+from generation.inputs import QuestionEncoder
 from generation.scoring import Question, Score, score_batch, score_questions
 from model.heads import MultiTokenCloze
 from model.modeling_glm import GLMModel

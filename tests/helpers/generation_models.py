@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
+from data_utils.tokenizers.command_tokens import given_commands
+from data_utils.tokenizers.text_tokenizers import WordList
+from data_utils.tokenizers.tokenizer import Tokenizer
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from tests.helpers.golden_index import GoldenFolder
-
-COMMAND_TEXTS = {
-    "pad": "<|endoftext|>",
-    "eos": "<|endoftext|>",
-    "ENC": "[CLS]",
-    "MASK": "[MASK]",
-    "sMASK": "[sMASK]",
-    "gMASK": "[gMASK]",
-    "sop": "<|startofpiece|>",
-    "eop": "<|endofpiece|>",
-    "sep": "[SEP]",
-}
 
 
 def load_json(golden: GoldenFolder, name: str) -> Any:
@@ -33,40 +22,16 @@ def load_json(golden: GoldenFolder, name: str) -> Any:
     return json.loads(golden.path(f"generation/{name}").read_text(encoding="utf-8"))
 
 
-class WordTokenizer:
+class WordTokenizer(Tokenizer):
     """Split on blanks: ``wN`` is id N, command texts are their ids; decoding joins with blanks."""
 
     def __init__(
         self, command_ids: dict[str, int], *, num_tokens: int, task_mask: bool = True, unknown_id: int | None = None
     ) -> None:
-        assert set(command_ids) <= set(COMMAND_TEXTS), command_ids
-        hidden = () if task_mask else ("sMASK", "gMASK")
-        self.num_tokens = num_tokens
-        self.unknown_id = unknown_id  # None: unknown words are an error
-        self.ids = {name: index for name, index in command_ids.items() if name not in hidden}
-        self.command_tokens = [SimpleNamespace(name=n, text=COMMAND_TEXTS[n], id=i) for n, i in self.ids.items()]
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of a text."""
-        by_text = {token.text: token.id for token in self.command_tokens}
-        return [by_text[word] if word in by_text else self._word_id(word) for word in text.split()]
-
-    def _word_id(self, word: str) -> int:
-        number = word.removeprefix("w")
-        return int(number) if number.isdigit() or self.unknown_id is None else self.unknown_id
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids."""
-        by_id = {token.id: token.text for token in self.command_tokens}
-        return " ".join(by_id.get(index, f"w{index}") for index in ids)
-
-    def command_id(self, name: str) -> int:
-        """Return the id of a command."""
-        return self.ids[name]
-
-    def has_command(self, name: str) -> bool:
-        """Tell whether there is such a command."""
-        return name in self.ids
+        """``unknown_id`` None: unknown words are an error."""
+        ids = {name: index for name, index in command_ids.items() if task_mask or name not in ("sMASK", "gMASK")}
+        words = WordList([f"w{index}" for index in range(num_tokens)], unknown_id=unknown_id)
+        super().__init__(words, given_commands(ids, num_tokens), family="words")
 
 
 TINY_COMMAND_IDS = {

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 
 from data_utils.corpora.store import Document
 from data_utils.objective.block_infilling import BlankInfillingSettings
+from data_utils.tokenizers.command_tokens import given_commands
+from data_utils.tokenizers.text_tokenizers import WordList
+from data_utils.tokenizers.tokenizer import Tokenizer
 
 NUM_IDS = 2000
 
 
-class StandInVocabulary:
+class StandInVocabulary(Tokenizer):
     """Command ids and sentence ends, as given in a golden file under ``tokenizer``."""
 
     def __init__(self, recorded: dict[str, Any]) -> None:
-        self._commands = recorded["commands"]
+        commands = {"pad": recorded["commands"]["eos"], "sep": 2, **recorded["commands"]}
+        for number in range(1, 400):
+            commands |= {f"MASK{number}": 900 + 2 * (number - 1), f"sop{number}": 901 + 2 * (number - 1)}
+        words = WordList([f"w{index}" for index in range(NUM_IDS)])
+        super().__init__(words, given_commands(commands, NUM_IDS), family="stand-in")
         self._ends = {
             "span": recorded["sentence_end_ids_collator"],
             "document": recorded["sentence_end_ids_dataset"],
         }
-
-    def command_id(self, name: str) -> int:
-        if name in self._commands:
-            return self._commands[name]
-        kind, number = re.fullmatch(r"(MASK|sop)(\d+)", name).groups()
-        return 900 + 2 * (int(number) - 1) + (kind == "sop")
 
     def sentence_end_table(self, predicate: str) -> np.ndarray:
         table = np.zeros(NUM_IDS, dtype=bool)

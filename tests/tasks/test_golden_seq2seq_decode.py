@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from model.modeling_glm import GLMModel
 from tasks.seq2seq.collation import Seq2SeqBatch
-from tasks.seq2seq.decoding import DecodingTokens, TargetDecoder
+from tasks.seq2seq.decoding import TargetDecoder
 from tasks.seq2seq.examples import Seq2SeqSample
 from tasks.seq2seq.objective import Seq2SeqObjective
 from tasks.seq2seq.settings import BeamSettings
@@ -29,10 +30,6 @@ BEAM_NAMES = {
 def beam_settings(recorded: dict[str, Any]) -> BeamSettings:
     named = {name: recorded[key] for key, name in BEAM_NAMES.items() if key in recorded}
     return BeamSettings(**named, block_positions=not recorded.get("no_block_position", False))
-
-
-def decoding_tokens(ids: dict[str, int], vocab_size: int) -> DecodingTokens:
-    return DecodingTokens(ids["sop"], ids["eop"], ids["pad"], vocab_size)
 
 
 def beam_sample(item: dict[str, Any], *, mask_pad_token: bool, mask_id: int) -> Seq2SeqSample:
@@ -61,15 +58,17 @@ def recorded(golden) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def model_and_tokens(golden, recorded) -> tuple[Any, DecodingTokens]:
-    description = load_json(golden, "interactive_tiny.json")["model"]
+def model_and_tokenizer(golden, recorded) -> tuple[GLMModel, WordTokenizer]:
+    tiny = load_json(golden, "interactive_tiny.json")
+    description = tiny["model"]
     assert description["weights"] == recorded["model"]
-    return tiny_model(golden, description), decoding_tokens(recorded["command_ids"], description["vocab_size"])
+    assert recorded["command_ids"].items() <= tiny["command_ids"].items()
+    return tiny_model(golden, description), WordTokenizer(tiny["command_ids"], num_tokens=description["vocab_size"])
 
 
 @pytest.mark.parametrize("extra_size", [None, 16], ids=["recorded batches", "all together"])
-def test_beam_search(recorded, model_and_tokens, extra_size: int | None):
-    model, tokens = model_and_tokens
+def test_beam_search(recorded, model_and_tokenizer, extra_size: int | None):
+    model, tokenizer = model_and_tokenizer
     known = {*BEAM_NAMES, "mask_pad_token", "no_block_position", "task_mask", "batch_sizes"}
     for run in recorded["beam"]:
         assert set(run) == {"settings", "inputs", "output_ids", "scores", "min_gap"}
@@ -78,7 +77,7 @@ def test_beam_search(recorded, model_and_tokens, extra_size: int | None):
         mask_id = recorded["command_ids"]["sMASK" if options["task_mask"] else "MASK"]
         samples = [beam_sample(i, mask_pad_token=options["mask_pad_token"], mask_id=mask_id) for i in run["inputs"]]
         decoder = TargetDecoder(
-            model, tokens, settings=beam_settings(options), visible_padding=not options["mask_pad_token"]
+            model, tokenizer, settings=beam_settings(options), visible_padding=not options["mask_pad_token"]
         )
         starts = iter(samples)
         sizes = [extra_size] if extra_size else options["batch_sizes"]
@@ -89,12 +88,9 @@ def test_beam_search(recorded, model_and_tokens, extra_size: int | None):
         np.testing.assert_allclose([best.score for best in found], run["scores"], atol=1e-3)
 
 
-def test_blank_filling(golden, recorded, model_and_tokens):
-    model, tokens = model_and_tokens
+def test_blank_filling(recorded, model_and_tokenizer):
+    model, tokenizer = model_and_tokenizer
     ids = recorded["command_ids"]
-    named = load_json(golden, "interactive_tiny.json")["command_ids"]
-    assert ids.items() <= named.items()
-    tokenizer = WordTokenizer(named, num_tokens=tokens.num_tokens)
     for run in recorded["blank_filling"]:
         assert set(run) == {"settings", "inputs", "sep", "filled_text", "min_gap"}
         assert set(run["settings"]) == {"no_repeat_ngram_size", "min_tgt_length", "tgt_seq_length", "batch_sizes"}
@@ -103,15 +99,15 @@ def test_blank_filling(golden, recorded, model_and_tokens):
             blanks = tuple(index for index, token in enumerate(row) if token == ids["MASK"])
             positions = np.array([[*range(run["sep"]), blanks[0]], [*[0] * run["sep"], 1]])
             samples.append(Seq2SeqSample(np.array(row), positions, run["sep"], run["sep"], None, None, blanks, "0"))
-        decoder = TargetDecoder(model, tokens, settings=beam_settings(run["settings"]), visible_padding=True)
+        decoder = TargetDecoder(model, tokenizer, settings=beam_settings(run["settings"]), visible_padding=True)
         for size in (*run["settings"]["batch_sizes"], len(samples)):
             with torch.inference_mode():
                 filled = [text for batch in batches(samples, size) for text in decoder.fill_blanks(batch)]
             assert [tokenizer.decode(text.ids) for text in filled] == run["filled_text"], run["settings"]
 
 
-def test_losses(golden, model_and_tokens):
-    model, _ = model_and_tokens
+def test_losses(golden, model_and_tokenizer):
+    model, _ = model_and_tokenizer
     cases = load_json(golden, "multichoice.json")["seq2seq_loss"]
     assert cases
     for case in cases:

@@ -29,13 +29,6 @@ TOKENIZER = WordTokenizer(TINY_COMMAND_IDS, num_tokens=58, unknown_id=49)
 DIRECTIONS = [{"unidirectional": False}, {"unidirectional": True}, {"block": False}]
 
 
-class Words:
-    """The numbered words, many texts at a time."""
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return [TOKENIZER.encode(text) for text in texts]
-
-
 def made_documents(sizes: list[int], *, seed: int = 0) -> TokenDocuments:
     generator = np.random.default_rng(seed)
     documents = tuple(generator.integers(0, 50, size).astype(np.int32) for size in sizes)
@@ -251,20 +244,20 @@ def test_perplexity_by_the_original_s_denominators():
 def test_readers(tmp_path: Path):
     file = tmp_path / "texts.txt"
     file.write_text("  w1 w2  w3 \n\n \nw4\r\nw5 w6\n", encoding="utf-8", newline="")
-    found = read_documents(file, task="language_model", tokenizer=Words())
+    found = read_documents(file, task="language_model", tokenizer=TOKENIZER)
     assert [ids.tolist() for ids in found.documents] == [[1, 2, 3], [4], [5, 6]]
     assert (found.num_original_tokens, found.num_tokens) == (4 + 1 + 2, 6)  # two blanks are a word more
-    whole = read_documents(file, task="wikitext", tokenizer=Words())
+    whole = read_documents(file, task="wikitext", tokenizer=TOKENIZER)
     assert [ids.tolist() for ids in whole.documents] == [[1, 2, 3, 4, 5, 6]]
     assert whole.num_original_tokens == len(["w1", "w2", "", "w3", "\n\n", "\nw4\nw5", "w6"])
-    first = read_documents(file, task="language_model", tokenizer=Words(), limit=4)
+    first = read_documents(file, task="language_model", tokenizer=TOKENIZER, limit=4)
     assert [len(ids) for ids in first.documents] == [3, 1]
     rows = [{"text": "w1 w2\n w1"}, {"text": " w3 "}, {"text": "w5 w51 w5"}]
     file.write_text("\n".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    endings = read_endings(file, tokenizer=Words())
+    endings = read_endings(file, tokenizer=TOKENIZER)
     assert [(one.context, one.label) for one in endings] == [([1, 2], [1]), ([], [3]), ([5, 51], [5])]
     assert endings[1].place == f"{file}, line 3"
-    assert read_endings(file, tokenizer=Words(), limit=2) == endings[:2]
+    assert read_endings(file, tokenizer=TOKENIZER, limit=2) == endings[:2]
 
 
 @pytest.mark.parametrize(
@@ -284,7 +277,7 @@ def test_mistakes_in_passages_name_file_and_line(content: bytes, message: str, t
     file = tmp_path / "wrong.jsonl"
     file.write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        read_endings(file, tokenizer=Words())
+        read_endings(file, tokenizer=TOKENIZER)
     assert str(error.value).startswith(f"{file}, ") and "\n" not in str(error.value)
 
 
@@ -292,11 +285,11 @@ def test_mistakes_in_passages_name_file_and_line(content: bytes, message: str, t
 def test_mistakes_in_texts_name_file_and_line(task: str, tmp_path: Path):
     file = tmp_path / "wrong.txt"
     with pytest.raises(ValueError, match="no such file; --valid-data names it"):
-        read_documents(file, task=task, tokenizer=Words())
+        read_documents(file, task=task, tokenizer=TOKENIZER)
     with pytest.raises(ValueError, match="is a folder; --valid-data names a file"):
-        read_documents(tmp_path, task=task, tokenizer=Words())
+        read_documents(tmp_path, task=task, tokenizer=TOKENIZER)
     for content, message in ((b" \n", "line 1: no text"), (b"a\n\xfe", "line 2: not UTF-8 text")):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=message) as error:
-            read_documents(file, task=task, tokenizer=Words())
+            read_documents(file, task=task, tokenizer=TOKENIZER)
         assert str(error.value).startswith(f"{file}, ")

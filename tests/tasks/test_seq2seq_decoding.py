@@ -15,15 +15,15 @@ from model.modeling_glm import GLMModel
 from mpu.cross_entropy import vocab_parallel_cross_entropy
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from tasks.seq2seq.collation import collate
-from tasks.seq2seq.decoding import DecodingTokens, TargetDecoder, decode_shared
+from tasks.seq2seq.decoding import TargetDecoder, decode_shared
 from tasks.seq2seq.examples import Seq2SeqSample
 from tasks.seq2seq.objective import Seq2SeqObjective
 from tasks.seq2seq.settings import BeamSettings
 from tests.helpers.distributed import run
-from tests.helpers.generation_models import TINY_COMMAND_IDS, random_model
+from tests.helpers.generation_models import TINY_COMMAND_IDS, WordTokenizer, random_model
 
 IDS = TINY_COMMAND_IDS
-TOKENS = DecodingTokens(start=IDS["sop"], end=IDS["eop"], pad=IDS["pad"], num_tokens=58)
+TOKENIZER = WordTokenizer(IDS, num_tokens=58)
 SOURCE, TARGET = 24, 7
 BEAMS = BeamSettings(max_length=TARGET, num_beams=3, length_penalty=0.7, no_repeat_ngram_size=3, min_length=2)
 
@@ -75,7 +75,7 @@ def written(
     seen: list[int] | None = None,
 ) -> list:
     """Return the hypotheses of every sample, or its blanks; ``seen`` collects what this rank decodes."""
-    decoder = TargetDecoder(model, TOKENS, settings=settings, visible_padding=visible_padding)
+    decoder = TargetDecoder(model, TOKENIZER, settings=settings, visible_padding=visible_padding)
 
     def decode(numbers: Sequence[int]) -> list:
         if seen is not None:
@@ -150,7 +150,7 @@ def test_search_equals_a_search_without_cache() -> None:
             positions = [[*range(length), *[mask] * steps], [*[0] * length, *range(1, steps + 1)]]
             with torch.no_grad():
                 logits = model(torch.tensor([ids]), torch.tensor([positions]), torch.tensor([length]))[0, -1]
-            scores = logits[: TOKENS.num_tokens].log_softmax(-1)
+            scores = logits[: TOKENIZER.num_tokens].log_softmax(-1)
             token = int(scores.argmax())
             total += float(scores[token])
             if token == IDS["eop"]:
@@ -266,4 +266,4 @@ def test_settings_that_make_no_sense(options: dict, message: str) -> None:
 
 def test_targets_longer_than_the_model() -> None:
     with pytest.raises(ValueError, match="--tgt-seq-length 65 is above the model's 64 block positions"):
-        TargetDecoder(random_model(), TOKENS, settings=BeamSettings(max_length=65))
+        TargetDecoder(random_model(), TOKENIZER, settings=BeamSettings(max_length=65))
