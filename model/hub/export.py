@@ -28,7 +28,7 @@ from model.config import GLMConfig
 from model.hub.config_file import CLASSIFIER_CLASS, CONFIG_FILE, config_fields, sizes_from_shapes
 from model.modeling_glm import GLMModel, count_parameters
 
-CODE_FOLDER = Path(__file__).resolve().parent / "hf"
+CODE_FOLDER = Path(__file__).resolve().parent.parent / "hf"
 CODE_FILES = "*_glm.py"
 BIN_FILE = "pytorch_model.bin"
 GENERATION_FILE = "generation_config.json"
