@@ -9,6 +9,7 @@ other families of tasks have their own: ``tasks/run.py``).
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 
@@ -16,6 +17,8 @@ from data_utils.errors import run_main
 from tasks.configuration import FinetuningConfiguration, finetuning_configuration
 from training.arguments import get_parser, parse_arguments
 from training.flags import FINETUNING_WITHOUT_EFFECT
+
+logger = logging.getLogger("glm")
 
 
 def finetune(configuration: FinetuningConfiguration, *, notices: Sequence[str]) -> int:
@@ -34,21 +37,17 @@ def finetune(configuration: FinetuningConfiguration, *, notices: Sequence[str]) 
     topology, device = start_distributed(configuration.device)
     first = topology.rank == 0
 
-    def announce(line: str) -> None:
-        if first:
-            print(line, flush=True)
-
     for notice in notices:
-        announce(notice)
+        logger.info(notice)
     seed_everything(run.seed)
     tokenizer = build_pretraining_tokenizer(configuration.tokenizer)
-    task = prepare_task(configuration, tokenizer=tokenizer, topology=topology, announce=announce)
+    task = prepare_task(configuration, tokenizer=tokenizer, topology=topology)
     num_updates = tuning.epochs * task.batches_per_epoch // tuning.accumulation_steps
     engine = build_engine(
         task.build_network(), configuration, objective=task.objective(), num_updates=num_updates,
-        topology=topology, device=device, announce=announce,
+        topology=topology, device=device,
     )  # fmt: skip
-    start = find_progress(engine, configuration, task.name, announce=announce)
+    start = find_progress(engine, configuration, task.name)
     log = build_log(
         run, values=configuration.values, deepspeed_content=configuration.deepspeed_content,
         num_updates=num_updates, initial=start.updates, silent=not first,
@@ -66,7 +65,7 @@ def finetune(configuration: FinetuningConfiguration, *, notices: Sequence[str]) 
     seconds = time.perf_counter() - began
     results = {"validation": tuner.best, "test": result}
     for line in result_table(task.name, results, epoch=progress.best_epoch, seconds=seconds):
-        announce(line)
+        logger.info(line)
     return finish_distributed(0)
 
 

@@ -8,12 +8,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from data_utils.errors import run_main
 from training.arguments import get_parser, parse_arguments
 from training.configurations import PretrainingConfiguration, pretraining_configuration
 from training.flags import PRETRAINING_WITHOUT_EFFECT
+
+logger = logging.getLogger("glm")
 
 
 def pretrain(configuration: PretrainingConfiguration, *, notices: Sequence[str]) -> int:
@@ -27,22 +30,18 @@ def pretrain(configuration: PretrainingConfiguration, *, notices: Sequence[str])
     topology, device = start_distributed(configuration.device)
     first = topology.rank == 0
 
-    def announce(line: str) -> None:
-        if first:
-            print(line, flush=True)
-
     for notice in notices:
-        announce(notice)
+        logger.info(notice)
     seed_everything(run.seed)
     tokenizer = build_pretraining_tokenizer(configuration.tokenizer)
     vocab_size = tokenizer.padded_size(configuration.tokenizer.vocab_divisor)
-    engine = build_engine(configuration, vocab_size=vocab_size, topology=topology, device=device, announce=announce)
-    start = find_starting_point(engine, configuration, tokenizer=tokenizer.fingerprint, announce=announce)
-    data = build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology, announce=announce)
+    engine = build_engine(configuration, vocab_size=vocab_size, topology=topology, device=device)
+    start = find_starting_point(engine, configuration, tokenizer=tokenizer.fingerprint)
+    data = build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology)
     if configuration.mixture.ratio > 0:
         from tasks.pretraining_mix import mix_downstream
 
-        data = mix_downstream(data, configuration, tokenizer=tokenizer, topology=topology, announce=announce)
+        data = mix_downstream(data, configuration, tokenizer=tokenizer, topology=topology)
     log = build_log(
         run,
         values=configuration.values,

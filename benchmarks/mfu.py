@@ -15,8 +15,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ from training.engine import Engine
 from training.faults import faults_in_one_line
 from training.flags import PRETRAINING_WITHOUT_EFFECT
 from training.metrics import PEAK_FLOPS
+
+logger = logging.getLogger("glm")
 
 RANDOM_DOCUMENTS, LONGEST_DOCUMENT = 2000, 1000
 PROFILED_STEPS, PROFILED_ROWS = 5, 40
@@ -134,12 +137,11 @@ def training_batches(
     real: bool,
     vocab_size: int,
     topology: ParallelTopology,
-    announce: Callable[[str], None],
 ) -> tuple[Iterator[Batch], int]:
     """Return the batches of a run, and the size of the vocabulary (``vocab_size`` for random documents)."""
     if real:
         tokenizer = build_pretraining_tokenizer(configuration.tokenizer)
-        data = build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology, announce=announce)
+        data = build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology)
         return iter(data.train(0)), tokenizer.padded_size(configuration.tokenizer.vocab_divisor)
     batch = configuration.batch
     loader = batch_loader(
@@ -258,11 +260,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(configuration: PretrainingConfiguration, options: argparse.Namespace) -> int:
     """Build the run, measure it and print the result on the first rank."""
     topology, device = start_distributed(configuration.device)
+    if options.json:
+        logging.getLogger("glm").setLevel(logging.CRITICAL)
     first = topology.rank == 0
-
-    def announce(line: str) -> None:
-        if first and not options.json:
-            print(line, flush=True)
 
     seed_everything(configuration.run.seed)
     batches, vocab_size = training_batches(
@@ -270,9 +270,8 @@ def run(configuration: PretrainingConfiguration, options: argparse.Namespace) ->
         real=options.data is not None,
         vocab_size=MODELS[options.model].config.vocab_size,
         topology=topology,
-        announce=announce,
     )
-    engine = build_engine(configuration, vocab_size=vocab_size, topology=topology, device=device, announce=announce)
+    engine = build_engine(configuration, vocab_size=vocab_size, topology=topology, device=device)
     engine.model.train()
     accumulation = {"accumulation_steps": configuration.batch.accumulation_steps}
     found = measure(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -117,6 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(configuration: FinetuningConfiguration, options: argparse.Namespace) -> int:
     """Build the network and its engine, measure, and print the result on the first rank."""
     topology, device = start_distributed(configuration.device)
+    if options.json:
+        logging.getLogger("glm").setLevel(logging.CRITICAL)
     seed_everything(configuration.run.seed)
     config = model_config(configuration.model, vocab_size=MODELS[options.model].config.vocab_size)
     model = GLMModel(config, topology=topology)
@@ -128,7 +131,6 @@ def run(configuration: FinetuningConfiguration, options: argparse.Namespace) -> 
         num_updates=options.warmup + options.steps,
         topology=topology,
         device=device,
-        announce=lambda line: None if topology.rank or options.json else print(line, flush=True),
     )
     found = measure(
         engine,

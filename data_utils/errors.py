@@ -1,12 +1,29 @@
-"""Turn a user's mistake into one line instead of a traceback (used by every command)."""
+"""What every command does with lines for the user: notes on the first rank, one line for a mistake."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
 
 USER_ERROR_EXIT_CODE = 2
+
+
+class _StandardOutput(logging.Handler):
+    """Print records of the logger "glm" to whatever standard output is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno == logging.WARNING else ""
+        print(f"{prefix}{record.getMessage()}", flush=True)
+
+
+def start_logging(*, first_rank: bool = True) -> None:
+    """Let the logger "glm", which all our modules use, print on the first rank and be silent on the others."""
+    logger = logging.getLogger("glm")
+    if not any(isinstance(handler, _StandardOutput) for handler in logger.handlers):
+        logger.addHandler(_StandardOutput())
+    logger.setLevel(logging.INFO if first_rank else logging.CRITICAL)
 
 
 def error_line(message: str, *, rank: int | None = None) -> str:
@@ -21,6 +38,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     vocabulary, a malformed line): they end as ``error: ...`` on standard error with exit code 2. Set
     ``GLM_TRACEBACK=1`` to see where they came from. A broken output pipe and an interrupt end quietly.
     """
+    start_logging()
     try:
         code = main()
     except BrokenPipeError:

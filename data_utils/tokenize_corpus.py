@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import sys
@@ -52,6 +53,8 @@ from data_utils.errors import run_main
 if TYPE_CHECKING:
     from data_utils.tokenizers.tokenizer import Tokenizer
 
+logger = logging.getLogger("glm")
+
 CACHE_FOLDER = ".glm_cache"
 MALFORMED_LISTED = 20  # in the sidecar
 MINIMUM_PARALLEL_BYTES = 4 << 20  # below, starting processes takes longer than tokenizing
@@ -78,7 +81,6 @@ class Preparation:
         pre_tokenize: keep ids; otherwise keep text and tokenize on access.
         in_memory: read stores into memory instead of mapping them.
         progress: show a progress bar.
-        announce: takes lines for the user.
     """
 
     tokenizer: Any
@@ -89,7 +91,6 @@ class Preparation:
     pre_tokenize: bool = True
     in_memory: bool = False
     progress: bool = True
-    announce: Callable[[str], None] = print
 
     def documents(self, source: str, **reading: Any) -> Documents:
         """Return the documents of one argument of ``--train-data``; ``reading`` are fields of ``Corpus``.
@@ -102,7 +103,7 @@ class Preparation:
         corpus = find_corpus(source, **reading)
         lazy = _lazy_folder(corpus.location)
         if lazy is not None:
-            self.announce(f"{source}: reading the original's cache {lazy}, which does not say which tokenizer made it")
+            logger.info(f"{source}: reading the original's cache {lazy}, which does not say which tokenizer made it")
             return LazyDocuments(
                 lazy, encode=self.tokenizer.encode, prepare=corpus.for_tokens, in_memory=self.in_memory
             )
@@ -128,7 +129,7 @@ class Preparation:
             if _is_current(prefix, files):
                 return self._checked(prefix)
         prefix = _first_writable(places)
-        with _locked(prefix, announce=self.announce):
+        with _locked(prefix):
             if not _is_current(prefix, files):
                 self._build(corpus, files, prefix)
         return self._checked(prefix)
@@ -143,7 +144,7 @@ class Preparation:
         """Open a store that the user named."""
         store = IndexedDataset(source, in_memory=self.in_memory)
         if store.details is None:
-            self.announce(f"{source}: no sidecar (.json) tells which tokenizer made these ids; they are not checked")
+            logger.info(f"{source}: no sidecar (.json) tells which tokenizer made these ids; they are not checked")
             return store
         if store.details.get("kind") == "text":
             return TextDocuments(store, encode=self.tokenizer.encode)
@@ -204,11 +205,11 @@ class Preparation:
             writer.discard()
             raise
         what = "tokens" if self.pre_tokenize else "bytes of text"
-        self.announce(f"{corpus.name}: {writer.num_documents} documents, {writer.num_tokens} {what} -> {prefix}")
+        logger.info(f"{corpus.name}: {writer.num_documents} documents, {writer.num_tokens} {what} -> {prefix}")
         if malformed.count:
-            self.announce(f"{corpus.name}: skipped {malformed.count} malformed rows; the first: {malformed.first[0]}")
+            logger.info(f"{corpus.name}: skipped {malformed.count} malformed rows; the first: {malformed.first[0]}")
         for group, count in sorted(groups.items()):
-            self.announce(f"{corpus.name}: {group}: {count} {what}")
+            logger.info(f"{corpus.name}: {group}: {count} {what}")
 
     def _check(self, chunk: TokenizedChunk) -> None:
         """Stop at malformed rows, and where a process has another tokenizer than this one."""
@@ -264,7 +265,6 @@ def prepare_documents(
     shard: int = 0,
     seed: int = 1234,
     progress: bool = True,
-    announce: Callable[[str], None] = print,
 ) -> Documents:
     """Return the documents of ``--train-data``, tokenized once and kept on disk.
 
@@ -281,7 +281,7 @@ def prepare_documents(
         in_memory: read stores into memory instead of mapping them (``--no-lazy-loader``).
         half_of_documents: only the first two thirds of each corpus (``--half-lazy-loader``).
         num_shards, shard, seed: deal the documents of each corpus out to shards and take one (``--loader-scatter``).
-        progress, announce: show a progress bar; take lines for the user.
+        progress: show a progress bar.
 
     Raises:
         ValueError: unknown name, missing or empty files, a malformed row, a store of another tokenizer; one line.
@@ -296,7 +296,6 @@ def prepare_documents(
         pre_tokenize=pre_tokenize,
         in_memory=in_memory,
         progress=progress,
-        announce=announce,
     )
     parts = [preparation.documents(source, text_field=text_field, text_unit=text_unit) for source in sources]
     if num_shards is not None:
@@ -384,7 +383,7 @@ def _first_writable(places: Sequence[Path]) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(prefix: Path, *, announce: Callable[[str], None]) -> Iterator[None]:
+def _locked(prefix: Path) -> Iterator[None]:
     """Hold the lock of a store; it ends with the process, however that ends."""
     import fcntl
 
@@ -392,7 +391,7 @@ def _locked(prefix: Path, *, announce: Callable[[str], None]) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            announce(f"waiting for another process that makes {prefix}")
+            logger.info(f"waiting for another process that makes {prefix}")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 import torch
@@ -15,7 +15,8 @@ from mpu.initialize import ParallelTopology
 from tasks.configuration import FinetuningConfiguration
 from training.engine import Engine
 
-Announce = Callable[[str], None]
+logger = logging.getLogger("glm")
+
 ADAPTER_FOLDER = "adapter"
 
 
@@ -25,7 +26,6 @@ def add_run_adapters(
     configuration: FinetuningConfiguration,
     *,
     topology: ParallelTopology,
-    announce: Announce,
 ) -> None:
     """Freeze ``model`` and add new adapters (``--lora-rank``) or those of ``--lora-adapter``; without both do nothing.
 
@@ -40,14 +40,14 @@ def add_run_adapters(
         raise ValueError("adapters (--lora-rank, --lora-adapter) do not go with ZeRO stage 3; choose stage 0, 1 or 2")
     if folder is not None:
         report = load_adapter(network, model, read_adapter(folder), topology=topology)
-        announce(f"adapter of {folder}: {len(report.loaded)} parameters loaded")
+        logger.info(f"adapter of {folder}: {len(report.loaded)} parameters loaded")
     else:
         assert settings is not None
         add_adapters(model, settings, generator=torch.Generator().manual_seed(configuration.run.seed))
     used = adapted_layers(network)[0].settings
     trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     every = sum(parameter.numel() for parameter in network.parameters())
-    announce(
+    logger.info(
         f"LoRA: rank {used.rank}, alpha {used.alpha:g} on {', '.join(used.targets)}: {trained:,} of {every:,} "
         f"parameters are trained ({trained / every:.2%})"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from training.configurations import ScheduleSettings
 from training.engine import Engine
 from training.objectives import Objective
 
-Announce = Callable[[str], None]
+logger = logging.getLogger("glm")
 
 
 def load_start_weights(
@@ -29,17 +29,16 @@ def load_start_weights(
     configuration: FinetuningConfiguration,
     *,
     topology: ParallelTopology,
-    announce: Announce,
 ) -> None:
     """Give ``network``, which holds ``model``, seeded weights, those of ``--load-pretrained``, and its adapters."""
     seed_model(model, configuration.run.seed, topology=topology)
-    announce(f"model: {model.num_parameters():,} parameters on this rank, vocabulary {model.config.vocab_size}")
+    logger.info(f"model: {model.num_parameters():,} parameters on this rank, vocabulary {model.config.vocab_size}")
     if configuration.checkpoint.load_pretrained is not None:
         report = load_model_weights(network, configuration.checkpoint.load_pretrained, topology=topology)
-        announce(report.summary())
+        logger.info(report.summary())
     elif configuration.checkpoint.load is None:
-        announce("weights: random (no --load-pretrained, no --load)")
-    add_run_adapters(network, model, configuration, topology=topology, announce=announce)
+        logger.info("weights: random (no --load-pretrained, no --load)")
+    add_run_adapters(network, model, configuration, topology=topology)
 
 
 def build_engine(
@@ -50,7 +49,6 @@ def build_engine(
     num_updates: int,
     topology: ParallelTopology,
     device: torch.device,
-    announce: Announce,
 ) -> Engine:
     """Build the engine around ``network``; the schedule is ``num_updates`` long."""
     schedule = configuration.schedule
@@ -70,12 +68,10 @@ def build_engine(
         universal=configuration.checkpoint.universal,
         kernels=configuration.kernels,
     )
-    return wrap_model(network, settings, topology=topology, device=device, announce=announce, objective=objective)
+    return wrap_model(network, settings, topology=topology, device=device, objective=objective)
 
 
-def find_progress(
-    engine: Engine, configuration: FinetuningConfiguration, task_name: str, *, announce: Announce
-) -> Progress:
+def find_progress(engine: Engine, configuration: FinetuningConfiguration, task_name: str) -> Progress:
     """Restore the run that ``--load`` or ``--auto-resume`` names; another checkpoint gives its weights alone."""
     settings = configuration.checkpoint
     folder = checkpoint_to_load(settings)
@@ -84,11 +80,11 @@ def find_progress(
     state = _data_state(folder)
     goes_on = state.get("task") == task_name and configuration.tuning.epochs > 0 and not settings.finetune
     restored = engine.load(folder, settings if goes_on else replace(settings, finetune=True))
-    announce(restored.report.summary())
+    logger.info(restored.report.summary())
     if not goes_on:
         return Progress()
     progress = Progress(**restored.data_state["progress"])
-    announce(f"continuing after {progress.epochs} epochs and {progress.updates} updates")
+    logger.info(f"continuing after {progress.epochs} epochs and {progress.updates} updates")
     return progress
 
 

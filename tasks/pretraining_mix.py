@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from dataclasses import replace
 
 from data_utils.batches import Batch
@@ -17,7 +18,7 @@ from tasks.samples import EncodingOptions
 from training.configurations import PretrainingConfiguration
 from training.loop import TrainingData
 
-Announce = Callable[[str], None]
+logger = logging.getLogger("glm")
 
 
 def mix_downstream(
@@ -26,7 +27,6 @@ def mix_downstream(
     *,
     tokenizer: Tokenizer,
     topology: ParallelTopology,
-    announce: Announce,
 ) -> TrainingData:
     """Return ``data`` with the tasks of ``--multi-task-data`` among its training batches; as it is without any.
 
@@ -46,7 +46,7 @@ def mix_downstream(
     assert mixture.data_folder is not None
     items = task_mixture(tasks, mixture.data_folder, "train", tokenizer=tokenizer, options=options)
     for task, examples, weight in zip(tasks, items.datasets, items.weights, strict=True):
-        announce(f"mixed in: {task.name}, {len(examples):,} examples in all patterns, weight {weight:.3f}")
+        logger.info(f"mixed in: {task.name}, {len(examples):,} examples in all patterns, weight {weight:.3f}")
     rank, ranks = topology.data_parallel_rank, topology.data_parallel_size
     num_batches = configuration.run.train_iters * configuration.batch.accumulation_steps
     plan = BatchPlan(

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from training.engine import Engine
     from training.objectives import Objective
 
-Announce = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class TrainingSet:
@@ -88,13 +86,11 @@ class TaskRun(ABC):
         *,
         tokenizer: Tokenizer,
         topology: ParallelTopology,
-        announce: Announce,
     ) -> None:
-        """Read the data. ``announce`` prints a line on the first rank."""
+        """Read the data."""
         self.configuration = configuration
         self.tokenizer = tokenizer
         self.topology = topology
-        self.announce = announce
 
     @abstractmethod
     def build_network(self) -> nn.Module:
@@ -156,7 +152,6 @@ def prepare_task(
     *,
     tokenizer: Tokenizer,
     topology: ParallelTopology,
-    announce: Announce,
 ) -> TaskRun:
     """Read the data of the configured task and return its run.
 
@@ -172,7 +167,7 @@ def prepare_task(
         "seq2seq": Seq2SeqRun,
         "language_model": LanguageModelRun,
     }
-    run = families[configuration.task.family](configuration, tokenizer=tokenizer, topology=topology, announce=announce)
+    run = families[configuration.task.family](configuration, tokenizer=tokenizer, topology=topology)
     if not (run.training or run.test):
         raise ValueError(f"{run.name}: nothing to train on and nothing to evaluate; see --epochs and --test-data")
     return run

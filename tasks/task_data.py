@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +20,9 @@ from tasks.readers import MissingFileError
 from tasks.registry import Task
 from tasks.samples import EncodingOptions, TaskSample
 
-WIDTH_MULTIPLE = 8  # batches are padded to a multiple of this many positions
+logger = logging.getLogger("glm")
 
-Announce = Callable[[str], None]
+WIDTH_MULTIPLE = 8  # batches are padded to a multiple of this many positions
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,6 @@ class TaskData:
         *,
         tokenizer: Tokenizer,
         encoding: EncodingOptions,
-        announce: Announce,
     ) -> None:
         if settings.data_folder is None and task.name != "multichoice":
             raise ValueError("no --data-dir: give the folder of the task's files")
@@ -67,7 +67,6 @@ class TaskData:
         self.settings = settings
         self.tokenizer = tokenizer
         self.encoding = encoding
-        self.announce = announce
         self.pad_id = tokenizer.command_id("pad")
         self.pattern_ids = _ensemble(task, settings) or (encoding.pattern_id,)
         self.options = DataOptions(
@@ -92,12 +91,12 @@ class TaskData:
         if names:
             return [self.evaluation_set(split) for split in self.task.splits(names)]
         if not self.task.has_split(default, self.options):
-            self.announce(f"{self.task.name} has no split {default!r}")
+            logger.info(f"{self.task.name} has no split {default!r}")
             return []
         try:
             return [self.evaluation_set(default)]
         except MissingFileError as error:
-            self.announce(f"note: {error}")
+            logger.info(f"note: {error}")
             return []
 
     def evaluation_set(self, split: str) -> EvaluationSet:
@@ -125,7 +124,7 @@ class TaskData:
         ]
         count, truncated = sum(len(one.samples) for one in found), sum(one.num_truncated for one in found)
         shortened = f", {truncated} shortened" if truncated else ""
-        self.announce(f"{self.task.name} {split}: {len(examples):,} examples, {count:,} samples{shortened}")
+        logger.info(f"{self.task.name} {split}: {len(examples):,} examples, {count:,} samples{shortened}")
         return [one.samples for one in found]
 
 

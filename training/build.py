@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,7 +42,7 @@ from training.optimizer import DynamicLossScaler, build_optimizer
 from training.precision import AUTOCAST_TYPES, supported_precision
 from training.schedule import AnnealingLR
 
-Announce = Callable[[str], None]
+logger = logging.getLogger("glm")
 
 
 def model_config(settings: ModelSettings, *, vocab_size: int) -> GLMConfig:
@@ -85,7 +86,6 @@ def build_engine(
     vocab_size: int,
     topology: ParallelTopology,
     device: torch.device,
-    announce: Announce,
 ) -> Engine:
     """Build the model of a pre-training run and the engine that holds it.
 
@@ -94,10 +94,10 @@ def build_engine(
     config = model_config(configuration.model, vocab_size=vocab_size)
     model = GLMModel(config, topology=topology)
     seed_model(model, configuration.run.seed, topology=topology)
-    announce(f"model: {model.num_parameters():,} parameters on this rank, vocabulary {vocab_size}, {device}")
+    logger.info(f"model: {model.num_parameters():,} parameters on this rank, vocabulary {vocab_size}, {device}")
     if configuration.checkpoint.load_pretrained is not None:
         report = load_model_weights(model, configuration.checkpoint.load_pretrained, topology=topology)
-        announce(report.summary())
+        logger.info(report.summary())
     settings = EngineSettings(
         optimizer=configuration.optimizer,
         schedule=configuration.schedule,
@@ -108,7 +108,7 @@ def build_engine(
         universal=configuration.checkpoint.universal,
         kernels=configuration.kernels,
     )
-    return wrap_model(model, settings, topology=topology, device=device, announce=announce)
+    return wrap_model(model, settings, topology=topology, device=device)
 
 
 def seed_model(model: GLMModel, seed: int, *, topology: ParallelTopology) -> None:
@@ -123,21 +123,20 @@ def wrap_model(
     *,
     topology: ParallelTopology,
     device: torch.device,
-    announce: Announce,
     objective: Objective | None = None,
 ) -> Engine:
     """Move ``model`` to ``device``, and build its optimizer, schedule and loss scaler and the engine that holds them.
 
     ``objective`` is what is minimised (default: blank infilling).
     """
-    plan = _deepspeed_plan(settings, device=device, announce=announce)
+    plan = _deepspeed_plan(settings, device=device)
     if plan is not None and plan.stage == 3 and settings.kernels.compiled:
         raise ValueError("--compile does not go with ZeRO stage 3, which takes layers apart; leave one of them out")
     # DeepSpeed's parameters are of the run's precision: so only half the bytes ever reach a GPU.
     if device.type == "cpu":
         keep_freed_memory()  # an update takes and frees the same large tensors every time
     model.to(device=device, dtype=AUTOCAST_TYPES.get(plan.precision) if plan else None)
-    choose_kernels(model, settings.kernels, device=device, announce=announce)
+    choose_kernels(model, settings.kernels, device=device)
     optimizer = build_optimizer(
         model,
         lr=settings.optimizer.lr,
@@ -163,7 +162,7 @@ def wrap_model(
         return DeepSpeedEngine(model, plan=plan, **common)
     kind, warning = supported_precision(precision, device=device)
     if warning:
-        announce(warning)
+        logger.info(warning)
     scaler = None
     if kind == "fp16":
         scaler = DynamicLossScaler(
@@ -175,7 +174,7 @@ def wrap_model(
     return TorchEngine(model, precision=kind, loss_scaler=scaler, **common)
 
 
-def choose_kernels(model: nn.Module, settings: KernelSettings, *, device: torch.device, announce: Announce) -> None:
+def choose_kernels(model: nn.Module, settings: KernelSettings, *, device: torch.device) -> None:
     """Tell the transformer in ``model`` how to compute its layers.
 
     Raises ValueError for FlexAttention on a CPU, where it has no backward pass.
@@ -186,20 +185,20 @@ def choose_kernels(model: nn.Module, settings: KernelSettings, *, device: torch.
         if isinstance(module, Transformer):
             module.choose_kernels(attention=settings.attention, compiled=settings.compiled)
             if settings.attention == "flex" and module.config.attention_dropout > 0.0:
-                announce(
+                logger.info(
                     "note: FlexAttention has no dropout, so --attention flex works in evaluation alone; add "
                     "--attention-dropout 0 to train with it"
                 )
     if settings.compiled:
-        announce("layers are compiled at the first update, which takes a minute or more")
+        logger.info("layers are compiled at the first update, which takes a minute or more")
 
 
-def _deepspeed_plan(settings: EngineSettings, *, device: torch.device, announce: Announce) -> DeepSpeedPlan | None:
+def _deepspeed_plan(settings: EngineSettings, *, device: torch.device) -> DeepSpeedPlan | None:
     """Return what DeepSpeed will be told; None when it is not asked for, or not installed."""
     if settings.deepspeed_content is None:
         return None
     if find_spec("deepspeed") is None:
-        announce("warning: DeepSpeed is not installed; the torch engine runs with the values of its file")
+        logger.warning("DeepSpeed is not installed; the torch engine runs with the values of its file")
         return None
     plan = deepspeed_plan(
         settings.deepspeed_content,
@@ -211,7 +210,7 @@ def _deepspeed_plan(settings: EngineSettings, *, device: torch.device, announce:
         universal=settings.universal,
     )
     for notice in plan.notices:
-        announce(notice)
+        logger.info(notice)
     return plan
 
 
@@ -222,26 +221,24 @@ def checkpoint_to_load(settings: CheckpointSettings) -> Path | None:
     return settings.load
 
 
-def find_starting_point(
-    engine: Engine, configuration: PretrainingConfiguration, *, tokenizer: str, announce: Announce
-) -> StartingPoint:
+def find_starting_point(engine: Engine, configuration: PretrainingConfiguration, *, tokenizer: str) -> StartingPoint:
     """Restore the run that ``--load`` or ``--auto-resume`` names, and return where it goes on.
 
     ``tokenizer`` is the fingerprint of the one in use. Raises ValueError when the run used another.
     """
     settings = configuration.checkpoint
     if settings.save is None and configuration.run.train_iters > 0:
-        announce("note: no --save, so this run leaves no checkpoint")
+        logger.info("note: no --save, so this run leaves no checkpoint")
     folder = checkpoint_to_load(settings)
     start = StartingPoint()
     if folder is None:
         if settings.auto_resume:
-            announce(f"no checkpoint in {settings.save} yet: a new run")
+            logger.info(f"no checkpoint in {settings.save} yet: a new run")
         if settings.load_pretrained is None:
-            announce("weights: random (no --load, no --load-pretrained)")
+            logger.info("weights: random (no --load, no --load-pretrained)")
     else:
         state = engine.load(folder, settings)
-        announce(state.report.summary())
+        logger.info(state.report.summary())
         if state.data_state.get("tokenizer", tokenizer) not in (tokenizer, None):
             raise ValueError(
                 f"{folder} was trained with another tokenizer: give the one it was started with (type, path, "
@@ -251,7 +248,7 @@ def find_starting_point(
             start = resume_position(
                 state, batch=configuration.batch, data_parallel_size=engine.topology.data_parallel_size
             )
-        announce(f"continuing from iteration {start.iteration}")
+        logger.info(f"continuing from iteration {start.iteration}")
     if configuration.schedule.switch_linear:
         engine.scheduler.switch_linear(configuration.run.train_iters - start.iteration)
     return start

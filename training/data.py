@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -34,9 +35,10 @@ from mpu.initialize import ParallelTopology
 from training.configurations import CorpusSettings, PretrainingConfiguration, TokenizerSettings
 from training.loop import TrainingData
 
+logger = logging.getLogger("glm")
+
 ENGLISH_SAMPLE = 1024  # tokens of a document that the language detector sees
 ENTROPY_SAMPLE = 20_000_000  # tokens of the training text that its unigram entropy is taken from
-Announce = Callable[[str], None]
 
 
 def tokenizer_keywords(settings: TokenizerSettings) -> dict[str, Any]:
@@ -59,13 +61,11 @@ class PretrainingDocuments:
         tokenizer: Tokenizer,
         keywords: dict[str, Any],
         topology: ParallelTopology,
-        announce: Announce,
     ) -> None:
         self.corpus = corpus
         self.tokenizer = tokenizer
         self._keywords = keywords
         self._topology = topology
-        self._announce = announce
         scatter = corpus.scatter
         if scatter is not None and (scatter < 1 or topology.data_parallel_size % scatter):
             raise ValueError(
@@ -100,7 +100,7 @@ class PretrainingDocuments:
             warnings.simplefilter("always")
             train_part, valid, test = split_documents(train, fractions, order=order)
         for message in dict.fromkeys(str(warning.message) for warning in caught):
-            self._announce(f"warning: {message}")
+            logger.warning(f"{message}")
         if train_part is None:
             raise ValueError(f"--split {corpus.split} leaves no document to train on: there are {len(train)}")
         valid = self.read(corpus.valid_data) if corpus.valid_data else valid
@@ -130,12 +130,11 @@ class PretrainingDocuments:
             shard=self._topology.data_parallel_rank % (corpus.scatter or 1),
             seed=corpus.seed,
             progress=sys.stderr.isatty(),
-            announce=self._announce,
         )
 
 
 def build_pretraining_data(
-    configuration: PretrainingConfiguration, *, tokenizer: Tokenizer, topology: ParallelTopology, announce: Announce
+    configuration: PretrainingConfiguration, *, tokenizer: Tokenizer, topology: ParallelTopology
 ) -> TrainingData:
     """Return where the batches of a run come from."""
     documents = PretrainingDocuments(
@@ -143,15 +142,14 @@ def build_pretraining_data(
         tokenizer=tokenizer,
         keywords=tokenizer_keywords(configuration.tokenizer),
         topology=topology,
-        announce=announce,
     )
     train, valid, test = documents.parts()
     batch, run = configuration.batch, configuration.run
     for name, part in (("training", train), ("validation", valid), ("test", test)):
         if part is not None:
-            announce(f"{name}: {len(part):,} documents, {int(part.lengths.sum()):,} tokens")
+            logger.info(f"{name}: {len(part):,} documents, {int(part.lengths.sum()):,} tokens")
     entropy = unigram_entropy(train, size=tokenizer.num_tokens)
-    announce(f"unigram entropy of the training text: {entropy:.3f} nats")
+    logger.info(f"unigram entropy of the training text: {entropy:.3f} nats")
     make = partial(batch_loader, configuration=configuration, tokenizer=tokenizer, topology=topology)
     num_batches = run.train_iters * batch.accumulation_steps
     train_loader = make(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from data_utils.errors import start_logging
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from training.configurations import DeviceSettings
 
@@ -29,11 +30,12 @@ def choose_device(settings: DeviceSettings) -> torch.device:
 
 
 def start_distributed(settings: DeviceSettings) -> tuple[ParallelTopology, torch.device]:
-    """Join the world that the launcher describes and choose the device.
+    """Join the world that the launcher describes, choose the device, and let the first rank alone log.
 
     A single process needs no launcher and no process group. Several ranks on one CPU share its cores unless
     OMP_NUM_THREADS says otherwise. NCCL works on GPUs only; on a CPU the backend is gloo.
     """
+    start_logging(first_rank=settings.rank == 0)
     device = choose_device(settings)
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,13 @@ from tasks.configuration import FinetuningConfiguration
 from tasks.language_model.documents import TokenDocuments, read_documents, read_endings
 from tasks.language_model.evaluation import accuracy, perplexity, score_windows
 from tasks.language_model.windows import WindowLayout, WindowTable, document_windows, ending_windows
-from tasks.run import Announce, Score, TaskRun
+from tasks.run import Score, TaskRun
 from tasks.seq2seq.objective import Seq2SeqObjective
 from training.build import model_config
 from training.engine import Engine
 from training.precision import autocast
+
+logger = logging.getLogger("glm")
 
 ENDINGS = ("lambda", "lambada")  # the first is how the original spells it
 
@@ -44,9 +47,8 @@ class LanguageModelRun(TaskRun):
         *,
         tokenizer: Tokenizer,
         topology: ParallelTopology,
-        announce: Announce,
     ) -> None:
-        super().__init__(configuration, tokenizer=tokenizer, topology=topology, announce=announce)
+        super().__init__(configuration, tokenizer=tokenizer, topology=topology)
         assert configuration.language_model is not None, "settings of another family"
         self.settings = configuration.language_model
         self.name = configuration.task.name.lower()
@@ -58,7 +60,7 @@ class LanguageModelRun(TaskRun):
         """Build the GLM with the weights of ``--load-pretrained``."""
         vocab_size = self.tokenizer.padded_size(self.configuration.tokenizer.vocab_divisor)
         model = GLMModel(model_config(self.configuration.model, vocab_size=vocab_size), topology=self.topology)
-        load_start_weights(model, model, self.configuration, topology=self.topology, announce=self.announce)
+        load_start_weights(model, model, self.configuration, topology=self.topology)
         return model
 
     def objective(self) -> Seq2SeqObjective:
@@ -95,7 +97,7 @@ class LanguageModelRun(TaskRun):
         layout = WindowLayout.of(self.tokenizer, settings=self.settings, closed=self.name in ENDINGS)
         if self.name in ENDINGS:
             endings = read_endings(path, tokenizer=self.tokenizer, limit=limit)
-            self.announce(f"{self.name}: {len(endings):,} passages of {path}")
+            logger.info(f"{self.name}: {len(endings):,} passages of {path}")
             return EvaluationSplit(self.name, ending_windows(endings, settings=self.settings, layout=layout), None)
         self.settings.check_overlap()
         documents = read_documents(path, task=self.name, tokenizer=self.tokenizer, limit=limit)
@@ -103,7 +105,7 @@ class LanguageModelRun(TaskRun):
         if not len(windows):
             raise ValueError(f"{path}, line 1: no document has two tokens, so nothing can be predicted")
         skipped = sum(len(ids) < 2 for ids in documents.documents)
-        self.announce(
+        logger.info(
             f"{self.name}: {documents.num_original_tokens:,} words of {path}, {documents.num_tokens:,} tokens in "
             f"{len(documents.documents):,} documents, {windows.num_scored:,} of them scored in {len(windows):,} windows"
             + (f"; {skipped:,} documents of less than two tokens are left out" if skipped else "")

@@ -5,6 +5,7 @@ Examples stay texts; they become ids where a batch needs them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +22,7 @@ from mpu.initialize import ParallelTopology
 from tasks.building import load_start_weights
 from tasks.configuration import FinetuningConfiguration
 from tasks.readers import MissingFileError
-from tasks.run import Announce, Score, TaskRun, TrainingSet
+from tasks.run import Score, TaskRun, TrainingSet
 from tasks.seq2seq.answers import NO_ANSWER, recover_answer
 from tasks.seq2seq.blanks import BLANK, with_blanks
 from tasks.seq2seq.collation import Seq2SeqBatch, collate
@@ -38,6 +39,8 @@ from training.build import model_config
 from training.configurations import ModelSettings
 from training.engine import Engine
 from training.precision import autocast
+
+logger = logging.getLogger("glm")
 
 WIDTH_MULTIPLE = 8  # batches are padded to a multiple of this many positions
 BLANK_METRICS = {"blank": "bleu", "extraction": "blank-f1"}  # the original has none
@@ -73,9 +76,8 @@ class Seq2SeqRun(TaskRun):
         *,
         tokenizer: Tokenizer,
         topology: ParallelTopology,
-        announce: Announce,
     ) -> None:
-        super().__init__(configuration, tokenizer=tokenizer, topology=topology, announce=announce)
+        super().__init__(configuration, tokenizer=tokenizer, topology=topology)
         assert configuration.seq2seq is not None, "settings of another family"
         task, tuning, settings = configuration.task, configuration.tuning, configuration.seq2seq
         self.name, self.settings = task.name.lower(), settings
@@ -112,7 +114,7 @@ class Seq2SeqRun(TaskRun):
         """Build the GLM with the weights of ``--load-pretrained``."""
         vocab_size = self.tokenizer.padded_size(self.configuration.tokenizer.vocab_divisor)
         model = GLMModel(model_config(self.model_settings, vocab_size=vocab_size), topology=self.topology)
-        load_start_weights(model, model, self.configuration, topology=self.topology, announce=self.announce)
+        load_start_weights(model, model, self.configuration, topology=self.topology)
         return model
 
     def objective(self) -> Seq2SeqObjective:
@@ -245,7 +247,7 @@ class Seq2SeqRun(TaskRun):
         examples = read_examples(
             self.name, settings.data_folder, split, tokenizer=self.tokenizer, options=self.options
         )[: settings.limit]
-        self.announce(f"{self.name} {split}: {len(examples):,} examples")
+        logger.info(f"{self.name} {split}: {len(examples):,} examples")
         if self.name in BLANK_TASKS and split != "train":
             return [with_blanks(example, options=self.options) for example in examples]
         return examples
@@ -255,7 +257,7 @@ class Seq2SeqRun(TaskRun):
         try:
             return EvaluationSplit(name, self._read(name))
         except MissingFileError as error:
-            self.announce(f"note: {error}")
+            logger.info(f"note: {error}")
             return None
 
     def _model_settings(self) -> ModelSettings:
@@ -264,7 +266,7 @@ class Seq2SeqRun(TaskRun):
         if not model.block_position_encoding:
             raise ValueError(f"{self.name} needs two rows of positions: leave --masked-lm out")
         if length > model.max_position_embeddings:
-            self.announce(f"note: --max-position-embeddings {model.max_position_embeddings} is raised to {length}")
+            logger.info(f"note: --max-position-embeddings {model.max_position_embeddings} is raised to {length}")
             model = replace(model, max_position_embeddings=length)
         self.settings.beams.check_positions(model.max_position_embeddings)
         return model
@@ -284,4 +286,4 @@ class Seq2SeqRun(TaskRun):
         values = self.configuration.values
         for name in WITHOUT_EFFECT:
             if values.get(name):
-                self.announce(f"note: --{name.replace('_', '-')} has no effect on {self.name}")
+                logger.info(f"note: --{name.replace('_', '-')} has no effect on {self.name}")

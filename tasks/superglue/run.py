@@ -24,7 +24,7 @@ from tasks.objective import TaskObjective
 from tasks.prediction import average_scores, score_rows
 from tasks.predictions import prediction_lines
 from tasks.registry import find_task
-from tasks.run import Announce, Score, TaskRun, TrainingSet
+from tasks.run import Score, TaskRun, TrainingSet
 from tasks.samples import EncodingOptions, TaskSample
 from tasks.task_data import EvaluationSet, TaskData
 from training.build import model_config
@@ -65,15 +65,12 @@ class UnderstandingRun(TaskRun):
         *,
         tokenizer: Tokenizer,
         topology: ParallelTopology,
-        announce: Announce,
     ) -> None:
-        super().__init__(configuration, tokenizer=tokenizer, topology=topology, announce=announce)
+        super().__init__(configuration, tokenizer=tokenizer, topology=topology)
         self.task = find_task(configuration.task.name)
         self.name, self.metrics = self.task.name, self.task.metrics
         self.encoding = encoding_options(configuration)
-        self.data = TaskData(
-            self.task, configuration.task, tokenizer=tokenizer, encoding=self.encoding, announce=announce
-        )
+        self.data = TaskData(self.task, configuration.task, tokenizer=tokenizer, encoding=self.encoding)
         tuning, splits = configuration.tuning, configuration.task
         self.training = self.data.samples("train") if tuning.epochs else ()
         self.validation = self.data.evaluation_sets(splits.valid_data, default="dev") if tuning.validate else []
@@ -102,7 +99,7 @@ class UnderstandingRun(TaskRun):
             adapet=settings.adapet,
         )
         network = add_head(model, head)
-        load_start_weights(network, model, configuration, topology=self.topology, announce=self.announce)
+        load_start_weights(network, model, configuration, topology=self.topology)
         if settings.prompt_init:
             words = self.task.prompt_init_tokens(self.tokenizer, self.encoding)
             initialize_prompt(model, task_token_ids=words, generator=random.Random(configuration.run.seed))

@@ -20,7 +20,9 @@ from data_utils.corpora.lazy_format import LazyDocuments, read_lengths, scatter_
 from data_utils.corpora.named import TextDocument, find_corpus
 from data_utils.corpora.parallel_tokenization import read_chunks
 from data_utils.corpora.store import IndexedDataset, is_store
+from data_utils.errors import start_logging
 from data_utils.tokenize_corpus import CACHE_FOLDER, main, prepare_documents
+from tests.helpers.logs import logged_lines
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -57,7 +59,7 @@ class ByteTokenizer:
 def prepare(*sources, tokenizer=None, build=None, **options):
     """Prepare documents silently; ``build`` makes the tokenizer of other processes."""
     tokenizer = tokenizer or ByteTokenizer()
-    options = {"progress": False, "announce": lambda line: None, **options}
+    options = {"progress": False, **options}
     build = build or partial(ByteTokenizer, tokenizer.offset, log=tokenizer.log, seconds=tokenizer.seconds)
     return prepare_documents([str(s) for s in sources], tokenizer=tokenizer, tokenizer_settings=build, **options)
 
@@ -169,8 +171,8 @@ def test_moved_folder_keeps_its_stores_and_needs_no_raw_file(corpus, tmp_path):
 def test_read_only_folder_uses_the_users_cache(corpus, tmp_path):
     corpus.parent.chmod(0o555)
     try:
-        lines = []
-        assert words(prepare(corpus, announce=lines.append)) == rows_of(300)
+        with logged_lines() as lines:
+            assert words(prepare(corpus)) == rows_of(300)
         assert [p.name for p in corpus.parent.iterdir()] == [corpus.name]
         assert str(tmp_path / "user-cache") in lines[0]
         assert prepare(corpus, tokenizer=ByteTokenizer(seconds=100))  # found, not made again
@@ -186,8 +188,8 @@ def test_store_can_be_named_itself(corpus, tmp_path):
     with pytest.raises(ValueError, match="made by another tokenizer"):
         prepare(prefix, tokenizer=ByteTokenizer(2))
     Path(prefix + ".json").unlink()
-    lines = []
-    assert words(prepare(prefix, tokenizer=ByteTokenizer(2), announce=lines.append)) == rows_of(300)
+    with logged_lines() as lines:
+        assert words(prepare(prefix, tokenizer=ByteTokenizer(2))) == rows_of(300)
     assert "not checked" in lines[0]
 
 
@@ -212,10 +214,11 @@ def in_another_process(function: str, *arguments: object) -> subprocess.Popen:
 
 def make_slowly(corpus, seconds, log, cache_dir):
     """Run in another process."""
+    start_logging()
     import data_utils.corpora.parallel_tokenization
 
     data_utils.corpora.parallel_tokenization.CHUNK_ROWS = 30
-    prepare(corpus, tokenizer=ByteTokenizer(log=log, seconds=float(seconds)), cache_dir=cache_dir, announce=print)
+    prepare(corpus, tokenizer=ByteTokenizer(log=log, seconds=float(seconds)), cache_dir=cache_dir)
 
 
 def wait_for(condition, seconds=60):
@@ -262,8 +265,8 @@ def test_malformed_rows_stop_unless_they_may_be_skipped(tmp_path):
     with pytest.raises(ValueError, match=r"bad\.jsonl:2: not JSON .*--skip-malformed"):
         prepare(path)
     assert [p.suffix for p in (tmp_path / CACHE_FOLDER).iterdir()] == [".lock"]
-    lines = []
-    documents = prepare(path, skip_malformed=True, announce=lines.append)
+    with logged_lines() as lines:
+        documents = prepare(path, skip_malformed=True)
     assert words(documents) == ["good", "fine"]
     assert documents.details["malformed"]["count"] == 2
     assert [line.split(":")[1] for line in documents.details["malformed"]["first"]] == ["2", "4"]
@@ -310,8 +313,8 @@ def test_named_corpus_with_prompts(tmp_path, monkeypatch):
 
 def test_pile_reports_its_sources(tmp_path):
     (tmp_path / "pile").write_text(json.dumps({"text": "abc", "meta": {"pile_set_name": "Pile-CC"}}) + "\n")
-    lines = []
-    documents = prepare(f"pile={tmp_path / 'pile'}", announce=lines.append)
+    with logged_lines() as lines:
+        documents = prepare(f"pile={tmp_path / 'pile'}")
     assert documents.details["tokens_by_group"] == {"Pile-CC": 3}
     assert lines[-1].endswith("Pile-CC: 3 tokens")
 
@@ -375,12 +378,12 @@ def write_lazy(folder: Path, documents: list[TextDocument]) -> Path:
 
 def test_lazy_folder_stands_in_for_a_source_that_is_gone(tmp_path):
     folder = write_lazy(tmp_path / "wiki.lazy", [TextDocument("ab"), TextDocument("c", "p")])
-    lines = []
     for source in (folder, tmp_path / "wiki.jsonl", f"wikipedia={tmp_path / 'wiki.json'}"):
-        documents = prepare(source, announce=lines.append)
+        with logged_lines() as lines:
+            documents = prepare(source)
         assert words(documents) == ["ab", "pc"]
         assert [d.prompt_length for d in documents] == [0, 1]
-    assert "does not say which tokenizer" in lines[0]
+        assert "does not say which tokenizer" in lines[0]
     (tmp_path / "wiki.txt").write_text("raw\n")
     assert words(prepare(tmp_path / "wiki.txt")) == ["raw"]
 

@@ -12,6 +12,7 @@ from data_utils.tokenizers.tokenizer import build_tokenizer
 from mpu.initialize import ParallelTopology
 from tasks.configuration import family_of, finetuning_configuration
 from tasks.seq2seq.run import Seq2SeqRun
+from tests.helpers.logs import logged_lines
 from training.arguments import get_parser, parse_arguments
 
 SENTENCE = "the old man went down to the river in the morning and came back with a bag of fish for the whole village"
@@ -44,8 +45,8 @@ def make_run(folder: Path, vocab_dir: Path, *words: str) -> tuple[Seq2SeqRun, li
     tokenizer = build_tokenizer(
         "BertWordPieceTokenizer", model_type="bert-base-uncased", task_mask=parsed.values.task_mask, vocab_dir=vocab_dir
     )
-    said: list[str] = []
-    run = Seq2SeqRun(configuration, tokenizer=tokenizer, topology=ParallelTopology.single(), announce=said.append)
+    with logged_lines() as said:
+        run = Seq2SeqRun(configuration, tokenizer=tokenizer, topology=ParallelTopology.single())
     return run, said
 
 

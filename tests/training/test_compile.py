@@ -16,6 +16,7 @@ from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from tests.helpers.distributed import run
 from tests.helpers.launching import run as launch
+from tests.helpers.logs import logged_lines
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
 from tests.helpers.small_engine import VOCABULARY, make_batch, make_engine
 from tests.tasks.test_finetune_cli import flags, write_split
@@ -193,9 +194,9 @@ def wrapped(kernels: KernelSettings, *, device: torch.device = CPU, deepspeed: d
         universal=False,
         kernels=kernels,
     )
-    lines: list[str] = []
     model = model_of(1)
-    wrap_model(model, settings, topology=ParallelTopology.single(), device=device, announce=lines.append)
+    with logged_lines() as lines:
+        wrap_model(model, settings, topology=ParallelTopology.single(), device=device)
     assert (model.transformer._compiled_layer is not None) == kernels.compiled
     assert model.transformer.attention_kernel == kernels.attention
     return lines
@@ -216,9 +217,9 @@ def test_what_cannot_be_is_refused() -> None:
 
 
 def test_flex_attention_with_dropout_says_that_it_waits_for_evaluation() -> None:
-    lines: list[str] = []
     model = make_engine(dropout=0.1).model
-    choose_kernels(model, KernelSettings("flex"), device=torch.device("cuda"), announce=lines.append)
+    with logged_lines() as lines:
+        choose_kernels(model, KernelSettings("flex"), device=torch.device("cuda"))
     assert len(lines) == 1 and "--attention-dropout 0" in lines[0]
 
 

@@ -15,6 +15,7 @@ from data_utils.batches import Batch
 from data_utils.corpora.store import Document
 from data_utils.tokenizers.tokenizer import Tokenizer
 from mpu.initialize import ParallelTopology
+from tests.helpers.logs import logged_lines
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
 from training.arguments import parse_arguments
 from training.configurations import PretrainingConfiguration, pretraining_configuration
@@ -34,13 +35,10 @@ def configure(corpus: SmallCorpus, *words: str) -> PretrainingConfiguration:
     return pretraining_configuration(parse_arguments(flags, environment={}))
 
 
-def build(
-    corpus: SmallCorpus, *words: str, topology: ParallelTopology = SINGLE, lines: list[str] | None = None
-) -> TrainingData:
+def build(corpus: SmallCorpus, *words: str, topology: ParallelTopology = SINGLE) -> TrainingData:
     configuration = configure(corpus, *words)
     tokenizer = build_pretraining_tokenizer(configuration.tokenizer)
-    announce = (lambda _: None) if lines is None else lines.append
-    return build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology, announce=announce)
+    return build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology)
 
 
 def rank_of(rank: int, world_size: int) -> ParallelTopology:
@@ -85,9 +83,9 @@ def test_ranks_take_different_samples(corpus: SmallCorpus):
 
 
 def test_ranks_of_one_shard_share_its_documents(corpus: SmallCorpus):
-    lines: list[str] = []
-    for rank in range(4):
-        take(build(corpus, "--loader-scatter", "2", topology=rank_of(rank, 4), lines=lines), 1)
+    with logged_lines() as lines:
+        for rank in range(4):
+            take(build(corpus, "--loader-scatter", "2", topology=rank_of(rank, 4)), 1)
     sizes = [line for line in lines if line.startswith("training:")]
     assert sizes[0] == sizes[2] and sizes[1] == sizes[3]
     assert all(int(line.split()[1]) <= 31 for line in sizes)
@@ -102,8 +100,8 @@ def test_the_split_is_saved_and_loaded(corpus: SmallCorpus, tmp_path: Path):
     configuration = parse_arguments([*words, *without_valid, "--save-splits", str(order)], environment={})
     settings = pretraining_configuration(configuration)
     tokenizer = build_pretraining_tokenizer(settings.tokenizer)
-    lines: list[str] = []
-    build_pretraining_data(settings, tokenizer=tokenizer, topology=SINGLE, announce=lines.append)
+    with logged_lines() as lines:
+        build_pretraining_data(settings, tokenizer=tokenizer, topology=SINGLE)
     assert sorted(np.load(order)) == list(range(60))
     counts = [int(line.split()[1]) for line in lines if line.split(":")[0] in ("training", "validation", "test")]
     assert counts == [50, 8, 2]

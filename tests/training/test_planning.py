@@ -120,7 +120,7 @@ def make_engine(model: GLMModel, stage: int | None, precision: str, *, name: str
         deepspeed_content=None if stage is None else {"zero_optimization": {"stage": stage, **zero}},
         universal=False,
     )
-    return wrap_model(model, settings, topology=model.topology, device=torch.device("cpu"), announce=lambda line: None)
+    return wrap_model(model, settings, topology=model.topology, device=torch.device("cpu"))
 
 
 def take_step(engine: Engine) -> None:
