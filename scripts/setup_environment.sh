@@ -1,11 +1,31 @@
 # Give the calling script a Python with everything installed, in $PYTHON. To be sourced from the repository's top.
 #
-#   GLM_PYTHON  the interpreter a new .venv is made from        (default: python3, >= 3.10 with pip)
-#   GLM_TORCH   what pip installs as torch, with any pip option (default: torch==2.13.0)
-#               e.g. GLM_TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
+#   GLM_PYTHON        the interpreter a new .venv is made from        (default: python3, >= 3.10 with pip)
+#   GLM_TORCH         what pip installs as torch, with any pip option (default: the version of constraints.txt)
+#                     e.g. GLM_TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+#   GLM_CONSTRAINTS   file of the versions to install, "none" for the newest ones  (default: constraints.txt)
 #
-# An active virtual environment that already has torch is used as it is; otherwise ./.venv is made once and reused.
-# torch is installed first and alone: every other package would pull the newest CUDA build with it.
+# An active virtual environment that already has torch is used, with that torch; otherwise ./.venv is made once and
+# reused. torch is installed first and alone: every other package would pull the newest CUDA build with it.
+
+install() {
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check "$@"
+}
+
+# Print constraints that leave torch, and what it requires, at the versions that are installed: $1 is a file, or none.
+constraints_beside_torch() {
+    "$PYTHON" - "$1" <<'END'
+import importlib.metadata, re, sys
+from pathlib import Path
+
+def name_of(requirement):
+    return re.match(r"[\w.-]*", requirement).group().lower().replace("_", "-")
+
+kept = {"torch", *map(name_of, importlib.metadata.requires("torch") or ())}
+lines = [] if sys.argv[1] == "none" else Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()
+print(f"torch=={importlib.metadata.version('torch')}", *(line for line in lines if name_of(line) not in kept), sep="\n")
+END
+}
 
 setup_environment() {
     if [ -n "${VIRTUAL_ENV:-}" ] && "$VIRTUAL_ENV/bin/python" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)' 2>/dev/null; then
@@ -24,17 +44,32 @@ setup_environment() {
         PYTHON=".venv/bin/python"
     fi
     export PYTHON
-    local wanted stamp
-    stamp="$("$PYTHON" -c 'import sys; print(sys.prefix)')/.glm-requirements"
-    wanted="${GLM_TORCH:-torch==2.13.0} $(cat pyproject.toml requirements.txt | cksum) $PWD"
-    if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    local constraints="${GLM_CONSTRAINTS:-constraints.txt}" prefix torch pinned installed
+    local files=(pyproject.toml requirements.txt)
+    if [ "$constraints" != none ]; then
+        if [ ! -f "$constraints" ]; then
+            echo "error: GLM_CONSTRAINTS $constraints: no such file; give one of 'package==version' lines, or none" >&2
+            return 2
+        fi
+        files+=("$constraints")
+        pinned="$(sed -n 's/^\(torch==[^ ;]*\).*/\1/p' "$constraints")"
+    fi
+    torch="${GLM_TORCH:-${pinned:-torch}}"
+    prefix="$("$PYTHON" -c 'import sys; print(sys.prefix)')"
+    installed="$torch $constraints $(cat "${files[@]}" | cksum) $PWD"
+    if [ "$(cat "$prefix/.glm-requirements" 2>/dev/null)" = "$installed" ]; then
         return 0
     fi
     echo "installing the requirements with $PYTHON (once; torch is the long part) ..."
     if ! "$PYTHON" -c 'import torch' 2>/dev/null || { [ -n "${GLM_TORCH:-}" ] && [ -z "${VIRTUAL_ENV:-}" ]; }; then
-        # shellcheck disable=SC2086  # GLM_TORCH may carry pip options
-        "$PYTHON" -m pip install --quiet --disable-pip-version-check ${GLM_TORCH:-torch==2.13.0} || return 1
+        if [ -z "${GLM_TORCH:-}" ] && [ "$constraints" != none ]; then
+            install -c "$constraints" "$torch" || return 1
+        else
+            # shellcheck disable=SC2086  # GLM_TORCH may carry pip options, also an index without our versions
+            install $torch || return 1
+        fi
     fi
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements.txt || return 1
-    printf '%s' "$wanted" > "$stamp"
+    constraints_beside_torch "$constraints" > "$prefix/.glm-constraints" || return 1
+    install -c "$prefix/.glm-constraints" -r requirements.txt || return 1
+    printf '%s' "$installed" > "$prefix/.glm-requirements"
 }

@@ -34,3 +34,23 @@ def test_released_model_files_are_in_the_table(repository: Path):
     named = set(re.findall(r"model_blocklm_[\w.]+\.sh", table))
     assert all((repository / "config_tasks" / file).is_file() for file in named)
     assert len(named) >= 10
+
+
+def test_the_torch_that_is_named_is_the_tested_one(repository: Path):
+    (tested,) = re.findall(r"^(torch==\S+)", (repository / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    for name in READMES:
+        assert set(re.findall(r"torch==[\w.]+", (repository / name).read_text(encoding="utf-8"))) == {tested}
+
+
+def test_every_requirement_has_a_tested_version(repository: Path):
+    """Optional extras of one program apart, what pyproject.toml asks for has an exact version in constraints.txt."""
+    project = (repository / "pyproject.toml").read_text(encoding="utf-8").split("[tool.")[0]
+    lists = re.findall(r"^([\w-]+) = \[(.*)\]$", project.partition("dependencies")[2], re.MULTILINE)
+    lists.append(("dependencies", re.search(r"^dependencies = \[(.*)\]$", project, re.MULTILINE)[1]))
+    extras = re.search(r"\[(.*)\]", (repository / "requirements.txt").read_text(encoding="utf-8"))[1].split(",")
+    required = {name for extra, text in lists if extra in (*extras, "dependencies")
+              for name in re.findall(r'"([\w-]+)', text)}  # fmt: skip
+    lines = (repository / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line and line[0] != "#"}
+    assert "transformers" in required
+    assert {name.lower() for name in required} <= pinned
