@@ -175,7 +175,7 @@ def run_grid(
                 return
             name = experiment.run_name(config)
             environment["LOG_NAME"] = name.replace("/", "-")
-            command = [sys.executable, str(REPOSITORY / "scripts" / "launch_ranks.py"), "finetune_glm.py"]
+            command = [sys.executable, str(REPOSITORY / "scripts" / "launch.py"), "finetune_glm.py"]
             command += experiment.flags(config, n_gpu=n_gpu, overwrite=overwrite)
             run = subprocess.run(
                 command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, check=False

@@ -3,7 +3,7 @@
 #
 #   bash scripts/ds_pretrain_nvidia.sh config/ds_block_large.sh [any flag of pretrain_glm.py]
 #
-#   NUM_WORKERS, NUM_GPUS_PER_WORKER, HOST_FILE_PATH, MASTER_PORT ...   machines and processes: scripts/launch_ranks.py
+#   NUM_WORKERS, NUM_GPUS_PER_WORKER, HOST_FILE_PATH, MASTER_PORT ...   machines and processes: scripts/launch.py
 #   MP_SIZE                        tensor-parallel size                              (default: 1)
 #   CHECKPOINT_PATH                folder of checkpoints                             (default: checkpoints)
 #   DATA_ROOT                      folder with a file or folder for each named corpus  (default: data)

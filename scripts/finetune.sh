@@ -7,7 +7,7 @@
 #   CHECKPOINT_PATH                    folder of pre-trained checkpoints     (default: checkpoints)
 #   SAVE_PATH                          where fine-tuned ones go              (default: checkpoints/finetuned)
 #   MP_SIZE                            tensor-parallel size                  (default: 1)
-#   NUM_GPUS_PER_WORKER ...            processes: scripts/launch_ranks.py
+#   NUM_GPUS_PER_WORKER ...            processes: scripts/launch.py
 
 read_task() {
     local file

@@ -15,6 +15,9 @@ shift 2
 N_GPU="${N_GPU:-$(count_gpus 2)}"
 export NUM_GPUS_PER_WORKER="$N_GPU"
 
+# A signal goes to the run of that moment; after it there is no further one.
+trap 'kill -TERM $!; wait $!; exit' TERM
+trap 'kill -USR1 $!; wait $!; exit' USR1
 for lr in ${LRS:-6e-6 1e-5 2e-5}; do
     for seed in ${SEEDS:-1234 5678 3456}; do
         run="$EXPERIMENT_NAME/$lr-$seed"
@@ -28,7 +31,8 @@ for lr in ${LRS:-6e-6 1e-5 2e-5}; do
             --save "$SAVE_PATH" --seq-length "$MAX_SEQ_LEN" --eval-batch-size 16 --save-epoch 100000 \
             $MODEL_ARGS $TRAIN_ARGS $COMMON_ARGS --fp16 --attention-scale 8.0 \
             --lr "$lr" --seed "$seed" --batch-size $((BATCH_SIZE / N_GPU)) --model-parallel-size "$MP_SIZE" \
-            --epochs "${EPOCHS:-$EPOCH_SINGLE}" --overwrite "${SHORTENED[@]}" "$@"
+            --epochs "${EPOCHS:-$EPOCH_SINGLE}" --overwrite "${SHORTENED[@]}" "$@" &
+        wait $!
     done
 done
 launch_single scripts/process_grid.py "runs/$EXPERIMENT_NAME/*" table

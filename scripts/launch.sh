@@ -1,8 +1,8 @@
 # The launcher every script ends in. To be sourced; sets the working folder to the repository's top.
 #
 #   launch_single PROGRAM ARGUMENTS...        one process on this machine
-#   launch_distributed PROGRAM ARGUMENTS...   as many processes as the environment says; scripts/launch_ranks.py lists
-#                                             its variables (NUM_WORKERS, NUM_GPUS_PER_WORKER, HOST_FILE_PATH ...)
+#   launch_distributed PROGRAM ARGUMENTS...   as many processes as the environment says; scripts/launch.py lists its
+#                                             variables (NUM_WORKERS, NUM_GPUS_PER_WORKER, HOST_FILE_PATH ...)
 #
 #   PYTHON   the interpreter (default: the active environment, else ./.venv, else python3)
 
@@ -38,28 +38,13 @@ sys.exit(any(importlib.util.find_spec(name) is None for name in needed))' 2> /de
 
 # Print the number of GPUs of this machine, but at most $1; without any: 1.
 count_gpus() {
-    "$(find_python)" scripts/launch_ranks.py --count-gpus "$1"
+    "$(find_python)" scripts/launch.py --count-gpus "$1"
 }
 
-# Run one program in several processes; its output goes to logs/log-$LOG_NAME-<date>.txt as well, its exit code passes.
-# SIGTERM and SIGUSR1 are handed on. After one of them, or Ctrl-C, the script ends as soon as the program has.
+# Become one program in as many processes as the environment says: the script ends here, signals go to the launcher,
+# and its exit code is the script's. Its output goes to logs/log-$LOG_NAME-<date>.txt as well.
 launch_distributed() {
-    local python launcher code=0 stopped=""
-    python="$(find_python)"
     export NUM_WORKERS NUM_GPUS_PER_WORKER RANKS_WITHOUT_GPU HOST_FILE_PATH NODE_RANK MASTER_ADDR MASTER_PORT \
         LAUNCHER LOG_NAME DRY_RUN
-    "$python" scripts/launch_ranks.py "$@" <&0 &  # not in the foreground: the shell would not see signals meanwhile
-    launcher=$!
-    trap 'stopped=1; kill -TERM "$launcher"' TERM
-    trap 'stopped=1; kill -USR1 "$launcher"' USR1
-    trap 'stopped=1' INT  # the terminal sends it to the program itself
-    while kill -0 "$launcher" 2> /dev/null; do
-        wait "$launcher" || true  # a signal ends it, too
-    done
-    wait "$launcher" || code=$?
-    trap - TERM USR1 INT
-    if [ -n "$stopped" ]; then
-        exit "$code"
-    fi
-    return "$code"
+    exec "$(find_python)" scripts/launch.py "$@"
 }

@@ -170,7 +170,7 @@ def _read_world(values: argparse.Namespace, environment: Mapping[str, str]) -> N
         local_rank, local_size = (environment[f"OMPI_COMM_WORLD_LOCAL_{name}"] for name in ("RANK", "SIZE"))
         rank = int(environment.get("SLURM_NODEID", 0)) * int(local_size) + int(local_rank)
         world_size = int(environment.get("SLURM_JOB_NUM_NODES", 1)) * int(local_size)
-    if values.dry_run:  # scripts/launch_ranks.py plans for a world that it does not start
+    if values.dry_run:  # scripts/launch.py plans for a world that it does not start
         world_size = int(environment.get("GLM_PLAN_WORLD_SIZE", world_size))
     if values.local_rank is None and local_rank is not None:
         values.local_rank = int(local_rank)
