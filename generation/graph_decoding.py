@@ -19,8 +19,8 @@ from torch import Tensor
 from generation.inputs import PromptInputs
 from generation.state import DecodingState
 from model.modeling_glm import GLMModel
-from mpu.attention import PrefixMask
 from mpu.kernels.static_cache import StaticKeyValueCache, static_cache
+from mpu.masks import VisibleKeys
 
 CAPACITY_BUCKET = 256  # the columns of a step are a multiple of it
 KEPT_STEPS = 2  # how many steps nobody uses are kept for later states: beams need two kinds of them
@@ -102,7 +102,7 @@ class StaticStep:
         rows = self.num_rows
         tokens, positions, slot = self.inputs.split([rows, 2 * rows, 1])
         self.bias.index_fill_(3, slot, 0.0)
-        mask = PrefixMask(visible=None, additive=self.bias)
+        mask = VisibleKeys(visible=None, additive=self.bias)
         cache = self.cache.step(slot)
         hidden = self.model(tokens.view(rows, 1), positions.view(rows, 2, 1), mask, cache=cache, output="hidden")
         logits = self.model.project(hidden[:, -1])  # [r,v]

@@ -16,14 +16,15 @@ from torch import Generator, Tensor, nn
 
 from model.config import GLMConfig
 from model.prompt import PromptEncoder, replace_embeddings
-from mpu.attention import PrefixMask
 from mpu.cache import KeyValueCache
 from mpu.cross_entropy import vocab_parallel_cross_entropy
 from mpu.initialize import ParallelTopology
 from mpu.kernels.host_memory import send
 from mpu.layers import LayerContext, VocabParallelEmbedding
 from mpu.mappings import copy_to_model_parallel, gather_from_model_parallel
+from mpu.masks import PrefixMask, VisibleKeys
 from mpu.random import ModelParallelRandomState
+from mpu.relative import RelativeTransformer
 from mpu.transformer import Transformer
 
 OUTPUTS = ("logits", "last_logits", "sharded_logits", "hidden")
@@ -79,7 +80,8 @@ class GLMModel(nn.Module):
             dtype=dtype,
         )
         context = LayerContext(topology, self.random_state, generator=generator, device=device, dtype=dtype)
-        self.transformer = Transformer(config, context)
+        stack = RelativeTransformer if config.relative_encoding else Transformer
+        self.transformer = stack(config, context)
         self.inference_head: Callable[[Tensor], Tensor] | None = None  # in place of the product with the word table
         self.prompt_spell: PromptEncoder | None = None
         if config.prompt_length is not None:
@@ -96,7 +98,7 @@ class GLMModel(nn.Module):
         self,
         input_ids: Tensor,
         position_ids: Tensor | None,
-        attention_mask: Tensor | PrefixMask,
+        attention_mask: Tensor | PrefixMask | VisibleKeys,
         *,
         labels: Tensor | None = None,
         loss_mask: Tensor | None = None,
@@ -204,7 +206,7 @@ class GLMModel(nn.Module):
         self,
         input_ids: Tensor,
         position_ids: Tensor | None,
-        attention_mask: Tensor | PrefixMask,
+        attention_mask: Tensor | PrefixMask | VisibleKeys,
         *,
         cache: KeyValueCache | None,
         prompt_positions: Tensor | None,

@@ -1,4 +1,4 @@
-"""The stack of pre-LayerNorm transformer layers with learned or relative positions.
+"""The stack of pre-LayerNorm transformer layers with learned positions.
 
 b batch, s new positions, m cached positions, k = m + s keys, h hidden, n heads, d head dim, r query positions, t
 tensor-parallel size
@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpu.attention import PrefixMask, RelativePositions, SelfAttention, rows_at
+from mpu.attention import SelfAttention
 from mpu.cache import KeyValueCache
 from mpu.config import TransformerConfig
 from mpu.initialize import ParallelTopology
 from mpu.kernels.flex import KERNELS, make_block_mask, prefers_blocks
-from mpu.layers import ColumnParallelLinear, LayerContext, RowParallelLinear, initialize_normal, mark_model_parallel
+from mpu.layers import ColumnParallelLinear, LayerContext, RowParallelLinear, initialize_normal
+from mpu.masks import PrefixMask, VisibleKeys, keys_of_call, rows_at
 from mpu.random import Dropout, checkpoint_activations
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 # Widths are multiples of the first for compiled layers, else on a GPU of the second, for its fused
 # kernels with a mask.
@@ -50,70 +54,54 @@ class MLP(nn.Module):
 class TransformerLayer(nn.Module):
     """x + attention(LayerNorm(x)), then x + MLP(LayerNorm(x))."""
 
-    def __init__(self, config: TransformerConfig, context: LayerContext) -> None:
+    def __init__(self, config: TransformerConfig, context: LayerContext, attention: SelfAttention) -> None:
         super().__init__()
         norm = {"eps": config.layernorm_epsilon, **context.factory()}
         self.input_layernorm = nn.LayerNorm(config.hidden_size, **norm)
-        self.attention = SelfAttention(config, context)
+        self.attention = attention
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, **norm)
         self.mlp = MLP(config, context)
 
     def forward(
         self,
         hidden: Tensor,
-        mask: PrefixMask,
+        mask: VisibleKeys,
         *,
         cache: KeyValueCache | None = None,
         layer: int = 0,
-        positions: RelativePositions | None = None,
         query_positions: Tensor | None = None,
     ) -> Tensor:
         """Map the residual stream [b,s,h] to the next one, or to its rows at ``query_positions`` [b,r]."""
         normalised = self.input_layernorm(hidden)
-        attended = self.attention(
-            normalised, mask, cache=cache, layer=layer, positions=positions, query_positions=query_positions
-        )
+        attended = self.attention(normalised, mask, cache=cache, layer=layer, query_positions=query_positions)
         hidden = attended + (hidden if query_positions is None else rows_at(hidden, query_positions))
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
 
-class SinusoidalEncoding(nn.Module):
-    """Encode distances by sines and cosines of falling frequencies."""
-
-    def __init__(self, hidden_size: int, *, device: torch.device | str | None = None) -> None:
-        super().__init__()
-        exponents = torch.arange(0, hidden_size, 2, device=device, dtype=torch.float32) / hidden_size
-        self.register_buffer("inv_freq", 10000.0**-exponents)  # [h/2]
-
-    def forward(self, num_keys: int, *, dtype: torch.dtype) -> Tensor:
-        """Return [k,h]: row t encodes the distance k-1-t."""
-        distances = torch.arange(num_keys - 1, -1, -1, device=self.inv_freq.device, dtype=torch.float32)
-        angles = distances.unsqueeze(1) * self.inv_freq.float()
-        return torch.cat([angles.sin(), angles.cos()], dim=1).to(dtype)
-
-
 class Transformer(nn.Module):
     """Add positions to word embeddings, apply the layers and the final LayerNorm."""
+
+    # ``mpu/relative.py`` has another type here, other positions, and another ``forward`` around ``run_layers``.
+    attention_type: type[SelfAttention] = SelfAttention
 
     def __init__(self, config: TransformerConfig, context: LayerContext) -> None:
         super().__init__()
         self.config = config
         self.random_state = context.random_state
         self.embedding_dropout = Dropout(config.embedding_dropout, fast=config.fast_dropout)
-        if config.relative_encoding:
-            heads = context.topology.share(config.num_attention_heads, what="the number of attention heads")
-            shape = (heads, config.hidden_size // config.num_attention_heads)  # [n,d]
-            self.r_w_bias = mark_model_parallel(nn.Parameter(torch.zeros(shape, **context.factory())))
-            self.r_r_bias = mark_model_parallel(nn.Parameter(torch.zeros(shape, **context.factory())))
-            self.position_embeddings = SinusoidalEncoding(config.hidden_size, device=context.device)
-        else:
-            self.position_embeddings = _position_table(config, context)
-            if config.block_position_encoding:
-                self.block_position_embeddings = _position_table(config, context)
-        self.layers = nn.ModuleList(TransformerLayer(config, context) for _ in range(config.num_layers))
+        self.add_positions(config, context)
+        self.layers = nn.ModuleList(
+            TransformerLayer(config, context, self.attention_type(config, context)) for _ in range(config.num_layers)
+        )
         self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layernorm_epsilon, **context.factory())
         self.attention_kernel = "auto"
         self._compiled_layer: Callable[..., Tensor] | None = None
+
+    def add_positions(self, config: TransformerConfig, context: LayerContext) -> None:
+        """Make the tables of positions."""
+        self.position_embeddings = _position_table(config, context)
+        if config.block_position_encoding:
+            self.block_position_embeddings = _position_table(config, context)
 
     def choose_kernels(self, *, attention: str = "auto", compiled: bool = False, backend: str = "inductor") -> None:
         """Choose how layers are computed; parameters and their names stay as they are.
@@ -129,53 +117,47 @@ class Transformer(nn.Module):
         self,
         word_embeddings: Tensor,
         position_ids: Tensor | None,
-        attention_mask: Tensor | PrefixMask,
+        attention_mask: Tensor | PrefixMask | VisibleKeys,
         *,
         cache: KeyValueCache | None = None,
         query_positions: Tensor | None = None,
     ) -> Tensor:
         """Return the hidden states [b,s,h] after the final LayerNorm, or those at ``query_positions`` [b,r].
 
-        ``word_embeddings`` [b,s,h]; ``position_ids`` [b or 1,2,s] with block positions, [b or 1,s] without, ignored in
-        relative mode; ``attention_mask`` as in ``PrefixMask.from_attention_mask``, or a mask that is made already. A
-        ``cache`` supplies the earlier positions and receives the new ones; activations are then not checkpointed. The
-        last layer has no other queries (in relative mode it has all: a row is shifted by the number of
-        rows).
+        ``word_embeddings`` [b,s,h]; ``position_ids`` [b or 1,2,s] with block positions, [b or 1,s] without;
+        ``attention_mask`` a tensor as in ``PrefixMask.from_attention_mask``, a ``PrefixMask``, or what it comes to for
+        this call. A ``cache`` supplies the earlier positions and receives the new ones; activations are then not
+        checkpointed. The last layer has no other queries than ``query_positions``.
         """
-        batch_size, length, _ = word_embeddings.shape
-        num_keys = length + (cache.length if cache is not None else 0)
-        mask, padding = attention_mask, 0
-        if not isinstance(mask, PrefixMask):
-            padding = self._padding(word_embeddings, attention_mask, cache=cache)
-            mask = self._mask(attention_mask, word_embeddings, num_keys=num_keys, padding=padding)
-        if mask.num_rows not in (1, batch_size):
-            raise ValueError(f"attention_mask is for {mask.num_rows} rows, the batch has {batch_size}; give one or all")
-        hidden, positions = self._embed(word_embeddings, position_ids, num_keys)
-        hidden = F.pad(hidden, (0, 0, 0, padding)) if padding else hidden
-        chosen = query_positions if positions is None else None
-        hidden = self._run_layers(hidden, mask, cache=cache, positions=positions, query_positions=chosen)
+        length = word_embeddings.size(1)
+        if isinstance(attention_mask, Tensor):
+            attention_mask = PrefixMask.from_attention_mask(attention_mask)
+        hidden = self._embed(word_embeddings, position_ids)
+        if cache is None and (padding := self._padding(hidden, attention_mask)):
+            hidden = F.pad(hidden, (0, 0, 0, padding))
+            attention_mask = attention_mask.padded(padding)
+        mask = keys_of_call(attention_mask, hidden, cache=cache)
+        if cache is None or cache.length == 0:
+            mask = replace(mask, blocks=self._blocks(attention_mask, hidden))
+        hidden = self.run_layers(hidden, mask, cache=cache, query_positions=query_positions)
         if cache is not None:
             cache.advance(length)
-        if chosen is None:
-            hidden = hidden[:, :length] if query_positions is None else rows_at(hidden, query_positions)
-        return self.final_layernorm(hidden)
+        return self.final_layernorm(hidden[:, :length] if query_positions is None else hidden)
 
-    def _run_layers(
+    def run_layers(
         self,
         hidden: Tensor,
-        mask: PrefixMask,
+        mask: VisibleKeys,
         *,
-        cache: KeyValueCache | None,
-        positions: RelativePositions | None,
-        query_positions: Tensor | None,
+        cache: KeyValueCache | None = None,
+        query_positions: Tensor | None = None,
     ) -> Tensor:
         """Return the residual stream [b,s,h] after all layers, or its rows ``query_positions`` [b,r]."""
         compiled = self._compiled_layer if cache is None else None
         run_layer = compiled or _run_layer
-        common = {"cache": cache, "positions": positions}
-        options: list[dict[str, Any]] = [{"mask": mask, **common}] * self.config.num_layers
+        options: list[dict[str, Any]] = [{"mask": mask, "cache": cache}] * self.config.num_layers
         if query_positions is not None:
-            options[-1] = {"mask": mask.at(query_positions), "query_positions": query_positions, **common}
+            options[-1] = {"mask": mask.at(query_positions), "cache": cache, "query_positions": query_positions}
         if compiled is not None:
             _mark_sizes(hidden, mask.visible, options[-1]["mask"].visible, query_positions)
         chunked = self.config.checkpoint_activations and cache is None and torch.is_grad_enabled()
@@ -193,49 +175,37 @@ class Transformer(nn.Module):
                 hidden = run_chunk(hidden)
         return hidden
 
-    def _padding(self, states: Tensor, attention_mask: Tensor, *, cache: KeyValueCache | None) -> int:
+    def _padding(self, states: Tensor, attention_mask: PrefixMask | VisibleKeys) -> int:
         """Return how many positions are put behind those of ``states`` [b,s,h], where nothing sees them."""
-        if self.config.relative_encoding or cache is not None or attention_mask.dim() == 4:
+        if isinstance(attention_mask, VisibleKeys) or attention_mask.visible is not None:
             return 0
         if self._compiled_layer is not None:
             return -states.size(1) % COMPILED_MULTIPLE
         return -states.size(1) % GPU_MULTIPLE if states.device.type == "cuda" else 0
 
-    def _mask(self, attention_mask: Tensor, states: Tensor, *, num_keys: int, padding: int) -> PrefixMask:
-        """Return which keys the positions of ``states`` [b,s,h] and ``padding`` more at the end see."""
-        batch_size, length, _ = states.shape
-        if padding and attention_mask.dim() == 3:
-            attention_mask = F.pad(attention_mask, (0, padding))  # padding is a sample of its own
-        mask = PrefixMask.from_attention_mask(
-            attention_mask, query_length=length + padding, key_length=num_keys + padding, device=states.device
-        )
+    def _blocks(self, mask: PrefixMask | VisibleKeys, states: Tensor) -> BlockMask | None:
+        """Return the form of ``mask`` for FlexAttention where a call on ``states`` [b,s,h] alone uses it."""
+        if isinstance(mask, VisibleKeys):
+            return mask.blocks
         probability = self.config.attention_dropout if self.training else 0.0
-        options = {"device": states.device, "dropout_probability": probability}
-        if num_keys > length or self.config.relative_encoding:
-            return mask
-        if not prefers_blocks(self.attention_kernel, attention_mask, **options):
-            return mask
-        blocks = make_block_mask(attention_mask, batch_size=batch_size, length=length + padding, device=states.device)
-        return replace(mask, blocks=blocks)
+        if not prefers_blocks(self.attention_kernel, mask, device=states.device, dropout_probability=probability):
+            return None
+        batch_size, length, _ = states.shape
+        return make_block_mask(mask, batch_size=batch_size, length=length, device=states.device)
 
-    def _embed(
-        self, word_embeddings: Tensor, position_ids: Tensor | None, num_keys: int
-    ) -> tuple[Tensor, RelativePositions | None]:
-        """Return the first residual stream [b,s,h] and, in relative mode, the encodings of distances."""
-        if self.config.relative_encoding:
-            encodings = self.position_embeddings(num_keys, dtype=word_embeddings.dtype)  # [k,h]
-            hidden = self.embedding_dropout(word_embeddings)
-            return hidden, RelativePositions(self.embedding_dropout(encodings), self.r_w_bias, self.r_r_bias)
+    def _embed(self, word_embeddings: Tensor, position_ids: Tensor | None) -> Tensor:
+        """Return the first residual stream [b,s,h]."""
         two_rows = self.config.block_position_encoding
-        expected = "[b,2,s]" if two_rows else "[b,s]"
         if position_ids is None or position_ids.dim() != (3 if two_rows else 2):
             given = "none" if position_ids is None else f"shape {list(position_ids.shape)}"
-            raise ValueError(f"position_ids are given as {given}; this model needs {expected}")
+            raise ValueError(
+                f"position_ids are given as {given}; this model needs {'[b,2,s]' if two_rows else '[b,s]'}"
+            )
         if two_rows:
             sums = self.position_embeddings(position_ids[:, 0]) + self.block_position_embeddings(position_ids[:, 1])
         else:
             sums = self.position_embeddings(position_ids)
-        return self.embedding_dropout(word_embeddings + sums), None
+        return self.embedding_dropout(word_embeddings + sums)
 
 
 def _mark_sizes(hidden: Tensor, *masks_and_positions: Tensor | None) -> None:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mpu.masks import PrefixMask
+
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
@@ -22,31 +24,34 @@ KERNELS = ("auto", "sdpa", "flex")
 BLOCK = 128  # side of the blocks that are skipped
 
 
-def prefers_blocks(kernel: str, attention_mask: Tensor, *, device: torch.device, dropout_probability: float) -> bool:
+def prefers_blocks(kernel: str, mask: PrefixMask, *, device: torch.device, dropout_probability: float) -> bool:
     """Tell whether a step computes attention by blocks.
 
     ``flex`` asks for it, ``auto`` takes it on a GPU where samples share rows; neither can with dropout, or with a mask
     that is given as a matrix.
     """
-    if kernel == "sdpa" or dropout_probability > 0.0 or attention_mask.dim() == 4:
+    if kernel == "sdpa" or dropout_probability > 0.0 or mask.visible is not None:
         return False
-    return kernel == "flex" or (device.type == "cuda" and attention_mask.dim() == 3)
+    return kernel == "flex" or (device.type == "cuda" and mask.segment_ids is not None)
 
 
-def make_block_mask(attention_mask: Tensor, *, batch_size: int, length: int, device: torch.device | str) -> BlockMask:
+def make_block_mask(mask: PrefixMask, *, batch_size: int, length: int, device: torch.device | str) -> BlockMask:
     """Find the blocks of a step in which some query sees some key; every layer of the step uses them.
 
-    ``attention_mask`` holds prefix_lengths ([], [1], [b] or [b,1]) or the samples of shared rows ([b or 1,2,s]), as in
-    ``PrefixMask.from_attention_mask``. The host does not wait for the device.
+    ``mask`` is that of prefix lengths, or of samples that share rows. The host does not wait for the device.
     """
     from torch.nn.attention.flex_attention import create_block_mask
 
-    moved = attention_mask.to(device, non_blocking=True)
-    if moved.dim() == 3:
-        segment_ids, prefixes = moved.expand(batch_size, 2, length).contiguous().unbind(1)  # [b,s] each
-        visible = _own_sample(segment_ids, prefixes != 0)
+    def on_device(numbers: Tensor) -> Tensor:
+        return numbers.to(device, non_blocking=True)
+
+    if mask.segment_ids is not None and mask.in_prefix is not None:
+        shape = (batch_size, length)
+        segment_ids = on_device(mask.segment_ids).expand(shape).contiguous()  # [b,s]
+        visible = _own_sample(segment_ids, on_device(mask.in_prefix).expand(shape).contiguous() != 0)
     else:
-        visible = _in_prefix(moved.reshape(-1).expand(batch_size).contiguous())  # [b]
+        assert mask.prefix_lengths is not None, "a matrix has no blocks"
+        visible = _in_prefix(on_device(mask.prefix_lengths).reshape(-1).expand(batch_size).contiguous())  # [b]
     return create_block_mask(visible, batch_size, None, length, length, device=device, BLOCK_SIZE=BLOCK)
 
 
@@ -76,8 +81,8 @@ def _in_prefix(prefix_lengths: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tens
     return visible
 
 
-def _own_sample(segment_ids: Tensor, prefixes: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+def _own_sample(segment_ids: Tensor, in_prefix: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (segment_ids[row, query] == segment_ids[row, key]) & ((key <= query) | prefixes[row, key])
+        return (segment_ids[row, query] == segment_ids[row, key]) & ((key <= query) | in_prefix[row, key])
 
     return visible

@@ -14,7 +14,7 @@ from data_utils.objective.block_infilling import BlankInfillingCollator, BlankIn
 from data_utils.objective.packing import BlockDataset
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
-from mpu.attention import PrefixMask
+from mpu.masks import PrefixMask
 from tests.helpers.launching import metrics, run
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
 from tests.helpers.small_documents import VOCABULARY, make_documents
@@ -82,12 +82,12 @@ def test_loss_and_gradients_are_those_of_rows_of_their_own(seed: int, masked_lm:
 
 def test_the_mask_keeps_samples_apart():
     owners = torch.tensor([[[1, 1, 1, 2, 2, 0], [1, 1, 0, 1, 0, 0]]])
-    mask = PrefixMask.from_attention_mask(owners, query_length=6, key_length=6, device="cpu")
+    mask = PrefixMask.from_attention_mask(owners).visible_keys(query_length=6, key_length=6, device="cpu")
     expected = ["110000", "110000", "111000", "000100", "000110", "000001"]
     assert mask.visible is not None
     assert ["".join(str(int(x)) for x in row) for row in mask.visible[0, 0].tolist()] == expected
     with pytest.raises(ValueError, match="without a cache"):
-        PrefixMask.from_attention_mask(owners, query_length=6, key_length=8, device="cpu")
+        PrefixMask.from_attention_mask(owners).visible_keys(query_length=6, key_length=8, device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ import re
 import torch
 from torch import Tensor
 
-from mpu.attention import relative_shift
-from mpu.transformer import SinusoidalEncoding
+from mpu.relative import SinusoidalEncoding, relative_shift
 from tests.helpers.golden_index import GoldenFolder
 from tests.helpers.golden_models import assert_close, build_model, load_vectors
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mpu import attention
-from mpu.attention import PrefixMask, attend
+from mpu.attention import attend
+from mpu.masks import PrefixMask, VisibleKeys
 
 
 def _reference(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
@@ -19,6 +20,13 @@ def _reference(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Te
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.size(-1))
     mask = visible.to(scores.dtype)
     return torch.softmax(scores * mask - 65504.0 * (1.0 - mask), dim=-1) @ value
+
+
+def _keys(mask: Tensor, *, query_length: int, key_length: int) -> VisibleKeys:
+    """Return what the queries see by a mask in the form of model calls."""
+    return PrefixMask.from_attention_mask(mask).visible_keys(
+        query_length=query_length, key_length=key_length, device="cpu"
+    )
 
 
 def _inputs(seed: int, *, batch: int = 3, length: int = 6, cached: int = 2) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,7 +51,7 @@ def test_free_masks_match_the_original_arithmetic(
     generator = torch.Generator().manual_seed(seed)
     shape = (3, 1, length if rows == "all" else 1, length + cached + 1)  # one column too many, in front
     visible = torch.rand(shape, generator=generator) < 0.4
-    mask = PrefixMask.from_attention_mask(visible.long(), query_length=length, key_length=length + cached, device="cpu")
+    mask = _keys(visible.long(), query_length=length, key_length=length + cached)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "_fused_is_better", lambda *_: fused)
         actual = attend(query, key, value, mask, attention_scale=scale)
@@ -61,21 +69,21 @@ def test_separators(prefix_lengths: list[int], cached: int) -> None:
                 expected[sample, 0, row, cached + column] = column <= row or column < prefix_length
     for shape in ([len(prefix_lengths)], [len(prefix_lengths), 1]):
         given_mask = torch.tensor(prefix_lengths).view(shape)
-        mask = PrefixMask.from_attention_mask(given_mask, query_length=length, key_length=cached + length, device="cpu")
+        mask = _keys(given_mask, query_length=length, key_length=cached + length)
         assert torch.equal(mask.visible, expected)
         assert mask.fully_masked is None
 
 
 def test_rank_decides_not_the_number_of_elements() -> None:
     four = torch.tensor([[1, 0], [1, 1]]).view(1, 1, 2, 2)  # as many elements as a batch of four
-    mask = PrefixMask.from_attention_mask(four, query_length=2, key_length=2, device="cpu")
+    mask = _keys(four, query_length=2, key_length=2)
     assert torch.equal(mask.visible, four.bool())
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 2, 2), (1, 2, 4, 4), (1, 1, 3, 4), (1, 1, 4, 3)])
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="attention_mask has shape"):
-        PrefixMask.from_attention_mask(torch.ones(shape), query_length=4, key_length=4, device="cpu")
+        _keys(torch.ones(shape), query_length=4, key_length=4)
 
 
 @pytest.mark.parametrize("form", ["prefix_lengths", "one prefix_length", "matrix", "one row", "additive", "everything"])
@@ -91,10 +99,10 @@ def test_masks_of_chosen_queries(form: str) -> None:
         "one row": torch.tensor([1, 0, 1, 1, 0, 0, 1, 0]).view(1, 1, 1, 8),
     }
     if form in given_masks:
-        mask = PrefixMask.from_attention_mask(given_masks[form], query_length=6, key_length=8, device="cpu")
+        mask = _keys(given_masks[form], query_length=6, key_length=8)
     else:
         additive = torch.linspace(-3.0, 0.0, 3 * 6 * 8).view(3, 1, 6, 8) if form == "additive" else None
-        mask = PrefixMask(visible=None, additive=additive)
+        mask = VisibleKeys(visible=None, additive=additive)
     everywhere = attend(query, key, value, mask)  # [b,n,s,d]
     index = positions.view(3, 1, 2, 1).expand(-1, 2, -1, 8)
     actual = attend(query.gather(2, index), key, value, mask.at(positions))
@@ -102,7 +110,7 @@ def test_masks_of_chosen_queries(form: str) -> None:
 
 
 def test_one_new_position_needs_no_mask() -> None:
-    mask = PrefixMask.from_attention_mask(torch.zeros(1), query_length=1, key_length=9, device="cpu")
+    mask = _keys(torch.zeros(1), query_length=1, key_length=9)
     assert mask.visible is None
     query, key, value = _inputs(0, length=1, cached=8)
     everything = torch.ones(1, 1, 1, 9, dtype=torch.bool)
@@ -117,7 +125,7 @@ def test_gradients_of_both_ways_agree(dtype: torch.dtype, monkeypatch: pytest.Mo
     for fused in (True, False):
         monkeypatch.setattr(attention, "_fused_is_better", lambda *_, fused=fused: fused)
         inputs = [tensor.to(dtype).requires_grad_() for tensor in _inputs(1)]
-        mask = PrefixMask.from_attention_mask(torch.tensor([1, 3, 6]), query_length=6, key_length=8, device="cpu")
+        mask = _keys(torch.tensor([1, 3, 6]), query_length=6, key_length=8)
         attend(*inputs, mask).float().square().sum().backward()
         results.append([tensor.grad for tensor in inputs])
     tolerance = 1e-4 if dtype == torch.float32 else 0.1
@@ -128,7 +136,7 @@ def test_gradients_of_both_ways_agree(dtype: torch.dtype, monkeypatch: pytest.Mo
 def test_attention_dropout_keeps_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(3)
     query, key, value = _inputs(2)
-    mask = PrefixMask.from_attention_mask(torch.tensor([4]), query_length=6, key_length=8, device="cpu")
+    mask = _keys(torch.tensor([4]), query_length=6, key_length=8)
     expected = attend(query, key, value, mask)
     for fast in (True, False):
         draws = [attend(query, key, value, mask, dropout_probability=0.25, fast_dropout=fast) for _ in range(4000)]

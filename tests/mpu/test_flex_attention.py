@@ -16,9 +16,10 @@ from torch.nn.attention import flex_attention as torch_flex
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu import transformer
-from mpu.attention import PrefixMask, attend
+from mpu.attention import attend
 from mpu.kernels import flex as flex_attention
 from mpu.kernels.flex import attend_blocks, make_block_mask, prefers_blocks
+from mpu.masks import PrefixMask, VisibleKeys
 
 CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler, which the kernel needs")
@@ -53,10 +54,10 @@ def both_ways(mask: Tensor, *, batch: int, length: int, seed: int) -> list[tuple
     generator = torch.Generator().manual_seed(seed)
     inputs = [torch.randn(batch, 2, length, 16, generator=generator, requires_grad=True) for _ in range(3)]
     weights = torch.randn(batch, 2, length, 16, generator=generator)
-    whole = PrefixMask.from_attention_mask(mask, query_length=length, key_length=length, device=CPU)
-    blocks = make_block_mask(mask, batch_size=batch, length=length, device=CPU)
+    whole = PrefixMask.from_attention_mask(mask).visible_keys(query_length=length, key_length=length, device=CPU)
+    blocks = make_block_mask(PrefixMask.from_attention_mask(mask), batch_size=batch, length=length, device=CPU)
     results = []
-    for used in (whole, PrefixMask(visible=None, blocks=blocks)):
+    for used in (whole, VisibleKeys(visible=None, blocks=blocks)):
         output = attend(*inputs, used)
         results.append((output, *torch.autograd.grad((output * weights).sum(), inputs)))
     return results
@@ -93,9 +94,9 @@ def test_samples_that_share_rows(data: st.DataObject, num_rows: int) -> None:
 
 def test_blocks_in_which_nothing_is_visible_are_left_out() -> None:
     rows = shared_rows([[(128, 100), (128, 5), (128, 128)]], 384)
-    blocks = make_block_mask(rows, batch_size=1, length=384, device=CPU)
+    blocks = make_block_mask(PrefixMask.from_attention_mask(rows), batch_size=1, length=384, device=CPU)
     assert torch.equal(blocks.to_dense()[0, 0].int(), torch.eye(3, dtype=torch.int))
-    causal = make_block_mask(torch.tensor([0]), batch_size=1, length=384, device=CPU)
+    causal = make_block_mask(PrefixMask.prefix(torch.tensor([0])), batch_size=1, length=384, device=CPU)
     assert torch.equal(causal.to_dense()[0, 0].int(), torch.ones(3, 3, dtype=torch.int).tril())
 
 
@@ -107,8 +108,8 @@ def test_the_compiled_kernel() -> None:
     mask = shared_rows([[(80, 50), (90, 20)], [(190, 3)]], 190)
     generator = torch.Generator().manual_seed(1)
     query, key, value = (torch.randn(2, 2, 190, 16, generator=generator) for _ in range(3))
-    whole = PrefixMask.from_attention_mask(mask, query_length=190, key_length=190, device=CPU)
-    blocks = make_block_mask(mask, batch_size=2, length=190, device=CPU)
+    whole = PrefixMask.from_attention_mask(mask).visible_keys(query_length=190, key_length=190, device=CPU)
+    blocks = make_block_mask(PrefixMask.from_attention_mask(mask), batch_size=2, length=190, device=CPU)
     with torch.no_grad():
         actual = attend_blocks(query, key, value, blocks)
         torch.testing.assert_close(actual, attend(query, key, value, whole), atol=2e-5, rtol=1e-4)
@@ -116,7 +117,8 @@ def test_the_compiled_kernel() -> None:
 
 
 def test_where_blocks_are_taken() -> None:
-    prefix_lengths, rows, matrix = torch.zeros(2), torch.zeros(2, 2, 8), torch.zeros(2, 1, 8, 8)
+    prefix_lengths, matrix = PrefixMask.prefix(torch.zeros(2)), PrefixMask.matrix(torch.zeros(2, 1, 8, 8))
+    rows = PrefixMask.packed(torch.zeros(2, 8), torch.zeros(2, 8))
     gpu = torch.device("cuda")
     free = {"dropout_probability": 0.0}
     assert not prefers_blocks("sdpa", rows, device=gpu, **free)

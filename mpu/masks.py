@@ -1,0 +1,187 @@
+"""Which keys every query sees: the forms in which batches say it, and the forms in which kernels want it.
+
+b batch, s new positions (queries), m cached positions, k = m + s keys, n heads of this rank, r query positions
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mpu.cache import KeyValueCache
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+
+def rows_at(states: Tensor, positions: Tensor) -> Tensor:
+    """Return the rows [b,r,...] of ``states`` [b,s,...] at ``positions`` [b,r]."""
+    firsts = torch.arange(states.size(0), device=positions.device).unsqueeze(1) * states.size(1)
+    rows = states.flatten(0, 1).index_select(0, (positions + firsts).flatten())
+    return rows.view(*positions.shape, *states.shape[2:])
+
+
+@dataclass(frozen=True)
+class PrefixMask:
+    """The mask of a batch, in one of three forms; ``prefix``, ``packed`` and ``matrix`` make them.
+
+    Attributes:
+        prefix_lengths: [], [1], [b] or [b,1]; columns of the prefix are visible to all, the rest causally, and cached
+            columns always.
+        segment_ids: [b or 1,s], several samples in a row: the number of the sample of each position. Every sample sees
+            itself alone; without a cache.
+        in_prefix: [b or 1,s], beside ``segment_ids``: nonzero where the whole sample sees a position, which else only
+            later ones do.
+        visible: [b or 1, 1, s or 1, >= k]; nonzero means visible, the last k columns count.
+    """
+
+    prefix_lengths: Tensor | None = None
+    segment_ids: Tensor | None = None
+    in_prefix: Tensor | None = None
+    visible: Tensor | None = None
+
+    @classmethod
+    def prefix(cls, prefix_lengths: Tensor) -> PrefixMask:
+        """Mask rows of one sample each by the length of its prefix: [], [1], [b] or [b,1]."""
+        return cls(prefix_lengths=prefix_lengths)
+
+    @classmethod
+    def packed(cls, segment_ids: Tensor, in_prefix: Tensor) -> PrefixMask:
+        """Mask rows that samples share, [b or 1,s] each."""
+        return cls(segment_ids=segment_ids, in_prefix=in_prefix)
+
+    @classmethod
+    def matrix(cls, visible: Tensor) -> PrefixMask:
+        """Mask by any rule at all: [b or 1, 1, s or 1, >= k]."""
+        return cls(visible=visible)
+
+    @classmethod
+    def from_attention_mask(cls, attention_mask: Tensor) -> PrefixMask:
+        """Tell the form of a tensor by its rank, for callers who pass one to a model.
+
+        [], [1], [b] or [b,1]: prefix lengths. [b or 1,2,s]: samples that share rows, their numbers and where their
+        prefixes are. [b or 1, 1, s or 1, >= k]: a matrix. Raises ValueError for any other shape.
+        """
+        shape = attention_mask.shape
+        if len(shape) == 4:
+            return cls.matrix(attention_mask)
+        if len(shape) == 3 and shape[1] == 2:
+            return cls.packed(*attention_mask.unbind(1))
+        if len(shape) < 2 or shape[1:] == (1,):
+            return cls.prefix(attention_mask)
+        raise ValueError(
+            f"attention_mask has shape {list(shape)}; give prefix lengths of shape [], [b], [b,1], samples that share "
+            "rows as [b,2,s] (without a cache), or a mask of shape [b,1,s,k]"
+        )
+
+    def padded(self, num_positions: int) -> PrefixMask:
+        """Put ``num_positions`` more behind the others; in rows that are shared they are a sample of their own."""
+        if self.segment_ids is None or self.in_prefix is None or num_positions == 0:
+            return self
+        return self.packed(F.pad(self.segment_ids, (0, num_positions)), F.pad(self.in_prefix, (0, num_positions)))
+
+    def visible_keys(self, *, query_length: int, key_length: int, device: torch.device | str) -> VisibleKeys:
+        """Work out what s queries see of k keys. Raises ValueError when the mask is for other lengths."""
+        if self.visible is not None:
+            return _keys_of_matrix(self.visible, query_length=query_length, key_length=key_length, device=device)
+        if self.segment_ids is not None and self.in_prefix is not None:
+            if not self.segment_ids.size(1) == query_length == key_length:
+                rows, width = self.segment_ids.shape
+                raise ValueError(
+                    f"attention_mask has shape {[rows, 2, width]}; samples that share rows need [b,2,{query_length}] "
+                    f"here, without a cache (there are {key_length} keys)"
+                )
+            segment_ids = self.segment_ids.to(device, non_blocking=True)
+            in_prefix = self.in_prefix.to(device, non_blocking=True) != 0
+            columns = torch.arange(query_length, device=device)
+            causal = columns <= columns.unsqueeze(1)  # [s,s]
+            same_sample = segment_ids.unsqueeze(1) == segment_ids.unsqueeze(2)  # [b or 1,s,s]
+            return VisibleKeys((same_sample & (causal | in_prefix.unsqueeze(1))).unsqueeze(1))
+        assert self.prefix_lengths is not None
+        if query_length == 1:
+            return VisibleKeys(None)  # the one new position sees the cache and itself
+        prefix_lengths = self.prefix_lengths.to(device, non_blocking=True).reshape(-1, 1, 1, 1)  # [b or 1,1,1,1]
+        columns = torch.arange(query_length - key_length, query_length, device=device)  # [k], cached ones are negative
+        rows = torch.arange(query_length, device=device).unsqueeze(1)  # [s,1]
+        return VisibleKeys((columns <= rows) | (columns < prefix_lengths))
+
+
+def _keys_of_matrix(mask: Tensor, *, query_length: int, key_length: int, device: torch.device | str) -> VisibleKeys:
+    _, heads, rows, columns = mask.shape
+    if heads != 1 or rows not in (1, query_length) or columns < key_length:
+        raise ValueError(
+            f"attention_mask has shape {list(mask.shape)}; for {query_length} new positions and "
+            f"{key_length} keys it has to be [b or 1, 1, {query_length} or 1, at least {key_length}]"
+        )
+    visible = mask[..., columns - key_length :].to(device, non_blocking=True) != 0
+    fully_masked = ~visible.any(dim=-1, keepdim=True)  # [b or 1,1,s or 1,1]
+    if visible.device.type == "cpu" and not fully_masked.any():
+        return VisibleKeys(visible)  # looking costs nothing here; on a GPU it would wait for the device
+    return VisibleKeys(visible | fully_masked, fully_masked)
+
+
+@dataclass
+class VisibleKeys:
+    """The mask of one call of the model, as all its layers use it.
+
+    Attributes:
+        visible: bool [b or 1, 1, s or 1, k]; None: everything is visible.
+        fully_masked: bool [b or 1, 1, s or 1, 1], rows that see nothing. They attend uniformly to all keys, which
+            attention gets by zeroing their query; their row of ``visible`` is all true.
+        additive: given in place of ``visible``, of the dtype of queries, by decoding steps of fixed shapes: 0 where
+            visible, minus infinity elsewhere.
+        blocks: the form for FlexAttention, where a call uses it.
+    """
+
+    visible: Tensor | None
+    fully_masked: Tensor | None = None
+    additive: Tensor | None = None
+    blocks: BlockMask | None = None
+    _biases: dict[tuple[torch.dtype, int], Tensor] = field(default_factory=dict, repr=False)
+
+    def at(self, positions: Tensor) -> VisibleKeys:
+        """Return the mask of the queries at ``positions`` [b,r] alone."""
+
+        def choose(rows: Tensor | None) -> Tensor | None:  # [b or 1,1,s or 1,...]
+            if rows is None or rows.size(2) == 1:
+                return rows
+            return rows_at(rows[:, 0].expand(len(positions), -1, -1), positions).unsqueeze(1)  # [b,1,r,...]
+
+        return VisibleKeys(choose(self.visible), choose(self.fully_masked), choose(self.additive))
+
+    @property
+    def num_rows(self) -> int:
+        """Return the batch size the mask was made for, or 1 when it fits any."""
+        return 1 if self.visible is None else self.visible.size(0)
+
+    def silence_fully_masked_rows(self, query: Tensor) -> Tensor:
+        """Zero the queries [b,n,s,d] of rows that see nothing: their scores are all 0, their attention uniform."""
+        return query if self.fully_masked is None else query.masked_fill(self.fully_masked, 0.0)
+
+    def bias(self, *, batch_size: int, num_heads: int, dtype: torch.dtype) -> Tensor | None:
+        """Return the additive form [b * num_heads, s or 1, k], made once a call: 0 where visible, else -infinity."""
+        if self.visible is None and self.additive is None:
+            return None
+        if (dtype, num_heads) not in self._biases:
+            bias = self.additive  # [b or 1,1,s or 1,k]
+            if bias is None:
+                bias = torch.zeros_like(self.visible, dtype=dtype).masked_fill_(~self.visible, -math.inf)
+            shape = (batch_size, num_heads, *bias.shape[2:])
+            self._biases[dtype, num_heads] = bias.expand(shape).flatten(0, 1)
+        return self._biases[dtype, num_heads]
+
+
+def keys_of_call(mask: PrefixMask | VisibleKeys, states: Tensor, *, cache: KeyValueCache | None) -> VisibleKeys:
+    """Return what ``states`` [b,s,h] see of themselves and of ``cache``. Raises ValueError for another batch size."""
+    batch_size, length, _ = states.shape
+    if isinstance(mask, PrefixMask):
+        key_length = length + (0 if cache is None else cache.length)
+        mask = mask.visible_keys(query_length=length, key_length=key_length, device=states.device)
+    if mask.num_rows not in (1, batch_size):
+        raise ValueError(f"attention_mask is for {mask.num_rows} rows, the batch has {batch_size}; give one or all")
+    return mask
