@@ -14,7 +14,7 @@ from benchmarks.models import MODELS
 from model.config import GLMConfig
 from model.modeling_glm import count_parameters
 from model.released import RELEASED_MODELS
-from tests.helpers.small_engine import LENGTH, VOCABULARY, make_batch, make_engine
+from tests.helpers.engines import LENGTH, VOCABULARY, make_batch, make_engine
 
 RUN = ["--model", "tiny", "--steps", "2", "--warmup", "1", "--batch-size", "2", "--seq-length", "32",
        "--num-layers", "1", "--hidden-size", "16", "--num-attention-heads", "2", "--num-workers", "0",

@@ -17,7 +17,7 @@ from model.modeling_glm import GLMModel
 from mpu.masks import PrefixMask
 from tests.helpers.launching import metrics, run
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
-from tests.helpers.small_documents import VOCABULARY, make_documents
+from tests.helpers.stand_ins import VOCABULARY, make_documents
 
 SEQ_LENGTH = 64
 

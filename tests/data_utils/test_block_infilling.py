@@ -22,7 +22,7 @@ from data_utils.objective.spans import (
     shuffle,
     spans_in_documents,
 )
-from tests.helpers.small_documents import (
+from tests.helpers.stand_ins import (
     DBLOCK,
     ENC,
     EOP,

@@ -11,15 +11,8 @@ import pytest
 from data_utils.objective import Objective
 from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, FilledSample, Sample, pad_batch
 from data_utils.objective.spans import block_length_weights, place_spans, spans_in_documents
-from tests.helpers.golden_vocabulary import StandInVocabulary, settings_of
+from tests.helpers.stand_ins import RECORDED_FIELDS, StandInVocabulary, settings_of
 
-FIELDS = {
-    "input_ids": "text",
-    "target_ids": "target",
-    "loss_mask": "loss_mask",
-    "position_ids": "position_id",
-    "attention_mask": "attention_mask",
-}
 OBJECTIVES = {"bert": Objective.TOKEN, "gap_sentence": Objective.SENTENCE, "generation": Objective.DOCUMENT}
 
 
@@ -65,7 +58,7 @@ def check_defect(case: dict, call: dict, batch: Batch) -> None:
 
 
 def test_batches(golden):
-    recorded = json.loads(golden.path("pretraining/blocks.json").read_text(encoding="utf-8"))
+    recorded = golden.json("pretraining/blocks.json")
     vocabulary = StandInVocabulary(recorded["tokenizer"])
     for case in recorded["cases"]:
         for call in case["calls"]:
@@ -80,8 +73,8 @@ def test_batches(golden):
             if "error" in expected:
                 check_defect(case, call, batch)
                 continue
-            assert set(expected) == {*FIELDS.values(), "mode", "rng_probe"}
-            for ours, theirs in FIELDS.items():
+            assert set(expected) == {*RECORDED_FIELDS.values(), "mode", "rng_probe"}
+            for ours, theirs in RECORDED_FIELDS.items():
                 assert getattr(batch, ours).dtype == np.int64
                 assert getattr(batch, ours).tolist() == expected[theirs], (case["name"], call["count"], ours)
             assert batch.mode == expected["mode"]
@@ -98,14 +91,14 @@ def test_batches_of_512_tokens(golden):
             masks = [row[row >= 0] for row in arrays[f"{key}_in_loss"]]
             samples = [{"text": t, "loss_mask": m} for t, m in zip(texts, masks, strict=True)]
             batch, generator = collate(call, {**call, "samples": samples}, vocabulary)
-            for ours, theirs in FIELDS.items():
+            for ours, theirs in RECORDED_FIELDS.items():
                 np.testing.assert_array_equal(getattr(batch, ours), arrays[f"{key}_{theirs}"], err_msg=f"{key} {ours}")
             assert (batch.mode, len(batch.input_ids)) == (call["mode"], call["rows"])
             assert generator.random() == pytest.approx(call["rng_probe"], abs=1e-15)
 
 
 def test_units(golden):
-    recorded = json.loads(golden.path("pretraining/block_units.json").read_text(encoding="utf-8"))
+    recorded = golden.json("pretraining/block_units.json")
     vocabulary = StandInVocabulary(recorded.pop("tokenizer"))
     checks = {
         "block_length_weights": check_weights,

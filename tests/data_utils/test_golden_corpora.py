@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import random
 import warnings
 from pathlib import Path
@@ -21,7 +20,7 @@ from data_utils.corpora.store import Document, concatenate_documents
 
 def load(golden, name: str, keys: set[str]) -> dict:
     """Read a file and refuse anything in it that no test here handles."""
-    content = json.loads(golden.path(f"pretraining/{name}").read_text(encoding="utf-8"))
+    content = golden.json(f"pretraining/{name}")
     assert set(content) == keys, f"not handled in {name}: {set(content) ^ keys}"
     return content
 

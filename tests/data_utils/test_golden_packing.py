@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
 from data_utils.objective.causal import CausalDataset, SegmentDataset, causal_masks
 from data_utils.objective.packing import BlockDataset
-from tests.helpers.golden_vocabulary import StandInDocuments, StandInVocabulary
+from tests.helpers.stand_ins import StandInDocuments, StandInVocabulary
 
 MASK_FIELDS = {
     "data", "eod_token", "reset_position_ids", "reset_attention_mask", "mem_length", "set_loss_mask",
@@ -19,7 +17,7 @@ MASK_FIELDS = {
 
 @pytest.fixture(scope="module")
 def recorded(golden):
-    return json.loads(golden.path("pretraining/packing.json").read_text(encoding="utf-8"))
+    return golden.json("pretraining/packing.json")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +97,7 @@ def test_segment_items(recorded, vocabulary):
 
 
 def test_causal_masks(golden):
-    for case in json.loads(golden.path("pretraining/masks.json").read_text(encoding="utf-8")):
+    for case in golden.json("pretraining/masks.json"):
         assert set(case) == MASK_FIELDS
         attention_mask, loss_mask = case["attention_mask_in"], case["loss_mask_in"]
         assert case["set_loss_mask"] == (loss_mask is None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -11,8 +9,7 @@ from data_utils.loaders import BatchLoader
 from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.packing import BlockDataset
 from data_utils.samplers import DEFAULT_GENERATOR_SEED, BatchPlan, SegmentPlan, random_sample_numbers
-from tests.data_utils.test_golden_blocks import FIELDS
-from tests.helpers.golden_vocabulary import StandInDocuments, StandInVocabulary
+from tests.helpers.stand_ins import RECORDED_FIELDS, StandInDocuments, StandInVocabulary
 
 # Parts of a recorded argument list that the loader has no say in.
 ARGUMENTS_OF_OTHERS = {"eod_token", "transformer_xl", "encoder_decoder"}
@@ -20,7 +17,7 @@ ARGUMENTS_OF_OTHERS = {"eod_token", "transformer_xl", "encoder_decoder"}
 
 @pytest.fixture(scope="module")
 def recorded(golden):
-    return json.loads(golden.path("pretraining/samplers.json").read_text(encoding="utf-8"))
+    return golden.json("pretraining/samplers.json")
 
 
 def test_every_part_is_checked(recorded):
@@ -87,7 +84,7 @@ def test_batches_of_a_single_process(recorded):
 
 
 def test_loader(golden):
-    recorded = json.loads(golden.path("pretraining/loader.json").read_text(encoding="utf-8"))
+    recorded = golden.json("pretraining/loader.json")
     vocabulary = StandInVocabulary(recorded["tokenizer"])
     documents = StandInDocuments(recorded["documents"])
     for case in recorded["cases"]:
@@ -96,8 +93,8 @@ def test_loader(golden):
         assert not arguments, f"arguments that nothing here reads: {arguments}"
         assert len(loader.plan) == case["loader_len"]
         for batch, expected in zip(loader.batches(start, len(case["batches"])), case["batches"], strict=True):
-            assert set(expected) == {*FIELDS.values(), "mode"}
-            for ours, theirs in FIELDS.items():
+            assert set(expected) == {*RECORDED_FIELDS.values(), "mode"}
+            for ours, theirs in RECORDED_FIELDS.items():
                 assert getattr(batch, ours).tolist() == expected[theirs], (case["name"], ours)
             assert batch.mode == expected["mode"]
 

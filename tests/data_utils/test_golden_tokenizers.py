@@ -6,7 +6,6 @@ tokenizer_bert.json, tokenizer_gpt2.json, tokenizer_roberta.json, tokenizer_chin
 from __future__ import annotations
 
 import hashlib
-import json
 
 import pytest
 
@@ -30,7 +29,7 @@ def build(name: str, vocab_dir, **options) -> Tokenizer:
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_texts(golden, vocab_dir, name):
-    recorded = json.loads(golden.path(f"generation/tokenizer_{name}.json").read_text(encoding="utf-8"))
+    recorded = golden.json(f"generation/tokenizer_{name}.json")
     assert recorded["tokenizer"] == name
     assert set(recorded["flags"]) <= FLAGS
     tokenizer = build(name, vocab_dir, task_mask="--task-mask" in recorded["flags"])
@@ -59,7 +58,7 @@ def commands(tokenizer: Tokenizer) -> list[list]:
 
 
 def test_command_tables(golden, vocab_dir):
-    for case in json.loads(golden.path("generation/command_tokens.json").read_text(encoding="utf-8")):
+    for case in golden.json("generation/command_tokens.json"):
         options = dict(case["options"])
         tokenizer = build(
             case["tokenizer"],
@@ -84,7 +83,7 @@ def test_command_tables(golden, vocab_dir):
 
 def test_sentence_ends(golden, vocab_dir):
     predicates = {"block_strategy": "span", "block_dataset": "document", "gpt2_dataset": "causal"}
-    for case in json.loads(golden.path("generation/sentence_end.json").read_text(encoding="utf-8")):
+    for case in golden.json("generation/sentence_end.json"):
         tokenizer = build(case["tokenizer"], vocab_dir, task_mask=True)
         assert set(case) == {"tokenizer", "num_tokens", "ids_without_token", *predicates}
         assert tokenizer.num_tokens == case["num_tokens"]

@@ -13,7 +13,7 @@ from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, 
 from data_utils.objective.causal import CausalCollator, CausalDataset, SegmentCollator, SegmentDataset
 from data_utils.objective.packing import BlockDataset
 from data_utils.samplers import BatchPlan, SegmentPlan
-from tests.helpers.small_documents import EOS, VOCABULARY, make_documents
+from tests.helpers.stand_ins import EOS, VOCABULARY, make_documents
 
 SETTINGS = BlankInfillingSettings(bert_prob=0.4, gap_sentence_prob=0.3, short_seq_prob=0.2, block_mask_prob=0.2)
 DOCUMENTS = make_documents([30, 90, 200, 15], seed=5)

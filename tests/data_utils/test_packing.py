@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from data_utils.corpora.store import Document
 from data_utils.objective.packing import BlockDataset, DocumentPicker, ItemGenerator, seed_words
-from tests.helpers.golden_vocabulary import StandInDocuments
-from tests.helpers.small_documents import ENC, EOS, FULL_STOP, VOCABULARY, make_documents
+from tests.helpers.stand_ins import ENC, EOS, FULL_STOP, VOCABULARY, StandInDocuments, make_documents
 
 WORD = st.integers(0, 2**32 - 1)
 

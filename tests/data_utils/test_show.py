@@ -10,7 +10,7 @@ import pytest
 from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings, Sample
 from data_utils.show import FirstDocuments, describe_row, get_parser, main, mask_picture
 from tests.helpers.small_corpus import make_corpus
-from tests.helpers.small_documents import VOCABULARY, make_text
+from tests.helpers.stand_ins import VOCABULARY, make_text
 from training.arguments import get_parser as get_training_parser
 
 

@@ -17,9 +17,9 @@ from generation.api import GLM, load_model
 from generation.sampling import DecodingSettings
 from model.config import GLMConfig
 from model.released import RELEASED_MODELS
-from tests.helpers.generation_models import TINY_COMMAND_IDS, WordTokenizer, random_model
 from tests.helpers.launching import run
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
+from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, random_model
 
 POSITIONS = 64
 NAME = "blocklm-tiny-en"  # of the checkpoint in docs/api.md

@@ -14,7 +14,8 @@ import torch
 
 from generate_samples import main
 from mpu.kernels.int8 import Int8Linear
-from tests.helpers.generation_models import random_model
+from tests.helpers import REPOSITORY
+from tests.helpers.small_models import random_model
 
 SIZES = ["--num-layers", "2", "--hidden-size", "32", "--num-attention-heads", "4", "--max-position-embeddings", "64"]
 
@@ -25,7 +26,7 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import sentencepiece
 
     folder = tmp_path_factory.mktemp("tokenizer")
-    text = (Path(__file__).parents[1] / "helpers" / "generation_models.py").read_text(encoding="utf-8")
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     (folder / "text.txt").write_text(text, encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "text.txt"), model_prefix=str(folder / "t"), vocab_size=200, minloglevel=2, num_threads=1

@@ -8,7 +8,6 @@ import torch
 
 from generation.beam_search import BeamOptions, BeamSearch, pad_results
 from generation.sampling import filter_logits, process_scores, repeating_tokens
-from tests.helpers.generation_models import load_json
 from tests.helpers.golden_index import GoldenFolder
 
 # Short names of the settings and the options they set; the last changes nothing without a model.
@@ -29,7 +28,7 @@ def kept_indices(logits: torch.Tensor) -> list[list[int]]:
 
 
 def test_logit_filters(golden: GoldenFolder):
-    content = load_json(golden, "logit_filters.json")
+    content = golden.json("generation/logit_filters.json")
     assert set(content) == {"logits", "filters", "batch_top_k", "no_repeat_ngram", "min_length"}
     logits = {name: torch.tensor([values]) for name, values in content["logits"].items()}
     for case in content["filters"]:
@@ -41,7 +40,7 @@ def test_logit_filters(golden: GoldenFolder):
 
 
 def test_filters_of_a_batch(golden: GoldenFolder):
-    content = load_json(golden, "logit_filters.json")
+    content = golden.json("generation/logit_filters.json")
     batch = content["batch_top_k"]
     assert set(batch) == {"logits", "top_k", "kept"}
     assert kept_indices(filter_logits(torch.tensor(batch["logits"]), top_k=batch["top_k"])) == batch["kept"]
@@ -55,7 +54,7 @@ def test_filters_of_a_batch(golden: GoldenFolder):
 
 
 def test_no_repeat_ngram(golden: GoldenFolder):
-    for case in load_json(golden, "logit_filters.json")["no_repeat_ngram"]:
+    for case in golden.json("generation/logit_filters.json")["no_repeat_ngram"]:
         assert set(case) == {"ngram_size", "input_ids", "banned"}
         for generated, banned in zip(case["input_ids"], case["banned"], strict=True):
             assert repeating_tokens(generated, case["ngram_size"]) == set(banned), case
@@ -66,7 +65,7 @@ def test_no_repeat_ngram(golden: GoldenFolder):
 
 
 def test_min_length(golden: GoldenFolder):
-    for case in load_json(golden, "logit_filters.json")["min_length"]:
+    for case in golden.json("generation/logit_filters.json")["min_length"]:
         assert set(case) == {"min_length", "eos", "cur_len", "banned"}
         generated = [[0] * case["cur_len"] for _ in case["banned"]]
         scores = torch.zeros(len(generated), case["eos"] + 1)
@@ -85,7 +84,7 @@ def search(table: torch.Tensor, options: BeamOptions) -> BeamSearch:
 
 
 def test_beam_search(golden: GoldenFolder):
-    content = load_json(golden, "beam_table.json")
+    content = golden.json("generation/beam_table.json")
     assert set(content) == {"table", "eop", "pad", "note", "cases"}
     arrays = np.load(golden.path(f"generation/{content['table']}"))
     table = torch.from_numpy(arrays["T"])
@@ -106,7 +105,7 @@ def test_beam_search(golden: GoldenFolder):
 
 
 def test_examples_do_not_influence_each_other(golden: GoldenFolder):
-    content = load_json(golden, "beam_table.json")
+    content = golden.json("generation/beam_table.json")
     table = torch.from_numpy(np.load(golden.path(f"generation/{content['table']}"))["T"])
     options = BeamOptions(4, (content["eop"],), content["pad"], table.size(1) - 1, length_penalty=1.0)
     together = search(table, options).results()

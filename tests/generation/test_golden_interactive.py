@@ -14,9 +14,10 @@ from generation.inputs import complete_prompt
 from generation.interactive import InteractiveSession
 from generation.sampling import DecodingSettings
 from model.modeling_glm import GLMModel
-from tests.generation.test_golden_prompts import recorded_tokenizer
-from tests.helpers.generation_models import Recorder, WordTokenizer, load_json, recipe_model, tiny_model
 from tests.helpers.golden_index import GoldenFolder
+from tests.helpers.golden_models import Recorder, recipe_model, tiny_model
+from tests.helpers.golden_tokenizers import options_of, recorded_tokenizer
+from tests.helpers.small_models import WordTokenizer
 
 TINY_SETTINGS = {"task_mask", "out_seq_length", "seq_length", "mem_length", "num_beams", "length_penalty", "top_k",
                  "candidates"}  # fmt: skip
@@ -49,7 +50,7 @@ def check_memory(case: dict, recorder: Recorder, *, limit: int, greedy: bool):
 
 
 def test_interactive_tiny(golden: GoldenFolder, capsys: pytest.CaptureFixture):
-    content = load_json(golden, "interactive_tiny.json")
+    content = golden.json("generation/interactive_tiny.json")
     assert set(content) == {"model", "command_ids", "runs"}
     for run in content["runs"]:
         assert set(run) == {"name", "settings", "min_gap", "cases"}
@@ -90,7 +91,7 @@ def test_interactive_tiny(golden: GoldenFolder, capsys: pytest.CaptureFixture):
 
 def test_memory_is_never_dropped_by_default(golden: GoldenFolder):
     """Without a limit the results are those of a large limit, whatever --seq-length says."""
-    content = load_json(golden, "interactive_tiny.json")
+    content = golden.json("generation/interactive_tiny.json")
     model = tiny_model(golden, content["model"])
     assert model.new_cache(1, 8).window is None
 
@@ -98,7 +99,7 @@ def test_memory_is_never_dropped_by_default(golden: GoldenFolder):
 def test_interactive_logits(golden: GoldenFolder):
     arrays = dict(np.load(golden.path("generation/interactive_logits.npz")))
     assert set(arrays) == {"context_ids", "context_logits", "step_tokens", "step_positions", "step_logits"}
-    content = load_json(golden, "interactive_tiny.json")
+    content = golden.json("generation/interactive_tiny.json")
     run = next(run for run in content["runs"] if run["settings"]["num_beams"] == 1)
     [case] = [case for case in run["cases"][:1] if case["context_ids"] == arrays["context_ids"].tolist()]
     model = tiny_model(golden, content["model"])
@@ -115,11 +116,11 @@ def test_interactive_logits(golden: GoldenFolder):
 
 
 def test_interactive_text(golden: GoldenFolder, vocab_dir: Path, capsys: pytest.CaptureFixture):
-    for configuration in load_json(golden, "interactive_text.json"):
+    for configuration in golden.json("generation/interactive_text.json"):
         assert set(configuration) == {"config", "tokenizer", "flags", "model", "settings", "min_gap", "cases"}
         recorded = configuration["settings"]
         assert set(recorded) == {"top_k", "out_seq_length", "seq_length"}
-        tokenizer = recorded_tokenizer(configuration["tokenizer"], configuration["flags"], vocab_dir)
+        tokenizer = recorded_tokenizer(configuration["tokenizer"], vocab_dir, **options_of(configuration["flags"]))
         assert tokenizer.num_tokens == configuration["model"]["num_tokens"]
         assert tokenizer.padded_size() == configuration["model"]["vocab_size"]
         model = recipe_model(configuration["model"])
@@ -134,9 +135,9 @@ def test_interactive_text(golden: GoldenFolder, vocab_dir: Path, capsys: pytest.
 
 def test_all_texts_in_one_batch(golden: GoldenFolder, vocab_dir: Path):
     """The recorded ids come out too when the prompts of a configuration share one padded batch."""
-    for configuration in load_json(golden, "interactive_text.json"):
+    for configuration in golden.json("generation/interactive_text.json"):
         recorded = configuration["settings"]
-        tokenizer = recorded_tokenizer(configuration["tokenizer"], configuration["flags"], vocab_dir)
+        tokenizer = recorded_tokenizer(configuration["tokenizer"], vocab_dir, **options_of(configuration["flags"]))
         filler = BlankFiller(recipe_model(configuration["model"]), tokenizer)
         settings = DecodingSettings(max_length=recorded["out_seq_length"], top_k=recorded["top_k"])
         cases = configuration["cases"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ from tasks.seq2seq.answers import ContextOffsets, recover_answer
 from tasks.seq2seq.examples import Seq2SeqExample
 from tasks.seq2seq.metrics import metric_names, score_predictions
 from tasks.seq2seq.outputs import write_outputs
-from tests.helpers.superglue_golden import TOKENIZERS
+from tests.helpers.golden_tokenizers import TOKENIZERS
 
 
 @pytest.fixture
 def recorded(golden) -> dict[str, Any]:
-    content = json.loads(golden.path("generation/output_files.json").read_text(encoding="utf-8"))
+    content = golden.json("generation/output_files.json")
     assert set(content) <= {"files", "squad_decode"}
     return content
 

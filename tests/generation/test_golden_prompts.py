@@ -4,26 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
+from data_utils.tokenizers.tokenizer import Tokenizer
 from generation.inputs import complete_prompt, encode_prompt
-from tests.helpers.generation_models import load_json
 from tests.helpers.golden_index import GoldenFolder
-
-TOKENIZERS = {
-    "bert": {"tokenizer_type": "BertWordPieceTokenizer", "model_type": "bert-base-uncased"},
-    "gpt2": {"tokenizer_type": "GPT2BPETokenizer"},
-    "roberta": {"tokenizer_type": "GPT2BPETokenizer", "model_type": "roberta"},
-    "chinese": {"tokenizer_type": "ChineseSPTokenizer", "fix_command_token": False},
-    "chinese_fixed": {"tokenizer_type": "ChineseSPTokenizer", "fix_command_token": True},
-}
-FLAGS = {"--block-lm": "block_symbols", "--task-mask": "task_mask"}
-
-
-def recorded_tokenizer(name: str, flags: list[str], vocab_dir: Path) -> Tokenizer:
-    """Return the tokenizer of a recorded configuration; an unknown name or flag is an error."""
-    options = {option: flag in flags for flag, option in FLAGS.items()}
-    assert set(flags) <= set(FLAGS), flags
-    return build_tokenizer(**TOKENIZERS[name], **options, vocab_dir=vocab_dir)
+from tests.helpers.golden_tokenizers import options_of, recorded_tokenizer
 
 
 def check_case(case: dict, tokenizer: Tokenizer, *, max_length: int, block_positions: bool):
@@ -42,9 +26,9 @@ def check_case(case: dict, tokenizer: Tokenizer, *, max_length: int, block_posit
 
 
 def test_prompt_inputs(golden: GoldenFolder, vocab_dir: Path):
-    for configuration in load_json(golden, "prompt_inputs.json"):
+    for configuration in golden.json("generation/prompt_inputs.json"):
         assert set(configuration) == {"config", "tokenizer", "flags", "cases", "no_block_position"}
-        tokenizer = recorded_tokenizer(configuration["tokenizer"], configuration["flags"], vocab_dir)
+        tokenizer = recorded_tokenizer(configuration["tokenizer"], vocab_dir, **options_of(configuration["flags"]))
         for case in configuration["cases"]:
             check_case(case, tokenizer, max_length=512, block_positions=True)
         shifted = configuration["no_block_position"]

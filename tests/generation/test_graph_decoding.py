@@ -17,8 +17,7 @@ from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.cache import KeyValueCache
 from mpu.kernels.static_cache import StaticKeyValueCache, static_cache
-from tests.generation.test_infill import PROMPTS, SETTINGS, TOKENIZER
-from tests.helpers.generation_models import TINY_COMMAND_IDS, WordTokenizer, random_model
+from tests.helpers.small_models import DECODING, PROMPTS, TINY_COMMAND_IDS, WORDS, WordTokenizer, random_model
 
 PAD = TINY_COMMAND_IDS["pad"]
 
@@ -37,16 +36,16 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> i
     return request.param
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("settings", DECODING.values(), ids=DECODING)
 def test_the_same_tokens(model: GLMModel, settings, bucket: int):
-    expected = BlankFiller(model, TOKENIZER, static=False).fill(PROMPTS, settings=settings)
-    filler = BlankFiller(model, TOKENIZER, static=True)
+    expected = BlankFiller(model, WORDS, static=False).fill(PROMPTS, settings=settings)
+    filler = BlankFiller(model, WORDS, static=True)
     for batch_size in (1, 3, 6):
         assert filler.fill(PROMPTS, settings=settings, batch_size=batch_size) == expected, batch_size
 
 
 def contexts() -> list[PromptInputs]:
-    return [encode_prompt(prompt, tokenizer=TOKENIZER) for prompt in PROMPTS[:3]]
+    return [encode_prompt(prompt, tokenizer=WORDS) for prompt in PROMPTS[:3]]
 
 
 def drive(state: DecodingState) -> list[Tensor]:
@@ -95,7 +94,7 @@ def test_the_same_logits(model: GLMModel, bucket: int):
 @torch.inference_mode()
 def test_a_static_step_equals_the_full_pass(model: GLMModel):
     """Cached = uncached: no step differs from the forward pass over everything so far."""
-    [context] = [encode_prompt(PROMPTS[0], tokenizer=TOKENIZER)]
+    [context] = [encode_prompt(PROMPTS[0], tokenizer=WORDS)]
     state = StaticDecoder(model, num_tokens=64).state([context], pad_id=PAD)
     ids, positions = list(context.input_ids), [(p, 0) for p in context.positions]
     for step, token in enumerate([55, 3, 9, 9, 20]):
@@ -152,12 +151,12 @@ def test_free_steps_do_not_pile_up(model: GLMModel):
 
 def test_what_an_earlier_row_left_behind_does_no_harm(model: GLMModel):
     """Masked columns are multiplied by 0: numbers that are none have to go before a step is used again."""
-    filler = BlankFiller(model, TOKENIZER, static=True)
-    expected = filler.fill(PROMPTS, settings=SETTINGS["greedy"])
+    filler = BlankFiller(model, WORDS, static=True)
+    expected = filler.fill(PROMPTS, settings=DECODING["greedy"])
     for step in filler.decoder.steps:
         for buffer in (*step.cache.key_buffers, *step.cache.value_buffers):
             buffer.fill_(float("nan"))
-    assert filler.fill(PROMPTS, settings=SETTINGS["greedy"]) == expected
+    assert filler.fill(PROMPTS, settings=DECODING["greedy"]) == expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -171,9 +170,9 @@ def test_recorded_graphs():
             for one, other in zip(drive(decoder.state(contexts(), pad_id=PAD)), expected, strict=True):
                 torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
     assert all(step.graph is not None for step in decoder.steps)
-    plain = BlankFiller(model, TOKENIZER, static=False)
-    for settings in (SETTINGS["greedy"], SETTINGS["beams"]):
-        filled = BlankFiller(model, TOKENIZER).fill(PROMPTS, settings=settings)
+    plain = BlankFiller(model, WORDS, static=False)
+    for settings in (DECODING["greedy"], DECODING["beams"]):
+        filled = BlankFiller(model, WORDS).fill(PROMPTS, settings=settings)
         assert filled == plain.fill(PROMPTS, settings=settings)
 
 
@@ -188,7 +187,7 @@ def test_half_precision():
 
 
 def test_who_decodes_statically(model: GLMModel):
-    assert BlankFiller(model, TOKENIZER).decoder is None  # on the CPU only where it is asked for
+    assert BlankFiller(model, WORDS).decoder is None  # on the CPU only where it is asked for
     limited = GLMModel(GLMConfig(1, 32, 4, 64, max_position_embeddings=64, max_memory_length=5))
     with pytest.raises(ValueError, match="without a limit of its memory"):
         BlankFiller(limited, WordTokenizer(TINY_COMMAND_IDS, num_tokens=58), static=True)

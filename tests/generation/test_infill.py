@@ -11,26 +11,7 @@ from generation.infill import BlankFiller, FilledPrompt
 from generation.inputs import encode_prompt
 from generation.sampling import DecodingSettings
 from model.modeling_glm import GLMModel
-from tests.helpers.generation_models import TINY_COMMAND_IDS, WordTokenizer, random_model
-
-TOKENIZER = WordTokenizer(TINY_COMMAND_IDS, num_tokens=58)
-PROMPTS = [
-    "w1 w2 [MASK] w3",
-    "[MASK]",
-    "w9 [sMASK] w8 [MASK] w7 w6 w5 w4 w3 [MASK] w30 w31 w32",
-    "w40 w41 w42 w43 w44 w45 w46 [gMASK]",
-    "w1 [MASK] [MASK] w2",
-    "w12 w13 w14 [MASK] w15",
-]
-SETTINGS = {
-    "greedy": DecodingSettings(max_length=7, top_k=1),
-    "sampling": DecodingSettings(max_length=7, temperature=0.8, top_k=12, top_p=0.9),
-    "full sampling": DecodingSettings(max_length=7),
-    "processors": DecodingSettings(max_length=7, top_k=1, min_length=3, no_repeat_ngram_size=2),
-    "beams": DecodingSettings(max_length=7, num_beams=3, length_penalty=0.7),
-    "beams with processors": DecodingSettings(max_length=6, num_beams=4, min_length=2, no_repeat_ngram_size=2),
-    "drawn beams": DecodingSettings(max_length=5, num_beams=2, draw_candidates=True),
-}
+from tests.helpers.small_models import DECODING, PROMPTS, TINY_COMMAND_IDS, WORDS, WordTokenizer, random_model
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +19,9 @@ def model() -> GLMModel:
     return random_model()
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("settings", DECODING.values(), ids=DECODING)
 def test_a_prompt_does_not_depend_on_its_batch(model: GLMModel, settings: DecodingSettings):
-    filler = BlankFiller(model, TOKENIZER)
+    filler = BlankFiller(model, WORDS)
     alone = filler.fill(PROMPTS, settings=settings, batch_size=1)
     assert [len(result.pieces) for result in alone] == [1, 1, 3, 1, 2, 1]
     for batch_size in (2, 4, 6):
@@ -50,7 +31,7 @@ def test_a_prompt_does_not_depend_on_its_batch(model: GLMModel, settings: Decodi
 
 def greedy_by_full_passes(model: GLMModel, prompt: str, *, max_length: int) -> list[list[int]]:
     """Fill the blanks of a prompt without a cache: the whole sequence goes through the model for every token."""
-    inputs = encode_prompt(prompt, tokenizer=TOKENIZER)
+    inputs = encode_prompt(prompt, tokenizer=WORDS)
     ids, positions = list(inputs.input_ids), [[p, 0] for p in inputs.positions]
     pieces = []
     for blank in inputs.blanks:
@@ -62,7 +43,7 @@ def greedy_by_full_passes(model: GLMModel, prompt: str, *, max_length: int) -> l
             position_ids = torch.tensor(positions).T.unsqueeze(0)
             with torch.inference_mode():
                 logits = model(torch.tensor([ids]), position_ids, torch.tensor(len(inputs)), output="last_logits")
-            token = int(logits[0, : TOKENIZER.num_tokens].argmax())
+            token = int(logits[0, : WORDS.num_tokens].argmax())
             if token in (TINY_COMMAND_IDS["eop"], TINY_COMMAND_IDS["eos"]):
                 break
             piece.append(token)
@@ -71,23 +52,23 @@ def greedy_by_full_passes(model: GLMModel, prompt: str, *, max_length: int) -> l
 
 
 def test_greedy_equals_full_passes(model: GLMModel):
-    results = BlankFiller(model, TOKENIZER).fill(PROMPTS, settings=SETTINGS["greedy"])
+    results = BlankFiller(model, WORDS).fill(PROMPTS, settings=DECODING["greedy"])
     for prompt, result in zip(PROMPTS, results):
         assert list(map(list, result.pieces)) == greedy_by_full_passes(model, prompt, max_length=7), prompt
 
 
 def test_one_beam_of_a_search_is_greedy(model: GLMModel):
     """The winner of earlier blanks is context of the later ones, as in sampling."""
-    filler = BlankFiller(model, TOKENIZER)
-    inputs = [filler.encode(prompt, settings=SETTINGS["greedy"]) for prompt in PROMPTS]
+    filler = BlankFiller(model, WORDS)
+    inputs = [filler.encode(prompt, settings=DECODING["greedy"]) for prompt in PROMPTS]
     with torch.inference_mode():
         found = filler._beam_search(inputs, settings=DecodingSettings(max_length=7), generators=[None] * len(inputs))
-    greedy = filler.fill(PROMPTS, settings=SETTINGS["greedy"])
+    greedy = filler.fill(PROMPTS, settings=DECODING["greedy"])
     assert found == [list(map(list, result.pieces)) for result in greedy]
 
 
 def test_results(model: GLMModel):
-    [result] = BlankFiller(model, TOKENIZER).fill(PROMPTS[4:5], settings=SETTINGS["processors"])
+    [result] = BlankFiller(model, WORDS).fill(PROMPTS[4:5], settings=DECODING["processors"])
     assert isinstance(result, FilledPrompt)
     assert all(3 <= len(piece) <= 7 for piece in result.pieces)
     sop = TINY_COMMAND_IDS["sop"]
@@ -98,49 +79,49 @@ def test_results(model: GLMModel):
 
 def test_no_ngram_twice_and_no_padding_row(model: GLMModel):
     settings = DecodingSettings(max_length=30, no_repeat_ngram_size=2, min_length=20, temperature=3.0)
-    for result in BlankFiller(model, TOKENIZER).fill(PROMPTS, settings=settings):
+    for result in BlankFiller(model, WORDS).fill(PROMPTS, settings=settings):
         for piece in result.pieces:
             pairs = list(itertools.pairwise(piece))
             assert len(set(pairs)) == len(pairs)
-            assert max(piece) < TOKENIZER.num_tokens
+            assert max(piece) < WORDS.num_tokens
 
 
 def test_padding_rows_are_never_chosen():
     model = random_model(seed=4)
     with torch.no_grad():
-        model.word_embeddings.weight[TOKENIZER.num_tokens :] = 50 * model.word_embeddings.weight[3]
+        model.word_embeddings.weight[WORDS.num_tokens :] = 50 * model.word_embeddings.weight[3]
         model.word_embeddings.weight[-1] *= -1  # one of the two is far ahead of every token
     for name in ("greedy", "beams"):
-        for result in BlankFiller(model, TOKENIZER).fill(PROMPTS, settings=SETTINGS[name]):
-            assert all(token < TOKENIZER.num_tokens for token in result.output_ids)
+        for result in BlankFiller(model, WORDS).fill(PROMPTS, settings=DECODING[name]):
+            assert all(token < WORDS.num_tokens for token in result.output_ids)
 
 
 def test_seeds(model: GLMModel):
-    filler = BlankFiller(model, TOKENIZER)
-    settings = SETTINGS["full sampling"]
+    filler = BlankFiller(model, WORDS)
+    settings = DECODING["full sampling"]
     assert filler.fill(PROMPTS, settings=settings, seed=1) == filler.fill(PROMPTS, settings=settings, seed=1)
     assert filler.fill(PROMPTS, settings=settings, seed=1) != filler.fill(PROMPTS, settings=settings, seed=2)
 
 
 def test_the_cache_grows(model: GLMModel, monkeypatch: pytest.MonkeyPatch):
-    expected = BlankFiller(model, TOKENIZER).fill(PROMPTS, settings=SETTINGS["greedy"])
+    expected = BlankFiller(model, WORDS).fill(PROMPTS, settings=DECODING["greedy"])
     monkeypatch.setattr("generation.state.CACHE_GROWTH", 1)
-    assert BlankFiller(model, TOKENIZER).fill(PROMPTS, settings=SETTINGS["greedy"]) == expected
+    assert BlankFiller(model, WORDS).fill(PROMPTS, settings=DECODING["greedy"]) == expected
 
 
 def test_without_block_positions(model: GLMModel):
-    filler = BlankFiller(model, TOKENIZER, block_positions=False)
+    filler = BlankFiller(model, WORDS, block_positions=False)
     for name in ("greedy", "beams"):
-        alone = filler.fill(PROMPTS, settings=SETTINGS[name], batch_size=1)
-        assert filler.fill(PROMPTS, settings=SETTINGS[name]) == alone
-    assert alone != BlankFiller(model, TOKENIZER).fill(PROMPTS, settings=SETTINGS["beams"])
+        alone = filler.fill(PROMPTS, settings=DECODING[name], batch_size=1)
+        assert filler.fill(PROMPTS, settings=DECODING[name]) == alone
+    assert alone != BlankFiller(model, WORDS).fill(PROMPTS, settings=DECODING["beams"])
 
 
 def test_refusals(model: GLMModel):
-    filler = BlankFiller(model, TOKENIZER)
+    filler = BlankFiller(model, WORDS)
     with pytest.raises(ValueError, match="no blank to fill"):
-        filler.fill(["w1 w2"], settings=SETTINGS["greedy"])
+        filler.fill(["w1 w2"], settings=DECODING["greedy"])
     with pytest.raises(ValueError, match="shorten the prompt"):
-        filler.fill(["w1 " * 70 + "[MASK]"], settings=SETTINGS["greedy"])
+        filler.fill(["w1 " * 70 + "[MASK]"], settings=DECODING["greedy"])
     with pytest.raises(ValueError, match="choose the tokenizer"):
         BlankFiller(model, WordTokenizer(TINY_COMMAND_IDS, num_tokens=65))

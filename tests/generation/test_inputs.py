@@ -12,7 +12,7 @@ from generation.inputs import (
     insert_answers,
     require_blank,
 )
-from tests.helpers.generation_models import TINY_COMMAND_IDS, WordTokenizer
+from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer
 
 TOKENIZER = WordTokenizer(TINY_COMMAND_IDS, num_tokens=58)
 WITHOUT_TASK_MASKS = WordTokenizer(TINY_COMMAND_IDS, num_tokens=58, task_mask=False)

@@ -12,7 +12,7 @@ from generation.infill import BlankFiller
 from generation.interactive import InteractiveSession, open_samples_file
 from generation.prompt_files import fill_records, format_result, read_prompts, write_results
 from generation.sampling import DecodingSettings
-from tests.helpers.generation_models import TINY_COMMAND_IDS, WordTokenizer, random_model
+from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, random_model
 
 SETTINGS = DecodingSettings(max_length=4, top_k=1)
 

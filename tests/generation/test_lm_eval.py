@@ -23,8 +23,8 @@ from tasks.language_model.windows import WindowLayout, document_windows, ending_
 from tasks.prediction import score_rows
 from tasks.registry import TASKS
 from tasks.samples import EncodingOptions
-from tests.helpers.generation_models import TINY_COMMAND_IDS, WordTokenizer, random_model
-from tests.helpers.small_scoring import made_up_texts, scoring_engine
+from tests.helpers.engines import scoring_engine
+from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, made_up_texts, random_model
 
 TASK_FILES = Path(__file__).parents[1] / "lm_eval_tasks"
 POSITIONS = 64

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from model.released import RELEASED_MODELS
-from tests.helpers.shell_files import source
+from tests.helpers.launching import source
 from training.arguments import get_parser
 
 VARIABLES = ("MODEL_TYPE", "MODEL_ARGS")

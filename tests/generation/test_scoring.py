@@ -19,8 +19,8 @@ from tasks.prediction import score_rows
 from tasks.registry import TASKS
 from tasks.samples import EncodingOptions
 from tests.helpers.distributed import run
-from tests.helpers.generation_models import TINY_COMMAND_IDS, WordTokenizer, random_model
-from tests.helpers.small_scoring import made_up_texts, scoring_engine
+from tests.helpers.engines import scoring_engine
+from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, made_up_texts, random_model
 
 TOKENIZER = WordTokenizer(TINY_COMMAND_IDS, num_tokens=58)
 LENGTH = 64

@@ -1,4 +1,4 @@
-"""Tiny DeepSpeed engines beside tests/helpers/small_engine.py's, for tests that run in several processes."""
+"""Tiny DeepSpeed engines beside tests/helpers/engines.py's, for tests that run in several processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from mpu.initialize import ParallelTopology, initialize_model_parallel
-from tests.helpers.small_engine import make_batch, make_engine
+from tests.helpers.engines import make_batch, make_engine
 from training.configurations import CheckpointSettings, OptimizerSettings, PrecisionSettings
 from training.deepspeed.config import deepspeed_plan
 from training.deepspeed.engine import DeepSpeedEngine

@@ -7,13 +7,16 @@ folder is in one of the two tables below, so that nothing is left out unnoticed.
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.helpers import REPOSITORY
 
 READ_BY: dict[str, str] = {
     "model/weights.pt": "model/test_golden_forward.py",
@@ -138,6 +141,11 @@ class GoldenFolder:
         if not path.exists():
             pytest.skip(f"{name} is not among the golden vectors of {self.root}")
         return path
+
+    def json(self, name: str) -> Any:
+        """Return the content of JSON file ``name``, gzip-compressed or not."""
+        content = self.path(name).read_bytes()
+        return json.loads(gzip.decompress(content) if name.endswith(".gz") else content)
 
     def files(self) -> list[str]:
         """List every golden file, relative to the root, without the documentation."""

@@ -28,7 +28,7 @@ from model.hf.tokenization_glm import (
 from model.modeling_glm import GLMModel as OwnModel
 
 NO_DROPOUT = {"embedding_dropout_prob": 0.0, "attention_dropout_prob": 0.0, "output_dropout_prob": 0.0}
-# The command ids of tests/helpers/generation_models.py::TINY_COMMAND_IDS under their texts.
+# The command ids of tests/helpers/small_models.py::TINY_COMMAND_IDS under their texts.
 TINY_TEXTS = {
     END_OF_TEXT: 50, CLS: 51, MASK: 52, SENTENCE_MASK: 53, GENERATION_MASK: 54, START_OF_PIECE: 55, END_OF_PIECE: 56,
     SEP: 57, UNK: 58,
@@ -36,7 +36,7 @@ TINY_TEXTS = {
 
 
 def tiny_config(**options: Any) -> GLMConfig:
-    """Return the configuration of a model with the sizes of tests/helpers/generation_models.py::random_model."""
+    """Return the configuration of a model with the sizes of tests/helpers/small_models.py::random_model."""
     sizes = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "vocab_size": 64, "max_sequence_length": 64}
     return GLMConfig(**{**sizes, "output_predict": True, **options})
 

@@ -1,4 +1,4 @@
-"""Start the programs as a user does, in one process or several, and read what they measured."""
+"""Start programs as a user does, in one process or several, read what they measured, and source shell files."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import REPOSITORY
+from tests.helpers import REPOSITORY
 
 MEASURED_TIMES = {"elapsed_ms", "tokens_per_second", "memory_bytes", "mfu"}
 
@@ -46,3 +47,37 @@ def metrics(summary: Path, name: str) -> list[dict[str, Any]]:
     """Return the rows of a run's metrics file without what depends on the clock."""
     lines = (summary / "runs" / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in MEASURED_TIMES} for line in lines]
+
+
+def losses(summary: Path, name: str) -> list[float]:
+    """Return the loss of every logged update."""
+    return [row["loss"] for row in metrics(summary, name) if row["kind"] == "train"]
+
+
+# Prints every variable named after the file; an array as its elements between blanks. An undefined one is an error.
+SCRIPT = """
+set -eu
+source "$1"; shift
+for name in "$@"; do
+    declare -n variable="$name"
+    printf '%s\\0' "${variable[*]}"
+done
+"""
+
+
+def source(file: Path, names: Iterable[str], **environment: str) -> dict[str, str]:
+    """Return the variables ``names`` after sourcing ``file`` from the repository's top with only ``environment``.
+
+    Raises AssertionError with what bash says when the file fails or does not define one of them.
+    """
+    names = list(names)
+    run = subprocess.run(
+        ["bash", "-c", SCRIPT, "-", str(file), *names],
+        cwd=REPOSITORY,
+        env={"PATH": "/usr/bin:/bin", **environment},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    assert run.returncode == 0, f"{file}: {run.stderr}"
+    return dict(zip(names, run.stdout.split("\0")[:-1], strict=True))

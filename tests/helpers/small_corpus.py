@@ -1,4 +1,4 @@
-"""A tiny made-up corpus with a tokenizer trained on it, for end-to-end tests."""
+"""A tiny made-up corpus with a tokenizer trained on it, made-up examples of a task, and the flags of runs on both."""
 
 from __future__ import annotations
 
@@ -54,3 +54,31 @@ def make_corpus(folder: Path) -> SmallCorpus:
         minloglevel=2,
     )
     return SmallCorpus(folder)
+
+
+# A model and a task of runs of finetune_glm.py.
+TASK_FLAGS = (
+    "--task", "rte", "--data-dir", "data", "--cloze-eval", "--block-lm", "--num-layers", "2", "--hidden-size", "32",
+    "--num-attention-heads", "2", "--max-position-embeddings", "64", "--seq-length", "64", "--tokenizer-type",
+    "SentencePieceTokenizer", "--batch-size", "4", "--lr", "1e-3", "--device", "cpu", "--log-interval", "1",
+    "--hidden-dropout", "0", "--attention-dropout", "0", "--multi-token", "--no-progress",
+)  # fmt: skip
+
+
+def task_flags(corpus: SmallCorpus, *more: str) -> list[str]:
+    """Return the flags of a fine-tuning run on the examples in ``data/``."""
+    return [*TASK_FLAGS, "--tokenizer-path", str(corpus.folder / "tokenizer.model"), *more]
+
+
+def write_entailment_split(folder: Path, name: str, count: int, *, labels: bool = True) -> None:
+    """Write made-up entailment examples: a premise entails what it begins with."""
+    words = ["the", "dog", "runs", "a", "bird", "sings", "river", "walks"]
+    lines = []
+    for number in range(count):
+        premise = " ".join(words[(number + step) % len(words)] for step in range(5))
+        entailed = number % 2 == 0
+        row = {"premise": premise, "hypothesis": premise[:8] if entailed else "it rains", "idx": number}
+        if labels:
+            row["label"] = "entailment" if entailed else "not_entailment"
+        lines.append(json.dumps(row))
+    (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

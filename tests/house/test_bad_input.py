@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.generation_models import random_model
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
+from tests.helpers.small_models import random_model
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-import tests.helpers.hf_environment  # noqa: F401  # before transformers is imported
-
 pytest.importorskip("safetensors", reason="safetensors is an extra")
 pytest.importorskip("transformers", reason="transformers is an extra")
 
@@ -22,7 +20,7 @@ from generation.sampling import DecodingSettings
 from model.checkpoints.reading import shard_name
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
-from tests.conftest import REPOSITORY
+from tests.helpers import REPOSITORY
 from tests.helpers.launching import run
 
 CONFIG = GLMConfig(2, 32, 4, 384, max_position_embeddings=128, initializer_std=0.2)

@@ -17,9 +17,9 @@ from model.hub.adapters import load_adapter, read_adapter, save_adapter
 from model.lora import merge_adapters
 from model.lora_settings import LoraSettings
 from model.modeling_glm import GLMModel
-from tests.conftest import REPOSITORY
+from tests.helpers import REPOSITORY
 from tests.helpers.launching import run
-from tests.model.test_lora import adapt
+from tests.helpers.lora_models import adapt
 
 pytest.importorskip("peft", reason="peft is an extra")
 pytest.importorskip("transformers", reason="transformers is an extra")

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-import tests.helpers.hf_environment  # noqa: F401  # before transformers is imported
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from generation.infill import BlankFiller
 from generation.sampling import DecodingSettings
@@ -19,7 +18,7 @@ from model.checkpoints.reading import shard_name
 from model.config import GLMConfig
 from model.heads import MultiTokenCloze
 from model.modeling_glm import GLMModel
-from tests.conftest import REPOSITORY
+from tests.helpers import REPOSITORY
 
 pytest.importorskip("safetensors", reason="safetensors is an extra")
 pytest.importorskip("transformers", reason="transformers is an extra")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import shutil
@@ -202,7 +201,7 @@ def _same_weights(actual: list[Path], expected: list[Path]) -> None:
 
 
 def test_other_keys_of_resharded_files(golden: GoldenFolder, tmp_path: Path) -> None:
-    recorded = json.loads(golden.path("model/ckpt/reshard_other_keys.json").read_text(encoding="utf-8"))
+    recorded = golden.json("model/ckpt/reshard_other_keys.json")
     for case, expected in recorded.items():
         if case == "module_dtype_kept":
             continue

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-import tests.helpers.hf_environment  # noqa: F401  # before transformers is imported
-
 pytest.importorskip("transformers", reason="transformers is an extra")
 
 import torch

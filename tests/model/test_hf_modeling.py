@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-import tests.helpers.hf_environment  # noqa: F401  # before transformers is imported
-
 pytest.importorskip("transformers", reason="transformers is an extra")
 
 import torch
@@ -30,7 +28,6 @@ from model.hf.modeling_glm import (
     GLMForSequenceClassification,
     GLMModel,
 )
-from tests.helpers.generation_models import TINY_COMMAND_IDS, WordTokenizer
 from tests.helpers.hf_models import (
     NO_DROPOUT,
     block_inputs,
@@ -42,6 +39,7 @@ from tests.helpers.hf_models import (
     word_tokenizer,
     words,
 )
+from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer
 
 TIGHT = {"atol": 1e-5, "rtol": 1e-5}
 ENDS = [TINY_COMMAND_IDS["eop"], TINY_COMMAND_IDS["eos"]]

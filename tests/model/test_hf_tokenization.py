@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import tests.helpers.hf_environment  # noqa: F401  # before transformers is imported
-
 pytest.importorskip("transformers", reason="transformers is an extra")
 
 import torch

@@ -12,49 +12,17 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
-from model.checkpoints.format import rule_for, split_tensor
+from model.checkpoints.format import split_tensor
 from model.checkpoints.reading import load_model_weights, shard_name
-from model.config import GLMConfig
 from model.heads import SequenceClassification
 from model.hub.adapters import load_adapter, merge_into_checkpoint, read_adapter, save_adapter
-from model.lora import adapted_layers, add_adapters, merge_adapters, unmerge_adapters
+from model.lora import adapted_layers, merge_adapters, unmerge_adapters
 from model.lora_settings import LORA_TARGETS, LoraSettings
 from model.modeling_glm import GLMModel
 from mpu.gradients import gradient_norm
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from tests.helpers.distributed import run
-
-ALL = tuple(LORA_TARGETS)
-SETTINGS = LoraSettings(rank=4, alpha=8.0, targets=ALL)
-CONFIG = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "vocab_size": 64, "initializer_std": 0.2}
-
-
-def build(*, topology: ParallelTopology | None = None, **changes: Any) -> GLMModel:
-    """Return a small model without dropout whose weights do not depend on the topology."""
-    dropout = {f"{name}_dropout": 0.0 for name in ("embedding", "attention", "output")}
-    config = GLMConfig(**{**CONFIG, "max_position_embeddings": 16, **dropout, **changes})
-    return GLMModel(config, topology=topology, generator=Generator().manual_seed(3)).eval()
-
-
-def adapt(model: GLMModel, settings: LoraSettings = SETTINGS, *, filled: bool = False) -> GLMModel:
-    """Add adapters; ``filled`` ones are not zero, and the same whatever the model-parallel size."""
-    add_adapters(model, settings, generator=Generator().manual_seed(5))
-    if filled:
-        generator, size = Generator().manual_seed(7), model.topology.model_parallel_size
-        rank = model.topology.model_parallel_rank
-        for name, parameter in model.named_parameters():
-            if name.endswith("lora_B.weight"):
-                rows = parameter.size(0) * (size if rule_for(name).dim == 0 else 1)
-                whole = torch.randn(rows, parameter.size(1), generator=generator) * 0.1
-                parameter.data.copy_(split_tensor(name, whole, size)[rank])
-    return model
-
-
-def batch() -> tuple[Tensor, Tensor, Tensor]:
-    """Return token ids [3,10], positions [3,2,10] and prefix_lengths [3]."""
-    generator = Generator().manual_seed(1)
-    ids = torch.randint(64, (3, 10), generator=generator)
-    return ids, torch.randint(16, (3, 2, 10), generator=generator), torch.tensor([4, 6, 5])
+from tests.helpers.lora_models import ALL, SETTINGS, adapt, batch, build
 
 
 @pytest.mark.parametrize("targets", [("query_key_value",), ("dense",), ("dense_h_to_4h", "dense_4h_to_h"), ALL])

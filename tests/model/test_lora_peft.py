@@ -16,7 +16,7 @@ from model.hub.config_file import config_fields
 from model.lora import merge_adapters
 from model.lora_settings import LORA_TARGETS, LoraSettings
 from model.modeling_glm import GLMModel
-from tests.model.test_lora import adapt, batch, build
+from tests.helpers.lora_models import adapt, batch, build
 
 peft = pytest.importorskip("peft", reason="peft is an extra")
 pytest.importorskip("transformers", reason="transformers is an extra")

@@ -20,7 +20,7 @@ from model.checkpoints.safe_loading import read_checkpoint_file
 from model.config import GLMConfig
 from model.heads import MultiTokenCloze, MultiTokenClozeFast, SequenceClassification, SingleTokenCloze
 from model.modeling_glm import GLMModel
-from tests.helpers.small_engine import make_batch, make_engine
+from tests.helpers.engines import make_batch, make_engine
 from training.checkpointing import save_checkpoint, trained_weights
 from training.engine import TorchEngine
 from training.optimizer import build_parameter_groups

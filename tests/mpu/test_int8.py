@@ -18,7 +18,7 @@ from model.modeling_glm import GLMModel
 from mpu.kernels import int8
 from mpu.kernels.int8 import FEW_ROWS, LARGEST, Int8Linear, has_int8_kernel, quantise
 from mpu.layers import ColumnParallelLinear, RowParallelLinear
-from tests.helpers.generation_models import TINY_COMMAND_IDS, WordTokenizer
+from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer
 
 ROUNDING = 2.0**-8  # the largest relative error of rounding to the 8 significant bits of bf16
 

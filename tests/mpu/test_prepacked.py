@@ -13,7 +13,7 @@ from mpu.initialize import ParallelTopology, initialize_model_parallel
 from mpu.kernels.prepacked import PrepackedLinear, can_prepack
 from mpu.layers import ColumnParallelLinear
 from tests.helpers.distributed import run
-from tests.helpers.generation_models import random_model
+from tests.helpers.small_models import random_model
 
 FLOATS = [torch.float32, torch.bfloat16]
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import tests.helpers.hf_environment  # noqa: F401  # before transformers is imported
 from data_utils.errors import run_main
 from data_utils.tokenizers.tokenizer import build_tokenizer
 from generation.api import load_model
@@ -23,10 +22,9 @@ from model.checkpoints.safe_loading import read_checkpoint_file
 from model.config import GLMConfig
 from model.heads import SequenceClassification
 from model.modeling_glm import GLMModel
-from tests.conftest import REPOSITORY
-from tests.helpers import launching
+from tests.helpers import REPOSITORY, launching
 from tests.helpers.golden_index import GoldenFolder
-from tests.helpers.shell_files import source
+from tests.helpers.launching import source
 from tests.helpers.small_corpus import make_corpus
 
 pytest.importorskip("safetensors", reason="safetensors is an extra")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.helpers import REPOSITORY
 
 # Prints what a rank is given, in one line; as a plan with --dry-run. Its first word says how it ends.
 REPORT = """

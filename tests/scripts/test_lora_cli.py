@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from model.checkpoints.safe_loading import read_checkpoint_file
-from tests.helpers.launching import run
-from tests.helpers.small_corpus import SmallCorpus, make_corpus
-from tests.tasks.test_finetune_cli import flags, losses, write_split
+from tests.helpers.launching import losses, run
+from tests.helpers.small_corpus import SmallCorpus, make_corpus, task_flags, write_entailment_split
 
 LORA = ("--load-pretrained", "base", "--lora-rank", "4", "--lora-target", "query_key_value", "dense_h_to_4h")
 
@@ -28,7 +27,7 @@ def folder(corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) -> Pat
     root = tmp_path_factory.mktemp("task")
     (root / "data").mkdir()
     for name, count in (("train", 18), ("val", 7), ("test", 5)):
-        write_split(root / "data", name, count)
+        write_entailment_split(root / "data", name, count)
     words = corpus.words()
     words[words.index("--max-position-embeddings") + 1] = "64"
     run("pretrain_glm.py", *words, "--train-iters", "4", "--save", "p", "--experiment-name", "p", "--auto-resume",
@@ -40,7 +39,7 @@ def folder(corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def adapted(corpus: SmallCorpus, name: str, *more: str, epochs: int = 4) -> list[str]:
     """Return the command line of a run with adapters."""
-    given = flags(corpus, *LORA, "--epochs", str(epochs), "--save", "c", "--experiment-name", name, *more)
+    given = task_flags(corpus, *LORA, "--epochs", str(epochs), "--save", "c", "--experiment-name", name, *more)
     given[given.index("--lr") + 1] = "1e-2"
     return given
 
@@ -87,19 +86,19 @@ def test_checkpoints_hold_the_adapter_alone(folder: Path) -> None:
 
 def test_the_adapter_is_evaluated_and_merged(corpus: SmallCorpus, folder: Path) -> None:
     expected = results(folder, "s")
-    given = flags(corpus, "--epochs", "0", "--experiment-name", "e", "--load-pretrained", "base")
+    given = task_flags(corpus, "--epochs", "0", "--experiment-name", "e", "--load-pretrained", "base")
     output = run("finetune_glm.py", *given, "--lora-adapter", "c/s/adapter", cwd=folder)
     assert "LoRA: rank 4, alpha 8 on query_key_value, dense_h_to_4h" in output
     assert results(folder, "e") == expected
     output = run("scripts/merge_lora.py", "base", "c/s/adapter", "merged", cwd=folder)
     assert "4 weights changed" in output
-    given = flags(corpus, "--epochs", "0", "--experiment-name", "m", "--load-pretrained", "merged")
+    given = task_flags(corpus, "--epochs", "0", "--experiment-name", "m", "--load-pretrained", "merged")
     assert "LoRA" not in run("finetune_glm.py", *given, cwd=folder)
     assert results(folder, "m") == expected
 
 
 def test_a_checkpoint_of_adapters_is_not_taken_for_a_model(corpus: SmallCorpus, folder: Path) -> None:
-    given = flags(corpus, "--epochs", "0", "--experiment-name", "x", "--load-pretrained", "c/s")
+    given = task_flags(corpus, "--epochs", "0", "--experiment-name", "x", "--load-pretrained", "c/s")
     assert "holds adapters (LoRA), the model has none" in run("finetune_glm.py", *given, cwd=folder, code=2)
     converting = ("c/s/best", "--load-pretrained", "base", "--output", "out", "--num-attention-heads", "2")
     program = "scripts/convert_glm_checkpoint_to_transformers.py"
@@ -208,7 +207,7 @@ def test_classification_heads_are_trained_beside_adapters(corpus: SmallCorpus, f
     run("finetune_glm.py", *given, cwd=folder)
     head = load_file(folder / "c" / "h" / "adapter" / "head_model.safetensors")
     assert set(head) == {f"{layer}.{kind}" for layer in ("dense", "out_proj") for kind in ("weight", "bias")}
-    evaluate = [word for word in flags(corpus, "--epochs", "0") if word not in ("--cloze-eval", "--multi-token")]
+    evaluate = [word for word in task_flags(corpus, "--epochs", "0") if word not in ("--cloze-eval", "--multi-token")]
     evaluate += ["--experiment-name", "hm", "--load-pretrained", "merged-head"]
     run("scripts/merge_lora.py", "base", "c/h/adapter", "merged-head", cwd=folder)
     run("finetune_glm.py", *evaluate, cwd=folder)
@@ -229,5 +228,5 @@ def test_classification_heads_are_trained_beside_adapters(corpus: SmallCorpus, f
     ],
 )  # fmt: skip
 def test_mistakes_end_in_one_line(words: list[str], message: str, corpus: SmallCorpus, folder: Path) -> None:
-    output = run("finetune_glm.py", *flags(corpus, "--epochs", "1", *words), cwd=folder, code=2)
+    output = run("finetune_glm.py", *task_flags(corpus, "--epochs", "1", *words), cwd=folder, code=2)
     assert message in output and "Traceback" not in output

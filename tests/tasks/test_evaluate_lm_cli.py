@@ -15,9 +15,9 @@ import torch
 from data_utils.tokenizers.tokenizer import build_tokenizer
 from generation.api import GLM, load_model
 from model.modeling_glm import GLMModel
-from tests.helpers.generation_models import random_model
 from tests.helpers.launching import run
 from tests.helpers.small_corpus import WORDS, SmallCorpus, make_corpus
+from tests.helpers.small_models import random_model
 
 POSITIONS = 64
 SIZES = [

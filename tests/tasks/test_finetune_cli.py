@@ -7,15 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.launching import metrics, run
-from tests.helpers.small_corpus import SmallCorpus, make_corpus
-
-FLAGS = (
-    "--task", "rte", "--data-dir", "data", "--cloze-eval", "--block-lm", "--num-layers", "2", "--hidden-size", "32",
-    "--num-attention-heads", "2", "--max-position-embeddings", "64", "--seq-length", "64", "--tokenizer-type",
-    "SentencePieceTokenizer", "--batch-size", "4", "--lr", "1e-3", "--device", "cpu", "--log-interval", "1",
-    "--hidden-dropout", "0", "--attention-dropout", "0", "--multi-token", "--no-progress",
-)  # fmt: skip
+from tests.helpers.launching import losses, run
+from tests.helpers.small_corpus import SmallCorpus, make_corpus, task_flags, write_entailment_split
 
 
 @pytest.fixture(scope="module")
@@ -23,40 +16,20 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
     return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def write_split(folder: Path, name: str, count: int, *, labels: bool = True) -> None:
-    """Write made-up entailment examples: a premise entails what it begins with."""
-    words = ["the", "dog", "runs", "a", "bird", "sings", "river", "walks"]
-    lines = []
-    for number in range(count):
-        premise = " ".join(words[(number + step) % len(words)] for step in range(5))
-        entailed = number % 2 == 0
-        row = {"premise": premise, "hypothesis": premise[:8] if entailed else "it rains", "idx": number}
-        if labels:
-            row["label"] = "entailment" if entailed else "not_entailment"
-        lines.append(json.dumps(row))
-    (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("task")
     (root / "data").mkdir()
     for name, count, labels in (("train", 18, True), ("val", 7, True), ("test", 5, False)):
-        write_split(root / "data", name, count, labels=labels)
+        write_entailment_split(root / "data", name, count, labels=labels)
     return root
-
-
-def flags(corpus: SmallCorpus, *more: str) -> list[str]:
-    return [*FLAGS, "--tokenizer-path", str(corpus.folder / "tokenizer.model"), *more]
-
-
-def losses(folder: Path, name: str) -> list[float]:
-    return [row["loss"] for row in metrics(folder, name) if row["kind"] == "train"]
 
 
 @pytest.fixture(scope="module")
 def straight(corpus: SmallCorpus, folder: Path) -> str:
-    return run("finetune_glm.py", *flags(corpus, "--epochs", "3", "--save", "c", "--experiment-name", "s"), cwd=folder)
+    return run(
+        "finetune_glm.py", *task_flags(corpus, "--epochs", "3", "--save", "c", "--experiment-name", "s"), cwd=folder
+    )
 
 
 def test_a_run_leaves_what_it_promises(straight: str, folder: Path) -> None:
@@ -80,7 +53,7 @@ def test_a_run_leaves_what_it_promises(straight: str, folder: Path) -> None:
 def test_two_ranks_start_as_one(size: int, corpus: SmallCorpus, folder: Path, straight: str) -> None:
     """The first update sees the same examples: two of each data rank, or four of both tensor-parallel ranks."""
     name = f"two-{size}"
-    given = flags(corpus, "--epochs", "1", "--experiment-name", name, "--model-parallel-size", str(size))
+    given = task_flags(corpus, "--epochs", "1", "--experiment-name", name, "--model-parallel-size", str(size))
     given[given.index("--batch-size") + 1] = str(2 * size)
     output = run("finetune_glm.py", *given, cwd=folder, ranks=2)
     assert output.count(" >> |epoch: 0|") == 1, "one rank speaks"
@@ -89,7 +62,7 @@ def test_two_ranks_start_as_one(size: int, corpus: SmallCorpus, folder: Path, st
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on(corpus: SmallCorpus, folder: Path, straight: str) -> None:
-    given = flags(corpus, "--save", "c", "--experiment-name", "k", "--auto-resume")
+    given = task_flags(corpus, "--save", "c", "--experiment-name", "k", "--auto-resume")
     run("finetune_glm.py", *given, "--epochs", "3", "--patience", "1", "--validation-metric", "accuracy", cwd=folder)
     stopped = len(losses(folder, "k"))
     output = run("finetune_glm.py", *given, "--epochs", "3", cwd=folder)
@@ -108,7 +81,7 @@ def test_deepspeed_and_accumulation(corpus: SmallCorpus, folder: Path, straight:
         "optimizer": {"type": "Adam", "params": {"lr": 1e-3}},
     }
     (folder / "ds.json").write_text(json.dumps(content), encoding="utf-8")
-    given = flags(
+    given = task_flags(
         corpus,
         "--epochs",
         "1",
@@ -140,7 +113,11 @@ def test_deepspeed_and_accumulation(corpus: SmallCorpus, folder: Path, straight:
 )
 def test_other_ways_to_train(more: list[str], corpus: SmallCorpus, folder: Path) -> None:
     name = more[0].strip("-")
-    run("finetune_glm.py", *flags(corpus, "--epochs", "1", "--experiment-name", name, "--save", "c", *more), cwd=folder)
+    run(
+        "finetune_glm.py",
+        *task_flags(corpus, "--epochs", "1", "--experiment-name", name, "--save", "c", *more),
+        cwd=folder,
+    )
     results = json.loads((folder / "runs" / name / "results.json").read_text(encoding="utf-8"))
     assert "accuracy" in results
     assert results.get("limit") == (4 if name == "limit" else None)
@@ -150,7 +127,7 @@ def test_other_ways_to_train(more: list[str], corpus: SmallCorpus, folder: Path)
 def test_a_classification_head(corpus: SmallCorpus, folder: Path) -> None:
     given = [
         word
-        for word in flags(corpus, "--epochs", "1", "--experiment-name", "head")
+        for word in task_flags(corpus, "--epochs", "1", "--experiment-name", "head")
         if word not in ("--cloze-eval", "--multi-token")
     ]
     output = run("finetune_glm.py", *given, cwd=folder)
@@ -161,7 +138,7 @@ def test_a_classification_head(corpus: SmallCorpus, folder: Path) -> None:
 def test_an_ensemble_of_patterns(corpus: SmallCorpus, folder: Path, straight: str) -> None:
     """Every example is trained on in both patterns; the answer has the highest mean probability; indices by name."""
     more = ["--pattern-ensemble", "0", "2", "--index-key", "id", "--epochs", "1", "--experiment-name", "patterns"]
-    output = run("finetune_glm.py", *flags(corpus, *more), cwd=folder)
+    output = run("finetune_glm.py", *task_flags(corpus, *more), cwd=folder)
     assert "rte train: 18 examples, 36 samples" in output
     assert len(losses(folder, "patterns")) == 9
     lines = (folder / "runs" / "patterns" / "rte-test.jsonl").read_text(encoding="utf-8").splitlines()
@@ -176,7 +153,7 @@ def test_an_ensemble_of_patterns(corpus: SmallCorpus, folder: Path, straight: st
 @pytest.mark.slow
 def test_evaluation_only(corpus: SmallCorpus, folder: Path, straight: str) -> None:
     more = ["--epochs", "0", "--experiment-name", "e", "--load-pretrained", "c/s/best", "--eval-valid"]
-    run("finetune_glm.py", *flags(corpus, *more), cwd=folder)
+    run("finetune_glm.py", *task_flags(corpus, *more), cwd=folder)
     found = json.loads((folder / "runs" / "e" / "test_results.json").read_text(encoding="utf-8"))
     kept = json.loads((folder / "runs" / "s" / "results.json").read_text(encoding="utf-8"))
     assert found["accuracy"] == pytest.approx(kept["accuracy"])
@@ -208,7 +185,7 @@ def test_mistakes_end_in_one_line(
     (folder / "label" / "train.jsonl").write_text("\n".join(rows), encoding="utf-8")
     (folder / "long" / "train.jsonl").write_text(rows[0], encoding="utf-8")
     (folder / "broken" / "val.jsonl").write_text('{"premise": "a", "hypothesis": "b"', encoding="utf-8")
-    output = run("finetune_glm.py", *flags(corpus, "--epochs", "1", *more), cwd=folder, code=2)
+    output = run("finetune_glm.py", *task_flags(corpus, "--epochs", "1", *more), cwd=folder, code=2)
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0], output
     assert "Traceback" not in output

@@ -12,8 +12,9 @@ from tasks.language_model.documents import Ending, TokenDocuments, read_document
 from tasks.language_model.evaluation import accuracy, perplexity, score_windows
 from tasks.language_model.settings import LanguageModelSettings
 from tasks.language_model.windows import WindowLayout, WindowTable, document_windows, ending_windows
-from tests.helpers.generation_models import WordTokenizer, load_json, tiny_model
-from tests.helpers.superglue_golden import recorded_tokenizer
+from tests.helpers.golden_models import tiny_model
+from tests.helpers.golden_tokenizers import recorded_tokenizer
+from tests.helpers.small_models import WordTokenizer
 
 FLAGS = {"--block-lm", "--task-mask", "--unidirectional"}
 COMMON_KEYS = {"task", "tokenizer", "flags", "seq_length", "overlapping_eval", "file", "items"}
@@ -84,7 +85,7 @@ def check_cut_row(table: WindowTable, number: int, ending: Ending, *, settings: 
 
 
 def test_items(golden, vocab_dir, tmp_path: Path):
-    for case, recorded in enumerate(load_json(golden, "lm_items.json")):
+    for case, recorded in enumerate(golden.json("generation/lm_items.json")):
         assert set(recorded) == KEYS[recorded["task"]]
         path = tmp_path / f"{case}.txt"
         path.write_text(recorded["file"], encoding="utf-8", newline="")
@@ -112,15 +113,15 @@ def test_items(golden, vocab_dir, tmp_path: Path):
 
 
 def tiny_tokenizer(golden, *, task_mask: bool) -> WordTokenizer:
-    description = load_json(golden, "interactive_tiny.json")
+    description = golden.json("generation/interactive_tiny.json")
     return WordTokenizer(description["command_ids"], num_tokens=description["model"]["vocab_size"], task_mask=task_mask)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
 def test_perplexities(golden, batch_size: int):
-    recorded = load_json(golden, "lm_metrics.json")
+    recorded = golden.json("generation/lm_metrics.json")
     assert set(recorded) == {"model", "documents", "perplexity", "lambada"}
-    description = load_json(golden, "interactive_tiny.json")["model"]
+    description = golden.json("generation/interactive_tiny.json")["model"]
     assert description["weights"] == recorded["model"]
     model = tiny_model(golden, description)
     documents = tuple(np.array(ids, dtype=np.int32) for ids in recorded["documents"])
@@ -158,8 +159,8 @@ def test_perplexities(golden, batch_size: int):
 
 @pytest.mark.parametrize("batch_size", [1, 16])
 def test_lambada(golden, batch_size: int):
-    model = tiny_model(golden, load_json(golden, "interactive_tiny.json")["model"])
-    for case in load_json(golden, "lm_metrics.json")["lambada"]:
+    model = tiny_model(golden, golden.json("generation/interactive_tiny.json")["model"])
+    for case in golden.json("generation/lm_metrics.json")["lambada"]:
         assert set(case) == {"unidirectional", "lines", "accuracy"}
         tokenizer = tiny_tokenizer(golden, task_mask=False)
         settings = LanguageModelSettings(seq_length=64, unidirectional=case["unidirectional"])

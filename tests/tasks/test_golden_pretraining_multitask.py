@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from data_utils.mixtures import MixedDataset, downstream_draw
 
 
 def test_mixture(golden):
-    recorded = json.loads(golden.path("pretraining/multitask.json").read_text(encoding="utf-8"))
+    recorded = golden.json("pretraining/multitask.json")
     assert set(recorded) == {"choose", "index"}
     for case in recorded["choose"]:
         assert set(case) == {"world_size", "rank", "iterations", "uniform"}

@@ -14,7 +14,8 @@ from tasks.seq2seq.decoding import TargetDecoder
 from tasks.seq2seq.examples import Seq2SeqSample
 from tasks.seq2seq.objective import Seq2SeqObjective
 from tasks.seq2seq.settings import BeamSettings
-from tests.helpers.generation_models import WordTokenizer, load_json, tiny_model
+from tests.helpers.golden_models import tiny_model
+from tests.helpers.small_models import WordTokenizer
 
 # Settings of the recorded runs that are fields of ``BeamSettings``.
 BEAM_NAMES = {
@@ -52,14 +53,14 @@ def batches(samples: list[Any], size: int) -> list[list[Any]]:
 
 @pytest.fixture(scope="module")
 def recorded(golden) -> dict[str, Any]:
-    content = load_json(golden, "seq2seq_decode.json")
+    content = golden.json("generation/seq2seq_decode.json")
     assert set(content) == {"model", "command_ids", "beam", "blank_filling"}
     return content
 
 
 @pytest.fixture(scope="module")
 def model_and_tokenizer(golden, recorded) -> tuple[GLMModel, WordTokenizer]:
-    tiny = load_json(golden, "interactive_tiny.json")
+    tiny = golden.json("generation/interactive_tiny.json")
     description = tiny["model"]
     assert description["weights"] == recorded["model"]
     assert recorded["command_ids"].items() <= tiny["command_ids"].items()
@@ -108,7 +109,7 @@ def test_blank_filling(recorded, model_and_tokenizer):
 
 def test_losses(golden, model_and_tokenizer):
     model, _ = model_and_tokenizer
-    cases = load_json(golden, "multichoice.json")["seq2seq_loss"]
+    cases = golden.json("generation/multichoice.json")["seq2seq_loss"]
     assert cases
     for case in cases:
         assert set(case) == {"label_smoothing", "batch", "loss"}

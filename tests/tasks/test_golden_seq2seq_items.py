@@ -15,7 +15,7 @@ from tasks.seq2seq.blanks import build_blank_sample, with_blanks
 from tasks.seq2seq.readers import SEQ2SEQ_TASKS, Seq2SeqExample, read_examples
 from tasks.seq2seq.samples import Seq2SeqOptions, Seq2SeqSample, build_sample
 from tests.helpers.golden_index import GoldenFolder
-from tests.helpers.superglue_golden import TOKENIZERS
+from tests.helpers.golden_tokenizers import TOKENIZERS
 
 CASE_KEYS = {"task", "tokenizer", "flags", "src_seq_length", "tgt_seq_length", "seed", "files", "items"}
 ITEM_KEYS = {"text", "target", "attention_mask", "loss_mask", "position_id", "uid", "meta", "example_idx"}
@@ -128,7 +128,7 @@ def cases() -> list[int]:
 
 @pytest.mark.parametrize("number", cases())
 def test_items(number: int, golden, vocab_dir, tmp_path: Path):
-    case = json.loads(golden.path("generation/seq2seq_items.json").read_text(encoding="utf-8"))[number]
+    case = golden.json("generation/seq2seq_items.json")[number]
     assert set(case) == CASE_KEYS
     assert case["task"] in SEQ2SEQ_TASKS
     assert case["items"] and all(case["items"].values())

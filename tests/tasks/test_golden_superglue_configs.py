@@ -7,8 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.shell_files import source
-from tests.helpers.superglue_golden import load
+from tests.helpers.launching import source
 
 LISTS = {"PATTERN_IDS", "PROMPT_IDS"}
 # What comes from other files stands for itself.
@@ -34,7 +33,7 @@ def check(files: dict[str, dict[str, Any]], folder: Path):
 
 
 def test_configurations(golden, repository):
-    content = load(golden, "configs.json")
+    content = golden.json("superglue/configs.json")
     assert set(content) == {"tasks", "models", "deepspeed"}
     folder = repository / "config_tasks"
     check(content["tasks"], folder)

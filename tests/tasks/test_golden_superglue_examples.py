@@ -22,7 +22,7 @@ from tasks.layout import (
 )
 from tasks.registry import TASKS
 from tasks.segments import MASK, SLOT, Mask, Parts, PromptTokens, Shortenable, fill_slots
-from tests.helpers.superglue_golden import load, raw_folder, recorded_tokenizer
+from tests.helpers.golden_tokenizers import recorded_tokenizer
 
 CASE_KEYS = {"task", "split", "dir", "few_superglue", "cloze_eval", "for_train", "wsc_negative"}
 
@@ -35,9 +35,8 @@ def read(golden, case: dict[str, Any]) -> list[InputExample]:
         for_training=case.get("for_train", False),
         wsc_negative=case.get("wsc_negative", False),
     )
-    return (
-        TASKS[case["task"]].processor(case["task"], options).examples(raw_folder(golden) / case["dir"], case["split"])
-    )
+    processor = TASKS[case["task"]].processor(case["task"], options)
+    return processor.examples(golden.path("superglue/raw") / case["dir"], case["split"])
 
 
 def as_json(example: InputExample) -> dict[str, Any]:
@@ -57,7 +56,7 @@ def without_order(example: dict[str, Any]) -> str:
 
 
 def test_examples(golden):
-    for entry in load(golden, "examples.json.gz"):
+    for entry in golden.json("superglue/examples.json.gz"):
         assert set(entry) <= {"case", "labels", "variable_num_choices", "examples", "order_free", "error"}
         case = entry["case"]
         if "error" in entry:
@@ -89,7 +88,7 @@ def piece_as_json(piece) -> list:
 
 
 def test_parts(golden):
-    for entry in load(golden, "parts.json.gz"):
+    for entry in golden.json("superglue/parts.json.gz"):
         known = {
             "task",
             "dir",
@@ -128,7 +127,7 @@ def test_parts(golden):
 def test_verbalizers(golden, vocab_dir):
     from tasks.cloze import single_token_ids
 
-    for entry in load(golden, "verbalizers.json.gz"):
+    for entry in golden.json("superglue/verbalizers.json.gz"):
         pvp = TASKS[entry["task"]].patterns
         words = pvp.verbalizers(entry["pattern_id"])
         assert [[label, [word]] for label, word in words.items()] == entry["words"]
@@ -173,7 +172,7 @@ def check_row(row: Row, out: dict[str, Any], *, length: int, pad: int, masked_lm
 
 
 def test_units(golden):
-    units = load(golden, "units.json.gz")
+    units = golden.json("superglue/units.json.gz")
     sections = {"build_input_from_ids", "build_uni_input_from_ids", "build_decoder_input", "truncate"}
     sections |= {"replace_prompt_tokens", "num_special_tokens", "special_ids", "max_position_embeddings"}
     assert set(units) == sections
@@ -211,7 +210,7 @@ def check_built(case: dict[str, Any], commands: CommandIds, max_position_embeddi
 
 
 def test_truncation(golden):
-    for case in load(golden, "units.json.gz")["truncate"]:
+    for case in golden.json("superglue/units.json.gz")["truncate"]:
         a, b = ([Piece(tuple(i), s) for i, s in side or ()] for side in (case["parts_a"], case["parts_b"]))
         try:
             a, b, removed = truncate(a, b, answer=case["answer"], max_length=case["max_length"])
@@ -227,7 +226,7 @@ def test_truncation(golden):
 
 
 def test_distribution_of_prompt_tokens(golden):
-    for case in load(golden, "units.json.gz")["replace_prompt_tokens"]:
+    for case in golden.json("superglue/units.json.gz")["replace_prompt_tokens"]:
         assert set(case) - {"out", "error"} == {"a", "b", "continuous_prompt", "num_prompt_tokens"}
         parts = Parts.of(*([SLOT if piece is None else piece for piece in case[side]] for side in ("a", "b")))
         if "error" in case:

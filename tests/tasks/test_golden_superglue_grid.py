@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.helpers import REPOSITORY
 from tests.helpers.golden_index import GoldenFolder
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
@@ -19,7 +18,7 @@ SAMPLE_KEYS = {
 
 
 def test_the_grid(golden: GoldenFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = json.loads(golden.path("superglue/grid.json").read_text(encoding="utf-8"))
+    content = golden.json("superglue/grid.json")
     assert set(content) <= {"number_of_configs", "samples", "bool_and_none"}, set(content)
     for name in ("CHECKPOINT_PATH", "DATA_ROOT", "SAVE_PATH"):
         monkeypatch.setenv(name, "${" + name + "}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from typing import Any
 
@@ -20,8 +19,8 @@ from tasks.objective import decoupled_loss, mask_scores, score_loss
 from tasks.prediction import score_rows
 from tasks.registry import find_task
 from tasks.samples import TaskSample
+from tests.helpers.engines import make_engine
 from tests.helpers.golden_index import GoldenFolder
-from tests.helpers.small_engine import make_engine
 
 TOLERANCE = 1e-5
 LOSSES = ("cross_entropy", "hinge", "generative", "mix")
@@ -33,7 +32,7 @@ SECTIONS = {
 
 @pytest.fixture(scope="module")
 def recorded(golden: GoldenFolder) -> dict[str, Any]:
-    content = json.loads(golden.path("superglue/losses_eval.json").read_text(encoding="utf-8"))
+    content = golden.json("superglue/losses_eval.json")
     assert set(content) <= SECTIONS, set(content) - SECTIONS
     return content
 

@@ -19,7 +19,6 @@ from tasks.metrics import (
 )
 from tasks.predictions import prediction_lines
 from tasks.registry import TASKS
-from tests.helpers.superglue_golden import load, raw_folder
 
 TOLERANCE = 1e-9
 
@@ -29,7 +28,7 @@ def close(value: float):
 
 
 def test_classification_metrics(golden):
-    metrics = load(golden, "metrics.json")
+    metrics = golden.json("superglue/metrics.json")
     assert set(metrics) == {
         "classification", "normalize_answer", "pairs_prediction_truth_f1_em", "candidate_qa", "grouped_span_qa",
     }  # fmt: skip
@@ -45,7 +44,7 @@ def test_classification_metrics(golden):
 
 
 def test_text_metrics(golden):
-    metrics = load(golden, "metrics.json")
+    metrics = golden.json("superglue/metrics.json")
     for text, expected in metrics["normalize_answer"]:
         assert normalize_answer(text) == expected
     for prediction, truth, f1, em in metrics["pairs_prediction_truth_f1_em"]:
@@ -64,7 +63,7 @@ def test_text_metrics(golden):
 
 
 def test_prediction_files(golden):
-    for case in load(golden, "prediction_files.json"):
+    for case in golden.json("superglue/prediction_files.json"):
         if case["task"] == "multichoice":
             assert set(case) == {"task", "example_idx", "predictions", "file"}
             task = TASKS["multichoice"]
@@ -72,7 +71,7 @@ def test_prediction_files(golden):
         else:
             assert set(case) == {"task", "dir", "split", "reversed_examples", "predictions", "file"}
             task = TASKS[case["task"]]
-            examples = task.examples(raw_folder(golden) / case["dir"], case["split"])
+            examples = task.examples(golden.path("superglue/raw") / case["dir"], case["split"])
             if case["reversed_examples"]:
                 examples = examples[::-1]
         lines = prediction_lines(task, examples, case["predictions"], compatible=True)

@@ -7,7 +7,7 @@ import numpy as np
 from tasks.collation import collate
 from tasks.registry import TASKS
 from tasks.samples import EncodingOptions
-from tests.helpers.superglue_golden import load, raw_folder, recorded_tokenizer
+from tests.helpers.golden_tokenizers import recorded_tokenizer
 
 NAMES = {
     "text": "input_ids",
@@ -20,11 +20,11 @@ NAMES = {
 
 def test_multichoice(golden, vocab_dir):
     task = TASKS["multichoice"]
-    for entry in load(golden, "enc_multichoice.json.gz"):
+    for entry in golden.json("superglue/enc_multichoice.json.gz"):
         assert set(entry) == {"case", "uids", "dataset_name", "samples"}
         case = entry["case"]
         assert set(case) == {"file", "tokenizer", "task_mask", "unidirectional", "seq_length", "no_block_position"}
-        [file] = task.splits([str(raw_folder(golden) / case["file"])])
+        [file] = task.splits([str(golden.path("superglue/raw") / case["file"])])
         assert task.output_name(file) == entry["dataset_name"]
         tokenizer = recorded_tokenizer(case["tokenizer"], vocab_dir, task_mask=case["task_mask"])
         options = EncodingOptions(

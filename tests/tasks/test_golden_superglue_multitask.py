@@ -9,7 +9,7 @@ from data_utils.mixtures import MixedDataset
 from tasks.mixture import FOLDERS, DownstreamCollator, PatternEnsemble
 from tasks.registry import TASKS
 from tasks.samples import EncodingOptions
-from tests.helpers.superglue_golden import load, raw_folder, recorded_tokenizer
+from tests.helpers.golden_tokenizers import recorded_tokenizer
 
 NAMES = {
     "text": "input_ids",
@@ -21,7 +21,7 @@ NAMES = {
 
 
 def test_mixture(golden, vocab_dir):
-    recorded = load(golden, "multitask.json.gz")
+    recorded = golden.json("superglue/multitask.json.gz")
     assert set(recorded) == {
         "tasks", "dirs", "seq_length", "tokenizer", "pattern_ensemble", "dataset_lengths", "weights", "len",
         "picks_idx_dataset_sample", "items",
@@ -32,7 +32,7 @@ def test_mixture(golden, vocab_dir):
     for name, folder, length in zip(recorded["tasks"], recorded["dirs"], recorded["seq_length"], strict=True):
         task = TASKS[name]
         assert FOLDERS[name] == folder
-        examples = task.examples(raw_folder(golden) / folder, "train")
+        examples = task.examples(golden.path("superglue/raw") / folder, "train")
         ensembles.append(PatternEnsemble(task, examples, tokenizer, EncodingOptions(seq_length=length)))
     assert [len(ensemble) for ensemble in ensembles] == recorded["dataset_lengths"]
     mixture = MixedDataset(ensembles)

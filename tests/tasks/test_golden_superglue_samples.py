@@ -21,7 +21,7 @@ from tasks.encoding import labelled_texts
 from tasks.examples import DataOptions, InputExample
 from tasks.registry import TASKS
 from tasks.samples import EncodingOptions, TaskSample
-from tests.helpers.superglue_golden import load, raw_folder, recorded_tokenizer
+from tests.helpers.golden_tokenizers import recorded_tokenizer
 
 FILES = sorted(
     {word.strip(".,") for word in __doc__.replace("\n", " ").split() if word.startswith("enc_")}
@@ -99,7 +99,7 @@ class Case:
         )
         data = DataOptions(cloze=self.options.cloze, wsc_negative=self.options.wsc_negative)
         processor = self.task.processor(self.task.name, data)
-        self.examples = processor.examples(raw_folder(golden) / case["dir"], case["split"])[: case["first_n"]]
+        self.examples = processor.examples(golden.path("superglue/raw") / case["dir"], case["split"])[: case["first_n"]]
 
     def encode(self, example: InputExample) -> tuple[TaskSample, int]:
         result = self.task.build_samples([example], self.tokenizer, self.options, for_training=self.split == "train")
@@ -137,7 +137,7 @@ def check_sample(sample: TaskSample, recorded: dict[str, Any], case: Case, note:
 
 @pytest.mark.parametrize("name", [name for name in FILES if "priming" not in name])
 def test_samples(golden, vocab_dir, name):
-    for entry in load(golden, f"{name}.json.gz"):
+    for entry in golden.json(f"superglue/{name}.json.gz"):
         assert set(entry) == {"case", "samples", "num_truncated"}
         case = Case(golden, vocab_dir, entry["case"])
         assert [sample["guid"] for sample in entry["samples"]] == [example.guid for example in case.examples]
@@ -160,7 +160,7 @@ def test_samples(golden, vocab_dir, name):
 
 @pytest.mark.parametrize("name", [name for name in FILES if "priming" in name])
 def test_labelled_texts(golden, vocab_dir, name):
-    for entry in load(golden, f"{name}.json.gz"):
+    for entry in golden.json(f"superglue/{name}.json.gz"):
         assert set(entry) == {"case", "samples", "num_truncated"}
         assert entry["case"]["priming"]
         case = Case(golden, vocab_dir, entry["case"])
@@ -180,7 +180,7 @@ def test_labelled_texts(golden, vocab_dir, name):
 
 
 def test_collate(golden, vocab_dir):
-    for entry in load(golden, "collate.json.gz"):
+    for entry in golden.json("superglue/collate.json.gz"):
         assert set(entry) == {"name", "from", "batch", "dtypes"}
         samples = []
         for source in entry["from"]:

@@ -27,7 +27,7 @@ ENTRY_KEYS = {
 
 
 def entries(golden: GoldenFolder) -> list[dict[str, Any]]:
-    return json.loads(golden.path("superglue/trajectories.json").read_text(encoding="utf-8"))
+    return golden.json("superglue/trajectories.json")
 
 
 def initial_value(name: str, number: int, shape: torch.Size) -> torch.Tensor:

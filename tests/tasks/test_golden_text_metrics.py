@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +45,7 @@ VARIANTS = {"cnn_dm": ("bert", "cnn_dm"), "gigaword": ("gpt2", "gigaword"), "cnn
 
 @pytest.fixture
 def recorded(golden) -> dict[str, Any]:
-    return json.loads(golden.path("generation/text_metrics.json").read_text(encoding="utf-8"))
+    return golden.json("generation/text_metrics.json")
 
 
 def test_everything_recorded_is_tested(recorded):

@@ -16,9 +16,10 @@ from tasks.metrics import evaluate
 from tasks.prediction import penalized, score_rows, shared_question
 from tasks.registry import TASKS
 from tasks.samples import EncodingOptions, SampleSet
-from tests.helpers.generation_models import WordTokenizer, load_json, tiny_model
-from tests.helpers.small_scoring import scoring_engine
-from tests.helpers.superglue_golden import recorded_tokenizer
+from tests.helpers.engines import scoring_engine
+from tests.helpers.golden_models import tiny_model
+from tests.helpers.golden_tokenizers import recorded_tokenizer
+from tests.helpers.small_models import WordTokenizer
 
 TASK = TASKS["multichoice"]
 NAMES = {
@@ -45,7 +46,7 @@ def options_of(flags: list[str], seq_length: int) -> tuple[EncodingOptions, bool
 
 
 def test_items(golden, vocab_dir, tmp_path: Path):
-    recorded = load_json(golden, "multichoice.json")
+    recorded = golden.json("generation/multichoice.json")
     assert set(recorded) == FILE_KEYS
     examples = read(recorded["jsonl"], tmp_path)
     for data in recorded["datasets"]:
@@ -67,7 +68,7 @@ def test_items(golden, vocab_dir, tmp_path: Path):
 
 
 def tiny_samples(golden, recorded: dict[str, Any], folder: Path, *, unidirectional: bool) -> tuple[list, SampleSet]:
-    description = load_json(golden, "interactive_tiny.json")
+    description = golden.json("generation/interactive_tiny.json")
     tokenizer = WordTokenizer(description["command_ids"], num_tokens=description["model"]["vocab_size"])
     options = EncodingOptions(seq_length=recorded["tiny_seq_length"], unidirectional=unidirectional)
     examples = read(recorded["tiny_jsonl"], folder)
@@ -76,8 +77,8 @@ def tiny_samples(golden, recorded: dict[str, Any], folder: Path, *, unidirection
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
 def test_scores(golden, tmp_path: Path, batch_size: int):
-    recorded = load_json(golden, "multichoice.json")
-    description = load_json(golden, "interactive_tiny.json")
+    recorded = golden.json("generation/multichoice.json")
+    description = golden.json("generation/interactive_tiny.json")
     model = tiny_model(golden, description["model"])
     pad = description["command_ids"]["pad"]
     for run in recorded["tiny_scores"]:

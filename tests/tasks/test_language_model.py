@@ -23,7 +23,7 @@ from tasks.language_model.evaluation import WindowScores, accuracy, perplexity, 
 from tasks.language_model.settings import LanguageModelSettings
 from tasks.language_model.windows import WindowLayout, WindowTable, document_windows, ending_windows
 from tests.helpers.distributed import run
-from tests.helpers.generation_models import TINY_COMMAND_IDS, WordTokenizer, random_model
+from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, random_model
 
 TOKENIZER = WordTokenizer(TINY_COMMAND_IDS, num_tokens=58, unknown_id=49)
 DIRECTIONS = [{"unidirectional": False}, {"unidirectional": True}, {"block": False}]

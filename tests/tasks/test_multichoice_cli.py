@@ -17,11 +17,9 @@ from data_utils.tokenizers.tokenizer import build_tokenizer
 from generation.api import GLM, load_model
 from tasks.registry import TASKS
 from tasks.samples import EncodingOptions
-from tests.helpers.generation_models import random_model
 from tests.helpers.launching import run
-from tests.helpers.small_corpus import WORDS, SmallCorpus, make_corpus
-from tests.tasks.test_finetune_cli import flags as training_flags
-from tests.tasks.test_finetune_cli import write_split
+from tests.helpers.small_corpus import WORDS, SmallCorpus, make_corpus, task_flags, write_entailment_split
+from tests.helpers.small_models import random_model
 
 POSITIONS = 64
 SIZES = [
@@ -94,7 +92,7 @@ def accuracy(chosen: list[int], rows: list[dict[str, Any]]) -> float:
     return 100.0 * sum(choice == label for choice, label in pairs) / len(pairs)
 
 
-def flags(corpus: SmallCorpus, checkpoint: Path, *more: str) -> list[str]:
+def finetune_flags(corpus: SmallCorpus, checkpoint: Path, *more: str) -> list[str]:
     return [
         "--task", "multichoice", "--cloze-eval", "--block-lm", "--task-mask", *SIZES, "--epochs", "0", "--device",
         "cpu", "--no-validation", "--overwrite", "--tokenizer-type", "SentencePieceTokenizer", "--tokenizer-path",
@@ -147,7 +145,7 @@ def test_answers_do_not_depend_on_batches_or_ranks(
     """They are those of the Python API, one question at a time."""
     files = [folder / "first.jsonl", folder / "third.jsonl"]
     more = ["--eval-batch-size", str(batch_size), "--experiment-name", "n", "--test-data", *map(str, files)]
-    output = run("finetune_glm.py", *flags(corpus, checkpoint, *more), cwd=tmp_path, ranks=ranks)
+    output = run("finetune_glm.py", *finetune_flags(corpus, checkpoint, *more), cwd=tmp_path, ranks=ranks)
     correct = labelled = 0.0
     for file in files:
         rows, name = read_rows(file), file.stem
@@ -176,7 +174,7 @@ def spread(tmp_path: Path) -> list[str]:
 @pytest.mark.slow
 def test_answers_with_weights_that_are_spread(corpus, checkpoint, folder: Path, glm: GLM, spread, tmp_path: Path):
     more = [*spread, "--test-data", str(folder / "first.jsonl")]
-    run("finetune_glm.py", *flags(corpus, checkpoint, *more), cwd=tmp_path, ranks=2)
+    run("finetune_glm.py", *finetune_flags(corpus, checkpoint, *more), cwd=tmp_path, ranks=2)
     written = [row["label"] for row in read_rows(tmp_path / "runs" / "z" / "multichoice-first.jsonl")]
     assert written == expected(glm, read_rows(folder / "first.jsonl"))
 
@@ -186,8 +184,8 @@ def test_answers_after_training_with_weights_that_are_spread(corpus, spread, tmp
     """Training leaves some weights whole for a while."""
     (tmp_path / "data").mkdir()
     for name, count in (("train", 18), ("val", 7), ("test", 5)):
-        write_split(tmp_path / "data", name, count)
-    output = run("finetune_glm.py", *training_flags(corpus, *spread, "--epochs", "1"), cwd=tmp_path, ranks=2)
+        write_entailment_split(tmp_path / "data", name, count)
+    output = run("finetune_glm.py", *task_flags(corpus, *spread, "--epochs", "1"), cwd=tmp_path, ranks=2)
     assert " >> |epoch: 0| overall: total = 7 accuracy = " in output
 
 
@@ -214,7 +212,7 @@ def test_mistakes_name_file_and_line(row: dict[str, Any] | None, message: str, g
 def test_a_mistake_ends_in_one_line(corpus, checkpoint, tmp_path: Path):
     row = {**questions(1)[0], "label": 9}
     file = write(tmp_path / "wrong.jsonl", [*questions(1), row])
-    output = run("finetune_glm.py", *flags(corpus, checkpoint, "--test-data", str(file)), cwd=tmp_path, code=2)
+    output = run("finetune_glm.py", *finetune_flags(corpus, checkpoint, "--test-data", str(file)), cwd=tmp_path, code=2)
     [error] = [line for line in output.splitlines() if line.startswith("error: ")]
     assert error.startswith(f"error: {file}, line 2: label 9; there are") and "Traceback" not in output
 

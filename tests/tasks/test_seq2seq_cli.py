@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import REPOSITORY
+from tests.helpers import REPOSITORY
 from tests.helpers.launching import metrics, run
 from tests.helpers.small_corpus import WORDS, SmallCorpus, make_corpus
 

@@ -17,7 +17,7 @@ from tasks.seq2seq.answers import ContextOffsets, recover_answer
 from tasks.seq2seq.blanks import BLANK, draw_blanks, find_answers, with_blanks
 from tasks.seq2seq.readers import SEQ2SEQ_TASKS, Seq2SeqExample, read_examples
 from tasks.seq2seq.samples import Seq2SeqOptions, Seq2SeqSample, build_sample, mask_name
-from tests.helpers.superglue_golden import recorded_tokenizer
+from tests.helpers.golden_tokenizers import recorded_tokenizer
 
 WORDS = st.lists(st.sampled_from(["red", "car", "of", "the", "a", "b"]), max_size=30).map(" ".join)
 

@@ -20,7 +20,7 @@ from tasks.seq2seq.examples import Seq2SeqSample
 from tasks.seq2seq.objective import Seq2SeqObjective
 from tasks.seq2seq.settings import BeamSettings
 from tests.helpers.distributed import run
-from tests.helpers.generation_models import TINY_COMMAND_IDS, WordTokenizer, random_model
+from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, random_model
 
 IDS = TINY_COMMAND_IDS
 TOKENIZER = WordTokenizer(IDS, num_tokens=58)

@@ -14,24 +14,22 @@ from model.config import GLMConfig
 from model.heads import POOL_TOKENS, SequenceClassification, SingleTokenCloze
 from model.modeling_glm import GLMModel
 from model.shared_rows import states_at
-from mpu.initialize import ParallelTopology, initialize_model_parallel
+from mpu.initialize import initialize_model_parallel
 from tasks.collation import TaskBatch, collate
-from tasks.network import HeadSettings, add_head
 from tasks.objective import ABSENT_SCORE, TaskObjective, choice_scores, on_device
 from tasks.prediction import score_rows
-from tasks.samples import Kind, TaskSample
+from tasks.samples import Kind
 from tasks.seq2seq.collation import Seq2SeqBatch
 from tasks.seq2seq.collation import collate as collate_texts
 from tasks.seq2seq.examples import Seq2SeqSample
 from tasks.seq2seq.objective import Seq2SeqObjective
 from tests.helpers.distributed import run
+from tests.helpers.engines import scoring_engine
 from tests.helpers.launching import metrics
 from tests.helpers.launching import run as launch
-from tests.helpers.small_corpus import SmallCorpus, make_corpus
-from tests.helpers.small_scoring import scoring_engine
-from tests.tasks.test_finetune_cli import flags, write_split
+from tests.helpers.small_corpus import SmallCorpus, make_corpus, task_flags, write_entailment_split
+from tests.helpers.task_samples import PAD, VOCABULARY, make_model, make_samples
 
-VOCABULARY, LONGEST, PAD = 64, 24, 3
 CPU = torch.device("cpu")
 # The kind of samples, with choices or without, one row of positions, the pool token.
 FORMS: tuple[tuple[Kind, bool, bool, str], ...] = (
@@ -42,51 +40,6 @@ FORMS: tuple[tuple[Kind, bool, bool, str], ...] = (
     ("language_model", False, False, "cls"),
     *(("classification", choices, False, pool) for choices in (False, True) for pool in POOL_TOKENS),
 )
-
-
-def make_model(kind: Kind, *, one_row: bool = False, pool_token: str = "cls", topology: ParallelTopology | None = None):
-    config = GLMConfig(
-        2, 16, 2, VOCABULARY, max_position_embeddings=32, initializer_std=0.3, block_position_encoding=not one_row,
-        embedding_dropout=0.0, attention_dropout=0.0, output_dropout=0.0,
-    )  # fmt: skip
-    model = GLMModel(config, topology=topology, generator=torch.Generator().manual_seed(1))
-    torch.manual_seed(2)
-    head = add_head(model, HeadSettings(kind, num_classes=1, pool_token=pool_token, dropout=0.0, length_penalty=0.5))
-    return head.double()
-
-
-def make_row(generator: np.random.Generator, width: int, *, one_row: bool, room: bool) -> dict[str, np.ndarray]:
-    """Return a row of random length below ``width``, padded to it: context, then an answer."""
-    context = int(generator.integers(1, width - 1))
-    length = int(generator.integers(context + 1, width + 1)) if room else context + 1
-    values = {name: np.zeros(width, dtype=np.int32) for name in ("input_ids", "target_ids", "loss_mask")}
-    values["input_ids"][:] = PAD
-    values["input_ids"][:length] = generator.integers(0, VOCABULARY, length)
-    values["target_ids"][context:length] = generator.integers(0, VOCABULARY, length - context)
-    values["loss_mask"][context:length] = 1
-    positions = np.zeros((2, width), dtype=np.int32)
-    positions[0, :length] = np.minimum(np.arange(length), context)
-    positions[1, context:length] = np.arange(1, length - context + 1)
-    return {**values, "position_ids": positions[0] if one_row else positions, "attention_mask": np.int32(context)}
-
-
-def make_samples(kind: Kind, count: int, seed: int, *, choices: bool, one_row: bool) -> list[TaskSample]:
-    generator = np.random.default_rng(seed)
-    samples = []
-    for number in range(count):
-        num_rows = int(generator.integers(1, 4)) if choices else 1
-        width = int(generator.integers(3, LONGEST))
-        rows = [make_row(generator, width, one_row=one_row, room=kind != "single_token") for _ in range(num_rows)]
-        fields = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        if not choices:
-            fields = {name: value[0] for name, value in fields.items()}
-        if kind == "single_token":
-            fields["target_ids"] = generator.integers(0, VOCABULARY, 3)
-        if kind == "classification":
-            del fields["target_ids"], fields["loss_mask"]
-        labels = num_rows if choices else 1
-        samples.append(TaskSample(kind, number, int(generator.integers(0, labels)), **fields))
-    return samples
 
 
 def loss_and_gradients(head: nn.Module, batch: TaskBatch | Seq2SeqBatch) -> tuple[float, list[torch.Tensor]]:
@@ -253,10 +206,10 @@ def test_finetuning_with_shared_rows(form: tuple[str, ...], corpus: SmallCorpus,
     """The same losses and the same predictions."""
     (tmp_path / "data").mkdir()
     for name, count in (("train", 18), ("val", 7), ("test", 5)):
-        write_split(tmp_path / "data", name, count)
+        write_entailment_split(tmp_path / "data", name, count)
     found = {}
     for name, more in (("alone", []), ("together", ["--pack-samples"])):
-        words = flags(corpus, "--epochs", "2", "--experiment-name", name, *form, *more)
+        words = task_flags(corpus, "--epochs", "2", "--experiment-name", name, *form, *more)
         launch("finetune_glm.py", *words, cwd=tmp_path)
         rows = [row for row in metrics(tmp_path, name) if row["kind"] == "train"]
         predictions = (tmp_path / "runs" / name / "rte-test.jsonl").read_text(encoding="utf-8")
@@ -275,5 +228,7 @@ def test_finetuning_with_shared_rows(form: tuple[str, ...], corpus: SmallCorpus,
     ],
 )
 def test_refusals_end_in_one_line(more: list[str], message: str, corpus: SmallCorpus, tmp_path):
-    said = launch("finetune_glm.py", *flags(corpus, "--epochs", "1", "--pack-samples", *more), cwd=tmp_path, code=2)
+    said = launch(
+        "finetune_glm.py", *task_flags(corpus, "--epochs", "1", "--pack-samples", *more), cwd=tmp_path, code=2
+    )
     assert message in said and "Traceback" not in said

@@ -15,11 +15,10 @@ from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from tests.helpers.distributed import run
+from tests.helpers.engines import VOCABULARY, make_batch, make_engine
 from tests.helpers.launching import run as launch
 from tests.helpers.logs import logged_lines
-from tests.helpers.small_corpus import SmallCorpus, make_corpus
-from tests.helpers.small_engine import VOCABULARY, make_batch, make_engine
-from tests.tasks.test_finetune_cli import flags, write_split
+from tests.helpers.small_corpus import SmallCorpus, make_corpus, task_flags, write_entailment_split
 from training.build import EngineSettings, choose_kernels, wrap_model
 from training.configurations import KernelSettings, OptimizerSettings, PrecisionSettings, ScheduleSettings
 from training.engine import TorchEngine
@@ -251,10 +250,10 @@ def test_programs_compile_and_say_in_one_line_that_there_is_no_compiler(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))  # nothing is compiled already
     (tmp_path / "data").mkdir()
     for split in ("train", "val"):
-        write_split(tmp_path / "data", split, 8)
+        write_entailment_split(tmp_path / "data", split, 8)
     words = [*corpus.words(), "--train-iters", "2"]
     if program == "finetune_glm.py":
-        words = flags(corpus, "--epochs", "1", "--experiment-name", "s")
+        words = task_flags(corpus, "--epochs", "1", "--experiment-name", "s")
     output = launch(program, *words, "--compile", cwd=tmp_path, code=2)
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "leave --compile out" in errors[0], output

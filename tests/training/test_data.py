@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +16,10 @@ from data_utils.tokenizers.tokenizer import Tokenizer
 from mpu.initialize import ParallelTopology
 from tests.helpers.logs import logged_lines
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
+from tests.helpers.training_data import SINGLE, build, configure, take
 from training.arguments import parse_arguments
-from training.configurations import PretrainingConfiguration, pretraining_configuration
+from training.configurations import pretraining_configuration
 from training.data import build_pretraining_data, build_pretraining_tokenizer, unigram_entropy
-from training.loop import TrainingData
-
-SINGLE = ParallelTopology.single()
 
 
 @pytest.fixture(scope="module")
@@ -30,23 +27,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
     return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def configure(corpus: SmallCorpus, *words: str) -> PretrainingConfiguration:
-    flags = [*corpus.words(), "--train-iters", "8", *words]
-    return pretraining_configuration(parse_arguments(flags, environment={}))
-
-
-def build(corpus: SmallCorpus, *words: str, topology: ParallelTopology = SINGLE) -> TrainingData:
-    configuration = configure(corpus, *words)
-    tokenizer = build_pretraining_tokenizer(configuration.tokenizer)
-    return build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology)
-
-
 def rank_of(rank: int, world_size: int) -> ParallelTopology:
     return replace(SINGLE, data_parallel_rank=rank, data_parallel_size=world_size)
-
-
-def take(data: TrainingData, count: int, start: int = 0) -> list[Batch]:
-    return list(itertools.islice(data.train(start), count))
 
 
 def same(left: Batch, right: Batch) -> bool:

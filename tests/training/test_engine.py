@@ -10,7 +10,7 @@ import torch
 from data_utils.batches import Batch
 from mpu.initialize import initialize_model_parallel
 from tests.helpers.distributed import run
-from tests.helpers.small_engine import make_batch, make_engine
+from tests.helpers.engines import make_batch, make_engine
 from training.configurations import CheckpointSettings
 from training.engine import TorchEngine
 from training.metrics import OBJECTIVE_INDEX, IntervalMetrics

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.helpers import REPOSITORY
 from tests.helpers.golden_index import GoldenFolder
-from tests.helpers.shell_files import source
+from tests.helpers.launching import source
 from training.arguments import get_parser
 from training.flags import HIDDEN_SWITCHES
 
@@ -36,7 +36,7 @@ SITE_TEXTS = re.compile(r"\$\{SITE\}/")
 
 @pytest.fixture(scope="module")
 def content(golden: GoldenFolder) -> dict[str, Any]:
-    content = json.loads(golden.path("pretraining/configs.json").read_text(encoding="utf-8"))
+    content = golden.json("pretraining/configs.json")
     assert set(content) <= SECTIONS, f"unknown sections: {set(content) - SECTIONS}"
     unknown = set(content["placeholders"]) - {*ENVIRONMENT, "SITE"}
     assert not unknown, f"placeholders without a value: {unknown}"

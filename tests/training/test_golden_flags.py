@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 import pytest
@@ -36,7 +35,7 @@ def describe(parser: argparse.ArgumentParser, flag: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def flags(golden: GoldenFolder) -> dict[str, Any]:
-    content = json.loads(golden.path("pretraining/flags.json").read_text(encoding="utf-8"))
+    content = golden.json("pretraining/flags.json")
     assert set(content) <= SECTIONS, f"unknown sections: {set(content) - SECTIONS}"
     return content
 

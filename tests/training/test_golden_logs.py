@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -28,7 +27,7 @@ SINGLE = ParallelTopology.single()
 
 @pytest.fixture(scope="module")
 def content(golden: GoldenFolder) -> dict[str, Any]:
-    content = json.loads(golden.path("pretraining/loss_and_logs.json").read_text(encoding="utf-8"))
+    content = golden.json("pretraining/loss_and_logs.json")
     assert set(content) <= SECTIONS, f"unknown sections: {set(content) - SECTIONS}"
     return content
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from data_utils.batches import Batch
-from tests.helpers.small_engine import make_batch, make_engine
+from tests.helpers.engines import make_batch, make_engine
 from training.arguments import parse_arguments
 from training.build import resume_position
 from training.configurations import (

@@ -22,8 +22,8 @@ from tasks.objective import TaskObjective, mask_scores
 from tasks.seq2seq.collation import collate as collate_texts
 from tasks.seq2seq.examples import Seq2SeqSample
 from tasks.seq2seq.objective import Seq2SeqObjective
-from tests.helpers.small_engine import make_batch, make_engine
-from tests.tasks.test_shared_rows import PAD, make_model, make_samples
+from tests.helpers.engines import make_batch, make_engine
+from tests.helpers.task_samples import PAD, make_model, make_samples
 from training.engine import TorchEngine
 from training.metrics import IntervalMetrics, StepResult
 from training.objectives import Objective

@@ -17,10 +17,10 @@ from model.config import GLMConfig
 from model.modeling_glm import GLMModel, count_parameters
 from model.released import RELEASED_MODELS
 from mpu.initialize import ParallelTopology, initialize_model_parallel
-from tests.conftest import REPOSITORY
+from tests.helpers import REPOSITORY
 from tests.helpers.distributed import run
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
-from tests.training.test_data import build, take
+from tests.helpers.training_data import build, take
 from training.arguments import parse_arguments
 from training.build import EngineSettings, wrap_model
 from training.configurations import (
@@ -124,7 +124,7 @@ def make_engine(model: GLMModel, stage: int | None, precision: str, *, name: str
 
 
 def take_step(engine: Engine) -> None:
-    from tests.helpers.small_engine import make_batch
+    from tests.helpers.engines import make_batch
 
     engine.train_step([make_batch(1)])
 

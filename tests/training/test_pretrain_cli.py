@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import REPOSITORY
-from tests.helpers import launching
+from tests.helpers import REPOSITORY, launching
 from tests.helpers.launching import environment
 from tests.helpers.launching import metrics as rows
 from tests.helpers.small_corpus import SmallCorpus, make_corpus

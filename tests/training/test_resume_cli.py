@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.helpers.launching import metrics, run
+from tests.helpers.scaled_runs import TOLERANCE, curve, words
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
-from tests.training.test_scale_cli import TOLERANCE, curve, words
 
 STEPS = 12
 SAVED = 5  # within an epoch and between two evaluations

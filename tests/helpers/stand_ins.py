@@ -1,7 +1,8 @@
-"""The stand-in tokenizer and documents that the golden pre-training vectors were recorded with."""
+"""Vocabulary and documents of made-up ids: those of the golden pre-training vectors, and small ones for other tests."""
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,14 @@ from data_utils.tokenizers.text_tokenizers import WordList
 from data_utils.tokenizers.tokenizer import Tokenizer
 
 NUM_IDS = 2000
+# Field of a batch -> its name in the recordings.
+RECORDED_FIELDS = {
+    "input_ids": "text",
+    "target_ids": "target",
+    "loss_mask": "loss_mask",
+    "position_ids": "position_id",
+    "attention_mask": "attention_mask",
+}
 
 
 class StandInVocabulary(Tokenizer):
@@ -59,3 +68,38 @@ def settings_of(recorded: dict[str, Any]) -> BlankInfillingSettings:
     options = dict(recorded)
     assert options.pop("encoder_decoder") is False
     return BlankInfillingSettings(**options)
+
+
+# The small vocabulary of other tests: ids of commands, of the full stop, and of words.
+EOS, ENC, MASK, SOP, EOP, GMASK, SMASK, DBLOCK = 1, 3, 4, 6, 7, 8, 9, 10
+FULL_STOP = 20
+WORDS = range(100, 200)
+
+VOCABULARY = StandInVocabulary(
+    {
+        "commands": {
+            "pad": EOS, "eos": EOS, "ENC": ENC, "MASK": MASK, "sop": SOP, "eop": EOP, "gMASK": GMASK, "sMASK": SMASK,
+            "dBLOCK": DBLOCK,
+        },
+        "sentence_end_ids_collator": [FULL_STOP],
+        "sentence_end_ids_dataset": [FULL_STOP],
+    }
+)  # fmt: skip
+
+
+def make_documents(lengths: list[int], *, seed: int = 0, prompt_length: int = 0) -> StandInDocuments:
+    """Return documents of the given lengths with a full stop about every eight words."""
+    generator = random.Random(seed)
+    recorded = []
+    for length in lengths:
+        tokens = [FULL_STOP if generator.random() < 0.12 else generator.choice(WORDS) for _ in range(length)]
+        prompt = min(prompt_length, length)
+        recorded.append({"tokens": tokens, "loss_masks": [0] * prompt + [1] * (length - prompt)})
+    return StandInDocuments(recorded)
+
+
+def make_text(length: int, *, seed: int = 0) -> np.ndarray:
+    """Return ENC and ``length`` distinct-looking words closed by a full stop and eos, int64."""
+    generator = random.Random(seed)
+    words = [generator.choice(WORDS) for _ in range(length)]
+    return np.array([ENC, *words, FULL_STOP, EOS], dtype=np.int64)

@@ -1,9 +1,10 @@
-"""A tiny engine and made-up batches, for tests of training."""
+"""Engines of tiny models, and made-up batches for them."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import nn
 
 from data_utils.batches import Batch
 from model.config import GLMConfig
@@ -61,3 +62,15 @@ def make_batch(seed: int, *, rows: int = 4, targets: int = 5, mode: str = "bert"
         attention_mask=np.full(rows, LENGTH - targets),
         mode=mode,
     )
+
+
+def scoring_engine(head: nn.Module, *, topology: ParallelTopology | None = None) -> TorchEngine:
+    """Return an engine that only evaluates ``head``."""
+    optimizer = torch.optim.SGD(head.parameters(), lr=1.0)
+    scheduler = AnnealingLR(
+        optimizer, start_lr=1.0, warmup_iters=1.0, num_iters=2, decay_style="linear", decay_ratio=0.1
+    )
+    return TorchEngine(
+        head, optimizer=optimizer, scheduler=scheduler, precision="fp32", loss_scaler=None, clip_grad=1.0,
+        topology=topology,
+    )  # fmt: skip

@@ -1,0 +1,30 @@
+"""The data of a pre-training run on the small corpus, as the program builds it."""
+
+from __future__ import annotations
+
+import itertools
+
+from data_utils.batches import Batch
+from mpu.initialize import ParallelTopology
+from tests.helpers.small_corpus import SmallCorpus
+from training.arguments import parse_arguments
+from training.configurations import PretrainingConfiguration, pretraining_configuration
+from training.data import build_pretraining_data, build_pretraining_tokenizer
+from training.loop import TrainingData
+
+SINGLE = ParallelTopology.single()
+
+
+def configure(corpus: SmallCorpus, *words: str) -> PretrainingConfiguration:
+    flags = [*corpus.words(), "--train-iters", "8", *words]
+    return pretraining_configuration(parse_arguments(flags, environment={}))
+
+
+def build(corpus: SmallCorpus, *words: str, topology: ParallelTopology = SINGLE) -> TrainingData:
+    configuration = configure(corpus, *words)
+    tokenizer = build_pretraining_tokenizer(configuration.tokenizer)
+    return build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology)
+
+
+def take(data: TrainingData, count: int, start: int = 0) -> list[Batch]:
+    return list(itertools.islice(data.train(start), count))
