@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Lint, format and types, as .ci/run asks for them: bash scripts/check.sh [--fix]
+# --fix    correct what ruff can, instead of reporting it
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ $# -gt 0 ] && [ "$*" != --fix ]; then
+    echo "error: unknown option '$*'; known is --fix" >&2
+    exit 2
+fi
+source scripts/setup_environment.sh
+setup_environment
+status=0
+if [ "${1:-}" = --fix ]; then
+    "$PYTHON" -m ruff check --fix . || status=1
+    "$PYTHON" -m ruff format .
+else
+    "$PYTHON" -m ruff check . || status=1
+    "$PYTHON" -m ruff format --check . || status=1
+fi
+"$PYTHON" -m mypy || status=1
+exit "$status"
