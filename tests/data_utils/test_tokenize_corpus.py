@@ -20,48 +20,10 @@ from data_utils.corpora.lazy_format import LazyDocuments, read_lengths, scatter_
 from data_utils.corpora.named import TextDocument, find_corpus
 from data_utils.corpora.parallel_tokenization import read_chunks
 from data_utils.corpora.store import IndexedDataset, is_store
-from data_utils.errors import start_logging
-from data_utils.tokenize_corpus import CACHE_FOLDER, main, prepare_documents
+from data_utils.tokenize_corpus import CACHE_FOLDER, main
+from tests.helpers import REPOSITORY
+from tests.helpers.byte_corpus import ByteTokenizer, make_slowly, prepare
 from tests.helpers.logs import logged_lines
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-class ByteTokenizer:
-    """Its ids are UTF-8 bytes plus an offset; every file it works for says so in a log."""
-
-    num_tokens = 300
-
-    def __init__(self, offset: int = 1, *, log: str | None = None, seconds: float = 0.0):
-        self.offset = offset
-        self.fingerprint = f"bytes+{offset}"
-        self.log = log
-        self.seconds = seconds
-
-    def encode(self, text):
-        return [byte + self.offset for byte in text.encode()]
-
-    def encode_batch(self, texts):
-        if self.log:
-            with open(self.log, "a", encoding="utf-8") as file:
-                file.write(f"{os.getpid()} {len(texts)}\n")
-        time.sleep(self.seconds)
-        return [self.encode(text) for text in texts]
-
-    def decode(self, ids):
-        return bytes(int(i) - self.offset for i in ids).decode()
-
-    def command_id(self, name):
-        assert name == "eop"
-        return 299
-
-
-def prepare(*sources, tokenizer=None, build=None, **options):
-    """Prepare documents silently; ``build`` makes the tokenizer of other processes."""
-    tokenizer = tokenizer or ByteTokenizer()
-    options = {"progress": False, **options}
-    build = build or partial(ByteTokenizer, tokenizer.offset, log=tokenizer.log, seconds=tokenizer.seconds)
-    return prepare_documents([str(s) for s in sources], tokenizer=tokenizer, tokenizer_settings=build, **options)
 
 
 def words(documents, offset=1):
@@ -207,20 +169,6 @@ def test_processes_with_another_tokenizer_are_noticed(corpus, tmp_path, monkeypa
     assert store_files(tmp_path / "s") == {}
 
 
-def in_another_process(function: str, *arguments: object) -> subprocess.Popen:
-    code = f"from tests.data_utils.test_tokenize_corpus import {function}; {function}(*{[str(a) for a in arguments]!r})"
-    return subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-
-
-def make_slowly(corpus, seconds, log, cache_dir):
-    """Run in another process."""
-    start_logging()
-    import data_utils.corpora.parallel_tokenization
-
-    data_utils.corpora.parallel_tokenization.CHUNK_ROWS = 30
-    prepare(corpus, tokenizer=ByteTokenizer(log=log, seconds=float(seconds)), cache_dir=cache_dir)
-
-
 def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
@@ -230,7 +178,7 @@ def wait_for(condition, seconds=60):
 
 def test_killed_process_leaves_no_store(corpus, tmp_path):
     folder, log = tmp_path / "s", tmp_path / "log"
-    process = in_another_process("make_slowly", corpus, 1.0, log, folder)
+    process = make_slowly(corpus, 1.0, log, folder)
     wait_for(lambda: log.exists() and len(log.read_text().splitlines()) >= 2)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -243,7 +191,7 @@ def test_killed_process_leaves_no_store(corpus, tmp_path):
 
 def test_one_process_makes_the_store_and_others_wait(corpus, tmp_path):
     folder, log = tmp_path / "s", tmp_path / "log"
-    processes = [in_another_process("make_slowly", corpus, 0.1, log, folder) for _ in range(3)]
+    processes = [make_slowly(corpus, 0.1, log, folder) for _ in range(3)]
     outputs = [process.communicate()[0] for process in processes]
     assert all(process.returncode == 0 for process in processes)
     assert len({line.split()[0] for line in log.read_text().splitlines()}) == 1
