@@ -1,4 +1,4 @@
-"""Text to ids of one vocabulary, without command tokens.
+"""Text to ids of one vocabulary, without command tokens: WordPiece, byte-level BPE, SentencePiece, a list of words.
 
 Each class is a thin layer over ``tokenizers`` or ``sentencepiece`` that gives the ids of the released models, to the
 last rare character.
@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
-
-from data_utils.tokenizers.word_cache import WordCache
 
 CJK_RANGES = (
     (0x4E00, 0x9FFF),
@@ -27,6 +26,7 @@ CJK_RANGES = (
 )
 ASCII_PUNCTUATION = ((33, 47), (58, 64), (91, 96), (123, 126))
 BERT_SPECIALS = frozenset(("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"))
+CACHED_CHARACTERS = 1 << 22  # of words: some 100 MB of Python objects
 LONGEST_WORD = 100  # characters; a longer word is one unknown token
 
 
@@ -52,45 +52,42 @@ class TextTokenizer(Protocol):
         """Return the text of runs of ids, with command texts between them."""
 
 
-class WordList:
-    """Words with blanks between them, whose ids are their places in a list: for examples, tests and benchmarks."""
-
-    def __init__(self, words: Sequence[str], *, unknown_id: int | None = None) -> None:
-        """Without ``unknown_id`` a word that is not in the list is an error."""
-        self.words = list(words)
-        self.size = len(self.words)
-        self.digest = _digest("\n".join(self.words).encode())
-        self.unknown_id = unknown_id
-        self._ids = {word: index for index, word in enumerate(self.words)}
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text. Raises KeyError for a word that is not in the list."""
-        if self.unknown_id is None:
-            return [[self._ids[word] for word in text.split()] for text in texts]
-        return [[self._ids.get(word, self.unknown_id) for word in text.split()] for text in texts]
-
-    def tokens(self, text: str) -> list[str]:
-        """Return the words of a text."""
-        return text.split()
-
-    def id_to_token(self, token_id: int) -> str:
-        """Return the word."""
-        return self.words[token_id]
-
-    def token_to_id(self, token: str) -> int | None:
-        """Return the place of a word in the list, None when it is not there."""
-        return self._ids.get(token)
-
-    def decode_runs(self, runs: Sequence[Sequence[int] | str]) -> str:
-        """Return the words, with command texts between them."""
-        return " ".join(run if isinstance(run, str) else " ".join(self.words[index] for index in run) for run in runs)
-
-
 def _digest(*contents: bytes) -> str:
     total = hashlib.sha256()
     for content in contents:
         total.update(hashlib.sha256(content).digest())
     return total.hexdigest()
+
+
+class WordCache:
+    """Encode sequences of words through ``encode_words``, which gets only the words not seen before.
+
+    Text repeats its words: looking one up is several times faster than encoding it again.
+    """
+
+    def __init__(self, encode_words: Callable[[list[str]], Iterable[list[int]]], *, capacity: int = CACHED_CHARACTERS):
+        """Hold words of about ``capacity`` characters in total; beyond that start again from nothing."""
+        self._encode_words = encode_words
+        self._capacity = capacity
+        self._ids: dict[str, list[int]] = {}
+        self._num_characters = 0
+
+    def encode(self, sequences: Sequence[Sequence[str]]) -> list[list[int]]:
+        """Return for each sequence the ids of its words, concatenated."""
+        missing = list(set(chain.from_iterable(sequences)).difference(self._ids))
+        if missing:
+            self._ids.update(zip(missing, self._encode_words(missing), strict=True))
+            self._num_characters += sum(map(len, missing))
+        look_up = self._ids.__getitem__
+        encoded = [list(chain.from_iterable(map(look_up, words))) for words in sequences]
+        if self._num_characters > self._capacity:
+            self._ids = {}
+            self._num_characters = 0
+        return encoded
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the words behind: another process collects its own."""
+        return {**self.__dict__, "_ids": {}, "_num_characters": 0}
 
 
 class _Cleaning(dict):
@@ -167,7 +164,6 @@ class WordPiece:
         return text.translate(self._splitting)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text."""
         return self._cache.encode([self.normalize(text).split() for text in texts])
 
     def _encode_words(self, words: list[str]) -> list[list[int]]:
@@ -181,7 +177,6 @@ class WordPiece:
         return pieces
 
     def id_to_token(self, token_id: int) -> str:
-        """Return the piece."""
         return self._pieces[token_id]
 
     def token_to_id(self, token: str) -> int | None:
@@ -234,7 +229,6 @@ class ByteLevelBPE:
         self.digest = _digest(vocabulary.read_bytes(), merges.read_bytes())
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text."""
         return self._cache.encode([_STRETCHES.findall(text) for text in texts])
 
     def _encode_words(self, words: list[str]) -> list[list[int]]:
@@ -281,7 +275,6 @@ class SentencePiece:
         self.digest = _digest(model.read_bytes())
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text."""
         return self._model.encode(list(texts), num_threads=1)
 
     def tokens(self, text: str) -> list[str]:
@@ -289,11 +282,9 @@ class SentencePiece:
         return self._model.encode(text, out_type=str)
 
     def id_to_token(self, token_id: int) -> str:
-        """Return the piece."""
         return self._model.id_to_piece(token_id)
 
     def token_to_id(self, token: str) -> int | None:
-        """Return the id of a piece."""
         index = self._model.piece_to_id(token)
         return None if index == self._model.unk_id() and token != self._model.id_to_piece(index) else index
 
@@ -305,4 +296,33 @@ class SentencePiece:
         return {"path": self.path}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
+        SentencePiece.__init__(self, state["path"])
+
+
+class WordList:
+    """Words with blanks between them, whose ids are their places in a list: for examples, tests and benchmarks."""
+
+    def __init__(self, words: Sequence[str], *, unknown_id: int | None = None) -> None:
+        """Without ``unknown_id`` a word that is not in the list raises KeyError."""
+        self.words = list(words)
+        self.size = len(self.words)
+        self.digest = _digest("\n".join(self.words).encode())
+        self.unknown_id = unknown_id
+        self._ids = {word: index for index, word in enumerate(self.words)}
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        if self.unknown_id is None:
+            return [[self._ids[word] for word in text.split()] for text in texts]
+        return [[self._ids.get(word, self.unknown_id) for word in text.split()] for text in texts]
+
+    def tokens(self, text: str) -> list[str]:
+        return text.split()
+
+    def id_to_token(self, token_id: int) -> str:
+        return self.words[token_id]
+
+    def token_to_id(self, token: str) -> int | None:
+        return self._ids.get(token)
+
+    def decode_runs(self, runs: Sequence[Sequence[int] | str]) -> str:
+        return " ".join(run if isinstance(run, str) else " ".join(self.words[index] for index in run) for run in runs)

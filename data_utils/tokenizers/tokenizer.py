@@ -95,12 +95,12 @@ class Tokenizer:
         for text in map(_valid_unicode, texts):
             parts: list[CommandToken | None] = []
             if text.strip():
-                for part in self._split(text):
-                    if isinstance(part, str):
-                        fragments.append(part)
+                for piece in self._split(text):
+                    if isinstance(piece, str):
+                        fragments.append(piece)
                         parts.append(None)
                     else:
-                        parts.append(part)
+                        parts.append(piece)
             plans.append(parts)
         encoded = iter(self.text_tokenizer.encode_batch(fragments))
         results = []
@@ -177,7 +177,6 @@ class Tokenizer:
         return self._by_name[name].id
 
     def has_command(self, name: str) -> bool:
-        """Return whether there is a command called ``name``."""
         return name in self._by_name
 
     @cached_property

@@ -55,9 +55,8 @@ def find_vocabulary(
         if all(file.is_file() for file in files):
             return files
     repository = vocabulary.repository
-    files = _from_hub(repository, vocabulary.files, cache_dir)
-    if files:
-        return files
+    if downloaded := _from_hub(repository, vocabulary.files, cache_dir):
+        return downloaded
     looked = f"{Path(folder) / vocabulary.folder}, " if folder else ""
     raise ValueError(
         f"vocabulary {variant or family!r} not found (looked in {looked}the Hugging Face cache and hub {repository}): "

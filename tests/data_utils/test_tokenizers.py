@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils.tokenizers.text_tokenizers import ByteLevelBPE, WordPiece, _byte_alphabet
+from data_utils.tokenizers.text_tokenizers import ByteLevelBPE, WordCache, WordPiece, _byte_alphabet
 from data_utils.tokenizers.tokenizer import build_tokenizer, sentence_end_table
 from data_utils.tokenizers.vocabularies import find_vocabulary
-from data_utils.tokenizers.word_cache import WordCache
 from data_utils.train_tokenizer import MODEL_TYPES, train
 
 
