@@ -9,24 +9,27 @@ both directions. The baseline runs each row alone, padded to its full length, wi
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import numpy as np
 import torch
 
+from benchmarks.generate import number_tokenizer
 from benchmarks.measuring import Row, compare, report
+from data_utils.batches import pad_batch
 from data_utils.errors import run_main
+from data_utils.objective import Objective
+from generation.scoring import Score
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
-from tasks.language_model.documents import Ending, TokenDocuments
-from tasks.language_model.evaluation import WindowScores, score_windows
+from tasks.language_model.readers import Ending, TokenDocuments
+from tasks.language_model.run import score_windows
+from tasks.language_model.samples import WindowTable, document_windows, ending_windows
 from tasks.language_model.settings import LanguageModelSettings
-from tasks.language_model.windows import WindowLayout, WindowTable, document_windows, ending_windows
 
 VOCABULARY, SEQ_LENGTH, OVERLAP, BATCH = 30592, 256, 64, 16
 PASSAGES, SHORTEST, LONGEST, TOKENS = 32, 60, 110, 1000
-LAYOUT = WindowLayout(pad=0, first=101, mask=103, start=30522)
-CLOSED = WindowLayout(pad=0, first=101, mask=103, start=30522, closed=True)
 TOLERANCE = 1e-4
 
 
@@ -44,40 +47,41 @@ def make_passages() -> WindowTable:
         return generator.integers(1000, 30000, int(generator.integers(least, most + 1))).tolist()
 
     endings = [Ending(str(number), draw(SHORTEST, LONGEST), draw(1, 2)) for number in range(PASSAGES)]
-    return ending_windows(endings, settings=LanguageModelSettings(seq_length=SEQ_LENGTH), layout=CLOSED)
+    return ending_windows(endings, settings=LanguageModelSettings(seq_length=SEQ_LENGTH), tokenizer=number_tokenizer())
 
 
 def make_windows(*, unidirectional: bool) -> WindowTable:
     """Draw a text and cut it into windows."""
     ids = np.random.default_rng(3).integers(1000, 30000, TOKENS).astype(np.int32)
     settings = LanguageModelSettings(seq_length=SEQ_LENGTH, overlap=OVERLAP, unidirectional=unidirectional)
-    return document_windows(TokenDocuments((ids,), TOKENS), settings=settings, layout=LAYOUT)
+    return document_windows(TokenDocuments((ids,), TOKENS), settings=settings, tokenizer=number_tokenizer())
 
 
-def ours(model: GLMModel, table: WindowTable) -> WindowScores:
+def ours(model: GLMModel, table: WindowTable) -> list[Score]:
     """Return the scores as an evaluation finds them."""
     return score_windows(model, table, batch_size=BATCH)
 
 
 @torch.inference_mode()
-def one_by_one(model: GLMModel, table: WindowTable) -> WindowScores:
+def one_by_one(model: GLMModel, table: WindowTable) -> list[Score]:
     """Return the scores of whole rows with all their logits, one row at a time."""
-    losses, correct = [], []
+    scores = []
     for number in range(len(table)):
-        batch = table.rows([number], width=SEQ_LENGTH + 1)
-        arrays = (batch.input_ids, batch.position_ids, batch.prefix_lengths, batch.target_ids, batch.loss_mask)
-        input_ids, position_ids, prefix_lengths, targets, mask = map(torch.from_numpy, arrays)
-        logits = model(input_ids, position_ids, prefix_lengths).float()  # [1,s,v]
-        values = torch.nn.functional.cross_entropy(logits[0], targets[0], reduction="none")
-        losses.append(float((values * mask[0]).sum(dtype=torch.float64)))
-        correct.append(bool(((logits.argmax(dim=-1) == targets) | (mask == 0)).all()))
-    return WindowScores(np.array(losses), np.array(correct))
+        batch = pad_batch([table.row(number)], Objective.DOCUMENT, multiple_of=SEQ_LENGTH + 1).tensors()
+        logits = model(batch.input_ids, batch.position_ids, batch.attention_mask).float()  # [1,s,v]
+        values = torch.nn.functional.cross_entropy(logits[0], batch.target_ids[0], reduction="none")
+        loss = float((values * batch.loss_mask[0]).sum(dtype=torch.float64))
+        greedy = bool(((logits.argmax(dim=-1) == batch.target_ids) | (batch.loss_mask == 0)).all())
+        scores.append(Score(-loss, int(batch.loss_mask.sum()), greedy))
+    return scores
 
 
-def same(first: WindowScores, second: WindowScores) -> bool:
+def same(first: list[Score], second: list[Score]) -> bool:
     """Tell whether scores agree, but for rounding."""
-    close = np.allclose(first.losses, second.losses, rtol=TOLERANCE, atol=0)
-    return bool(close and (first.correct == second.correct).all())
+    return all(
+        math.isclose(one.log_probability, other.log_probability, rel_tol=TOLERANCE) and one[1:] == other[1:]
+        for one, other in zip(first, second, strict=True)
+    )
 
 
 def measure() -> list[Row]:

@@ -17,7 +17,6 @@ from benchmarks.measuring import Row, compare, report
 from benchmarks.train_step import make_config
 from data_utils.batches import Batch
 from data_utils.errors import run_main
-from data_utils.loaders import to_tensors
 from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.packing import BlockDataset
 from model.modeling_glm import GLMModel
@@ -39,7 +38,7 @@ def make_batch(*, pack: bool) -> Batch:
 
 def step(model: GLMModel, batch: Batch) -> Callable[[], float]:
     """Return a function that computes loss and gradients and returns the loss."""
-    tensors = to_tensors(batch)
+    tensors = batch.tensors()
 
     def work() -> float:
         model.zero_grad()

@@ -1,4 +1,4 @@
-"""Filled samples, and stacking them into a batch: a row for each, or rows that several of them share.
+"""Stacking rows into a batch: a row for each, or rows that several of them share.
 
 b rows, s width of the batch, n length of a sample
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from data_utils.objective import Objective
+from data_utils.rows import Row, stack_rows, stacked_positions
 
 WIDTH_FACTORS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75)  # tried, then narrowed; in longest samples
 # A position of a row that wide costs twice that of a narrow row: 12 layers, hidden 384, on a CPU (docs/performance.md).
@@ -18,62 +20,53 @@ DOUBLE_COST_WIDTH = 1000
 
 
 @dataclass(frozen=True)
-class FilledSample:
-    """One row before padding: part A, then part B.
+class Batch:
+    """Rows, stacked; int64 arrays, or tensors after ``tensors``.
 
     Attributes:
-        values: int64 [5,n]: input ids, target ids, loss mask, position in part A, position inside the span.
-        prefix_length: length of part A.
+        input_ids: [b,s].
+        target_ids: [b,s].
+        loss_mask: [b,s], 1 where ``target_ids`` counts.
+        position_ids: [b,2,s], positions and block positions; [b,s] for models with one row of positions.
+        attention_mask: prefix lengths [b]: columns below are visible to all, the rest causally. Where samples share
+            rows [b,2,s], see ``pack_batch``; of causal models [b or 1,1,s,k], 1 is visible.
+        mode: what the loss is reported as.
+        num_dropped: samples that were left out because their spans did not fit.
     """
 
-    values: np.ndarray
-    prefix_length: int
-
-    @property
-    def input_ids(self) -> np.ndarray:
-        """Return what the model reads, int64 [n]."""
-        return self.values[0]
-
-    @property
-    def target_ids(self) -> np.ndarray:
-        """Return what it has to predict, int64 [n]."""
-        return self.values[1]
-
-    @property
-    def loss_mask(self) -> np.ndarray:
-        """Return 1 where the prediction counts, int64 [n]."""
-        return self.values[2]
-
-    @property
-    def position_ids(self) -> np.ndarray:
-        """Return both rows of positions, int64 [2,n]."""
-        return self.values[3:]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A batch, int64. Blank-infilling rows are padded with 0 to the longest one."""
-
-    input_ids: np.ndarray  # [b,s]
-    target_ids: np.ndarray  # [b,s]
-    loss_mask: np.ndarray  # [b,s], 1 where target_ids counts
-    position_ids: np.ndarray  # [b,2,s], or [b,s] with masked_lm and for causal models
-    attention_mask: (
-        np.ndarray
-    )  # [b] prefix_lengths: columns below are visible to all, the rest causally; causal: [.,1,s,k]
-    # samples that share rows: [b,2,s], see pack_batch
+    input_ids: Any
+    target_ids: Any
+    loss_mask: Any
+    position_ids: Any
+    attention_mask: Any
     mode: Objective
-    num_dropped: int = 0  # samples left out because their spans did not fit
+    num_dropped: int = 0
+
+    def tensors(self) -> Batch:
+        """Return the batch as tensors that share its memory."""
+        import torch
+
+        arrays = ("input_ids", "target_ids", "loss_mask", "position_ids", "attention_mask")
+        return replace(self, **{name: torch.from_numpy(getattr(self, name)) for name in arrays})
 
 
-def pad_batch(rows: Sequence[FilledSample], mode: Objective, *, masked_lm: bool = False, num_dropped: int = 0) -> Batch:
-    """Stack rows of different lengths, padded with 0; ``masked_lm`` has one row of positions."""
-    width = max(row.values.shape[1] for row in rows)
-    values = np.zeros((5, len(rows), width), dtype=np.int64)
-    for index, row in enumerate(rows):
-        values[:, index, : row.values.shape[1]] = row.values
+def pad_batch(
+    rows: Sequence[Row],
+    mode: Objective,
+    *,
+    pad_id: int = 0,
+    multiple_of: int = 1,
+    masked_lm: bool = False,
+    num_dropped: int = 0,
+) -> Batch:
+    """Stack rows of different lengths, padded at their end to the longest one, rounded up to ``multiple_of``.
+
+    Input ids are padded with ``pad_id``, everything else with 0. ``masked_lm`` leaves block positions out.
+    """
+    width = -(-max(map(len, rows)) // multiple_of) * multiple_of
+    values = stack_rows(rows, width=width, pad_id=pad_id)
+    positions = stacked_positions(values[:4] if masked_lm else values)
     prefix_lengths = np.array([row.prefix_length for row in rows], dtype=np.int64)
-    positions = values[3] if masked_lm else np.ascontiguousarray(values[3:].swapaxes(0, 1))
     return Batch(values[0], values[1], values[2], positions, prefix_lengths, mode, num_dropped)
 
 
@@ -142,7 +135,7 @@ def shared_positions(
 
 
 def pack_batch(
-    samples: Sequence[FilledSample],
+    samples: Sequence[Row],
     mode: Objective,
     *,
     masked_lm: bool = False,
@@ -156,7 +149,7 @@ def pack_batch(
     to ``multiple_of``.
     """
     alone = pad_batch(samples, mode, masked_lm=masked_lm, num_dropped=num_dropped)
-    lengths, stride = [sample.values.shape[1] for sample in samples], alone.input_ids.shape[1]
+    lengths, stride = [len(sample) for sample in samples], alone.input_ids.shape[1]
     rows = fitting_rows(lengths)
     places = shared_positions(lengths, rows, stride=stride, multiple_of=multiple_of)  # [r,w]
     number, column = np.divmod(places, stride)

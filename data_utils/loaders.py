@@ -5,13 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from data_utils.batches import Batch
 from data_utils.samplers import Plan
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 BATCHES_AHEAD = 4  # that every worker process prepares
 
@@ -82,20 +79,3 @@ def _batches_of_workers(loader: BatchLoader, numbers: Iterator[int] | range) -> 
 
 def _unchanged(batch: Batch) -> Batch:
     return batch
-
-
-class TensorBatch(NamedTuple):
-    """A batch as int64 tensors."""
-
-    input_ids: Tensor  # [b,s]
-    target_ids: Tensor  # [b,s]
-    loss_mask: Tensor  # [b,s]
-    position_ids: Tensor  # [b,2,s]
-    attention_mask: Tensor  # [b] prefix_lengths
-
-
-def to_tensors(batch: Batch) -> TensorBatch:
-    """Turn a batch into tensors that share its memory; the one place where arrays become tensors."""
-    import torch
-
-    return TensorBatch(*(torch.from_numpy(getattr(batch, name)) for name in TensorBatch._fields))

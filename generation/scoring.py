@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_utils.rows import Row
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
-from mpu.mappings import gather_numbered
+from mpu.mappings import run_shared
 
-PROJECTED_AT_ONCE = 1024  # positions whose logits are in memory at the same time
+PROJECTED_AT_ONCE = 256  # positions whose logits are in memory at the same time; larger blocks are slower on a CPU
 FEW_TOKENS = 256  # continuations of one row may have that many tokens, or as many as its start
 
 
@@ -35,7 +36,7 @@ class Continuation:
 
     Attributes:
         input_ids: int [r-1], the tokens that are fed: all but the last.
-        position_ids: int [2,r-1], their positions and block positions.
+        position_ids: int [2,r-1] (or [1,r-1]), their positions and block positions.
         target_ids: int [r], the tokens that are scored; the first of them is predicted by the start.
     """
 
@@ -50,7 +51,7 @@ class Question:
 
     Attributes:
         input_ids: int [p], the shared start.
-        position_ids: int [2,p], its positions and block positions.
+        position_ids: int [2,p], its positions and block positions; [1,p] for a model with one row of positions.
         prefix_length: that many first positions of the start are seen by all, the rest causally.
         continuations: at least one.
     """
@@ -59,6 +60,26 @@ class Question:
     position_ids: np.ndarray
     prefix_length: int
     continuations: tuple[Continuation, ...]
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Row]) -> Question | None:
+        """Return rows that are equal up to their first target as a start and what follows it; None for other rows.
+
+        From its first target to its end a row predicts at every position.
+        """
+        first = rows[0]
+        start = int(first.loss_mask.argmax()) + 1  # its last position predicts the first target
+        for row in rows[1:]:
+            if (row.prefix_length, int(row.loss_mask.argmax()) + 1) != (first.prefix_length, start):
+                return None
+            same_ids = (row.input_ids[:start] == first.input_ids[:start]).all()
+            if not (same_ids and (row.position_ids[:, :start] == first.position_ids[:, :start]).all()):
+                return None
+        continuations = tuple(
+            Continuation(row.input_ids[start:], row.position_ids[:, start:], row.target_ids[start - 1 :])
+            for row in rows
+        )
+        return cls(first.input_ids[:start], first.position_ids[:, :start], first.prefix_length, continuations)
 
     @property
     def length(self) -> int:
@@ -81,27 +102,32 @@ class Score(NamedTuple):
 
 
 def score_questions(
-    model: GLMModel, questions: Sequence[Question], *, batch_size: int = 16, topology: ParallelTopology | None = None
+    model: GLMModel,
+    questions: Sequence[Question],
+    *,
+    lengths: Sequence[int] | np.ndarray | None = None,
+    batch_size: int = 16,
+    topology: ParallelTopology | None = None,
 ) -> list[list[Score]]:
     """Return a score per continuation of every question, on every rank.
 
     Rows of similar length share a batch of ``batch_size``; the scores of a question do not depend on the others, but
     for rounding. The data ranks of ``topology`` share the questions; every rank has to call it. There is no dropout,
-    whatever the model's mode.
+    whatever the model's mode. With their ``lengths`` given, questions are asked for when their batch is due.
     """
-    order = sorted(range(len(questions)), key=lambda number: questions[number].length)
+    if lengths is None:
+        lengths = [question.length for question in questions]
+    order = sorted(range(len(questions)), key=lambda number: lengths[number])
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    topology = topology or ParallelTopology.single()
-    size, rank = topology.data_parallel_size, topology.data_parallel_rank
-    found: dict[int, list[Score]] = {}
     training = model.training
     model.eval()
-    for turn in range(-(-len(batches) // size)):  # the same number on every rank: a sharded model works in step
-        chosen = batches[(turn * size + rank) % len(batches)]
-        found.update(zip(chosen, score_batch(model, [questions[number] for number in chosen]), strict=True))
+    scores = run_shared(
+        batches,
+        lambda numbers: score_batch(model, [questions[number] for number in numbers]),
+        topology=topology or ParallelTopology.single(),
+    )
     model.train(training)
-    found = gather_numbered(found, topology=topology)
-    return [found[number] for number in range(len(questions))]
+    return scores
 
 
 @torch.inference_mode()
@@ -132,7 +158,7 @@ def _score_rows(model: GLMModel, questions: Sequence[Question]) -> list[list[Sco
     device = model.word_embeddings.weight.device
     width = max(question.length for question in questions)
     input_ids = np.zeros((len(questions), width), dtype=np.int64)  # padding is seen by nothing that counts
-    position_ids = np.zeros((len(questions), 2, width), dtype=np.int64)
+    position_ids = np.zeros((len(questions), len(questions[0].position_ids), width), dtype=np.int64)
     segment_ids = np.full((len(questions), width), -1, dtype=np.int64)  # 0 the start, k continuation k, -1 padding
     most = max(question.length - len(question.input_ids) + 1 for question in questions)
     query_positions = np.zeros((len(questions), most), dtype=np.int64)  # positions that predict
@@ -164,7 +190,7 @@ def _score_rows(model: GLMModel, questions: Sequence[Question]) -> list[list[Sco
         mask = _mask(torch.from_numpy(segment_ids).to(device), prefix_lengths)
     hidden = model(
         torch.from_numpy(input_ids).to(device),
-        torch.from_numpy(position_ids).to(device),
+        torch.from_numpy(position_ids if position_ids.shape[1] == 2 else position_ids[:, 0]).to(device),
         mask,
         output="hidden",
         query_positions=torch.from_numpy(query_positions),

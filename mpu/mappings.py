@@ -17,7 +17,7 @@ c width of the last dimension, t tensor-parallel size
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -75,6 +75,23 @@ def gather_numbered(results: Mapping[int, Result], *, topology: ParallelTopology
     shares: list[Mapping[int, Result]] = [{}] * topology.data_parallel_size
     dist.all_gather_object(shares, results, group=topology.data_parallel_group)
     return {number: result for share in shares for number, result in share.items()}
+
+
+def run_shared(
+    batches: Sequence[Sequence[int]], run: Callable[[Sequence[int]], Sequence[Result]], *, topology: ParallelTopology
+) -> list[Result]:
+    """Return what ``run`` makes of the numbers in ``batches``, in the order of the numbers, on every rank.
+
+    ``batches`` hold 0, 1, 2 ... once each; ``run`` returns a result for each number of a batch. The data ranks share
+    them. All run as many as the others, some of them twice: a sharded model works in step. Every rank has to call it.
+    """
+    size, rank = topology.data_parallel_size, topology.data_parallel_rank
+    found: dict[int, Result] = {}
+    for turn in range(-(-len(batches) // size)):
+        batch = batches[(turn * size + rank) % len(batches)]
+        found.update(zip(batch, run(batch), strict=True))
+    found = gather_numbered(found, topology=topology)
+    return [found[number] for number in range(len(found))]
 
 
 def broadcast_tensors(

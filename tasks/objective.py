@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_utils import loaders
 from data_utils.batches import Batch
 from model.modeling_glm import LanguageModelLoss
 from model.shared_rows import SharedRows
@@ -153,7 +152,7 @@ class TaskObjective:
 
     def _infilling_loss(self, model: nn.Module, batch: Batch, *, device: torch.device) -> LanguageModelLoss:
         """Return the token loss; the heads give logits [b,s,v] when they are asked for no targets."""
-        tensors = loaders.to_tensors(batch)
+        tensors = batch.tensors()
         logits = model(*(x.to(device) for x in (tensors.input_ids, tensors.position_ids, tensors.attention_mask)))
         rows, columns = tensors.loss_mask.nonzero(as_tuple=True)
         losses = F.cross_entropy(

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from data_utils.batches import Batch
-from data_utils.loaders import to_tensors
 from model.modeling_glm import LanguageModelLoss
 from mpu.kernels.host_memory import send
 
@@ -30,17 +29,24 @@ class Objective(Protocol):
 
 
 class BlankInfilling:
-    """The objective of pre-training: predict the tokens of the blanks."""
+    """Predict the tokens of blanks: cross entropy over the padded vocabulary, computed only where targets are.
+
+    ``label_smoothing`` is the share of the loss that every id of the vocabulary gets.
+    """
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        self.label_smoothing = label_smoothing
 
     def loss(self, model: nn.Module, batch: Batch, *, device: torch.device) -> LanguageModelLoss:
         """Return the sums over target positions."""
-        tensors = to_tensors(batch)
+        tensors = batch.tensors()
         return model(
             send(tensors.input_ids, device),
             send(tensors.position_ids, device),
             send(tensors.attention_mask, device),
             labels=send(tensors.target_ids, device),
             loss_mask=tensors.loss_mask,  # on the host, where its targets are counted without a wait
+            label_smoothing=self.label_smoothing,
         )
 
     def weight(self, batch: Batch) -> float:

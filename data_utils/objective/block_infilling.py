@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_utils.batches import Batch, FilledSample, pack_batch, pad_batch
+from data_utils.batches import Batch, pack_batch, pad_batch
 from data_utils.objective import Objective
 from data_utils.objective.spans import (
     SHORTEST_SHORT_SEQUENCE,
@@ -29,6 +29,7 @@ from data_utils.objective.spans import (
     shuffle,
     spans_in_documents,
 )
+from data_utils.rows import Row
 
 if TYPE_CHECKING:
     from data_utils.tokenizers.tokenizer import Tokenizer
@@ -90,7 +91,7 @@ class Blanks:
 
 @dataclass(frozen=True)
 class FilledRows:
-    """Rows with their blanks filled, padded with 0: values int64 [5,b,s] as in ``FilledSample``, lengths of all of a
+    """Rows with their blanks filled, padded with 0: values int64 [5,b,s] as in ``Row``, lengths of all of a
     row and of its part A.
     """
 
@@ -103,10 +104,10 @@ class FilledRows:
         positions = np.ascontiguousarray(self.values[3:].swapaxes(0, 1))
         return Batch(*self.values[:3], positions, np.array(self.prefix_lengths, dtype=np.int64), objective, num_dropped)
 
-    def samples(self) -> list[FilledSample]:
+    def samples(self) -> list[Row]:
         """Return them one by one, without the padding."""
         rows = zip(self.lengths, self.prefix_lengths, strict=True)
-        return [FilledSample(self.values[:, index, :length], end) for index, (length, end) in enumerate(rows)]
+        return [Row(self.values[:, index, :length], end) for index, (length, end) in enumerate(rows)]
 
 
 class BlankInfillingCollator:
@@ -206,7 +207,7 @@ class BlankInfillingCollator:
                 pieces.append(Sample(with_enc, np.concatenate([[0], loss_mask[start:end]])))
         return pieces
 
-    def _bert(self, sample: Sample, generator: random.Random, *, single_span: bool) -> Blanks | FilledSample | None:
+    def _bert(self, sample: Sample, generator: random.Random, *, single_span: bool) -> Blanks | Row | None:
         """Blank out short spans up to ``bert_ratio`` of the tokens; None when they do not fit (6.2)."""
         tokens = sample.tokens
         if single_span:
@@ -223,7 +224,7 @@ class BlankInfillingCollator:
             return self._mask_in_place(sample, spans)
         return self.draw_order(tokens, spans, Objective.TOKEN, generator)
 
-    def _sentence(self, sample: Sample, generator: random.Random) -> Blanks | FilledSample:
+    def _sentence(self, sample: Sample, generator: random.Random) -> Blanks | Row:
         """Blank out whole sentences (6.3)."""
         tokens = sample.tokens
         spans = sentence_spans(
@@ -236,7 +237,7 @@ class BlankInfillingCollator:
         )
         return self.draw_order(tokens, spans, Objective.SENTENCE, generator)
 
-    def _document(self, sample: Sample, generator: random.Random, generation_length: int) -> Blanks | FilledSample:
+    def _document(self, sample: Sample, generator: random.Random, generation_length: int) -> Blanks | Row:
         """Generate a suffix, or one long span in the middle (6.4)."""
         tokens = sample.tokens
         length = min(generation_length, len(tokens) - 2)
@@ -250,7 +251,7 @@ class BlankInfillingCollator:
         )
         return self.draw_order(tokens, spans, Objective.DOCUMENT, generator) if spans else self._without_blanks(sample)
 
-    def _suffix(self, sample: Sample, length: int) -> FilledSample:
+    def _suffix(self, sample: Sample, length: int) -> Row:
         """Keep a prefix and generate the last ``length`` tokens; the only form that honours the sample's loss mask."""
         cut = len(sample.tokens) - length
         values = np.zeros((5, cut + 1 + length), dtype=np.int64)
@@ -263,9 +264,9 @@ class BlankInfillingCollator:
         values[3, :cut] = np.arange(cut)
         values[3, cut:] = cut
         values[4, cut + 1 :] = np.arange(1, length + 1) if self.settings.block_position_encoding else 1
-        return FilledSample(values, cut + 1)
+        return Row(values, cut + 1)
 
-    def _mask_in_place(self, sample: Sample, spans: list[Span]) -> FilledSample:
+    def _mask_in_place(self, sample: Sample, spans: list[Span]) -> Row:
         """Predict masked tokens in place, the BERT-style ablation."""
         row = self._without_blanks(sample)
         for start, end in spans:
@@ -273,13 +274,13 @@ class BlankInfillingCollator:
             row.values[2, start:end] = sample.loss_mask[start:end]
         return row
 
-    def _without_blanks(self, sample: Sample) -> FilledSample:
+    def _without_blanks(self, sample: Sample) -> Row:
         """Return the text as it is, with nothing to predict."""
         length = len(sample.tokens)
         values = np.zeros((5, length), dtype=np.int64)
         values[:2] = sample.tokens
         values[3] = np.arange(length)
-        return FilledSample(values, length)
+        return Row(values, length)
 
     def draw_order(
         self, tokens: np.ndarray, spans: list[Span], objective: Objective, generator: random.Random
@@ -302,7 +303,7 @@ class BlankInfillingCollator:
             hidden = generator.sample(candidates, num_hidden)
         return Blanks(tokens, order, offset, hidden)
 
-    def fill(self, rows: Sequence[Blanks], objective: Objective, token_generator: random.Random) -> list[FilledSample]:
+    def fill(self, rows: Sequence[Blanks], objective: Objective, token_generator: random.Random) -> list[Row]:
         """Replace spans by the mask tokens of ``objective`` and append them as part B."""
         return self._fill(rows, objective, token_generator).samples() if rows else []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,22 +12,24 @@ from typing import Any
 from torch import nn
 
 from data_utils.tokenizers.tokenizer import Tokenizer
+from generation.scoring import Score as WindowScore
+from generation.scoring import score_questions
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from tasks.building import load_start_weights
 from tasks.configuration import FinetuningConfiguration
-from tasks.language_model.documents import TokenDocuments, read_documents, read_endings
-from tasks.language_model.evaluation import accuracy, perplexity, score_windows
-from tasks.language_model.windows import WindowLayout, WindowTable, document_windows, ending_windows
+from tasks.language_model.readers import TokenDocuments, read_documents, read_endings
+from tasks.language_model.samples import WindowTable, document_windows, ending_windows
 from tasks.run import Score, TaskRun
-from tasks.seq2seq.objective import Seq2SeqObjective
 from training.build import model_config
 from training.engine import Engine
+from training.objectives import BlankInfilling
 from training.precision import autocast
 
 logger = logging.getLogger("glm")
 
 ENDINGS = ("lambda", "lambada")  # the first is how the original spells it
+LARGEST_LOSS = 20.0  # of a perplexity: it is cut off there, as in the original
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,13 @@ class LanguageModelRun(TaskRun):
         load_start_weights(model, model, self.configuration, topology=self.topology)
         return model
 
-    def objective(self) -> Seq2SeqObjective:
+    def objective(self) -> BlankInfilling:
         """Return a loss for the engine; no update is made."""
-        return Seq2SeqObjective()
+        return BlankInfilling()
 
     def collate(self, samples: Sequence[Any]) -> Any:
         """Return the rows of windows of the file, given their numbers."""
-        return self.test[0].windows.rows(samples)
+        return [self.test[0].windows.row(number) for number in samples]
 
     def evaluate(self, engine: Engine, split: EvaluationSplit, *, folder: Path | None) -> Score:
         """Score all windows; the data ranks share them."""
@@ -94,14 +97,14 @@ class LanguageModelRun(TaskRun):
     def _read(self, path: Path) -> EvaluationSplit:
         """Read the file, or with ``--limit`` its first lines, and cut it into windows."""
         limit = self.configuration.task.limit
-        layout = WindowLayout.of(self.tokenizer, settings=self.settings, closed=self.name in ENDINGS)
         if self.name in ENDINGS:
             endings = read_endings(path, tokenizer=self.tokenizer, limit=limit)
             logger.info(f"{self.name}: {len(endings):,} passages of {path}")
-            return EvaluationSplit(self.name, ending_windows(endings, settings=self.settings, layout=layout), None)
+            windows = ending_windows(endings, settings=self.settings, tokenizer=self.tokenizer)
+            return EvaluationSplit(self.name, windows, None)
         self.settings.check_overlap()
         documents = read_documents(path, task=self.name, tokenizer=self.tokenizer, limit=limit)
-        windows = document_windows(documents, settings=self.settings, layout=layout)
+        windows = document_windows(documents, settings=self.settings, tokenizer=self.tokenizer)
         if not len(windows):
             raise ValueError(f"{path}, line 1: no document has two tokens, so nothing can be predicted")
         skipped = sum(len(ids) < 2 for ids in documents.documents)
@@ -123,3 +126,37 @@ class LanguageModelRun(TaskRun):
         zero = (self.configuration.deepspeed_content or {}).get("zero_optimization") or {}
         if zero.get("stage") == 3:
             raise ValueError(f"{self.name} needs whole weights, which ZeRO stage 3 lacks: use stage 2 or 1")
+
+
+def score_windows(
+    model: GLMModel, windows: WindowTable, *, batch_size: int, topology: ParallelTopology | None = None
+) -> list[WindowScore]:
+    """Return the score of every window, on every rank; every rank has to call it."""
+    scores = score_questions(model, windows, lengths=windows.widths, batch_size=batch_size, topology=topology)
+    return [score for [score] in scores]
+
+
+def accuracy(scores: Sequence[WindowScore]) -> dict[str, float]:
+    """Return the share of windows whose targets are all the model's first choices, in percent."""
+    return {"accuracy": 100.0 * sum(score.greedy for score in scores) / len(scores)}
+
+
+def perplexity(
+    scores: Sequence[WindowScore], *, num_scored: int, num_tokens: int, num_original_tokens: int
+) -> dict[str, float]:
+    """Return loss and perplexity by the original's denominators, and those per scored id.
+
+    The original divides by the ids of all documents less one. ``adjusted ppl`` is the perplexity per word of the
+    file as published; it needs two words.
+    """
+    assert num_scored and num_tokens > 1, "nothing is scored"
+    total = -math.fsum(score.log_probability for score in scores)
+    loss, exact = total / (num_tokens - 1), total / num_scored
+    metrics = {"avg loss": loss, "ppl": _exp(loss)}
+    if num_original_tokens > 1:
+        metrics["adjusted ppl"] = _exp(loss * (num_tokens - 1) / (num_original_tokens - 1))
+    return {**metrics, "loss per token": exact, "ppl per token": _exp(exact)}
+
+
+def _exp(loss: float) -> float:
+    return math.exp(min(LARGEST_LOSS, loss))

@@ -15,6 +15,7 @@ from statistics import fmean
 import torch.distributed as dist
 from torch import nn
 
+from data_utils.batches import Batch
 from data_utils.tokenizers.tokenizer import Tokenizer
 from generation.infill import prompt_generator
 from model.modeling_glm import GLMModel
@@ -25,12 +26,11 @@ from tasks.readers import MissingFileError
 from tasks.run import Score, TaskRun, TrainingSet
 from tasks.seq2seq.answers import NO_ANSWER, recover_answer
 from tasks.seq2seq.blanks import BLANK, with_blanks
-from tasks.seq2seq.collation import Seq2SeqBatch, collate
+from tasks.seq2seq.collation import collate
 from tasks.seq2seq.decoding import TargetDecoder, decode_shared
 from tasks.seq2seq.detokenizers import clean_filled
 from tasks.seq2seq.examples import BLANK_TASKS, SQUAD_TASKS, SUMMARY_TASKS, Seq2SeqExample, Seq2SeqOptions
 from tasks.seq2seq.metrics import metric_names, score_predictions
-from tasks.seq2seq.objective import Seq2SeqObjective
 from tasks.seq2seq.outputs import write_outputs
 from tasks.seq2seq.readers import read_examples
 from tasks.seq2seq.samples import build_sample
@@ -38,6 +38,7 @@ from tasks.task_data import training_batches
 from training.build import model_config
 from training.configurations import ModelSettings
 from training.engine import Engine
+from training.objectives import BlankInfilling
 from training.precision import autocast
 
 logger = logging.getLogger("glm")
@@ -117,11 +118,11 @@ class Seq2SeqRun(TaskRun):
         load_start_weights(model, model, self.configuration, topology=self.topology)
         return model
 
-    def objective(self) -> Seq2SeqObjective:
+    def objective(self) -> BlankInfilling:
         """Return the loss of target ids."""
-        return Seq2SeqObjective(label_smoothing=self.settings.label_smoothing)
+        return BlankInfilling(label_smoothing=self.settings.label_smoothing)
 
-    def collate(self, samples: Sequence[Seq2SeqExample], *, epoch: int = 0) -> Seq2SeqBatch:
+    def collate(self, samples: Sequence[Seq2SeqExample], *, epoch: int = 0) -> Batch:
         """Turn examples into a batch; the blanks of the blank task are others in every epoch."""
         build = partial(build_sample, self.name, tokenizer=self.tokenizer, options=self.options, epoch=epoch)
         return collate(
@@ -136,7 +137,7 @@ class Seq2SeqRun(TaskRun):
         """Return the micro batches of the run, which know their epoch."""
         tuning, each = self.configuration.tuning, self.batches_per_epoch
 
-        def batches(first_batch: int) -> Iterator[Seq2SeqBatch]:
+        def batches(first_batch: int) -> Iterator[Batch]:
             for epoch in range(first_batch // each, tuning.epochs):
                 yield from training_batches(
                     self.training,

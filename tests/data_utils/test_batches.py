@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_utils.batches import Batch, first_fit
-from data_utils.loaders import to_tensors
 from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.packing import BlockDataset
 from model.config import GLMConfig
@@ -53,7 +52,7 @@ def loss_and_gradients(batch: Batch, *, masked_lm: bool = False) -> tuple[float,
         2, 16, 2, 256, max_position_embeddings=96, initializer_std=0.3, block_position_encoding=not masked_lm
     )
     model = GLMModel(config, generator=torch.Generator().manual_seed(1)).double().eval()
-    tensors = to_tensors(batch)
+    tensors = batch.tensors()
     result = model(
         tensors.input_ids,
         tensors.position_ids,

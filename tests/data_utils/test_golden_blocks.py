@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from data_utils.objective import Objective
-from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, FilledSample, Sample, pad_batch
+from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, Sample, pad_batch
 from data_utils.objective.spans import block_length_weights, place_spans, spans_in_documents
+from data_utils.rows import Row
 from tests.helpers.stand_ins import RECORDED_FIELDS, StandInVocabulary, settings_of
 
 OBJECTIVES = {"bert": Objective.TOKEN, "gap_sentence": Objective.SENTENCE, "generation": Objective.DOCUMENT}
@@ -175,7 +176,7 @@ def check_splitting(case: dict, vocabulary: StandInVocabulary) -> None:
 def check_padding(case: dict) -> None:
     names = ("tokens", "targets", "loss_mask", "position_ids")
     rows = [
-        FilledSample(np.array([tokens, targets, loss_mask, *positions]), prefix_length=0)
+        Row(np.array([tokens, targets, loss_mask, *positions]), prefix_length=0)
         for tokens, targets, loss_mask, positions in zip(*(case["in"][name] for name in names), strict=True)
     ]
     batch = pad_batch(rows, Objective.TOKEN)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_utils.loaders import BatchLoader, to_tensors
+from data_utils.loaders import BatchLoader
 from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.causal import CausalCollator, CausalDataset, SegmentCollator, SegmentDataset
 from data_utils.objective.packing import BlockDataset
@@ -78,8 +78,8 @@ def test_workers_leave_torchs_random_state_alone():
 
 def test_batches_become_tensors_that_share_their_memory():
     batch = make_loader()[0]
-    tensors = to_tensors(batch)
-    for name in tensors._fields:
+    tensors = batch.tensors()
+    for name in ("input_ids", "target_ids", "loss_mask", "position_ids", "attention_mask"):
         tensor = getattr(tensors, name)
         assert tensor.dtype == torch.int64
         assert tensor.data_ptr() == getattr(batch, name).ctypes.data

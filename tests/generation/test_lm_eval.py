@@ -16,10 +16,10 @@ import pytest
 from generation.api import GLM
 from generation.sampling import DecodingSettings
 from model.heads import MultiTokenCloze
-from tasks.language_model.documents import TokenDocuments, read_endings
-from tasks.language_model.evaluation import accuracy, score_windows
+from tasks.language_model.readers import TokenDocuments, read_endings
+from tasks.language_model.run import accuracy, score_windows
+from tasks.language_model.samples import document_windows, ending_windows
 from tasks.language_model.settings import LanguageModelSettings
-from tasks.language_model.windows import WindowLayout, document_windows, ending_windows
 from tasks.prediction import score_rows
 from tasks.registry import TASKS
 from tasks.samples import EncodingOptions
@@ -71,8 +71,7 @@ def lambada_rows(glm: GLM) -> list[dict[str, Any]]:
 def test_lambada_is_our_accuracy(glm: GLM, evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int):
     file = write(tmp_path / "lambada.jsonl", lambada_rows(glm))
     settings = LanguageModelSettings(seq_length=POSITIONS)
-    layout = WindowLayout.of(glm.tokenizer, settings=settings, closed=True)
-    windows = ending_windows(read_endings(file, tokenizer=glm.tokenizer), settings=settings, layout=layout)
+    windows = ending_windows(read_endings(file, tokenizer=glm.tokenizer), settings=settings, tokenizer=glm.tokenizer)
     ours = accuracy(score_windows(glm.model, windows, batch_size=4))["accuracy"]
     assert 0.0 < ours < 100.0
     monkeypatch.setenv("GLM_LAMBADA_FILE", str(file))
@@ -122,13 +121,12 @@ def test_perplexity_and_continuation(glm: GLM, evaluate, tmp_path: Path, monkeyp
 def test_rolling_scores_are_those_of_the_perplexity_task(glm: GLM, unidirectional: bool):
     texts = [" ".join(f"w{(number * step) % 50}" for step in range(length)) for number, length in ((3, 150), (7, 20))]
     settings = LanguageModelSettings(seq_length=POSITIONS, overlap=24, unidirectional=unidirectional)
-    layout = WindowLayout.of(glm.tokenizer, settings=settings, closed=False)
     found = glm.rolling_loglikelihood(texts, overlap=24, unidirectional=unidirectional, skip_first=True)
     for text, score in zip(texts, found):
         documents = TokenDocuments((np.array(glm.tokenizer.encode(text)),), len(text.split()))
-        windows = document_windows(documents, settings=settings, layout=layout)
+        windows = document_windows(documents, settings=settings, tokenizer=glm.tokenizer)
         assert windows.num_scored == score.num_tokens
-        loss = score_windows(glm.model, windows, batch_size=2).losses.sum()
+        loss = -sum(score.log_probability for score in score_windows(glm.model, windows, batch_size=2))
         assert score.log_probability == pytest.approx(-loss, rel=1e-4)
 
 

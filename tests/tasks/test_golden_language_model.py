@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.language_model.documents import Ending, TokenDocuments, read_documents, read_endings
-from tasks.language_model.evaluation import accuracy, perplexity, score_windows
+from data_utils.batches import Batch, pad_batch
+from data_utils.objective import Objective
+from tasks.language_model.readers import Ending, TokenDocuments, read_documents, read_endings
+from tasks.language_model.run import accuracy, perplexity, score_windows
+from tasks.language_model.samples import WindowTable, document_windows, ending_windows
 from tasks.language_model.settings import LanguageModelSettings
-from tasks.language_model.windows import WindowLayout, WindowTable, document_windows, ending_windows
 from tests.helpers.golden_models import tiny_model
 from tests.helpers.golden_tokenizers import recorded_tokenizer
 from tests.helpers.small_models import WordTokenizer
@@ -41,45 +43,49 @@ def windows_of(
     recorded: dict[str, Any], path: Path, tokenizer: Any, settings: LanguageModelSettings
 ) -> tuple[WindowTable, TokenDocuments | list[Ending]]:
     task = recorded["task"]
-    layout = WindowLayout.of(tokenizer, settings=settings, closed=task == "lambda")
     if task == "lambda":
         endings = read_endings(path, tokenizer=tokenizer)
-        return ending_windows(endings, settings=settings, layout=layout), endings
+        return ending_windows(endings, settings=settings, tokenizer=tokenizer), endings
     documents = read_documents(path, task=task, tokenizer=tokenizer)
-    return document_windows(documents, settings=settings, layout=layout), documents
+    return document_windows(documents, settings=settings, tokenizer=tokenizer), documents
 
 
-def check_row(table: WindowTable, number: int, item: dict[str, Any]) -> None:
+def padded(table: WindowTable, number: int, *, width: int, pad_id: int) -> Batch:
+    """Return the row of a window, padded to ``width``."""
+    return pad_batch([table.row(number)], Objective.DOCUMENT, pad_id=pad_id, multiple_of=width)
+
+
+def check_row(table: WindowTable, number: int, item: dict[str, Any], *, pad_id: int) -> None:
     """Compare a window, padded to the recorded length, with a recorded item."""
-    if table.layout.first is None:
+    if table.special is None:
         # Recorded are the ids; what a column predicts stands one column further on.
         assert set(item) == {"text", "loss_mask"}
         ids, scored = np.array(item["text"]), np.array(item["loss_mask"])
-        batch = table.rows([number], width=len(ids) - 1)
+        batch = padded(table, number, width=len(ids) - 1, pad_id=pad_id)
         used = int(table.lengths[number])
-        assert batch.prefix_lengths.tolist() == [0]
-        assert batch.input_ids[0].tolist() == ids[:-1].tolist()[: used - 1] + [table.layout.pad] * (len(ids) - used)
+        assert batch.attention_mask.tolist() == [0]
+        assert batch.input_ids[0].tolist() == ids[:-1].tolist()[: used - 1] + [pad_id] * (len(ids) - used)
         assert batch.target_ids[0, : used - 1].tolist() == ids[1:used].tolist()
         assert batch.loss_mask[0].tolist() == scored[1:].tolist()
-        assert (ids[used:] == table.layout.pad).all()
+        assert (ids[used:] == pad_id).all()
         return
     assert set(item) == BLOCK_KEYS
-    batch = table.rows([number], width=len(item["text"]))
+    batch = padded(table, number, width=len(item["text"]), pad_id=pad_id)
     assert batch.input_ids[0].tolist() == item["text"]
     assert batch.target_ids[0].tolist() == item["target"]
-    assert batch.prefix_lengths.tolist() == [item["attention_mask"]]
+    assert batch.attention_mask.tolist() == [item["attention_mask"]]
     assert batch.loss_mask[0].tolist() == item["loss_mask"]
     assert batch.position_ids[0].tolist() == item["position_id"]
 
 
 def check_cut_row(table: WindowTable, number: int, ending: Ending, *, settings: LanguageModelSettings) -> None:
     """The original lost the mask of this passage; ours fills the row and keeps both ends of the context."""
-    batch = table.rows([number])
-    assert batch.input_ids.shape[1] == settings.seq_length
-    assert batch.input_ids[0, :3].tolist() == [table.layout.first, ending.context[0], table.layout.mask]
-    scored = batch.loss_mask[0].astype(bool)
-    assert batch.target_ids[0, scored].tolist() == ending.label and scored[-1]
-    last = batch.input_ids[0].tolist()
+    row = table.row(number)
+    assert len(row) == settings.seq_length
+    assert row.input_ids[:3].tolist() == [table.special.cls, ending.context[0], table.special.long_mask]
+    scored = row.loss_mask.astype(bool)
+    assert row.target_ids[scored].tolist() == ending.label and scored[-1]
+    last = row.input_ids.tolist()
     fed = [*ending.context, *ending.label[:-1]]
     assert last[-8:] == fed[-8:]
 
@@ -99,7 +105,7 @@ def test_items(golden, vocab_dir, tmp_path: Path):
             assert texts.num_original_tokens == recorded["num_original_tokens"]
             assert texts.num_tokens == recorded["num_tokenized_tokens"]
             counts = [
-                len(document_windows(TokenDocuments((ids,), 1), settings=settings, layout=table.layout))
+                len(document_windows(TokenDocuments((ids,), 1), settings=settings, tokenizer=tokenizer))
                 for ids in texts.documents
             ]
             assert counts == recorded["sequences_per_document"]
@@ -109,7 +115,7 @@ def test_items(golden, vocab_dir, tmp_path: Path):
                 assert item == {"error": "AssertionError"} and recorded["task"] == "lambda" and settings.unidirectional
                 check_cut_row(table, number, texts[number], settings=settings)
             else:
-                check_row(table, number, item)
+                check_row(table, number, item, pad_id=tokenizer.command_id("eos"))
 
 
 def tiny_tokenizer(golden, *, task_mask: bool) -> WordTokenizer:
@@ -136,8 +142,7 @@ def test_perplexities(golden, batch_size: int):
         )
         tokenizer = tiny_tokenizer(golden, task_mask=expected.pop("task_mask"))
         given = TokenDocuments(texts[expected.pop("documents")], expected.pop("num_original_tokens"))
-        layout = WindowLayout.of(tokenizer, settings=settings, closed=False)
-        table = document_windows(given, settings=settings, layout=layout)
+        table = document_windows(given, settings=settings, tokenizer=tokenizer)
         scores = score_windows(model, table, batch_size=batch_size)
         metrics = perplexity(
             scores,
@@ -149,7 +154,7 @@ def test_perplexities(golden, batch_size: int):
         assert given.num_tokens == expected.pop("num_tokenized_tokens")
         assert table.num_scored == expected.pop("scored_tokens")
         total = expected.pop("total_loss")
-        assert scores.losses.sum() == pytest.approx(total, rel=1e-4)
+        assert -sum(score.log_probability for score in scores) == pytest.approx(total, rel=1e-4)
         assert metrics["avg loss"] == pytest.approx(expected.pop("avg_loss"), rel=1e-4)
         assert metrics["ppl"] == pytest.approx(expected.pop("ppl"), rel=1e-3)
         assert metrics["adjusted ppl"] == pytest.approx(expected.pop("adjusted_ppl"), rel=1e-3)
@@ -168,6 +173,5 @@ def test_lambada(golden, batch_size: int):
             Ending(line, tokenizer.encode(line.rpartition(" ")[0]), tokenizer.encode(line.rpartition(" ")[2]))
             for line in case["lines"]
         ]
-        layout = WindowLayout.of(tokenizer, settings=settings, closed=True)
-        table = ending_windows(endings, settings=settings, layout=layout)
+        table = ending_windows(endings, settings=settings, tokenizer=tokenizer)
         assert accuracy(score_windows(model, table, batch_size=batch_size)) == {"accuracy": case["accuracy"]}

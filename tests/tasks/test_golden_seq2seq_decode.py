@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from data_utils.batches import Batch
+from data_utils.objective import Objective
 from model.modeling_glm import GLMModel
-from tasks.seq2seq.collation import Seq2SeqBatch
 from tasks.seq2seq.decoding import TargetDecoder
 from tasks.seq2seq.examples import Seq2SeqSample
-from tasks.seq2seq.objective import Seq2SeqObjective
 from tasks.seq2seq.settings import BeamSettings
 from tests.helpers.golden_models import tiny_model
 from tests.helpers.small_models import WordTokenizer
+from training.objectives import BlankInfilling
 
 # Settings of the recorded runs that are fields of ``BeamSettings``.
 BEAM_NAMES = {
@@ -115,11 +116,11 @@ def test_losses(golden, model_and_tokenizer):
         assert set(case) == {"label_smoothing", "batch", "loss"}
         assert set(case["batch"]) == {"text", "target", "loss_mask", "attention_mask", "position_id"}
         arrays = {name: np.array(values) for name, values in case["batch"].items()}
-        batch = Seq2SeqBatch(
-            tuple(range(len(arrays["text"]))), arrays["text"], arrays["position_id"], arrays["attention_mask"],
-            arrays["target"], arrays["loss_mask"],
+        batch = Batch(
+            arrays["text"], arrays["target"], arrays["loss_mask"], arrays["position_id"], arrays["attention_mask"],
+            Objective.DOWNSTREAM,
         )  # fmt: skip
-        objective = Seq2SeqObjective(label_smoothing=case["label_smoothing"])
+        objective = BlankInfilling(label_smoothing=case["label_smoothing"])
         loss = objective.loss(model, batch, device=torch.device("cpu"))
         assert float(loss.mean.detach()) == pytest.approx(case["loss"], rel=1e-4)
         assert float(loss.weight_sum) == objective.weight(batch) == arrays["loss_mask"].sum()

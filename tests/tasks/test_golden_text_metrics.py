@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks.language_model import detokenizers as language_model
+from tasks.language_model import readers as language_model
 from tasks.metrics import normalize_answer
 from tasks.readers import standardize
 from tasks.seq2seq import detokenizers
@@ -27,9 +27,9 @@ TRANSFORMS: dict[str, Callable[[str], str]] = {
     "cnn_dm_source": lambda text: detokenizers.cnn_dm(text, is_target=False),
     "cnn_dm_target": lambda text: detokenizers.cnn_dm(text, is_target=True),
     "blank": detokenizers.blank_text,
-    "ptb": language_model.ptb,
-    "wikitext": language_model.wikitext,
-    "lambada": language_model.lambada,
+    "ptb": language_model.ptb_text,
+    "wikitext": language_model.wikitext_text,
+    "lambada": str,
     "punctuation_standardization": standardize,
     "fix_tokenization_cnn_dm": fixed("bert", "cnn_dm"),
     "fix_tokenization_gigaword": fixed("gpt2", "gigaword"),

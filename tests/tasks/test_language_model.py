@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,12 +17,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_utils.batches import Batch, pad_batch
+from data_utils.objective import Objective
+from generation.scoring import Score
 from model.modeling_glm import GLMModel
 from mpu.initialize import initialize_model_parallel
-from tasks.language_model.documents import Ending, TokenDocuments, read_documents, read_endings
-from tasks.language_model.evaluation import WindowScores, accuracy, perplexity, score_windows
+from tasks.language_model.readers import Ending, TokenDocuments, read_documents, read_endings
+from tasks.language_model.run import accuracy, perplexity, score_windows
+from tasks.language_model.samples import WindowTable, document_windows, ending_windows
 from tasks.language_model.settings import LanguageModelSettings
-from tasks.language_model.windows import WindowLayout, WindowTable, document_windows, ending_windows
 from tests.helpers.distributed import run
 from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, random_model
 
@@ -36,8 +40,12 @@ def made_documents(sizes: list[int], *, seed: int = 0) -> TokenDocuments:
 
 
 def windows(documents: TokenDocuments, options: LanguageModelSettings) -> WindowTable:
-    layout = WindowLayout.of(TOKENIZER, settings=options, closed=False)
-    return document_windows(documents, settings=options, layout=layout)
+    return document_windows(documents, settings=options, tokenizer=TOKENIZER)
+
+
+def stacked(table: WindowTable, numbers: Sequence[int], *, width: int = 1) -> Batch:
+    """Return rows of a table, padded to ``width`` (or to the longest of them)."""
+    return pad_batch([table.row(number) for number in numbers], Objective.DOCUMENT, multiple_of=width)
 
 
 def made_endings(count: int, *, seed: int = 0) -> list[Ending]:
@@ -53,7 +61,7 @@ def made_endings(count: int, *, seed: int = 0) -> list[Ending]:
 
 
 def passages(endings: list[Ending], options: LanguageModelSettings) -> WindowTable:
-    return ending_windows(endings, settings=options, layout=WindowLayout.of(TOKENIZER, settings=options, closed=True))
+    return ending_windows(endings, settings=options, tokenizer=TOKENIZER)
 
 
 @given(
@@ -79,7 +87,7 @@ def test_every_id_but_the_first_is_scored_once(sizes, seq_length, overlap, direc
     assert table.num_scored == sum(expected.values())
     if not len(table):
         return
-    batch = table.rows(range(len(table)))
+    batch = stacked(table, range(len(table)))
     assert batch.input_ids.shape[1] <= seq_length + 1
     for row, places in enumerate(scored):
         mask = batch.loss_mask[row].astype(bool)
@@ -87,7 +95,7 @@ def test_every_id_but_the_first_is_scored_once(sizes, seq_length, overlap, direc
         if not options.block:  # what is fed at a column is what the column before predicts
             assert batch.input_ids[row, mask].tolist() == table.ids[[place - 1 for place in places]].tolist()
             continue
-        prefix_length, start = int(batch.prefix_lengths[row]), table.starts[row]
+        prefix_length, start = int(batch.attention_mask[row]), table.starts[row]
         prompt = batch.input_ids[row, 1 : prefix_length - 1].tolist()
         text = batch.input_ids[row, prefix_length + 1 : table.widths[row]].tolist()
         assert [*prompt, *text] == table.ids[start : start + table.lengths[row] - 1].tolist()
@@ -105,8 +113,8 @@ def test_documents_without_two_ids_are_left_out():
 
 def test_blocks_without_positions_of_their_own():
     options = LanguageModelSettings(seq_length=12, overlap=3, block_positions=False)
-    batch = windows(made_documents([30]), options).rows([0, 1])
-    written = np.arange(batch.input_ids.shape[1]) >= batch.prefix_lengths[:, None]
+    batch = stacked(windows(made_documents([30]), options), [0, 1])
+    written = np.arange(batch.input_ids.shape[1]) >= batch.attention_mask[:, None]
     assert (batch.position_ids[:, 1] == written).all()
 
 
@@ -114,7 +122,7 @@ def test_blocks_without_positions_of_their_own():
 def test_long_passages_lose_ids_of_their_context(direction):
     endings = [Ending("here", list(range(40)), [41, 42])]
     table = passages(endings, LanguageModelSettings(seq_length=16, **direction))
-    batch = table.rows([0])
+    batch = stacked(table, [0])
     assert batch.input_ids.shape == (1, 16)
     assert batch.target_ids[0, batch.loss_mask[0].astype(bool)].tolist() == [41, 42]
     kept = table.ids.tolist()
@@ -126,7 +134,7 @@ def test_long_passages_lose_ids_of_their_context(direction):
 def test_passages_of_one_word():
     ending = Ending("file, line 7", [], [3])
     for direction in DIRECTIONS[:2]:
-        batch = passages([ending], LanguageModelSettings(seq_length=16, **direction)).rows([0])
+        batch = stacked(passages([ending], LanguageModelSettings(seq_length=16, **direction)), [0])
         assert batch.input_ids[0].tolist() == [51, 54, 50, 55]
     with pytest.raises(ValueError, match=r"^file, line 7: one word; without --block-lm another one"):
         passages([ending], LanguageModelSettings(seq_length=16, block=False))
@@ -134,18 +142,24 @@ def test_passages_of_one_word():
         passages([replace(ending, label=[3] * 30)], LanguageModelSettings(seq_length=16))
 
 
-def one_by_one(model: GLMModel, table: WindowTable, *, width: int) -> WindowScores:
+def one_by_one(model: GLMModel, table: WindowTable, *, width: int) -> list[Score]:
     """Return the scores of full-length rows with all their logits, one row at a time."""
-    losses, correct = [], []
+    scores = []
     for number in range(len(table)):
-        batch = table.rows([number], width=width)
+        batch = stacked(table, [number], width=width).tensors()
         with torch.inference_mode():
-            logits = model(*(torch.from_numpy(a) for a in (batch.input_ids, batch.position_ids, batch.prefix_lengths)))
-        mask = torch.from_numpy(batch.loss_mask).bool()
-        targets = torch.from_numpy(batch.target_ids)[mask]
-        losses.append(float(torch.nn.functional.cross_entropy(logits[mask].double(), targets, reduction="sum")))
-        correct.append(bool((logits[mask].argmax(dim=-1) == targets).all()))
-    return WindowScores(np.array(losses), np.array(correct))
+            logits = model(batch.input_ids, batch.position_ids, batch.attention_mask)
+        mask = batch.loss_mask.bool()
+        targets = batch.target_ids[mask]
+        loss = float(torch.nn.functional.cross_entropy(logits[mask].double(), targets, reduction="sum"))
+        scores.append(Score(-loss, len(targets), bool((logits[mask].argmax(dim=-1) == targets).all())))
+    return scores
+
+
+def assert_same(scores: Sequence[Score], expected: Sequence[Score]) -> None:
+    for score, true in zip(scores, expected, strict=True):
+        assert score.log_probability == pytest.approx(true.log_probability, rel=1e-5)
+        assert score[1:] == true[1:]
 
 
 def plain_model() -> GLMModel:
@@ -165,8 +179,7 @@ def test_scores_do_not_depend_on_batches_and_padding(direction, batch_size: int)
     for table in (documents, endings):
         expected = one_by_one(model, table, width=40)
         scores = score_windows(model, table, batch_size=batch_size)
-        np.testing.assert_allclose(scores.losses, expected.losses, rtol=1e-5)
-        assert (scores.correct == expected.correct).all()
+        assert_same(scores, expected)
 
 
 def test_accuracy_counts_passages_that_are_right_in_all_their_targets():
@@ -176,17 +189,15 @@ def test_accuracy_counts_passages_that_are_right_in_all_their_targets():
     for number, ending in enumerate(made_endings(12)):
         label: list[int] = []
         for _ in range(2):  # the model's own first choices, or in every third passage another second one
-            batch = passages([replace(ending, label=[*label, 0])], options).rows([0])
+            batch = stacked(passages([replace(ending, label=[*label, 0])], options), [0]).tensors()
             with torch.inference_mode():
-                logits = model(
-                    *(torch.from_numpy(a) for a in (batch.input_ids, batch.position_ids, batch.prefix_lengths))
-                )
+                logits = model(batch.input_ids, batch.position_ids, batch.attention_mask)
             label.append(int(logits[0, -1].argmax()))
         wrong = number % 3 == 0
         endings.append(replace(ending, label=[label[0], (label[1] + wrong) % 64]))
     for batch_size in (1, 5):
         scores = score_windows(model, passages(endings, options), batch_size=batch_size)
-        assert scores.correct.tolist() == [number % 3 != 0 for number in range(12)]
+        assert [score.greedy for score in scores] == [number % 3 != 0 for number in range(12)]
         assert accuracy(scores)["accuracy"] == pytest.approx(100 * 8 / 12)
 
 
@@ -194,17 +205,16 @@ def test_scores_restore_the_mode_and_ignore_dropout():
     config = replace(random_model().config, output_dropout=0.5, attention_dropout=0.5)
     model = GLMModel(config, generator=torch.Generator().manual_seed(1)).train()
     table = windows(made_documents([30]), LanguageModelSettings(seq_length=20, overlap=6))
-    first, second = (score_windows(model, table, batch_size=4).losses for _ in range(2))
-    assert (first == second).all() and model.training
+    first, second = (score_windows(model, table, batch_size=4) for _ in range(2))
+    assert first == second and model.training
 
 
-def shared_scores(parallel_size: int, batch_size: int) -> list[tuple[list[float], list[bool]]]:
+def shared_scores(parallel_size: int, batch_size: int) -> list[list[Score]]:
     """Return what this rank knows of documents and endings."""
     topology = initialize_model_parallel(parallel_size)
     model = GLMModel(random_model().config, topology=topology, generator=torch.Generator().manual_seed(0)).eval()
     tables = rank_tables()
-    scores = [score_windows(model, table, batch_size=batch_size, topology=topology) for table in tables]
-    return [(one.losses.tolist(), one.correct.tolist()) for one in scores]
+    return [score_windows(model, table, batch_size=batch_size, topology=topology) for table in tables]
 
 
 def rank_tables() -> list[WindowTable]:
@@ -220,13 +230,12 @@ def rank_tables() -> list[WindowTable]:
 def test_ranks_share_windows_and_shards_score_alike(parallel_size: int, batch_size: int):
     expected = [score_windows(random_model(), table, batch_size=4) for table in rank_tables()]
     for found in run(shared_scores, 2, parallel_size, batch_size):
-        for scores, (losses, correct) in zip(expected, found, strict=True):
-            np.testing.assert_allclose(losses, scores.losses, rtol=1e-5)
-            assert correct == scores.correct.tolist()
+        for scores, shared in zip(expected, found, strict=True):
+            assert_same(shared, scores)
 
 
 def test_perplexity_by_the_original_s_denominators():
-    scores = WindowScores(np.array([30.0, 15.0]), np.array([False, False]))
+    scores = [Score(-30.0, 9, False), Score(-15.0, 9, False)]
     found = perplexity(scores, num_scored=18, num_tokens=21, num_original_tokens=11)
     assert found == {
         "avg loss": 45 / 20,
@@ -235,7 +244,7 @@ def test_perplexity_by_the_original_s_denominators():
         "loss per token": 45 / 18,
         "ppl per token": math.exp(45 / 18),
     }
-    high = perplexity(replace(scores, losses=np.array([900.0])), num_scored=18, num_tokens=21, num_original_tokens=2)
+    high = perplexity([Score(-900.0, 18, False)], num_scored=18, num_tokens=21, num_original_tokens=2)
     assert high["ppl"] == high["adjusted ppl"] == high["ppl per token"] == math.exp(20)
     single = perplexity(scores, num_scored=18, num_tokens=21, num_original_tokens=1)  # Chinese without blanks
     assert "adjusted ppl" not in single

@@ -17,10 +17,10 @@ from mpu.initialize import ParallelTopology, initialize_model_parallel
 from tasks.seq2seq.collation import collate
 from tasks.seq2seq.decoding import TargetDecoder, decode_shared
 from tasks.seq2seq.examples import Seq2SeqSample
-from tasks.seq2seq.objective import Seq2SeqObjective
 from tasks.seq2seq.settings import BeamSettings
 from tests.helpers.distributed import run
 from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, random_model
+from training.objectives import BlankInfilling
 
 IDS = TINY_COMMAND_IDS
 TOKENIZER = WordTokenizer(IDS, num_tokens=58)
@@ -163,13 +163,13 @@ def test_search_equals_a_search_without_cache() -> None:
 
 def test_training_rows_without_padding_have_the_loss_of_rows_whose_padding_is_hidden() -> None:
     samples, model = make_samples(5, seed=4, training=True), random_model(seed=4)
-    objective = Seq2SeqObjective(label_smoothing=0.1)
+    objective = BlankInfilling(label_smoothing=0.1)
     batch = collate(samples, pad_id=IDS["pad"], multiple_of=8)
     assert batch.input_ids.shape[1] % 8 == 0 and batch.input_ids.shape[1] < SOURCE + TARGET + 8
     found = objective.loss(model, batch, device=torch.device("cpu"))
     full = collate(samples, pad_id=IDS["pad"], visible_padding=True)
     assert full.input_ids.tolist() == [sample.input_ids.tolist() for sample in samples]
-    assert full.prefix_lengths.tolist() == [SOURCE] * len(samples)
+    assert full.attention_mask.tolist() == [SOURCE] * len(samples)
     width = full.input_ids.shape[1]
     rows, columns = np.arange(width)[:, None], np.arange(width)
     hidden = np.stack([

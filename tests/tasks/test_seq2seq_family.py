@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +57,13 @@ def test_batches_from_a_number_on_are_those_of_the_whole_run(task: str, folder: 
     assert data.batches_per_epoch == 4 and len(whole) == 12
     for first in (3, 4, 9):
         for found, expected in zip(data.batches(first), whole[first:], strict=True):
-            assert found.uids == expected.uids
             np.testing.assert_array_equal(found.input_ids, expected.input_ids)
-    epochs = [sorted(itertools.chain.from_iterable(b.uids for b in whole[i : i + 4])) for i in (0, 4, 8)]
-    assert epochs == [[f"train-{number}" for number in range(7)]] * 3
+    epochs = [
+        sorted(row for batch in whole[i : i + 4] for row in batch.tensors().target_ids.tolist()) for i in (0, 4, 8)
+    ]
+    assert [len(rows) for rows in epochs] == [7] * 3
+    texts = [sorted([token for token in row if token] for row in rows) for rows in epochs]
+    assert (texts[0] == texts[1] == texts[2]) == (task == "customization")  # other blanks in every epoch
 
 
 def test_blanks_are_others_in_every_epoch_and_the_same_in_evaluation(folder: Path, vocab_dir: Path) -> None:
@@ -82,7 +84,7 @@ def test_padding_is_left_out_unless_the_original_is_asked_for(folder: Path, voca
         run, _ = make_run(folder, vocab_dir, "--task", "customization", *words)
         batch = run.collate(run.training[:3])
         widths.append(batch.input_ids.shape[1])
-        assert (batch.prefix_lengths == 48).all() == (words == ["--compatible"])
+        assert (batch.attention_mask == 48).all() == (words == ["--compatible"])
     assert widths[1] == 48 + 16 and widths[0] == widths[2] < 64
 
 
@@ -91,8 +93,8 @@ def test_texts_share_rows_where_the_flag_is_given(folder: Path, vocab_dir: Path)
         words = ["--task", "customization", *more_words]
         alone, together = (make_run(folder, vocab_dir, *words, *more)[0] for more in ([], ["--pack-samples"]))
         one, other = (run.collate(run.training[:3]) for run in (alone, together))
-        assert one.prefix_lengths.shape == (3,) and other.prefix_lengths.shape == (3, 2, one.input_ids.shape[1])
-        assert one.uids == other.uids and one.loss_mask.sum() == other.loss_mask.sum() > 0
+        assert one.attention_mask.shape == (3,) and other.attention_mask.shape == (3, 2, one.input_ids.shape[1])
+        assert one.loss_mask.sum() == other.loss_mask.sum() > 0
         assert together.objective().weight(other) == alone.objective().weight(one)
 
 

@@ -21,12 +21,11 @@ from tasks.collation import collate
 from tasks.objective import TaskObjective, mask_scores
 from tasks.seq2seq.collation import collate as collate_texts
 from tasks.seq2seq.examples import Seq2SeqSample
-from tasks.seq2seq.objective import Seq2SeqObjective
 from tests.helpers.engines import make_batch, make_engine
 from tests.helpers.task_samples import PAD, make_model, make_samples
 from training.engine import TorchEngine
 from training.metrics import IntervalMetrics, StepResult
-from training.objectives import Objective
+from training.objectives import BlankInfilling, Objective
 
 META = torch.device("meta")
 
@@ -101,7 +100,7 @@ def test_texts_to_write():
         )  # fmt: skip
     model = make_engine(dropout=0.1).model
     assert isinstance(model, GLMModel)
-    update(model, [collate_texts(samples, pad_id=PAD)], Seq2SeqObjective(label_smoothing=0.1))
+    update(model, [collate_texts(samples, pad_id=PAD)], BlankInfilling(label_smoothing=0.1))
 
 
 def test_segments_of_answers():

@@ -5,14 +5,52 @@ What is wrong with a file is said in one line with its name and line.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from data_utils.tokenizers.tokenizer import Tokenizer
-from tasks.language_model import detokenizers
 from tasks.readers import MissingFileError, read_json_lines, read_text
+from tasks.seq2seq.detokenizers import replace_all
+
+_LINE_ENDS = [(" \n", "\n"), ("\n ", "\n")]
+_PTB = [(" '", "'"), *_LINE_ENDS, (" n't", "n't"), (" N ", "1 "), ("$ 1", "$1"), ("# 1", "#1")]
+_WIKITEXT_NUMBERS = [("s '", "s'"), (" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", ".")]
+_WIKITEXT_MARKS = [(f" {mark} ", f"{mark} ") for mark in ":;.!?,"]
+_WIKITEXT_PAIRS = [
+    (re.compile(rf"{re.escape(opening)}\s*([^{re.escape(closing)}]*?)\s*{re.escape(closing)}"), (opening, closing))
+    for opening, closing in ("()", "[]", "{}", '""', "''")
+]
+_WIKITEXT_REST = [
+    ("= = = =", "===="),
+    ("= = =", "==="),
+    ("= =", "=="),
+    (" ° ", "°"),
+    *_LINE_ENDS,
+    (" N ", " 1 "),
+    (" 's", "'s"),
+]
+
+
+def ptb_text(text: str) -> str:
+    """Return Penn Treebank text as running text."""
+    return replace_all(text, _PTB)
+
+
+def wikitext_text(text: str) -> str:
+    """Return WikiText as running text.
+
+    The original's rule for apostrophes before digits matches a slash followed by an apostrophe, a blank, a digit and a
+    slash, and puts its own pattern there; it is kept so that perplexities stay comparable.
+    """
+    text = replace_all(text, _WIKITEXT_NUMBERS[:1])
+    text = re.sub("/' [0-9]/", "/'[0-9]/", text)
+    text = replace_all(text, [*_WIKITEXT_NUMBERS[1:], *_WIKITEXT_MARKS])
+    for pattern, (opening, closing) in _WIKITEXT_PAIRS:
+        text = pattern.sub(lambda match, a=opening, b=closing: f"{a}{match[1]}{b}", text)
+    return replace_all(text, _WIKITEXT_REST)
 
 
 @dataclass(frozen=True)
@@ -63,7 +101,7 @@ def read_documents(path: Path, *, task: str, tokenizer: Tokenizer, limit: int | 
     if task == "wikitext":
         # Single blanks separate words, and line ends count as words, as in the published figures.
         num_words = len(text.strip().split(" "))
-        [ids] = tokenizer.encode_batch([detokenizers.wikitext(text)])
+        [ids] = tokenizer.encode_batch([wikitext_text(text)])
         return TokenDocuments((np.array(ids, dtype=np.int32),), num_words)
     assert task == "language_model", task
     lines = [line for line in map(str.strip, text.split("\n")) if line]
