@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parsed = parse_arguments(argv, parser=parser, without_effect=PRETRAINING_WITHOUT_EFFECT)
     configuration = pretraining_configuration(parsed)
     if parsed.values.dry_run:
-        from training.planning import print_plan
+        from training.plan import print_plan
 
         return print_plan(configuration, notices=parsed.notices)
     from training.faults import faults_in_one_line
