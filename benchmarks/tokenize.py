@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.corpus import prose
 from benchmarks.measuring import Row, compare, report, summarize
 from data_utils.corpora.named import find_corpus
-from data_utils.corpora.parallel_tokenization import CHUNKS_PER_PROCESS, ChunkTokenizer, read_chunks, tokenize_chunks
+from data_utils.corpora.preparation import CHUNKS_PER_PROCESS, ChunkTokenizer, read_chunks, tokenize_chunks
 from data_utils.errors import run_main
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 

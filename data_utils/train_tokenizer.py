@@ -21,6 +21,7 @@ from pathlib import Path
 
 from data_utils.corpora.named import read_documents
 from data_utils.errors import run_main
+from data_utils.whole_files import whole_file
 
 MODEL_TYPES = ("bpe", "unigram", "char")
 LONGEST_LINE = 4000  # characters; the trainer leaves longer ones out, so documents are cut
@@ -106,13 +107,8 @@ def train(
         raise ValueError(
             f"--vocab-size {vocab_size} does not fit this text; choose another size, or give more text ({reason})"
         ) from error
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.partial")
-    with temporary.open("wb") as file:
+    with whole_file(output) as file:
         file.write(content.getvalue())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(output)
     return output
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import ast
 import json
-import os
 import random
 import re
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data_utils.errors import run_main
+from data_utils.whole_files import write_whole
 
 MINIMUM_CHARACTERS = 200  # shorter pieces are mostly headings and signatures
 HELD_OUT_EVERY = 20  # one document in twenty is never trained on
@@ -115,16 +115,11 @@ def make_blanks(train: list[str], held_out: list[str], *, count: int = NUM_BLANK
 
 
 def write_lines(path: Path, rows: list[dict[str, str]]) -> None:
-    """Write JSON lines to a temporary name, flush, rename; leave a file that holds them already as it is."""
+    """Write JSON lines, whole or not at all; leave a file that holds them already as it is."""
     content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if path.is_file() and path.read_text(encoding="utf-8") == content:
         return
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, content)
 
 
 def main() -> int:

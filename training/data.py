@@ -15,6 +15,7 @@ import numpy as np
 import torch.distributed as dist
 
 from data_utils.corpora.language_detection import DetectorMissingError, english_detector
+from data_utils.corpora.preparation import Preparation
 from data_utils.corpora.splits import (
     document_order,
     load_order,
@@ -29,7 +30,6 @@ from data_utils.loaders import BatchLoader
 from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.packing import BlockDataset
 from data_utils.samplers import BatchPlan, random_sample_numbers
-from data_utils.tokenize_corpus import prepare_documents
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from mpu.initialize import ParallelTopology
 from training.configurations import CorpusSettings, PretrainingConfiguration, TokenizerSettings
@@ -114,8 +114,7 @@ class PretrainingDocuments:
     def read(self, sources: Sequence[str]) -> Documents:
         """Return the documents of ``sources``, tokenized once and kept on disk."""
         corpus = self.corpus
-        return prepare_documents(
-            sources,
+        preparation = Preparation(
             tokenizer=self.tokenizer,
             tokenizer_settings=self._keywords,
             cache_dir=corpus.cache_dir,
@@ -131,6 +130,7 @@ class PretrainingDocuments:
             seed=corpus.seed,
             progress=sys.stderr.isatty(),
         )
+        return preparation.documents(sources)
 
 
 def build_pretraining_data(

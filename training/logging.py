@@ -29,11 +29,8 @@ class JsonLinesWriter:
     """One JSON object a line, flushed at once. A resumed run drops the rows behind its checkpoint first."""
 
     def __init__(self, path: Path, *, iteration: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_lines(path) if json.loads(line)["iteration"] <= iteration] if iteration else []
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: Mapping[str, Any], scalars: Sequence[Scalar]) -> None:

@@ -1,4 +1,4 @@
-"""Read the token cache of the original: ``.lazy`` folders, and how it scatters documents.
+"""Read the token cache of the original: ``.lazy`` folders.
 
 For a source file P the folder is P without its last suffix, plus ``.lazy``. Its fields are ``prompt`` and ``text``: the
 file ``<field>`` holds all documents back to back, as little-endian int32 ids or as UTF-8 text, and
@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import os
 import pickle
-import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_utils.corpora.store import Document, Documents, DocumentSubset, TextDocuments, checked_index
+from data_utils.corpora.store import Document, TextDocuments, checked_index
 
 FIELDS = ("prompt", "text")
 LENGTHS_SUFFIX = ".len.pkl"
@@ -145,44 +144,3 @@ def _open(path: Path, dtype: np.dtype, *, in_memory: bool) -> np.ndarray:
     if path.stat().st_size == 0:
         return np.zeros(0, dtype)
     return np.fromfile(path, dtype) if in_memory else np.memmap(path, mode="r", dtype=dtype).view(np.ndarray)
-
-
-# ------------------------------------------------------------------------------------------------------ parts
-
-
-def first_two_thirds(documents: Documents) -> Documents:
-    """Keep the first two thirds of the documents, which is what ``--half-lazy-loader`` does in spite of its name."""
-    return DocumentSubset(documents, np.arange(2 * len(documents) // 3))
-
-
-def scatter_assignment(num_documents: int, num_shards: int, *, generator: random.Random) -> list[list[int]]:
-    """Deal the documents of one corpus out to shards: shuffled, then consecutive slices."""
-    order = list(range(num_documents))
-    generator.shuffle(order)
-    size = (num_documents - 1) // num_shards + 1
-    return [order[shard * size : (shard + 1) * size] for shard in range(num_shards)]
-
-
-def shard_of_rank(*, num_shards: int, rank: int, world_size: int) -> int:
-    """Return the shard that a data-parallel rank reads.
-
-    Raises:
-        ValueError: the ranks are no multiple of the shards, so that some documents would be read more often.
-    """
-    if num_shards < 1 or world_size % num_shards:
-        raise ValueError(
-            f"--loader-scatter {num_shards} does not divide the {world_size} data-parallel ranks: choose a divisor"
-        )
-    return rank % num_shards
-
-
-def scatter(parts: Sequence[Documents], *, num_shards: int, shard: int, seed: int) -> list[Documents]:
-    """Take one shard of every corpus (``--loader-scatter``); one generator deals out all of them, in order."""
-    generator = random.Random(seed)
-    shards = []
-    for part in parts:
-        indices = scatter_assignment(len(part), num_shards, generator=generator)[shard]
-        if not indices:
-            raise ValueError(f"--loader-scatter {num_shards}: shard {shard} of {len(part)} documents is empty")
-        shards.append(DocumentSubset(part, indices))
-    return shards

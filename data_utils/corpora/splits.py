@@ -1,15 +1,16 @@
-"""Divide documents into training, validation and test parts."""
+"""Divide documents: into training, validation and test parts, and among the ranks."""
 
 from __future__ import annotations
 
-import os
+import random
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from data_utils.corpora.store import Document, Documents, DocumentSubset
+from data_utils.corpora.store import Documents, DocumentSubset
+from data_utils.whole_files import whole_file
 
 SPLIT_SEED = 1234  # of the order of documents; the original does not use --seed here
 NUM_PARTS = 3
@@ -80,7 +81,8 @@ def load_order(path: str | Path, num_documents: int) -> np.ndarray:
 
 def save_order(path: str | Path, order: np.ndarray) -> None:
     """Write an order to a .npy file (``--save-splits``), atomically."""
-    _write_atomically(Path(path), lambda file: np.save(file, order))
+    with whole_file(path) as file:
+        np.save(file, order)
 
 
 def split_indices(num_documents: int, fractions: Sequence[float], *, order: np.ndarray) -> list[np.ndarray | None]:
@@ -136,25 +138,35 @@ def split_documents(
 def save_texts(path: str | Path, documents: Documents, *, decode: Callable[[list[int]], str]) -> None:
     """Write the decoded documents, one per line (``--save-test-data``); line breaks in them become spaces."""
 
-    def line(document: Document) -> bytes:
-        return (" ".join(decode(document.tokens.tolist()).splitlines()) + "\n").encode("utf-8")
-
-    def write(file) -> None:
+    with whole_file(path) as file:
         for index in range(len(documents)):
-            file.write(line(documents[index]))
+            text = " ".join(decode(documents[index].tokens.tolist()).splitlines())
+            file.write(f"{text}\n".encode())
 
-    _write_atomically(Path(path), write)
+
+# ------------------------------------------------------------------------------------------------------ shards
 
 
-def _write_atomically(path: Path, write: Callable) -> None:
-    """Let ``write`` fill a file under a temporary name, then give it its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def first_two_thirds(documents: Documents) -> Documents:
+    """Keep the first two thirds of the documents, which is what ``--half-lazy-loader`` does in spite of its name."""
+    return DocumentSubset(documents, np.arange(2 * len(documents) // 3))
+
+
+def scatter_assignment(num_documents: int, num_shards: int, *, generator: random.Random) -> list[list[int]]:
+    """Deal the documents of one corpus out to shards: shuffled, then consecutive slices."""
+    order = list(range(num_documents))
+    generator.shuffle(order)
+    size = (num_documents - 1) // num_shards + 1
+    return [order[shard * size : (shard + 1) * size] for shard in range(num_shards)]
+
+
+def scatter(parts: Sequence[Documents], *, num_shards: int, shard: int, seed: int) -> list[Documents]:
+    """Take one shard of every corpus (``--loader-scatter``); one generator deals out all of them, in order."""
+    generator = random.Random(seed)
+    shards = []
+    for part in parts:
+        indices = scatter_assignment(len(part), num_shards, generator=generator)[shard]
+        if not indices:
+            raise ValueError(f"--loader-scatter {num_shards}: shard {shard} of {len(part)} documents is empty")
+        shards.append(DocumentSubset(part, indices))
+    return shards

@@ -58,7 +58,8 @@ class Document:
 class Documents(Protocol):
     """A sequence of documents that knows their lengths (prompt and text, without eos), int64 [n]."""
 
-    lengths: np.ndarray
+    @property
+    def lengths(self) -> np.ndarray: ...
 
     def __len__(self) -> int: ...
 
@@ -304,7 +305,7 @@ class StoreWriter:
     """Write a store in parts; memory does not grow with it.
 
     Everything goes to files with temporary names. ``publish`` gives them their names, the sidecar last: a store with a
-    sidecar is whole. One process at a time may write a store (see the lock in ``tokenize_corpus``).
+    sidecar is whole. One process at a time may write a store (see the lock in ``preparation``).
     """
 
     def __init__(self, prefix: str | Path, *, dtype: type[np.generic], prompts_inside: bool = False) -> None:

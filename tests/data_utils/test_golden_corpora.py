@@ -11,10 +11,18 @@ import numpy as np
 import pytest
 
 from data_utils.corpora.files import Row
-from data_utils.corpora.lazy_format import LazyDocuments, first_two_thirds, lazy_path, scatter_assignment, scatter_path
+from data_utils.corpora.lazy_format import LazyDocuments, lazy_path, scatter_path
 from data_utils.corpora.named import NAMED_CORPORA, Corpus, RowContext
-from data_utils.corpora.parallel_tokenization import Chunk, ChunkTokenizer
-from data_utils.corpora.splits import document_order, parse_split, should_split, split_documents, split_indices
+from data_utils.corpora.preparation import Chunk, ChunkTokenizer
+from data_utils.corpora.splits import (
+    document_order,
+    first_two_thirds,
+    parse_split,
+    scatter_assignment,
+    should_split,
+    split_documents,
+    split_indices,
+)
 from data_utils.corpora.store import Document, concatenate_documents
 
 

@@ -8,9 +8,8 @@ import sys
 import time
 from functools import partial
 
-import data_utils.corpora.parallel_tokenization
+import data_utils.corpora.preparation
 from data_utils.errors import start_logging
-from data_utils.tokenize_corpus import prepare_documents
 from tests.helpers import REPOSITORY
 
 
@@ -48,7 +47,8 @@ def prepare(*sources, tokenizer=None, build=None, **options):
     tokenizer = tokenizer or ByteTokenizer()
     options = {"progress": False, **options}
     build = build or partial(ByteTokenizer, tokenizer.offset, log=tokenizer.log, seconds=tokenizer.seconds)
-    return prepare_documents([str(s) for s in sources], tokenizer=tokenizer, tokenizer_settings=build, **options)
+    preparation = data_utils.corpora.preparation.Preparation(tokenizer, build, **options)
+    return preparation.documents([str(source) for source in sources])
 
 
 def make_slowly(*arguments: object) -> subprocess.Popen[str]:
@@ -59,7 +59,7 @@ def make_slowly(*arguments: object) -> subprocess.Popen[str]:
 
 def main(corpus: str, seconds: str, log: str, cache_dir: str) -> None:
     start_logging()
-    data_utils.corpora.parallel_tokenization.CHUNK_ROWS = 30
+    data_utils.corpora.preparation.CHUNK_ROWS = 30
     prepare(corpus, tokenizer=ByteTokenizer(log=log, seconds=float(seconds)), cache_dir=cache_dir)
 
 
