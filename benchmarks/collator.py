@@ -33,7 +33,7 @@ SETTINGS = {
 def measure() -> Sequence[Row]:
     """Return a row per mix of objectives."""
     vocabulary = random_vocabulary()
-    data = BlockDataset(RandomDocuments(500), vocabulary=vocabulary, seq_length=SEQ_LENGTH)
+    data = BlockDataset(RandomDocuments(500), tokenizer=vocabulary, seq_length=SEQ_LENGTH)
     batches = [[data[index * BATCH + row] for row in range(BATCH)] for index in range(BATCHES)]
     rows = []
     for name, settings in SETTINGS.items():

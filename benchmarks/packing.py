@@ -21,7 +21,7 @@ RECORDED_RATE, GOAL = 5000, 10.0
 
 def measure() -> Sequence[Row]:
     """Return one row."""
-    data = BlockDataset(RandomDocuments(500), vocabulary=random_vocabulary(), seq_length=SEQ_LENGTH)
+    data = BlockDataset(RandomDocuments(500), tokenizer=random_vocabulary(), seq_length=SEQ_LENGTH)
 
     def work() -> None:
         for index in range(SAMPLES):

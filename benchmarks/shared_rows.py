@@ -28,7 +28,7 @@ def make_batch(*, pack: bool) -> Batch:
     """Return a batch of samples of one document each."""
     vocabulary = random_vocabulary()
     data = BlockDataset(
-        RandomDocuments(200, longest=250), vocabulary=vocabulary, seq_length=SEQ_LENGTH, sample_across_documents=False
+        RandomDocuments(200, longest=250), tokenizer=vocabulary, seq_length=SEQ_LENGTH, sample_across_documents=False
     )
     collator = BlankInfillingCollator(
         vocabulary, BlankInfillingSettings(bert_prob=1.0), max_seq_length=SEQ_LENGTH, pack=pack

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.objective.packing import ITEMS_PER_DOCUMENT, ItemGenerator
+from data_utils.objective.packing import ITEMS_PER_DOCUMENT, ItemGenerator, seed_words
 
 TASK_TEMPERATURE = 0.8
 TASK_SIZE_LIMIT = 200_000  # examples of a task that count
@@ -52,7 +52,7 @@ class MixedDataset:
     def locate(self, index: int) -> tuple[int, int]:
         """Return (number of the data set, number of its item) of item ``index``."""
         if self.reweight:
-            generator = ItemGenerator(index)
+            generator = ItemGenerator(seed_words(index))
             number = int(self._cumulative.searchsorted(generator.random_sample(), side="right"))
             return number, generator.randint(self._lengths[number])
         place = index % int(self._ends[-1])

@@ -80,33 +80,3 @@ class BatchPlan:
         low = min(first + self.rank * self.global_batch_size // self.world_size, self.num_samples)
         high = min(first + (self.rank + 1) * self.global_batch_size // self.world_size, self.num_samples)
         return list(range(low, high)) if self.order is None else self.order[low:high].tolist()
-
-
-@dataclass(frozen=True)
-class SegmentPlan:
-    """The numbered batches of segment recurrence: each row of the batch reads its own stretch in order.
-
-    Row i of the global batch starts at sample ``i * (num_samples // global_batch_size)``.
-
-    Attributes:
-        num_samples: samples in the data set.
-        global_batch_size: samples of all ranks together.
-        num_batches: batches of the run, what counts as one pass.
-        rank, world_size: data-parallel rank and number of ranks.
-    """
-
-    num_samples: int
-    global_batch_size: int
-    num_batches: int
-    rank: int = 0
-    world_size: int = 1
-
-    def __len__(self) -> int:
-        return self.num_batches
-
-    def numbers(self, batch_index: int) -> list[int]:
-        """Return the sample numbers of batch ``batch_index`` (any size) that are this rank's."""
-        stretch = self.num_samples // self.global_batch_size
-        low = self.rank * self.global_batch_size // self.world_size
-        high = (self.rank + 1) * self.global_batch_size // self.world_size
-        return [(batch_index + row * stretch) % self.num_samples for row in range(low, high)]

@@ -163,7 +163,7 @@ def show(values: argparse.Namespace, *, write: Callable[[str], None]) -> None:
     )
     dataset = BlockDataset(
         FirstDocuments(values.train_data, tokenizer, text_field=values.text_field, text_unit=values.text_unit),
-        vocabulary=tokenizer,
+        tokenizer=tokenizer,
         seq_length=values.seq_length,
         sample_across_documents=not values.sample_one_document,
         non_sentence_start=values.non_sentence_start,

@@ -197,7 +197,7 @@ def batch_loader(
     batch, rank, world_size = configuration.batch, topology.data_parallel_rank, topology.data_parallel_size
     dataset = BlockDataset(
         documents,
-        vocabulary=tokenizer,
+        tokenizer=tokenizer,
         seq_length=seq_length,
         sample_across_documents=not batch.sample_one_document,
         non_sentence_start=batch.non_sentence_start,

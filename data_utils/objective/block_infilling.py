@@ -1,4 +1,4 @@
-"""Blank construction: samples of text to blank-infilling batches (paper sections 2.1-2.2).
+"""Corrupt text: samples of text to blank-infilling batches (paper sections 2.1-2.2).
 
 Part A of a row is the text with one mask token per blanked span, part B the spans in random order, each read from a
 start token on and predicted up to an end token. Row 0 of the positions is the place in part A (for part B the place of
@@ -19,6 +19,7 @@ import numpy as np
 
 from data_utils.batches import Batch, pack_batch, pad_batch
 from data_utils.objective import Objective
+from data_utils.objective.packing import Sample
 from data_utils.objective.spans import (
     SHORTEST_SHORT_SEQUENCE,
     Span,
@@ -37,7 +38,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BlankInfillingSettings:
-    """Options of the blank construction; probabilities of the document mode is what the other two leave."""
+    """Which blanks are made; the document objective has the probability that the other two leave.
+
+    Attributes:
+        bert_prob, gap_sentence_prob: of batches of the token and of the sentence objective.
+        gpt_infill_prob: of a suffix, not a span in the middle, as the blank of the document objective.
+        gpt_min_ratio: of a text that this blank takes at least.
+        bert_ratio, gap_sentence_ratio: of a text that short spans, and sentences, cover.
+        average_block_length, max_block_length: of short spans, in tokens.
+        block_mask_prob: of an input token of part B to be hidden by [dBLOCK].
+        context_mask_ratio, context_mask_range: of tokens of part A to be hidden, and how far from a blank they are.
+        short_seq_prob: of batches of short pieces.
+        single_span_prob: of batches with one short span in each text.
+        block_position_encoding: count the tokens inside a span; otherwise all are 1.
+        shuffle_blocks: generate the spans in random order.
+        sentinel_token: numbered mask and start tokens in place of positions.
+        task_mask: [gMASK] and [sMASK] for documents and sentences.
+        random_position: move a text by a random offset of its positions.
+        masked_lm: predict in place, as BERT does.
+    """
 
     bert_prob: float = 0.5
     gap_sentence_prob: float = 0.0
@@ -72,14 +91,6 @@ class BlankInfillingSettings:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A packed piece of text: token ids int64 [N] and the weight of predicting each of them int64 [N]."""
-
-    tokens: np.ndarray
-    loss_mask: np.ndarray
-
-
-@dataclass(frozen=True)
 class Blanks:
     """All that was drawn for one row: what is left to do needs no random numbers."""
 
@@ -90,28 +101,28 @@ class Blanks:
 
 
 @dataclass(frozen=True)
-class FilledRows:
-    """Rows with their blanks filled, padded with 0: values int64 [5,b,s] as in ``Row``, lengths of all of a
-    row and of its part A.
-    """
+class CorruptedRows:
+    """Rows of a batch with their parts B, padded with 0."""
 
-    values: np.ndarray
-    lengths: list[int]
-    prefix_lengths: list[int]
+    values: np.ndarray  # int64 [5,b,s], as in ``Row``
+    lengths: list[int]  # of the rows
+    prefix_lengths: list[int]  # of their parts A
 
     def batch(self, objective: Objective, num_dropped: int) -> Batch:
         """Return them as a batch, without another copy of all but the positions."""
         positions = np.ascontiguousarray(self.values[3:].swapaxes(0, 1))
-        return Batch(*self.values[:3], positions, np.array(self.prefix_lengths, dtype=np.int64), objective, num_dropped)
+        prefix_lengths = np.array(self.prefix_lengths, dtype=np.int64)
+        input_ids, target_ids, loss_mask = self.values[:3]
+        return Batch(input_ids, target_ids, loss_mask, positions, prefix_lengths, objective, num_dropped)
 
-    def samples(self) -> list[Row]:
+    def rows(self) -> list[Row]:
         """Return them one by one, without the padding."""
-        rows = zip(self.lengths, self.prefix_lengths, strict=True)
-        return [Row(self.values[:, index, :length], end) for index, (length, end) in enumerate(rows)]
+        sizes = zip(self.lengths, self.prefix_lengths, strict=True)
+        return [Row(self.values[:, index, :length], end) for index, (length, end) in enumerate(sizes)]
 
 
 class BlankInfillingCollator:
-    """Turn a list of samples into a ``Batch`` by blanking out spans.
+    """Turn a list of samples into a ``Batch`` of one objective by blanking out spans.
 
     The generator of a batch is seeded with ``batch_index * world_size + rank``: the running number of the batch on its
     data-parallel rank is all that the draws depend on, whatever worker builds it and whenever.
@@ -119,7 +130,7 @@ class BlankInfillingCollator:
 
     def __init__(
         self,
-        vocabulary: Tokenizer,
+        tokenizer: Tokenizer,
         settings: BlankInfillingSettings,
         *,
         max_seq_length: int,
@@ -132,22 +143,22 @@ class BlankInfillingCollator:
             raise ValueError(
                 f"--short-seq-prob needs --seq-length above {SHORTEST_SHORT_SEQUENCE + 1}; it is {max_seq_length}"
             )
-        self.vocabulary = vocabulary
+        self.tokenizer = tokenizer
         self.settings = settings
         self.max_seq_length = max_seq_length
         self.rank = rank
         self.world_size = world_size
         self.pack = pack
         self._lengths = SpanLengths(settings.average_block_length, settings.max_block_length)
-        self._sentence_end = vocabulary.sentence_end_table("span")
-        special = vocabulary.special
+        self._sentence_end = tokenizer.sentence_end_table("span")
+        special = tokenizer.special
         self._eos, self._enc, self._sop, self._eop = special.eos, special.cls, special.sop, special.eop
         masks = {Objective.TOKEN: "MASK", Objective.SENTENCE: "MASK", Objective.DOCUMENT: "MASK"}
         if settings.task_mask:
             masks |= {Objective.SENTENCE: "sMASK", Objective.DOCUMENT: "gMASK"}
-        self._mask_of = {objective: vocabulary.command_id(name) for objective, name in masks.items()}
+        self._mask_of = {objective: tokenizer.command_id(name) for objective, name in masks.items()}
         needs_decoder_mask = settings.block_mask_prob > 0.0 or settings.context_mask_ratio > 0.0
-        self._decoder_mask = vocabulary.command_id("dBLOCK") if needs_decoder_mask else None
+        self._decoder_mask = tokenizer.command_id("dBLOCK") if needs_decoder_mask else None
 
     def __call__(self, samples: Sequence[Sample], *, batch_index: int) -> Batch:
         """Build batch number ``batch_index`` of this rank from its samples."""
@@ -169,9 +180,12 @@ class BlankInfillingCollator:
             samples = self.split_samples(samples, generator)
         single_span = generator.random() < settings.single_span_prob
         drawn = 0.0 if single_span else generator.random()
+        rows: Sequence[Blanks | Row | None]
         if drawn < settings.bert_prob:
             objective = Objective.TOKEN
-            rows = [self._bert(sample, generator, single_span=single_span) for sample in samples]
+            rows: list[Blanks | Row | None] = [
+                self._token(sample, generator, single_span=single_span) for sample in samples
+            ]
         elif drawn < settings.bert_prob + settings.gap_sentence_prob:
             objective = Objective.SENTENCE
             rows = [self._sentence(sample, generator) for sample in samples]
@@ -186,16 +200,15 @@ class BlankInfillingCollator:
         blanks = [row for row in kept if isinstance(row, Blanks)]
         num_dropped = rows.count(None)
         if len(blanks) == len(kept) and not self.pack:
-            return self._fill(blanks, objective, token_generator).batch(objective, num_dropped)
-        filled = iter(self.fill(blanks, objective, token_generator))
-        kept = [next(filled) if isinstance(row, Blanks) else row for row in kept]
-        options = {"masked_lm": settings.masked_lm and objective is Objective.TOKEN, "num_dropped": num_dropped}
-        if self.pack:
-            return pack_batch(kept, objective, **options)
-        return pad_batch(kept, objective, **options)
+            return self._corrupt(blanks, objective, token_generator).batch(objective, num_dropped)
+        corrupted = iter(self.corrupt(blanks, objective, token_generator))
+        complete = [next(corrupted) if isinstance(row, Blanks) else row for row in kept]
+        masked_lm = settings.masked_lm and objective is Objective.TOKEN
+        make_batch = pack_batch if self.pack else pad_batch
+        return make_batch(complete, objective, masked_lm=masked_lm, num_dropped=num_dropped)
 
     def split_samples(self, samples: Sequence[Sample], generator: random.Random) -> list[Sample]:
-        """Cut every sample into pieces of one drawn length; the batch becomes that much taller (6.1)."""
+        """Cut every sample into pieces of one drawn length; the batch becomes that much taller."""
         length = generator.randrange(SHORTEST_SHORT_SEQUENCE, self.max_seq_length - 1)
         count = (self.max_seq_length - 1) // length
         pieces = []
@@ -207,8 +220,8 @@ class BlankInfillingCollator:
                 pieces.append(Sample(with_enc, np.concatenate([[0], loss_mask[start:end]])))
         return pieces
 
-    def _bert(self, sample: Sample, generator: random.Random, *, single_span: bool) -> Blanks | Row | None:
-        """Blank out short spans up to ``bert_ratio`` of the tokens; None when they do not fit (6.2)."""
+    def _token(self, sample: Sample, generator: random.Random, *, single_span: bool) -> Blanks | Row | None:
+        """Blank out short spans up to ``bert_ratio`` of the tokens; None when they do not fit."""
         tokens = sample.tokens
         if single_span:
             lengths = [self._lengths.draw(generator)]
@@ -225,7 +238,7 @@ class BlankInfillingCollator:
         return self.draw_order(tokens, spans, Objective.TOKEN, generator)
 
     def _sentence(self, sample: Sample, generator: random.Random) -> Blanks | Row:
-        """Blank out whole sentences (6.3)."""
+        """Blank out whole sentences."""
         tokens = sample.tokens
         spans = sentence_spans(
             generator,
@@ -238,7 +251,7 @@ class BlankInfillingCollator:
         return self.draw_order(tokens, spans, Objective.SENTENCE, generator)
 
     def _document(self, sample: Sample, generator: random.Random, generation_length: int) -> Blanks | Row:
-        """Generate a suffix, or one long span in the middle (6.4)."""
+        """Generate a suffix, or one long span in the middle."""
         tokens = sample.tokens
         length = min(generation_length, len(tokens) - 2)
         if length < 1:
@@ -303,12 +316,12 @@ class BlankInfillingCollator:
             hidden = generator.sample(candidates, num_hidden)
         return Blanks(tokens, order, offset, hidden)
 
-    def fill(self, rows: Sequence[Blanks], objective: Objective, token_generator: random.Random) -> list[Row]:
+    def corrupt(self, rows: Sequence[Blanks], objective: Objective, token_generator: random.Random) -> list[Row]:
         """Replace spans by the mask tokens of ``objective`` and append them as part B."""
-        return self._fill(rows, objective, token_generator).samples() if rows else []
+        return self._corrupt(rows, objective, token_generator).rows() if rows else []
 
-    def _fill(self, rows: Sequence[Blanks], objective: Objective, token_generator: random.Random) -> FilledRows:
-        """Fill all rows of a batch at once.
+    def _corrupt(self, rows: Sequence[Blanks], objective: Objective, token_generator: random.Random) -> CorruptedRows:
+        """Corrupt all rows of a batch at once.
 
         Legend: n tokens of all rows, a of them in part A, k spans of all rows, p tokens of part B.
         """
@@ -363,7 +376,7 @@ class BlankInfillingCollator:
         for index, (middle, length) in enumerate(zip(source_lengths, row_lengths, strict=True)):
             values[:, index, :middle] = source[:, source_starts[index] : source_ends[index]]
             values[:, index, middle:length] = block[:, cuts[index] : cuts[index + 1]]
-        return FilledRows(values, row_lengths, source_lengths)
+        return CorruptedRows(values, row_lengths, source_lengths)
 
     def _hidden_inputs(self, is_token: np.ndarray, token_generator: random.Random) -> np.ndarray:
         """Draw which inputs of part B become dBLOCK, bool [p]; one draw for each token of a span."""
@@ -385,7 +398,7 @@ class BlankInfillingCollator:
     def _numbered(self, name: str, num_spans: Sequence[int]) -> np.ndarray:
         """Return the sentinels ``name``, ``name``1, ... of every row, end to end [k]."""
         names = [name, *(f"{name}{index}" for index in range(1, max(num_spans)))]
-        ids = [self.vocabulary.command_id(each) for each in names]
+        ids = [self.tokenizer.command_id(each) for each in names]
         return np.array([ids[index] for count in num_spans for index in range(count)], dtype=np.int64)
 
 

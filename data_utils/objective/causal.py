@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data_utils.batches import Batch
 from data_utils.corpora.store import Documents
 from data_utils.objective import Objective
-from data_utils.objective.block_infilling import Batch, Sample
-from data_utils.objective.packing import ITEMS_PER_DOCUMENT, DocumentPicker, ItemGenerator
+from data_utils.objective.packing import ITEMS_PER_DOCUMENT, DocumentPicker, ItemGenerator, Sample, seed_words
 
 if TYPE_CHECKING:
     from data_utils.tokenizers.tokenizer import Tokenizer
@@ -27,7 +27,7 @@ class CausalDataset:
         self,
         documents: Documents,
         *,
-        vocabulary: Tokenizer,
+        tokenizer: Tokenizer,
         seq_length: int,
         sample_across_documents: bool = True,
         by_length: bool = True,
@@ -38,7 +38,7 @@ class CausalDataset:
 
         Args:
             documents: what to sample from.
-            vocabulary: knows eos and pad.
+            tokenizer: knows eos and pad.
             seq_length: L.
             sample_across_documents: fill a sample up with further documents instead of padding it.
             by_length: draw documents in proportion to their length, else all alike.
@@ -51,8 +51,8 @@ class CausalDataset:
         self.seq_length = seq_length
         self.sample_across_documents = sample_across_documents
         self.random_followers = random_followers
-        self._eos = vocabulary.command_id("eos")
-        self._pad = vocabulary.command_id("pad")
+        self._eos = tokenizer.command_id("eos")
+        self._pad = tokenizer.command_id("pad")
         self._length = ITEMS_PER_DOCUMENT * len(documents)
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class CausalDataset:
     def __getitem__(self, index: int) -> Sample:
         """Return sample ``index``: L + 1 tokens."""
         size = self.seq_length + 1
-        generator = ItemGenerator(index)
+        generator = ItemGenerator(seed_words(index))
         number = self.picker.pick_number(generator)
         document = self.picker.documents[number]
         tokens = np.full(size, self._pad, dtype=np.int64)
@@ -99,7 +99,7 @@ class SegmentSample:
 class SegmentDataset:
     """All documents end to end in stretches of L tokens, for a memory of M tokens."""
 
-    def __init__(self, documents: Documents, *, vocabulary: Tokenizer, seq_length: int, memory_length: int) -> None:
+    def __init__(self, documents: Documents, *, tokenizer: Tokenizer, seq_length: int, memory_length: int) -> None:
         if seq_length < 1 or memory_length < 0:
             raise ValueError(
                 f"--seq-length {seq_length} with --mem-length {memory_length}; at least 1 and 0 are needed"
@@ -107,8 +107,8 @@ class SegmentDataset:
         self.documents = documents
         self.seq_length = seq_length
         self.memory_length = memory_length
-        self._eos = vocabulary.command_id("eos")
-        self._pad = vocabulary.command_id("pad")
+        self._eos = tokenizer.command_id("eos")
+        self._pad = tokenizer.command_id("pad")
         self._ends = np.cumsum(np.asarray(documents.lengths, dtype=np.int64))
         self._num_tokens = int(self._ends[-1]) if len(self._ends) else 0
 
@@ -140,6 +140,36 @@ class SegmentDataset:
             length += copied
             number, start = number + 1, 0
         return SegmentSample(tokens, targets, loss_mask, attention_mask)
+
+
+@dataclass(frozen=True)
+class SegmentPlan:
+    """The numbered batches of segment recurrence: each row of the batch reads its own stretch in order.
+
+    Row i of the global batch starts at sample ``i * (num_samples // global_batch_size)``.
+
+    Attributes:
+        num_samples: samples in the data set.
+        global_batch_size: samples of all ranks together.
+        num_batches: batches of the run, what counts as one pass.
+        rank, world_size: data-parallel rank and number of ranks.
+    """
+
+    num_samples: int
+    global_batch_size: int
+    num_batches: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def numbers(self, batch_index: int) -> list[int]:
+        """Return the sample numbers of batch ``batch_index`` (any size) that are this rank's."""
+        stretch = self.num_samples // self.global_batch_size
+        low = self.rank * self.global_batch_size // self.world_size
+        high = (self.rank + 1) * self.global_batch_size // self.world_size
+        return [(batch_index + row * stretch) % self.num_samples for row in range(low, high)]
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import struct
 from _random import Random as Twister  # what random.Random builds on, without its handling of seeds of other types
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data_utils.corpora.store import Document, Documents
-from data_utils.objective.block_infilling import Sample
 
 if TYPE_CHECKING:
     from data_utils.tokenizers.tokenizer import Tokenizer
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 ITEMS_PER_DOCUMENT = 1000  # the nominal length of a packed data set, as in the original
 SEED_WORDS = 16  # 32-bit words that seed the generator of one item
 WORD = 1 << 32
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A packed piece of text: token ids int64 [N] and the weight of predicting each of them int64 [N]."""
+
+    tokens: np.ndarray
+    loss_mask: np.ndarray
 
 
 class ItemGenerator:
@@ -34,23 +42,14 @@ class ItemGenerator:
 
     __slots__ = ("_bits", "random_sample")
 
-    def __init__(self, index: int) -> None:
-        self._start(seed_words(index))
-
-    @classmethod
-    def from_words(cls, words: list[int]) -> ItemGenerator:
-        """Return the generator that ``np.random.RandomState(words)`` is."""
-        generator = cls.__new__(cls)
-        generator._start(words)
-        return generator
-
-    def _start(self, words: list[int]) -> None:
+    def __init__(self, words: list[int]) -> None:
+        """Draw as ``np.random.RandomState(words)`` does; those of item i are ``seed_words(i)``."""
         if words[-1]:
             twister = Twister(int.from_bytes(struct.pack(f"<{len(words)}I", *words), "little"))
         else:  # the long integer would have fewer words: take NumPy's state as it is
             twister = Twister()
-            _, state, position, *_ = np.random.RandomState(words).get_state()
-            twister.setstate((*state.tolist(), position))
+            state = np.random.RandomState(words).get_state(legacy=False)["state"]
+            twister.setstate((*state["key"].tolist(), state["pos"]))
         self._bits = twister.getrandbits
         #: draws a float in [0, 1)
         self.random_sample: Callable[[], float] = twister.random
@@ -80,11 +79,6 @@ def seed_words(index: int) -> list[int]:
         if word < WORD:
             words.append(word)
     return words
-
-
-def item_generator(index: int) -> np.random.RandomState:
-    """Return NumPy's generator of item ``index``, for draws that ``ItemGenerator`` has not."""
-    return np.random.RandomState(seed_words(index))
 
 
 class DocumentPicker:
@@ -124,7 +118,7 @@ class BlockDataset:
         self,
         documents: Documents,
         *,
-        vocabulary: Tokenizer,
+        tokenizer: Tokenizer,
         seq_length: int,
         sample_across_documents: bool = True,
         non_sentence_start: float = 0.0,
@@ -136,8 +130,8 @@ class BlockDataset:
         self.seq_length = seq_length
         self.sample_across_documents = sample_across_documents
         self.non_sentence_start = non_sentence_start
-        self._eos, self._enc = vocabulary.special.eos, vocabulary.special.cls
-        self._sentence_end = vocabulary.sentence_end_table("document")
+        self._eos, self._enc = tokenizer.special.eos, tokenizer.special.cls
+        self._sentence_end = tokenizer.sentence_end_table("document")
         self._length = ITEMS_PER_DOCUMENT * len(documents)
 
     def __len__(self) -> int:
@@ -145,7 +139,7 @@ class BlockDataset:
 
     def __getitem__(self, index: int) -> Sample:
         """Return sample ``index``: at most ``seq_length`` tokens, not padded."""
-        generator = ItemGenerator(index)
+        generator = ItemGenerator(seed_words(index))
         document = self.picker.pick(generator)
         tokens = np.empty(self.seq_length, dtype=np.int64)
         loss_mask = np.ones(self.seq_length, dtype=np.int64)

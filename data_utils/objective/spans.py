@@ -151,13 +151,13 @@ def sentence_spans(
     if start < len(tokens):
         candidates.append((start, len(tokens)))
     shuffle(generator, candidates)
-    chosen, total, wanted = [], 0, int(ratio * len(tokens))
+    spans, total, enough = [], 0, int(ratio * len(tokens))
     for span in candidates:
-        chosen.append(span)
+        spans.append(span)
         total += span[1] - span[0]
-        if total >= wanted:
+        if total >= enough:
             break
-    return chosen
+    return spans
 
 
 def short_pieces(
@@ -184,7 +184,7 @@ def short_pieces(
 
 
 def context_next_to_blanks(spans: Sequence[Span], source_length: int, *, reach: int) -> tuple[int, ...]:
-    """List the tokens of part A that are at most ``reach`` away from a blank, as places in part A (6.5).
+    """List the tokens of part A that are at most ``reach`` away from a blank, as places in part A.
 
     Args:
         spans: what is blanked out, in the text.

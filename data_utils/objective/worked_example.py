@@ -17,6 +17,7 @@ from data_utils.objective import Objective
 from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
 from data_utils.show import mask_picture
 from data_utils.tokenizers.tokenizer import word_list_tokenizer
+from data_utils.whole_files import write_whole
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "objective.md"
 BEGIN = "<!-- worked example: written by python -m data_utils.objective.worked_example --write -->\n"
@@ -34,28 +35,28 @@ def worked_example() -> str:
     collator = BlankInfillingCollator(tokenizer, BlankInfillingSettings(bert_prob=1.0), max_seq_length=16)
     tokens = np.arange(8)
     blanks = collator.draw_order(tokens, SPANS, Objective.TOKEN, random.Random(SEED))
-    filled = collator.fill([blanks], Objective.TOKEN, random.Random(SEED))[0]
+    row = collator.corrupt([blanks], Objective.TOKEN, random.Random(SEED))[0]
     short = {"<|startofpiece|>": "sop", "<|endofpiece|>": "eop", "<|endoftext|>": "eos"}
 
     def names(ids: np.ndarray) -> list[str]:
         return [short.get(WORDS[index], WORDS[index]) for index in ids]
 
-    columns = list(range(len(filled.input_ids)))
-    parts = ["A" if column < filled.prefix_length else "B" for column in columns]
-    targets = [name if weight else "" for name, weight in zip(names(filled.target_ids), filled.loss_mask, strict=True)]
+    columns = list(range(len(row.input_ids)))
+    parts = ["A" if column < row.prefix_length else "B" for column in columns]
+    targets = [name if weight else "" for name, weight in zip(names(row.target_ids), row.loss_mask, strict=True)]
     rows = [
         ("part", parts),
-        ("input", names(filled.input_ids)),
+        ("input", names(row.input_ids)),
         ("target", targets),
-        ("position", filled.position_ids[0].tolist()),
-        ("position in span", filled.position_ids[1].tolist()),
-        ("loss mask", filled.loss_mask.tolist()),
+        ("position", row.position_ids[0].tolist()),
+        ("position in span", row.position_ids[1].tolist()),
+        ("loss mask", row.loss_mask.tolist()),
     ]
     table = ["| column | " + " | ".join(map(str, columns)) + " |", "|---" * (len(columns) + 1) + "|"]
     table += [f"| {title} | " + " | ".join(map(str, values)) + " |" for title, values in rows]
-    width = max(map(len, names(filled.input_ids)))
-    picture = mask_picture(filled.prefix_length, len(columns))
-    drawn = [f"{name:>{width}}  {' '.join(line)}" for name, line in zip(names(filled.input_ids), picture, strict=True)]
+    width = max(map(len, names(row.input_ids)))
+    picture = mask_picture(row.prefix_length, len(columns))
+    drawn = [f"{name:>{width}}  {' '.join(line)}" for name, line in zip(names(row.input_ids), picture, strict=True)]
     text = " ".join(names(tokens))
     return "\n".join(
         [
@@ -84,7 +85,7 @@ def replaced(document: str, example: str) -> str:
 def main() -> int:
     """Print the example, or write it into the document."""
     if sys.argv[1:] == ["--write"]:
-        DOCUMENT.write_text(replaced(DOCUMENT.read_text(encoding="utf-8"), worked_example()), encoding="utf-8")
+        write_whole(DOCUMENT, replaced(DOCUMENT.read_text(encoding="utf-8"), worked_example()))
     else:
         print(worked_example())
     return 0

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings, Sample
+from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
+from data_utils.objective.packing import Sample
 from data_utils.tokenizers.tokenizer import Tokenizer
 from data_utils.whole_files import write_whole
 from model.modeling_glm import GLMModel

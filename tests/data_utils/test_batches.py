@@ -39,7 +39,7 @@ def test_first_fit(lengths: list[int], extra: int):
 def batches(seed: int, *, pack: bool, masked_lm: bool = False) -> Batch:
     """Return a batch of short documents, one a sample."""
     documents = make_documents([3 + (7 * number + seed) % 40 for number in range(12)], seed=seed)
-    data = BlockDataset(documents, vocabulary=VOCABULARY, seq_length=SEQ_LENGTH, sample_across_documents=False)
+    data = BlockDataset(documents, tokenizer=VOCABULARY, seq_length=SEQ_LENGTH, sample_across_documents=False)
     options = BlankInfillingSettings(
         bert_prob=0.4, gap_sentence_prob=0.3, gpt_min_ratio=0.25, short_seq_prob=0.0, masked_lm=masked_lm
     )

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings, Sample
-from data_utils.objective.packing import BlockDataset
+from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
+from data_utils.objective.packing import BlockDataset, Sample
 from data_utils.objective.spans import (
     context_next_to_blanks,
     documents_of,
@@ -61,7 +61,7 @@ def packed(seed: int, count: int = 3) -> list[Sample]:
     """Return samples of SEQ_LENGTH tokens or fewer, some of several documents."""
     generator = random.Random(seed)
     lengths = [generator.randint(1, 150) for _ in range(6)]
-    dataset = BlockDataset(make_documents(lengths, seed=seed), vocabulary=VOCABULARY, seq_length=SEQ_LENGTH)
+    dataset = BlockDataset(make_documents(lengths, seed=seed), tokenizer=VOCABULARY, seq_length=SEQ_LENGTH)
     return [dataset[seed + number] for number in range(count)]
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from data_utils.objective import Objective
-from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, Sample, pad_batch
+from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, pad_batch
+from data_utils.objective.packing import Sample
 from data_utils.objective.spans import block_length_weights, place_spans, spans_in_documents
 from data_utils.rows import Row
 from tests.helpers.stand_ins import RECORDED_FIELDS, StandInVocabulary, settings_of
@@ -148,7 +149,7 @@ def check_filling(case: dict, vocabulary: StandInVocabulary) -> None:
     spans = [tuple(span) for span in case["spans"]]
     objective = OBJECTIVES[case["task"]]
     blanks = collator.draw_order(np.array(case["tokens"]), spans, objective, generator)
-    (filled,) = collator.fill([blanks], objective, token_generator)
+    (filled,) = collator.corrupt([blanks], objective, token_generator)
     expected = case["expect"]
     assert set(expected) == {"tokens", "targets", "loss_mask", "position_ids", "sep"}
     assert filled.input_ids.tolist() == expected["tokens"]

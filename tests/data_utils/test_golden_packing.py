@@ -45,7 +45,7 @@ def test_block_items(recorded, vocabulary):
     for case in recorded["block"]:
         documents = StandInDocuments(recorded["documents"][case["documents"]])
         dataset = BlockDataset(
-            documents, vocabulary=vocabulary, seq_length=case["max_seq_len"], **options_of(case, names)
+            documents, tokenizer=vocabulary, seq_length=case["max_seq_len"], **options_of(case, names)
         )
         assert len(dataset) == case["len"]
         assert documents.lengths.sum() == case["total_len"]
@@ -61,7 +61,7 @@ def test_causal_items(recorded, vocabulary):
     for case in recorded["gpt2"]:
         documents = StandInDocuments(recorded["documents"][case["documents"]])
         dataset = CausalDataset(
-            documents, vocabulary=vocabulary, seq_length=case["max_seq_len"], **options_of(case, names)
+            documents, tokenizer=vocabulary, seq_length=case["max_seq_len"], **options_of(case, names)
         )
         assert len(dataset) == case["len"]
         check_items(case, dataset)
@@ -81,7 +81,7 @@ def test_segment_items(recorded, vocabulary):
         assert not case.get("options")
         dataset = SegmentDataset(
             StandInDocuments(recorded["documents"][case["documents"]]),
-            vocabulary=vocabulary,
+            tokenizer=vocabulary,
             seq_length=case["max_seq_len"],
             memory_length=case["mem_len"],
         )

@@ -7,8 +7,9 @@ import pytest
 
 from data_utils.loaders import BatchLoader
 from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
+from data_utils.objective.causal import SegmentPlan
 from data_utils.objective.packing import BlockDataset
-from data_utils.samplers import DEFAULT_GENERATOR_SEED, BatchPlan, SegmentPlan, random_sample_numbers
+from data_utils.samplers import DEFAULT_GENERATOR_SEED, BatchPlan, random_sample_numbers
 from tests.helpers.stand_ins import RECORDED_FIELDS, StandInDocuments, StandInVocabulary
 
 # Parts of a recorded argument list that the loader has no say in.
@@ -110,7 +111,7 @@ def build_loader(
     num_updates = arguments.pop("train_iters")
     dataset = BlockDataset(
         documents,
-        vocabulary=vocabulary,
+        tokenizer=vocabulary,
         seq_length=seq_length,
         sample_across_documents=not arguments.pop("sample_one_document"),
         non_sentence_start=arguments.pop("non_sentence_start"),
@@ -150,7 +151,7 @@ def test_worker_processes_change_nothing():
             "sentence_end_ids_dataset": [130],
         }
     )
-    dataset = BlockDataset(StandInDocuments(recorded_documents), vocabulary=vocabulary, seq_length=40)
+    dataset = BlockDataset(StandInDocuments(recorded_documents), tokenizer=vocabulary, seq_length=40)
     collator = BlankInfillingCollator(vocabulary, BlankInfillingSettings(), max_seq_length=40)
     plan = BatchPlan(len(dataset), 2)
     alone = BatchLoader(dataset, collator, plan).batches(3, 4)

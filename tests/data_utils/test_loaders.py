@@ -10,9 +10,9 @@ import torch
 
 from data_utils.loaders import BatchLoader
 from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
-from data_utils.objective.causal import CausalCollator, CausalDataset, SegmentCollator, SegmentDataset
+from data_utils.objective.causal import CausalCollator, CausalDataset, SegmentCollator, SegmentDataset, SegmentPlan
 from data_utils.objective.packing import BlockDataset
-from data_utils.samplers import BatchPlan, SegmentPlan
+from data_utils.samplers import BatchPlan
 from tests.helpers.stand_ins import EOS, VOCABULARY, make_documents
 
 SETTINGS = BlankInfillingSettings(bert_prob=0.4, gap_sentence_prob=0.3, short_seq_prob=0.2, block_mask_prob=0.2)
@@ -28,7 +28,7 @@ class CountedDataset(BlockDataset):
 
 
 def make_loader(*, num_workers: int = 0, rank: int = 0, world_size: int = 1) -> BatchLoader:
-    dataset = CountedDataset(DOCUMENTS, vocabulary=VOCABULARY, seq_length=48)
+    dataset = CountedDataset(DOCUMENTS, tokenizer=VOCABULARY, seq_length=48)
     collator = BlankInfillingCollator(VOCABULARY, SETTINGS, max_seq_length=48, rank=rank, world_size=world_size)
     plan = BatchPlan(len(dataset), 3 * world_size, rank=rank, world_size=world_size)
     return BatchLoader(dataset, collator, plan, num_workers=num_workers)
@@ -86,7 +86,7 @@ def test_batches_become_tensors_that_share_their_memory():
 
 
 def test_causal_batches():
-    dataset = CausalDataset(DOCUMENTS, vocabulary=VOCABULARY, seq_length=20)
+    dataset = CausalDataset(DOCUMENTS, tokenizer=VOCABULARY, seq_length=20)
     collator = CausalCollator(EOS, reset_position_ids=True, reset_attention_mask=True)
     batch = BatchLoader(dataset, collator, BatchPlan(len(dataset), 4))[0]
     assert batch.input_ids.shape == batch.target_ids.shape == batch.position_ids.shape == (4, 20)
@@ -100,7 +100,7 @@ def test_causal_batches():
 
 
 def test_segments_of_a_row_follow_each_other():
-    dataset = SegmentDataset(DOCUMENTS, vocabulary=VOCABULARY, seq_length=10, memory_length=6)
+    dataset = SegmentDataset(DOCUMENTS, tokenizer=VOCABULARY, seq_length=10, memory_length=6)
     plan = SegmentPlan(len(dataset), 2, num_batches=5)
     loader = BatchLoader(dataset, SegmentCollator(EOS, memory_length=6), plan)
     text = np.concatenate([DOCUMENTS[index].tokens for index in range(len(DOCUMENTS))])

@@ -26,7 +26,7 @@ def test_seed_words_are_those_of_randint(index):
 @given(st.lists(WORD, min_size=15, max_size=15), WORD | st.just(0), st.lists(st.integers(1, 2**40), max_size=20))
 @settings(max_examples=60, deadline=None)
 def test_an_item_generator_is_numpys(words, last, stops):
-    ours, theirs = ItemGenerator.from_words([*words, last]), np.random.RandomState([*words, last])
+    ours, theirs = ItemGenerator([*words, last]), np.random.RandomState([*words, last])
     for stop in [1, 2**32 - 1, 2**32, 2**32 + 1, *stops]:
         assert ours.randint(stop) == theirs.randint(stop, dtype=np.int64)
         assert ours.random_sample() == theirs.random_sample()
@@ -96,7 +96,7 @@ def test_samples_are_those_of_the_rules_step_by_step(
     documents = make_documents(lengths, seed=seed, prompt_length=prompt_length)
     dataset = BlockDataset(
         documents,
-        vocabulary=VOCABULARY,
+        tokenizer=VOCABULARY,
         seq_length=seq_length,
         sample_across_documents=across,
         non_sentence_start=non_sentence_start,
@@ -114,13 +114,13 @@ def test_prompts_inside_of_a_document_are_not_predicted():
     documents = make_documents([9])
     weights = np.array([0, 0, 1, 1, 0, 0, 1, 1, 1])
     documents._documents[0] = Document(documents[0].tokens, 2, weights)
-    sample = BlockDataset(documents, vocabulary=VOCABULARY, seq_length=11)[0]
+    sample = BlockDataset(documents, tokenizer=VOCABULARY, seq_length=11)[0]
     assert sample.loss_mask.tolist() == [0, *weights.tolist(), 1]
 
 
 def test_long_documents_are_drawn_more_often():
     picker = DocumentPicker(make_documents([900, 100]))
-    generator = ItemGenerator(5)
+    generator = ItemGenerator(seed_words(5))
     drawn = [picker.pick_number(generator) for _ in range(1000)]
     assert 850 < drawn.count(0) < 950
     evenly = DocumentPicker(make_documents([900, 100]), by_length=False)
@@ -130,14 +130,14 @@ def test_long_documents_are_drawn_more_often():
 def test_refused_documents_are_drawn_again():
     documents = make_documents([30, 30])
     wanted = documents[1].tokens
-    dataset = BlockDataset(documents, vocabulary=VOCABULARY, seq_length=20, accept=lambda tokens: tokens is wanted)
+    dataset = BlockDataset(documents, tokenizer=VOCABULARY, seq_length=20, accept=lambda tokens: tokens is wanted)
     for index in range(20):
         assert set(dataset[index].tokens.tolist()) <= {ENC, EOS, *wanted.tolist()}
 
 
 def test_documents_without_tokens_are_never_drawn():
     documents = make_documents([0, 5, 0])
-    dataset = BlockDataset(documents, vocabulary=VOCABULARY, seq_length=9, sample_across_documents=False)
+    dataset = BlockDataset(documents, tokenizer=VOCABULARY, seq_length=9, sample_across_documents=False)
     for index in range(20):
         assert dataset[index].tokens.tolist() == [ENC, *documents[1].tokens.tolist(), EOS]
 
@@ -145,9 +145,9 @@ def test_documents_without_tokens_are_never_drawn():
 @pytest.mark.parametrize("lengths", [[], [0, 0]])
 def test_an_empty_corpus_is_refused(lengths):
     with pytest.raises(ValueError, match="no tokens"):
-        BlockDataset(make_documents(lengths), vocabulary=VOCABULARY, seq_length=8)
+        BlockDataset(make_documents(lengths), tokenizer=VOCABULARY, seq_length=8)
 
 
 def test_a_sequence_too_short_for_text_is_refused():
     with pytest.raises(ValueError, match="--seq-length is 1"):
-        BlockDataset(make_documents([5]), vocabulary=VOCABULARY, seq_length=1)
+        BlockDataset(make_documents([5]), tokenizer=VOCABULARY, seq_length=1)

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings, Sample
+from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
+from data_utils.objective.packing import Sample
 from data_utils.show import FirstDocuments, describe_row, get_parser, main, mask_picture
 from tests.helpers.small_corpus import make_corpus
 from tests.helpers.stand_ins import VOCABULARY, make_text
