@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from data_utils.tokenizers.tokenizer import Tokenizer
+from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from generation import loading
 from generation.infill import BlankFiller, FilledPrompt, prompt_generator
 from generation.inputs import (
@@ -33,11 +32,11 @@ from generation.inputs import (
     encode_prompt,
     require_blank,
 )
-from generation.model_description import describe
 from generation.sampling import DecodingSettings
 from generation.scoring import Question, Score, score_questions
-from model.checkpoints.reading import LoadReport
+from model.checkpoints.reading import LoadReport, resolve_checkpoint
 from model.config import GLMConfig
+from model.hub.describe import ModelDescription, describe_checkpoint, describe_name, of_run
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 
@@ -315,13 +314,40 @@ def load_model(
         ValueError: no checkpoint, nothing that says what model it is, or files that do not belong together.
     """
     if config is None or tokenizer is None:
-        found = describe(path, settings=settings, released=released)
-        if vocab_dir is not None:
-            found = replace(found, tokenizer={**found.tokenizer, "vocab_dir": vocab_dir})
-        tokenizer = tokenizer or found.build_tokenizer()
-        config = config or found.config(tokenizer)
-        block_positions = found.block_positions if block_positions is None else block_positions
+        description = _describe(path, settings=settings, released=released)
+        tokenizer = tokenizer or _tokenizer(description, vocab_dir=vocab_dir)
+        divisor = description.tokenizer.vocab_divisor if description.tokenizer is not None else 1
+        config = config or description.config(tokenizer.padded_size(divisor))
+        block_positions = description.block_positions if block_positions is None else block_positions
     options = {"dtype": dtype, "device": device, "topology": topology, "prepack": prepack, "int8": int8}
     model, report = loading.load_model(config, path, **options)
     block_positions = block_positions is not False
     return GLM(model, tokenizer, max_length=max_length, block_positions=block_positions, report=report, static=static)
+
+
+def _describe(path: str | Path, *, settings: str | Path | None, released: str | None) -> ModelDescription:
+    """Return what model and tokenizer a checkpoint is made for: as named, or as what lies beside it says."""
+    if released is not None:
+        return describe_name(released)
+    if settings is not None:
+        return of_run(Path(settings))
+    description = describe_checkpoint(resolve_checkpoint(path).folder)
+    if description is None:
+        raise ValueError(
+            f"{path}: nothing says what model this is; give settings= (config.json of the run, in runs/NAME), "
+            "released= (python -m model.released lists the names), or config= and tokenizer="
+        )
+    return description
+
+
+def _tokenizer(description: ModelDescription, *, vocab_dir: str | Path | None) -> Tokenizer:
+    """Build the described tokenizer. Raises ValueError when its files are missing."""
+    if description.tokenizer is None:
+        raise ValueError(f"{description.source} holds no tokenizer; give tokenizer=")
+    arguments = description.tokenizer.arguments()
+    if vocab_dir is not None:
+        arguments["vocab_dir"] = vocab_dir
+    try:
+        return build_tokenizer(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{description.source}: {error}") from error

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from model.checkpoints.mapped_memory import release_pages
 from model.checkpoints.reading import LoadReport, load_model_weights
+from model.checkpoints.safe_loading import release_pages
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology

@@ -16,13 +16,24 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from hf_description import add_flags, describe
-
 from data_utils.errors import run_main
+from model.hub.describe import (
+    ModelDescription,
+    TokenizerDescription,
+    add_flags,
+    describe_checkpoint,
+    describe_name,
+    with_flags,
+)
+
+if TYPE_CHECKING:
+    from model.hub.export import TokenizerFiles
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -49,41 +60,92 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return values
 
 
+def describe(values: argparse.Namespace) -> ModelDescription | None:
+    """Return what NAME and the flags say of the model; None when they say nothing."""
+    named = ModelDescription() if values.name is None else describe_name(values.name)
+    described = with_flags(named, values)
+    return None if described == ModelDescription() else described
+
+
+def tokenizer_files(description: TokenizerDescription, *, vocab_size: int, checkpoint: Path) -> TokenizerFiles:
+    """Return the files of a tokenizer for the model of ``checkpoint``, whose vocabulary has ``vocab_size`` rows.
+
+    Raises ValueError with one line when vocabulary files are missing or of another model.
+    """
+    from data_utils.tokenizers.tokenizer import build_tokenizer
+    from data_utils.tokenizers.vocabularies import find_vocabulary
+    from model.hub.export import TokenizerFiles
+
+    kind = description.hub_class()
+    # The classes of the layout have no sentinels and no [dBLOCK].
+    description = replace(description, block_symbols=True, decoder_mask=False, num_sentinels=0)
+    tokenizer = build_tokenizer(**description.arguments())
+    name = description.model_type or ""
+    cased = kind.vocabulary == "bert" and ("-cased" in name or "chinese" in name)
+    if kind.vocabulary == "sentencepiece":
+        files = [Path(description.path or "")]
+    else:
+        files = find_vocabulary(
+            kind.vocabulary,
+            path=description.path,
+            vocab_dir=description.vocab_dir,
+            cache_dir=description.cache_dir,
+            variant=name if cased and description.path is None else None,
+        )
+    padded = tokenizer.padded_size(description.vocab_divisor)
+    if padded != vocab_size:
+        raise ValueError(
+            f"{checkpoint} has a vocabulary of {vocab_size}, the tokenizer {kind.class_name} one of {padded}; "
+            "choose the tokenizer it was trained with (--tokenizer-type, --tokenizer-model-type, "
+            "--make-vocab-size-divisible-by)"
+        )
+    token_ids = {"eos_token_id": tokenizer.command_id("eop"), "pad_token_id": tokenizer.command_id("pad")}
+    return TokenizerFiles(kind, files, tokenizer.num_tokens, token_ids, lower_case=not cased)
+
+
 def convert(values: argparse.Namespace) -> int:
     """Convert, and print what was written."""
-    description = describe(values.name, values)
-    from hf_sources import open_source, read_weights
-
-    from model.hub.export import SHARED_ROWS, ExportOptions, check_is_new, export_bin, export_folder, parse_size
+    description = describe(values)
+    from model.checkpoints.reading import read_whole_weights
+    from model.hub.export import ExportOptions, check_is_new, export_bin, export_folder, parse_size
 
     options = ExportOptions(
         max_shard_size=parse_size(values.max_shard_size), purpose=values.purpose, pool_token=values.pool_token
     )
     if values.output is not None:
         check_is_new(values.output)
-    weights = read_weights(values.checkpoint, values.load_pretrained)
+    weights = read_whole_weights(values.checkpoint, base=values.load_pretrained)
     if weights.left_out:
         print(f"not converted: {', '.join(weights.left_out)}")
     if values.output is None:
-        print(f"wrote {export_bin(weights, shared_row=SHARED_ROWS.get(description.name))}")
+        assert description is not None, "NAME is missing"
+        print(f"wrote {export_bin(weights, shared_row=description.shared_row)}")
         return 0
-    source = open_source(weights, description, options=options, with_tokenizer=not values.no_tokenizer)
+    description = description or describe_checkpoint(weights.file)
+    if description is None:
+        raise ValueError(
+            f"{weights.file} does not say its number of heads and its tokenizer; give a NAME (glm-large ..., or a file "
+            "config_tasks/model_*.sh, runs/NAME/config.json), or --num-attention-heads and --tokenizer-type"
+        )
+    config = description.config_of_weights(weights.shapes(), file=weights.file)
+    options = options.of_description(description, weights.file)
+    described, tokenizer = None if values.no_tokenizer else description.tokenizer, None
+    if described is not None:
+        tokenizer = tokenizer_files(described, vocab_size=config.vocab_size, checkpoint=weights.file)
+    elif not values.no_tokenizer and description.hub_fields is None:
+        raise ValueError("no tokenizer is described; give --tokenizer-type, or --no-tokenizer to leave it out")
     files = export_folder(
-        weights,
-        values.output,
-        config=source.config,
-        tokenizer=source.tokenizer,
-        options=source.options,
-        name=source.name,
+        weights, values.output, config=config, tokenizer=tokenizer, options=options, name=description.name
     )
     print(f"wrote {values.output}: {', '.join(file.name for file in files)}")
-    if source.tokenizer is not None and source.tokenizer.note:
-        print(f"note: {source.tokenizer.note}")
+    if described is not None and described.task_mask and not described.hub_class().task_masks:
+        name = described.hub_class().class_name
+        print(f"note: {name} has [MASK] alone: texts with [gMASK] or [sMASK] are for the programs here")
     if values.verify:
         from model.hub.verify import verify
 
-        options = {"config": source.config, "base": values.load_pretrained, "shared_row": source.options.shared_row}
-        print(verify(values.checkpoint, values.output, **options))
+        side = {"config": config, "base": values.load_pretrained, "shared_row": options.shared_row}
+        print(verify(values.checkpoint, values.output, **side))
     return 0
 
 

@@ -32,18 +32,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the command."""
     values = parse_arguments(argv)
-    from hf_description import Description, shell_file
-    from hf_tokenizers import choice_of_folder, vocabulary_argument
-
     from model.hub.importing import fetch_model, import_folder, open_hub_model
 
     model = open_hub_model(fetch_model(values.model))
-    choice = choice_of_folder(model.folder)
-    description = Description(model.folder.resolve().name, tokenizer=choice)
-    model_file = shell_file(description, vars(model.config), vocabulary=vocabulary_argument(choice))
     if model.weights.left_out:
         print(f"not converted: {', '.join(model.weights.left_out)}")
-    files = import_folder(model, values.output, size=values.model_parallel_size, model_file=model_file)
+    files = import_folder(model, values.output, size=values.model_parallel_size)
     print(f"wrote {values.output}: {', '.join(file.name for file in files)}, model.sh")
     if values.verify:
         from model.hub.verify import verify

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from model.checkpoints.optimizer_states import reshard_optimizer
 from model.checkpoints.reading import (
     RELEASE_TAG,
     REPLACED_PREFIX,
@@ -31,6 +30,7 @@ from model.checkpoints.reading import (
     shard_name,
     weights_in,
 )
+from model.checkpoints.resharding import reshard_optimizer
 from model.checkpoints.safe_loading import UnreadableCheckpointError
 from model.checkpoints.writing import (
     TEMPORARY_PREFIX,

@@ -1,6 +1,6 @@
 """The names of a GLM's parameters, and how each is cut over model-parallel ranks.
 
-One table says it for loading, for resharding and for conversions.
+One table says it for loading, for resharding and for conversions. Imports no torch.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What wrappers and other programs put before a name.
 WRAPPER_PREFIXES = ("module.", "model.", "glm.")
@@ -123,6 +124,8 @@ def reshard_tensor(name: str, shards: Sequence[Tensor], *, size: int, rank: int)
             if left < right:
                 offset = block * shard_length + left - index * shard_length
                 pieces.append(shard.narrow(rule.dim, offset, right - left))
+    import torch
+
     return torch.cat(pieces, dim=rule.dim)
 
 

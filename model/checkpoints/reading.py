@@ -1,4 +1,4 @@
-"""Checkpoint folders: where the files of a run are, and how their weights get into a model.
+"""Checkpoint folders: where the files are, and how their weights are read, into a model or one by one.
 
     <root>/latest_checkpointed_iteration.txt        the tag of the newest checkpoint
     <root>/latest                                   the same
@@ -12,7 +12,7 @@ v vocabulary, h hidden
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,16 @@ from torch import Tensor, nn
 from model.checkpoints.format import (
     ADAPTER_NAME,
     BLOCK_POSITION_TABLE,
+    HUB_HEAD,
     POSITION_TABLES,
+    PROMPT_PREFIX,
     WORD_TABLE,
     canonical_name,
+    merge_tensors,
     reshard_tensor,
+    rule_for,
 )
-from model.checkpoints.safe_loading import UnreadableCheckpointError, read_checkpoint_file
+from model.checkpoints.safe_loading import UnreadableCheckpointError, read_checkpoint_file, release_pages
 from model.hub.weight_files import find_hub_file, is_hub_file, read_hub_file
 from mpu.initialize import ParallelTopology
 
@@ -347,6 +351,101 @@ def _check_growth(name: str, value: Tensor, slots: dict[str, _Slot], *, may_grow
             f"{file} has {len(value)} rows of positions, the model {len(own)}; "
             f"set --max-position-embeddings {len(value) - surplus}"
         )
+
+
+@dataclass(frozen=True)
+class WholeWeights:
+    """Parameters under the names of the table.
+
+    Attributes:
+        location: where the files are.
+        pieces: of each parameter the tensors of all ranks, in rank order.
+        left_out: parameters of the file that are no part of a language model or classifier.
+    """
+
+    location: CheckpointLocation
+    pieces: Mapping[str, Sequence[Tensor]]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> Path:
+        """Return what messages call the checkpoint."""
+        return self.location.folder
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a whole parameter, without reading it."""
+        first, rule = self.pieces[name][0], rule_for(name)
+        shape = list(first.shape)
+        if rule.dim is not None and rule.dim < len(shape):
+            shape[rule.dim] *= len(self.pieces[name])
+        return tuple(shape)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of all whole parameters."""
+        return {name: self.shape(name) for name in self.pieces}
+
+    def num_bytes(self, name: str) -> int:
+        """Return the size of a whole parameter in bytes."""
+        count = 1
+        for length in self.shape(name):
+            count *= length
+        return count * self.pieces[name][0].element_size()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the number type of the word embeddings."""
+        return self.pieces[WORD_TABLE][0].dtype
+
+    def read(self, name: str) -> Tensor:
+        """Return a whole parameter in memory of its own; nothing else of the files stays in memory."""
+        pieces = self.pieces[name]
+        whole = merge_tensors(name, pieces)
+        if whole is pieces[0]:
+            whole = whole.clone(memory_format=torch.contiguous_format)
+        release_pages(pieces)
+        return whole
+
+
+def read_whole_weights(path: str | Path, *, base: str | Path | None = None) -> WholeWeights:
+    """Open the checkpoint that ``path`` names; a partial one goes over the parameters of ``base``.
+
+    Continuous prompts are left out when there is a model besides; the head of a classifier is kept. Raises ValueError
+    with one line when there is no checkpoint, one of its files is damaged, or it is not one of a GLM.
+    """
+    location = resolve_checkpoint(path)
+    parts = [
+        {canonical_name(name): tensor for name, tensor in weights_in(read_weight_file(file), file=file).items()}
+        for file in location.shard_files()
+    ]
+    if any(list(part) != list(parts[0]) for part in parts):
+        raise ValueError(f"the files in {location.folder} hold different parameters; they are not shards of one model")
+    names = [name for name in parts[0] if name not in HUB_HEAD]
+    if any(ADAPTER_NAME.fullmatch(name) for name in names):
+        raise ValueError(
+            f"{location.folder} holds adapters (LoRA) beside or without the weights they change; put them together "
+            "with scripts/merge_lora.py and give the result"
+        )
+    strange = [name for name in names if not _is_known(name)]
+    if strange:
+        raise ValueError(
+            f"{location.folder} holds another kind of model: a GLM has no parameter {strange[0]!r}; "
+            "give a GLM checkpoint"
+        )
+    if any(not name.startswith(PROMPT_PREFIX) for name in names):
+        names = [name for name in names if not name.startswith(PROMPT_PREFIX)]
+    left_out = tuple(name for name in parts[0] if name not in names)
+    pieces = {name: [part[name] for part in parts] for name in names}
+    if base is not None:
+        pieces = {**read_whole_weights(base).pieces, **pieces}
+    return WholeWeights(location, pieces, left_out)
+
+
+def _is_known(name: str) -> bool:
+    try:
+        rule_for(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _few(names: Iterable[str]) -> str:

@@ -1,4 +1,7 @@
-"""Rewrite the files of a checkpoint for another model-parallel size."""
+"""Cut the files of a checkpoint, the optimizer's state among them, for another model-parallel size.
+
+Optimizer states number their parameters; which is which follows from the order of the names.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from model.checkpoints.format import HUB_HEAD, reshard_tensor
-from model.checkpoints.mapped_memory import release_pages
-from model.checkpoints.optimizer_states import is_factored, reshard_optimizer
+from model.checkpoints.format import HUB_HEAD, canonical_name, reshard_tensor, rule_for
 from model.checkpoints.reading import ALL_RANKS_KEY, weights_in
+from model.checkpoints.safe_loading import release_pages
 
 # Everything else but the weights and our own optimizer state becomes None.
 KEPT_KEYS = frozenset({
@@ -20,6 +22,7 @@ KEPT_KEYS = frozenset({
     "rng_tracker_states", "data_state", ALL_RANKS_KEY,
 })  # fmt: skip
 TRACKER_KEY = "rng_tracker_states"
+WITHOUT_OPTIMIZER = "continue without it (--no-load-optim)"
 
 
 def reshard_content(contents: Sequence[dict[str, Any]], *, size: int, rank: int, file: Path) -> dict[str, Any]:
@@ -90,3 +93,103 @@ def dropped_keys(content: dict[str, Any]) -> list[str]:
         and value not in (None, [], {})
     ]
     return keys + [name for name in content["module"] if name in HUB_HEAD]
+
+
+def parameter_groups(names: Sequence[str]) -> list[list[str]]:
+    """Return the names of the decayed parameters and of the others, in the order in which optimizers number them.
+
+    ``names`` are those of the weights of a checkpoint, in its order; buffers are left out.
+    """
+    decay: list[str] = []
+    no_decay: list[str] = []
+    for name in names:
+        canonical = canonical_name(name)
+        own = canonical.rsplit(".", 1)[-1]
+        if own == "inv_freq":
+            continue
+        (no_decay if own == "bias" or "layernorm" in canonical else decay).append(name)
+    return [decay, no_decay]
+
+
+def is_factored(state: Mapping[str, Any]) -> bool:
+    """Tell whether a state holds means over rows and columns (Adafactor), which belong to one way of cutting."""
+    moments = state.get("state")
+    return isinstance(moments, Mapping) and any("exp_avg_sq_row" in own for own in moments.values())
+
+
+def reshard_optimizer(
+    states: Sequence[Mapping[str, Any]],
+    weights: Sequence[Mapping[str, Tensor]],
+    *,
+    size: int,
+    rank: int,
+    file: Path,
+) -> dict[str, Any]:
+    """Return the optimizer state of shard ``rank`` of ``size`` from those of all present shards, in rank order.
+
+    ``weights`` are the parameters of the present shards. Moments are cut as their parameters are; steps and options are
+    those of the first shard. Also takes the original's wrapper for fp16 with its fp32 masters. What is read of mapped
+    files is let go of at once.
+
+    Raises:
+        ValueError: the state is of other parameters, or its moments are not of their shape (Adafactor).
+    """
+    if "optimizer_state_dict" in states[0]:
+        inner = [state["optimizer_state_dict"] for state in states]
+        result = {
+            "optimizer_state_dict": reshard_optimizer(inner, weights, size=size, rank=rank, file=file),
+            "fp32_from_fp16": _reshard_masters(states, weights, size=size, rank=rank),
+        }
+        return {**{key: value for key, value in states[0].items() if key not in result}, **result}
+    if not all(isinstance(state.get("state"), Mapping) and state.get("param_groups") for state in states):
+        raise ValueError(f"{file} has an optimizer state of an unknown layout; {WITHOUT_OPTIMIZER}")
+    # Groups without parameters count for nothing: DeepSpeed leaves them out.
+    groups = [group for group in states[0]["param_groups"] if group["params"]]
+    names = [group for group in parameter_groups(list(weights[0])) if group]
+    if [len(group["params"]) for group in groups] != [len(group) for group in names]:
+        raise ValueError(
+            f"{file} has an optimizer state for groups of {[len(group['params']) for group in groups]} parameters, "
+            f"its weights make groups of {[len(group) for group in names]}; {WITHOUT_OPTIMIZER}"
+        )
+    moments = {}
+    for group, group_names in zip(groups, names, strict=True):
+        for index, name in zip(group["params"], group_names, strict=True):
+            if index in states[0]["state"]:
+                present = [state["state"][index] for state in states]
+                shapes = [shard[name].shape for shard in weights]
+                moments[index] = _reshard_moments(name, present, shapes, size=size, rank=rank, file=file)
+    return {"state": moments, "param_groups": groups}
+
+
+def _reshard_moments(
+    name: str, present: Sequence[Mapping[str, Any]], shapes: Sequence[Any], *, size: int, rank: int, file: Path
+) -> dict[str, Any]:
+    own: dict[str, Any] = {}
+    replicated = rule_for(name).dim is None
+    for key, value in present[0].items():
+        parts = [state[key] for state in present]
+        if replicated or not isinstance(value, Tensor) or value.dim() == 0:
+            own[key] = value
+        elif all(part.shape == shape for part, shape in zip(parts, shapes, strict=True)):
+            own[key] = reshard_tensor(name, parts, size=size, rank=rank)
+            release_pages(parts)
+        else:
+            raise ValueError(
+                f"{file} has an optimizer state whose {key!r} is not of the shape of its parameter (Adafactor); it "
+                f"cannot be cut for another model-parallel size: {WITHOUT_OPTIMIZER}"
+            )
+    return own
+
+
+def _reshard_masters(
+    states: Sequence[Mapping[str, Any]], weights: Sequence[Mapping[str, Tensor]], *, size: int, rank: int
+) -> list[list[Tensor]]:
+    masters = [state["fp32_from_fp16"] for state in states]
+    own: list[list[Tensor]] = []
+    for group, names in enumerate(parameter_groups(list(weights[0]))):
+        own.append([])
+        for index, name in enumerate(names):
+            parts = [shard[group][index] for shard in masters]
+            own[-1].append(reshard_tensor(name, parts, size=size, rank=rank))
+            release_pages(parts)
+    return own

@@ -14,18 +14,27 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from model.checkpoints.format import HUB_HEAD_NAMES, HUB_PREFIX, WORD_TABLE
-from model.checkpoints.whole_weights import WholeWeights
+from model.checkpoints.reading import WholeWeights
 from model.checkpoints.writing import TEMPORARY_PREFIX, prepare_folder, publish_folder, sync_folder, write_shard
 from model.config import GLMConfig
-from model.hub.config_file import CLASSIFIER_CLASS, CONFIG_FILE, config_fields, sizes_from_shapes
+from model.hub.describe import (
+    CLASSIFIER_CLASS,
+    CONFIG_FILE,
+    TOKENIZER_CONFIG,
+    HubTokenizer,
+    ModelDescription,
+    config_fields,
+    read_json,
+    sizes_from_shapes,
+)
 from model.modeling_glm import GLMModel, count_parameters
 
 CODE_FOLDER = Path(__file__).resolve().parent.parent / "hf"
@@ -46,9 +55,6 @@ ARCHITECTURES = {
     "multiple-choice": "GLMForMultipleChoice",
     "classification": CLASSIFIER_CLASS,
 }
-# GLM-10B-Chinese was trained with [gMASK] at the id of the end of a piece; the hub's tokenizer has it at 50009, whose
-# row becomes that one's. Its score is then the same, so generation must not choose it.
-SHARED_ROWS = {"glm-10b-chinese": (50009, 50007)}
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", re.IGNORECASE)
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
@@ -58,18 +64,18 @@ class TokenizerFiles:
     """What the folder gets of a tokenizer.
 
     Attributes:
-        class_name: class in tokenization_glm.py.
-        write: writes the files into a folder.
+        kind: its class in tokenization_glm.py.
+        files: the vocabulary, in the order of ``kind.files``, whose names the copies get.
         num_tokens: ids it gives; the model's vocabulary holds at least as many.
         token_ids: ``pad_token_id`` and the like of generation_config.json.
-        note: what the user should know of it, in one line.
+        lower_case: of the BERT family.
     """
 
-    class_name: str
-    write: Callable[[Path], None]
+    kind: HubTokenizer
+    files: Sequence[Path]
     num_tokens: int
     token_ids: Mapping[str, int] = field(default_factory=dict)
-    note: str = ""
+    lower_case: bool = True
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,16 @@ class ExportOptions:
     pool_token: str = "cls"
     shared_row: tuple[int, int] | None = None
     generation: Mapping[str, Any] | None = None
+
+    def of_description(self, description: ModelDescription, folder: Path) -> ExportOptions:
+        """Return them for the described model: one that is exported again keeps its class and generation settings."""
+        fields = description.hub_fields
+        if fields is None:
+            return replace(self, shared_row=description.shared_row)
+        named = fields.get("architectures") or ()
+        purpose = next((purpose for purpose, architecture in ARCHITECTURES.items() if architecture in named), None)
+        file = folder / GENERATION_FILE
+        return replace(self, purpose=self.purpose or purpose, generation=read_json(file) if file.is_file() else None)
 
 
 def parse_size(text: str) -> int:
@@ -207,7 +223,7 @@ def export_folder(
         _write_json(temporary / CONFIG_FILE, fields)
         _write_json(temporary / GENERATION_FILE, _generation_file(tokenizer, options=options))
         if tokenizer is not None:
-            tokenizer.write(temporary)
+            _write_tokenizer(tokenizer, temporary)
         for file in CODE_FOLDER.glob(CODE_FILES):
             shutil.copyfile(file, temporary / file.name)
         card = model_card(name, config, architecture=architecture, has_tokenizer=tokenizer is not None)
@@ -293,6 +309,30 @@ def _write_weights(weights: WholeWeights, names: Sequence[str], folder: Path, *,
     if len(files) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(places.items()))}
         _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _write_tokenizer(tokenizer: TokenizerFiles, folder: Path) -> None:
+    """Copy the vocabulary into ``folder`` and let the layout's class write the other files."""
+    try:
+        from model.hf import tokenization_glm
+    except ImportError as error:
+        raise ValueError(
+            "the tokenizer's files need the package transformers: pip install 'transformers>=4.40'; --no-tokenizer "
+            "leaves them out"
+        ) from error
+    kind = tokenizer.kind
+    for file, name in zip(tokenizer.files, kind.files, strict=True):
+        shutil.copyfile(file, folder / name)
+    settings: dict[str, Any] = {
+        "tokenizer_class": kind.class_name,
+        "auto_map": {"AutoTokenizer": [f"tokenization_glm.{kind.class_name}", None]},
+    }
+    if kind.vocabulary == "bert":
+        settings["do_lower_case"] = tokenizer.lower_case
+    config = folder / TOKENIZER_CONFIG
+    config.write_text(json.dumps(settings), encoding="utf-8")
+    getattr(tokenization_glm, kind.class_name).from_pretrained(folder).save_pretrained(folder)
+    _write_json(config, read_json(config) | settings)
 
 
 def model_card(name: str, config: GLMConfig, *, architecture: str, has_tokenizer: bool) -> str:

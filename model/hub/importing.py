@@ -18,12 +18,18 @@ from pathlib import Path
 from torch import Tensor
 
 from model.checkpoints.format import HUB_HEAD_NAMES, reshard_tensor
-from model.checkpoints.mapped_memory import release_pages
-from model.checkpoints.reading import shard_name
-from model.checkpoints.whole_weights import WholeWeights, read_whole_weights
+from model.checkpoints.reading import WholeWeights, read_whole_weights, shard_name
+from model.checkpoints.safe_loading import release_pages
 from model.checkpoints.writing import prepare_folder, publish_folder, write_shard
 from model.config import GLMConfig
-from model.hub.config_file import CONFIG_FILE, config_from_fields, read_fields
+from model.hub.describe import (
+    CONFIG_FILE,
+    TokenizerDescription,
+    config_from_fields,
+    model_file,
+    read_fields,
+    tokenizer_of_folder,
+)
 from model.hub.export import GENERATION_FILE, check_is_new, check_weights
 from model.hub.weight_files import HUB_FILES, SAFETENSORS
 
@@ -43,6 +49,7 @@ class HubModel:
     folder: Path
     config: GLMConfig
     weights: WholeWeights
+    tokenizer: TokenizerDescription | None
 
 
 def fetch_model(name: str) -> Path:
@@ -71,20 +78,21 @@ def open_hub_model(folder: Path) -> HubModel:
     if fields is None:
         raise ValueError(f"{folder} has no {CONFIG_FILE}; give the folder of a model of the Hugging Face layout")
     config = config_from_fields(fields, file=folder / CONFIG_FILE)
+    tokenizer = tokenizer_of_folder(folder)
     if not any((folder / name).is_file() for name in HUB_FILES) and not any(folder.glob(f"*{SAFETENSORS}")):
         raise ValueError(f"{folder} holds no weights; copy {HUB_FILES[1]} or {HUB_FILES[3]} into it")
     weights = read_whole_weights(folder)
     if weights.location.hub_file is None:
         raise ValueError(f"{folder} is a checkpoint of GLM already; change_mp.py writes it for another size")
     check_weights(weights, config)
-    return HubModel(folder, config, weights)
+    return HubModel(folder, config, weights, tokenizer)
 
 
-def import_folder(model: HubModel, folder: Path, *, size: int = 1, model_file: str | None = None) -> list[Path]:
+def import_folder(model: HubModel, folder: Path, *, size: int = 1) -> list[Path]:
     """Write the model into the new folder ``folder`` for ``size`` model-parallel ranks; return the weight files.
 
-    ``model_file`` becomes its model.sh. Raises ValueError when the model cannot be cut evenly or the folder exists,
-    OSError when it cannot be written. Then nothing is left behind.
+    Raises ValueError when the model cannot be cut evenly or the folder exists, OSError when it cannot be written. Then
+    nothing is left behind.
     """
     if size < 1:
         raise ValueError(f"--model-parallel-size is {size}; give a number of at least 1")
@@ -97,8 +105,8 @@ def import_folder(model: HubModel, folder: Path, *, size: int = 1, model_file: s
         for name in KEPT_FILES:
             if (model.folder / name).is_file():
                 shutil.copyfile(model.folder / name, temporary / name)
-        if model_file is not None:
-            (temporary / "model.sh").write_text(model_file, encoding="utf-8")
+        flags = model_file(model.folder.resolve().name, model.config, model.tokenizer)
+        (temporary / "model.sh").write_text(flags, encoding="utf-8")
         for file in temporary.iterdir():
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())

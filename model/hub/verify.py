@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model.checkpoints.reading import load_model_weights
 from model.config import GLMConfig
 from model.heads import SequenceClassification
-from model.hub.config_file import is_classifier, read_fields
+from model.hub.describe import is_classifier, read_fields
 from model.modeling_glm import GLMModel
 
 TOLERANCE = 1e-5  # of logits up to 1, and relative to larger ones

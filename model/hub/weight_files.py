@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.checkpoints.format import HUB_HEAD_NAMES, canonical_name
 from model.checkpoints.safe_loading import UnreadableCheckpointError, read_checkpoint_file
-from model.hub.config_file import is_classifier, read_fields
+from model.hub.describe import is_classifier, read_fields
 
 SAFETENSORS = ".safetensors"
 INDEX = ".index.json"

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from model.heads import SequenceClassification
 from model.hub.adapters import HEAD_FILE, load_adapter, read_adapter, save_adapter
-from model.hub.config_file import config_fields
+from model.hub.describe import config_fields
 from model.lora import merge_adapters
 from model.lora_settings import LORA_TARGETS, LoraSettings
 from model.modeling_glm import GLMModel

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoints.mapped_memory import release_pages
+from model.checkpoints.safe_loading import release_pages
 
 
 def resident_bytes() -> int:

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from change_mp import change_model_parallel_size
 from model.checkpoints.format import reshard_tensor, split_tensor
-from model.checkpoints.optimizer_states import parameter_groups, reshard_optimizer
 from model.checkpoints.reading import shard_name
-from model.checkpoints.resharding import reshard_content
+from model.checkpoints.resharding import parameter_groups, reshard_content, reshard_optimizer
 from model.checkpoints.safe_loading import read_checkpoint_file
 from model.config import GLMConfig
 from model.heads import MultiTokenCloze, MultiTokenClozeFast, SequenceClassification, SingleTokenCloze

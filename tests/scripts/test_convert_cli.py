@@ -21,6 +21,7 @@ from model.checkpoints.reading import load_model_weights, shard_name
 from model.checkpoints.safe_loading import read_checkpoint_file
 from model.config import GLMConfig
 from model.heads import SequenceClassification
+from model.hub.describe import RELEASED_NAMES
 from model.modeling_glm import GLMModel
 from tests.helpers import REPOSITORY, launching
 from tests.helpers.golden_index import GoldenFolder
@@ -33,7 +34,6 @@ sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 import convert_glm_checkpoint_to_transformers as to_transformers
 import convert_transformers_checkpoint_to_glm as to_glm
-from hf_description import RELEASED_NAMES, describe
 
 WORDS = ("the", "a", "cat", "dog", "sat", "on", "mat", ".", ",", "is", "it", "?", "yes", "no", "bei", "##jing", "good")
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
@@ -206,7 +206,8 @@ def test_files_of_config_tasks_describe_a_model(checkpoint: Path, vocabulary: li
 
 def test_the_settings_of_a_run_describe_a_model(checkpoint: Path, vocabulary: list[str], tmp_path: Path):
     run = {
-        "hidden_size": 16, "num_attention_heads": 4, "attention_scale": 1.0, "tokenizer_type": vocabulary[1],
+        "num_layers": 2, "hidden_size": 16, "num_attention_heads": 4, "max_position_embeddings": 40,
+        "attention_scale": 1.0, "tokenizer_type": vocabulary[1],
         "tokenizer_model_type": None, "tokenizer_path": vocabulary[3], "task_mask": False, "fix_command_token": False,
         "make_vocab_size_divisible_by": 128,
     }  # fmt: skip
@@ -352,7 +353,7 @@ def test_bad_folders_end_in_one_line(
 
 BAD_CALLS: dict[str, tuple[list[str], str]] = {
     "no such checkpoint": (["nowhere", "glm-large"], "nowhere does not exist"),
-    "unknown name": (["tiny", "glm-3b"], "model 'glm-3b' is unknown; name one of glm-large"),
+    "unknown name": (["tiny", "glm-3b"], "model 'glm-3b' is unknown; name one of glm-base"),
     "no such model file": (["tiny", "model_x.sh", "--output", "hub"], "model_x.sh: no such model file"),
     "another model's name": (["tiny", "glm-large", "--output", "hub"], "has hidden size 16, glm-large 1024"),
     "nothing described": (["tiny", "--output", "hub"], "does not say its number of heads"),
@@ -433,7 +434,7 @@ def test_released_vocabularies(family: str, vocab_dir: Path, tmp_path: Path, mon
     assert len({file.stat().st_mode for file in first.iterdir()}) == 1
     theirs = AutoTokenizer.from_pretrained(first, trust_remote_code=True)
     values = to_transformers.parse_arguments([str(native), "--output", "x", *FAMILIES[family]])
-    choice = describe(None, values).tokenizer
+    choice = to_transformers.describe(values).tokenizer
     ours = build_tokenizer(
         choice.tokenizer_type, model_type=choice.model_type, task_mask=choice.task_mask,
         fix_command_token=choice.fix_command_token,

@@ -1,0 +1,477 @@
+"""What model and what tokenizer a folder holds: the one answer, for generation, conversions and programs.
+
+A checkpoint has weights alone; the rest of a description is, in this order,
+
+    config.json beside it       of the Hugging Face layout (with tokenizer_config.json), or a copy of a run's
+    runs/NAME/config.json       the command line of the training run that saved it
+    the folder's name           of a released model
+
+or what the user names: a released model, a file of config_tasks/, a run's config.json, flags. A description is plain
+data; ``data_utils.tokenizers.tokenizer.build_tokenizer`` makes the tokenizer of it. Imports no torch.
+
+h hidden, v vocabulary
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from model.checkpoints.format import BLOCK_POSITION_TABLE, POSITION_TABLES, PROMPT_PREFIX, WORD_TABLE
+from model.config import GLMConfig
+from model.released import RELEASED_MODELS, ReleasedModel
+
+CONFIG_FILE = "config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+MODEL_TYPE = "glm"
+# The field of the Hugging Face layout's config.json for each field of GLMConfig.
+FIELD_NAMES = {
+    "num_layers": "num_layers",
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_attention_heads": "num_attention_heads",
+    "embedding_dropout": "embedding_dropout_prob",
+    "attention_dropout": "attention_dropout_prob",
+    "output_dropout": "output_dropout_prob",
+    "max_position_embeddings": "max_sequence_length",
+    "checkpoint_activations": "checkpoint_activations",
+    "checkpoint_num_layers": "checkpoint_num_layers",
+    "relative_encoding": "relative_encoding",
+    "block_position_encoding": "block_position_encoding",
+    "prompt_length": "spell_length",
+    "prompt_function": "spell_func",
+    "attention_scale": "attention_scale",
+    "initializer_std": "initializer_range",
+}
+SIZES = ("num_layers", "vocab_size", "hidden_size", "num_attention_heads")
+CLASSIFIER_CLASS = "GLMForSequenceClassification"
+LAYER_NAME = re.compile(r"transformer\.layers\.(\d+)\.")
+# The released models by the names of the original's conversion, which are those of the table in lower case but for one.
+RELEASED_NAMES = {
+    "glm-roberta-large" if name == "GLM-RoBERTa" else name.lower(): model for name, model in RELEASED_MODELS.items()
+}
+# What a run's config.json has to have; older ones lack newer flags.
+RUN_KEYS = ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings", "tokenizer_type")
+UNSET_TOKENIZER_PATH = "tokenizer.model"  # what a command line without --tokenizer-path records
+# Prints the list of flags that a file of config_tasks/ defines.
+READ_MODEL_FILE = 'set -eu; source "$1"; printf "%s" "$MODEL_ARGS"'
+# GLM-10B-Chinese was trained with [gMASK] at the id of the end of a piece; the hub's tokenizer has it at 50009, whose
+# row becomes that one's. Its score is then the same, so generation must not choose it.
+SHARED_ROW = (50009, 50007)
+
+
+class HubTokenizer(NamedTuple):
+    """A class of hf/tokenization_glm.py, and the flags of the same tokenizer here."""
+
+    class_name: str
+    vocabulary: str  # a key of ``data_utils.tokenizers.vocabularies.VOCABULARIES``, or ``sentencepiece``
+    files: tuple[str, ...]
+    tokenizer_type: str
+    model_type: str | None = None
+    task_masks: bool = True  # [gMASK] and [sMASK] beside [MASK]
+
+
+HUB_TOKENIZERS = (
+    HubTokenizer("GLMBertTokenizer", "bert", ("vocab.txt",), "BertWordPieceTokenizer", task_masks=False),
+    HubTokenizer(
+        "GLMRobertaTokenizer", "roberta", ("vocab.json", "merges.txt"), "GPT2BPETokenizer", "roberta", task_masks=False
+    ),
+    HubTokenizer("GLMGPT2Tokenizer", "gpt2", ("vocab.json", "merges.txt"), "GPT2BPETokenizer"),
+    HubTokenizer("GLMChineseTokenizer", "chinese", ("cog-pretrain.model",), "ChineseSPTokenizer"),
+    HubTokenizer("GLMSentencePieceTokenizer", "sentencepiece", ("tokenizer.model",), "SentencePieceTokenizer"),
+)
+
+
+@dataclass(frozen=True)
+class TokenizerDescription:
+    """The arguments of ``build_tokenizer``, and what the padded size of the vocabulary is a multiple of."""
+
+    tokenizer_type: str
+    model_type: str | None = None
+    path: str | None = None
+    block_symbols: bool = True
+    task_mask: bool = False
+    decoder_mask: bool = False
+    num_sentinels: int = 0
+    fix_command_token: bool = False
+    vocab_dir: str | Path | None = None
+    cache_dir: str | None = None
+    vocab_divisor: int = 128
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of ``build_tokenizer``."""
+        return {name: value for name, value in asdict(self).items() if name != "vocab_divisor"}
+
+    def hub_class(self) -> HubTokenizer:
+        """Return its class of the Hugging Face layout; raise ValueError when the layout has none."""
+        for kind in HUB_TOKENIZERS:
+            if kind.tokenizer_type == self.tokenizer_type and (self.model_type or "").startswith(kind.model_type or ""):
+                return kind
+        known = ", ".join(dict.fromkeys(kind.tokenizer_type for kind in HUB_TOKENIZERS))
+        raise ValueError(
+            f"--tokenizer-type {self.tokenizer_type} has no class in the Hugging Face layout (it has {known}); "
+            "--no-tokenizer leaves it out"
+        )
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What a checkpoint does not say itself.
+
+    Attributes:
+        name: of the model.
+        source: where this was found, for messages.
+        sizes: the fields of ``GLMConfig`` that are known.
+        tokenizer: None when none is described.
+        block_positions: tokens of a piece count in the second row of positions.
+        hub_fields: all fields of config.json of the Hugging Face layout; None for a description of another kind.
+    """
+
+    name: str = "glm"
+    source: str = "the command line"
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: TokenizerDescription | None = None
+    block_positions: bool = True
+    hub_fields: Mapping[str, Any] | None = None
+
+    @property
+    def shared_row(self) -> tuple[int, int] | None:
+        """Return (row, row it becomes a copy of) where [gMASK] has the id of the end of a piece, else None."""
+        kind = self.tokenizer
+        shares = kind is not None and kind.tokenizer_type == "ChineseSPTokenizer" and kind.task_mask
+        return SHARED_ROW if shares and not kind.fix_command_token else None
+
+    def config(self, vocab_size: int) -> GLMConfig:
+        """Return the configuration; ``vocab_size`` is the tokenizer's padded size, where the description has none."""
+        return GLMConfig(**{"vocab_size": vocab_size, **self.sizes})
+
+    def config_of_weights(self, shapes: Mapping[str, tuple[int, ...]], *, file: Path) -> GLMConfig:
+        """Return the configuration of a model whose whole parameters have these ``shapes``, by name.
+
+        A config.json of the Hugging Face layout says all of it; else the sizes are those of the shapes. Raises
+        ValueError, naming ``file``, when the described model has another hidden size, or nothing says the heads.
+        """
+        if self.hub_fields is not None:
+            return GLMConfig(**self.sizes)
+        sizes = sizes_from_shapes(shapes, file=file)
+        if self.sizes.get("hidden_size", sizes["hidden_size"]) != sizes["hidden_size"]:
+            raise ValueError(
+                f"{file} has hidden size {sizes['hidden_size']}, {self.name} {self.sizes['hidden_size']}; "
+                "name the model it is, or give --num-attention-heads"
+            )
+        if not {"num_attention_heads"} & {*sizes, *self.sizes}:
+            raise ValueError(f"{file} does not say its number of heads; give --num-attention-heads")
+        known = {name: self.sizes[name] for name in ("num_attention_heads", "attention_scale") if name in self.sizes}
+        return GLMConfig(**{**sizes, **known})
+
+
+# Where a description comes from
+
+
+def describe_checkpoint(folder: Path) -> ModelDescription | None:
+    """Return what lies beside the weights in ``folder`` or is known of its name; None when there is nothing.
+
+    Raises ValueError when what is found is damaged.
+    """
+    folder = folder.resolve()
+    folders = [folder, folder.parent]  # a checkpoint without a number lies in the run's folder itself
+    for place in folders:
+        fields = read_fields(place)
+        if fields is not None and fields.get("model_type") is not None:
+            return of_hub_folder(place, fields)
+        if fields is not None:
+            return of_run(place / CONFIG_FILE)
+    for file in (file for place in folders for file in _run_files(place)):
+        if file.is_file():
+            return of_run(file)
+    for model in RELEASED_MODELS.values():
+        if any(place.name.startswith(model.checkpoint_folder) for place in folders):
+            return of_released(model)
+    return None
+
+
+def _run_files(root: Path) -> Iterator[Path]:
+    """Yield where the run that saved into ``root`` may have left its settings: the working folder, and above."""
+    for folder in (Path.cwd(), *root.parents):
+        yield folder / "runs" / root.name / CONFIG_FILE
+
+
+def describe_name(name: str) -> ModelDescription:
+    """Return the description of a released model, or that in a file of config_tasks/ or a run's config.json.
+
+    Raises ValueError for an unknown name or a file that cannot be read.
+    """
+    if name.endswith(".sh"):
+        return of_model_file(Path(name))
+    if name.endswith(".json"):
+        return of_run(Path(name))
+    model = RELEASED_NAMES.get(name.lower()) or RELEASED_MODELS.get(name)
+    if model is None:
+        raise ValueError(
+            f"model {name!r} is unknown; name one of {', '.join(RELEASED_NAMES)}, or a file: "
+            "config_tasks/model_*.sh, or runs/NAME/config.json of a training run"
+        )
+    return replace(of_released(model), name=name.lower())
+
+
+def of_released(model: ReleasedModel) -> ModelDescription:
+    """Return the description of a released model."""
+    tokenizer = TokenizerDescription(
+        model.tokenizer_type,
+        model.tokenizer_model_type,
+        task_mask=model.task_mask,
+        fix_command_token=model.fix_command_token,
+    )
+    return ModelDescription(model.name.lower(), f"released model {model.name}", vars(model.config), tokenizer)
+
+
+def of_run(file: Path) -> ModelDescription:
+    """Return the description from a run's command line, as ``runs/NAME/config.json`` keeps it."""
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file; a training run leaves it in runs/NAME/{CONFIG_FILE}")
+    values = read_json(file)
+    lacking = [key for key in RUN_KEYS if key not in values]
+    if lacking:
+        raise ValueError(f"{file} lacks {lacking[0]!r}: it is not the config.json of a run")
+    get = values.get
+    kind, path = values["tokenizer_type"], get("tokenizer_path")
+    if kind != "SentencePieceTokenizer" and path == UNSET_TOKENIZER_PATH:
+        path = None
+    block = bool(get("block_lm", True))
+    tokenizer = TokenizerDescription(
+        kind,
+        get("tokenizer_model_type"),
+        path,
+        block_symbols=block,
+        task_mask=bool(get("task_mask")),
+        decoder_mask=(get("block_mask_prob") or 0) > 0 or (get("context_mask_ratio") or 0) > 0,
+        num_sentinels=values["max_position_embeddings"] if get("sentinel_token") else 0,
+        fix_command_token=bool(get("fix_command_token")),
+        vocab_dir=get("vocab_dir"),
+        cache_dir=get("cache_dir"),
+        vocab_divisor=get("make_vocab_size_divisible_by") or 128,
+    )
+    sizes = {key: values[key] for key in RUN_KEYS if key != "tokenizer_type"}
+    sizes |= {
+        "block_position_encoding": block and not get("masked_lm"),
+        "relative_encoding": bool(get("transformer_xl")),
+        "attention_scale": get("attention_scale") or 1.0,
+    }
+    block_positions = not get("no_block_position")
+    return ModelDescription(file.resolve().parent.name, str(file), sizes, tokenizer, block_positions)
+
+
+def of_hub_folder(folder: Path, fields: Mapping[str, Any]) -> ModelDescription:
+    """Return the description of a folder of the Hugging Face layout, whose config.json has ``fields``."""
+    config = config_from_fields(fields, file=folder / CONFIG_FILE)
+    name = fields.get("_name_or_path") or folder.resolve().name
+    sizes = vars(replace(config, prompt_length=None))  # a continuous prompt is no part of the language model
+    return ModelDescription(name, str(folder), sizes, tokenizer_of_folder(folder), hub_fields=fields)
+
+
+def tokenizer_of_folder(folder: Path) -> TokenizerDescription | None:
+    """Return the tokenizer whose files are in a folder of the Hugging Face layout; None when there are none.
+
+    Raises ValueError when it is not one of a GLM, or its vocabulary is missing.
+    """
+    file = folder / TOKENIZER_CONFIG
+    if not file.is_file():
+        return None
+    content = read_json(file)
+    class_name = content.get("tokenizer_class")
+    kind = next((kind for kind in HUB_TOKENIZERS if kind.class_name in str(class_name)), None)
+    if kind is None:
+        known = ", ".join(kind.class_name for kind in HUB_TOKENIZERS)
+        raise ValueError(f"{file}: tokenizer_class {class_name!r} is none of a GLM ({known})")
+    lacking = [name for name in kind.files if not (folder / name).is_file()]
+    if lacking:
+        raise ValueError(f"{folder} lacks the tokenizer's {lacking[0]}; copy it into the folder")
+    model_type = kind.model_type
+    if kind.vocabulary == "bert":
+        model_type = "bert-base-uncased" if content.get("do_lower_case", True) else "bert-base-cased"
+    return TokenizerDescription(
+        kind.tokenizer_type,
+        model_type,
+        str(folder / kind.files[0] if kind.vocabulary == "sentencepiece" else folder),
+        task_mask=kind.task_masks,
+        fix_command_token=kind.vocabulary == "chinese",
+    )
+
+
+# Flags, and the files of config_tasks/ that hold them
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that describe a model; they go before what its name says."""
+    group = parser.add_argument_group("the model, where its name does not say it")
+    group.add_argument("--num-attention-heads", type=int)
+    group.add_argument("--attention-scale", type=float)
+    group.add_argument("--tokenizer-type")
+    group.add_argument("--tokenizer-model-type")
+    group.add_argument("--tokenizer-path")
+    group.add_argument("--task-mask", action="store_true", default=None)
+    group.add_argument("--fix-command-token", action="store_true", default=None)
+    group.add_argument("--make-vocab-size-divisible-by", type=int)
+
+
+def with_flags(description: ModelDescription, flags: argparse.Namespace) -> ModelDescription:
+    """Return the description with what ``flags`` (of ``add_flags``) say in its place."""
+    values = {
+        "tokenizer_type": flags.tokenizer_type,
+        "model_type": flags.tokenizer_model_type,
+        "path": flags.tokenizer_path,
+        "task_mask": flags.task_mask,
+        "fix_command_token": flags.fix_command_token,
+        "vocab_divisor": flags.make_vocab_size_divisible_by,
+    }
+    given = {key: value for key, value in values.items() if value is not None}
+    tokenizer = description.tokenizer
+    if flags.tokenizer_type is not None:
+        tokenizer = TokenizerDescription(**given)
+    elif given and tokenizer is not None:
+        tokenizer = replace(tokenizer, **given)
+    elif given:
+        raise ValueError("--tokenizer-type is missing: the other flags of a tokenizer need it")
+    sizes = dict(description.sizes)
+    if flags.num_attention_heads is not None:  # of a model with sizes of its own
+        sizes.pop("hidden_size", None)
+        sizes["num_attention_heads"] = flags.num_attention_heads
+    if flags.attention_scale is not None:
+        sizes["attention_scale"] = flags.attention_scale
+    return replace(description, sizes=sizes, tokenizer=tokenizer)
+
+
+def of_model_file(file: Path) -> ModelDescription:
+    """Return what the flags in a file of ``config_tasks/``, or in the model.sh of a converted model, say."""
+    if not file.is_file():
+        raise ValueError(f"{file}: no such model file; give one of config_tasks/model_*.sh")
+    command = ["bash", "-c", READ_MODEL_FILE, "-", str(file.resolve())]
+    run = subprocess.run(command, check=False, capture_output=True, text=True, encoding="utf-8")
+    if run.returncode:
+        raise ValueError(f"{file} defines no MODEL_ARGS: {run.stderr.strip().splitlines()[-1]}")
+    parser = argparse.ArgumentParser(add_help=False)
+    add_flags(parser)
+    parser.add_argument("--hidden-size", type=int)
+    flags, _ = parser.parse_known_args(shlex.split(run.stdout))  # the file has flags of other programs as well
+    if flags.tokenizer_type is None:
+        flags.tokenizer_type = "BertWordPieceTokenizer"  # the default in training
+    described = with_flags(ModelDescription(file.stem.removeprefix("model_"), str(file)), flags)
+    hidden_size = {} if flags.hidden_size is None else {"hidden_size": flags.hidden_size}
+    return replace(described, sizes={**described.sizes, **hidden_size})
+
+
+def model_file(name: str, config: GLMConfig, tokenizer: TokenizerDescription | None) -> str:
+    """Return the content of a model.sh: the flags with which the programs here build the model in its folder.
+
+    The tokenizer's files are those of the Hugging Face layout, in the same folder.
+    """
+    words = ["--block-lm", "--cloze-eval"] if config.block_position_encoding else ["--cloze-eval", "--masked-lm"]
+    words += ["--transformer-xl"] * config.relative_encoding
+    for size in ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings"):
+        words += [f"--{size.replace('_', '-')}", str(getattr(config, size))]
+    if config.attention_scale != 1.0:
+        words += ["--attention-scale", str(config.attention_scale)]
+    lines = [" ".join(words)]
+    if tokenizer is not None:
+        words = ["--tokenizer-type", tokenizer.tokenizer_type]
+        words += ["--tokenizer-model-type", tokenizer.model_type] if tokenizer.model_type else []
+        words += ["--task-mask"] * tokenizer.task_mask + ["--fix-command-token"] * tokenizer.fix_command_token
+        files = tokenizer.hub_class().files
+        words += ["--tokenizer-path", f"$MODEL_FOLDER/{files[0]}" if len(files) == 1 else "$MODEL_FOLDER"]
+        lines.append(" ".join(words))
+    lines.append("--load-pretrained $MODEL_FOLDER")
+    content = "\n    ".join(lines)
+    return (
+        "# A model converted from the Hugging Face layout. To be sourced, as the files of config_tasks/.\n"
+        'MODEL_FOLDER="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"\n'
+        f'MODEL_TYPE="{name}"\nMODEL_ARGS="{content}"\n'
+    )
+
+
+# config.json of the Hugging Face layout
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; raise ValueError when it holds something else."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON file; copy it anew") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} holds no JSON object; copy it anew")
+    return values
+
+
+def read_fields(folder: Path) -> dict[str, Any] | None:
+    """Return the fields of a folder's config.json, None when it has none; raise ValueError for a damaged one."""
+    file = folder / CONFIG_FILE
+    return read_json(file) if file.is_file() else None
+
+
+def is_classifier(fields: Mapping[str, Any] | None) -> bool:
+    """Tell whether a config.json names the class with a classification head."""
+    return CLASSIFIER_CLASS in ((fields or {}).get("architectures") or ())
+
+
+def config_fields(config: GLMConfig, *, pool_token: str = "cls") -> dict[str, Any]:
+    """Return the fields of config.json that describe ``config``: those of the published models."""
+    fields = {field: getattr(config, name) for name, field in FIELD_NAMES.items()}
+    # The published code needs the last two: whole logits instead of hidden states.
+    return fields | {
+        "pool_token": pool_token,
+        "model_type": MODEL_TYPE,
+        "parallel_output": True,
+        "output_predict": True,
+    }
+
+
+def config_from_fields(fields: Mapping[str, Any], *, file: Path) -> GLMConfig:
+    """Return the model that the fields of a config.json describe; ``file`` names it in messages.
+
+    Raises ValueError when it is no GLM, or a field has no possible value.
+    """
+    kind = fields.get("model_type")
+    lacking = [name for name in SIZES if not isinstance(fields.get(FIELD_NAMES[name]), int)]
+    if kind != MODEL_TYPE or lacking:
+        # Another family of the same type name ships with transformers; it has no num_layers.
+        problem = f"lacks {lacking[0]}" if kind == MODEL_TYPE else f"has model_type {kind!r}"
+        raise ValueError(f"{file} describes another kind of model (it {problem}); give the folder of a GLM")
+    values = {name: fields[field] for name, field in FIELD_NAMES.items() if fields.get(field) is not None}
+    try:
+        return GLMConfig(**values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]], *, file: Path) -> dict[str, Any]:
+    """Return what the shapes of whole parameters tell of a ``GLMConfig``: all sizes but the number of heads.
+
+    That is known of relative models alone. Raises ValueError when the parameters are no language model's.
+    """
+    layers = {int(match[1]) for name in shapes if (match := LAYER_NAME.match(name))}
+    if WORD_TABLE not in shapes or not layers:
+        prompt = all(name.startswith(PROMPT_PREFIX) for name in shapes)
+        names = "a continuous prompt" if prompt else ", ".join(list(shapes)[:3])
+        raise ValueError(
+            f"{file} holds no whole GLM but {names} alone; name the model that belongs to it with --load-pretrained"
+        )
+    vocab_size, hidden_size = shapes[WORD_TABLE]  # [v,h]
+    sizes: dict[str, Any] = {
+        "num_layers": max(layers) + 1,
+        "hidden_size": hidden_size,
+        "vocab_size": vocab_size,
+        "block_position_encoding": BLOCK_POSITION_TABLE in shapes,
+        "relative_encoding": "transformer.r_w_bias" in shapes,
+    }
+    if POSITION_TABLES[0] in shapes:
+        sizes["max_position_embeddings"] = shapes[POSITION_TABLES[0]][0] - (BLOCK_POSITION_TABLE in shapes)
+    if sizes["relative_encoding"]:
+        sizes["num_attention_heads"] = shapes["transformer.r_w_bias"][0]
+    return sizes
