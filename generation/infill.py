@@ -1,6 +1,6 @@
 """Fill the blanks of prompts, left to right, many prompts at once.
 
-The way: text, ``inputs.py`` (ids, positions, blanks), ``decoding_state.py`` (cache), ``sampling.py`` or
+The way: text, ``inputs.py`` (ids, positions, blanks), ``state.py`` (cache), ``sampling.py`` or
 ``beam_search.py``, text.
 """
 

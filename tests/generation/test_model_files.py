@@ -1,6 +1,6 @@
 """The model files of config_tasks/ and the table of released models.
 
-The values of the released files are compared by ``test_golden_pretraining_configs.py``.
+The values of the released files are compared by ``tests/training/test_golden_configs.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The two READMEs: the same commands, and nothing named that is not there."""
+"""The two READMEs: the same headings and commands, every command in their table, nothing named that is not there."""
 
 from __future__ import annotations
 
@@ -17,6 +17,46 @@ def blocks(text: str) -> list[str]:
 def test_command_blocks_are_identical(repository: Path):
     english, chinese = (blocks((repository / name).read_text(encoding="utf-8")) for name in READMES)
     assert english and english == chinese
+
+
+def headings(text: str) -> list[int]:
+    """Return the levels of the headings outside code blocks."""
+    outside = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    return [len(marks) for marks in re.findall(r"^(#+) ", outside, flags=re.MULTILINE)]
+
+
+def listed_commands(text: str) -> list[str]:
+    """Return the commands of the table of all commands."""
+    return re.findall(r"^\|[^|`]*\| `((?:bash|python) [^`]+)` \|", text, flags=re.MULTILINE)
+
+
+def commands(repository: Path) -> set[str]:
+    """Return what can be typed: scripts with an interpreter line, and modules that run."""
+    found = {
+        f"bash {path.relative_to(repository)}"
+        for path in [*repository.glob("scripts/*.sh"), *repository.glob("benchmarks/*.sh")]
+        if path.read_text(encoding="utf-8").startswith("#!")
+    }  # the others are sourced
+    for path in repository.rglob("*.py"):
+        name = path.relative_to(repository)
+        if name.parts[0] in ("tests", "benchmarks") or name.parts[0].startswith((".", "build")):
+            continue
+        if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8"):
+            runs = len(name.parts) == 1 or name.parts[0] == "scripts"
+            found.add(f"python {name}" if runs else f"python -m {'.'.join(name.with_suffix('').parts)}")
+    return found
+
+
+def test_headings_are_in_step(repository: Path):
+    english, chinese = (headings((repository / name).read_text(encoding="utf-8")) for name in READMES)
+    assert english == chinese
+
+
+def test_every_command_is_in_the_table(repository: Path):
+    for name in READMES:
+        listed = listed_commands((repository / name).read_text(encoding="utf-8"))
+        assert len(listed) == len(set(listed))
+        assert set(listed) == commands(repository), name
 
 
 def test_named_files_exist(repository: Path):
