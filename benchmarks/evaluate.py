@@ -19,7 +19,7 @@ from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from tasks.seq2seq.decoding import TargetDecoder, decode_shared
-from tasks.seq2seq.examples import Seq2SeqSample
+from tasks.seq2seq.samples import Seq2SeqSample
 from tasks.seq2seq.settings import BeamSettings
 
 VOCABULARY, SHORTEST, LONGEST, TARGET, BEAMS, TEXTS = 30592, 40, 128, 24, 5, 8

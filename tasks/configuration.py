@@ -10,8 +10,7 @@ from typing import Any
 
 from model.lora_settings import LoraSettings
 from tasks.language_model.settings import LanguageModelSettings, language_model_settings
-from tasks.seq2seq.examples import SEQ2SEQ_TASKS
-from tasks.seq2seq.settings import Seq2SeqSettings, seq2seq_settings
+from tasks.seq2seq.settings import SEQ2SEQ_TASKS, Seq2SeqSettings, seq2seq_settings
 from training.arguments import ParsedArguments
 from training.configurations import (
     BlankSettings,

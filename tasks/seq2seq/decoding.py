@@ -23,8 +23,8 @@ from generation.sampling import process_scores
 from generation.state import DecodingState
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
-from mpu.mappings import gather_numbered
-from tasks.seq2seq.examples import Seq2SeqSample
+from mpu.mappings import run_shared
+from tasks.seq2seq.samples import Seq2SeqSample
 from tasks.seq2seq.settings import BeamSettings
 
 Result = TypeVar("Result")
@@ -179,14 +179,10 @@ def decode_shared(
 ) -> list[Result]:
     """Return what ``decode`` makes of every text, in their order, on every rank.
 
-    ``decode`` is given the numbers of at most ``batch_size`` texts of similar length. Every text is decoded by one data
-    rank; the ranks of a model-parallel group work together on theirs. Every rank has to call it.
+    ``decode`` is given the numbers of at most ``batch_size`` texts of similar length, of which the data ranks share the
+    batches. Every rank has to call it.
     """
     order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    found: dict[int, Result] = {}
     with torch.inference_mode():
-        for batch in batches[topology.data_parallel_rank :: topology.data_parallel_size]:
-            found.update(zip(batch, decode(batch), strict=True))
-    found = gather_numbered(found, topology=topology)
-    return [found[number] for number in range(len(lengths))]
+        return run_shared(batches, decode, topology=topology)

@@ -1,19 +1,29 @@
-"""How good written texts are. ``score_predictions`` is the one way.
+"""How good written texts are: ROUGE, BLEU, SQuAD's figures, filled blanks. ``score_predictions`` is the one way.
 
 The original's metrics come first, under its names and on its scales; the figures the field uses stand beside them.
 """
 
 from __future__ import annotations
 
+import math
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 from tasks.metrics import exact_match, grouped_span_score, token_f1
-from tasks.seq2seq.bleu import library_scores, multi_bleu, sentence_bleu
-from tasks.seq2seq.detokenizers import clean_filled
-from tasks.seq2seq.examples import BLANK_TASKS, SEQ2SEQ_TASKS, SQUAD_TASKS, Seq2SeqExample
-from tasks.seq2seq.rouge import ROUGE_TYPES, compatible_rouge, rouge, rouge_texts
+from tasks.seq2seq.detokenizers import clean_filled, fix_tokenization
+from tasks.seq2seq.readers import Seq2SeqExample
+from tasks.seq2seq.settings import BLANK_TASKS, SEQ2SEQ_TASKS, SQUAD_TASKS
+
+SENTENCE_BREAK = "[SEP]"
+FEWEST_WORDS = 5  # shorter sentences of a prediction are dropped
+MOST_SEEN = 0.7  # share of a sentence's words that may have been seen before
+ROUGE_TYPES = {"rouge-1": "rouge1", "rouge-2": "rouge2", "rouge-l": "rougeLsum"}
+LONGEST_NGRAM = 4
 
 
 def metric_names(task: str) -> tuple[str, ...]:
@@ -120,3 +130,179 @@ def word_f1(first: str, second: str) -> float:
     if not (said or true):
         return 1.0
     return 2 * shared / (len(said) + len(true))
+
+
+@dataclass(frozen=True)
+class Rouge:
+    """Means over the examples, 0 to 1."""
+
+    precision: float
+    recall: float
+    f_measure: float
+
+
+@dataclass(frozen=True)
+class RougeTexts:
+    """A prediction and its reference as ROUGE compares them: one sentence a line."""
+
+    prediction: str
+    reference: str
+
+
+def drop_repeated(sentences: Sequence[str], most_seen: float) -> list[str]:
+    """Return the sentences of whose distinct words at most a share of ``most_seen`` occurs in any earlier sentence."""
+    kept, seen = [], set()
+    for sentence in sentences:
+        words = set(sentence.lower().split())
+        if not words or len(words & seen) / len(words) <= most_seen:
+            kept.append(sentence)
+        seen |= words
+    return kept
+
+
+def rouge_texts(
+    predictions: Sequence[str], references: Sequence[str], *, family: str, task: str, filtered: bool
+) -> list[RougeTexts]:
+    """Return the texts that are compared.
+
+    Args:
+        predictions, references: texts, their sentences separated by ``[SEP]``.
+        family, task: of the tokenizer and the data; see ``fix_tokenization``.
+        filtered: as the original, without the predictions' sentences of at most four words and their repetitions.
+    """
+    texts = []
+    for prediction, reference in zip(predictions, references, strict=True):
+        said, true = (
+            [fix_tokenization(part, family=family, task=task) for part in text.split(SENTENCE_BREAK)]
+            for text in (prediction, reference)
+        )
+        if filtered:
+            said = drop_repeated([part for part in said if len(part.split()) >= FEWEST_WORDS], MOST_SEEN)
+        texts.append(RougeTexts("\n".join(said), "\n".join(true)))
+    return texts
+
+
+def compatible_rouge(texts: Sequence[RougeTexts]) -> dict[str, float]:
+    """Return the original's F-measures: it hands the prediction over as the truth, which changes ``rouge-l``."""
+    swapped = [RougeTexts(text.reference, text.prediction) for text in texts]
+    return {name: score.f_measure for name, score in rouge(swapped).items()}
+
+
+def rouge(texts: Sequence[RougeTexts], *, characters: bool = False) -> dict[str, Rouge]:
+    """Return the mean ROUGE scores by name.
+
+    ``characters`` compares characters beside Latin words and numbers; without it text in scripts such as Chinese
+    scores 0. Raises ValueError when rouge-score is missing.
+    """
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise ValueError("ROUGE needs rouge-score: pip install rouge-score") from error
+    tokenizer = CharacterTokenizer() if characters else None
+    scorer = RougeScorer(list(ROUGE_TYPES.values()), use_stemmer=True, tokenizer=tokenizer)
+    scores: list[dict[str, Any]] = [scorer.score(text.reference, text.prediction) for text in texts]
+    count = max(len(scores), 1)
+    return {
+        name: Rouge(
+            sum(score[kind].precision for score in scores) / count,
+            sum(score[kind].recall for score in scores) / count,
+            sum(score[kind].fmeasure for score in scores) / count,
+        )
+        for name, kind in ROUGE_TYPES.items()
+    }
+
+
+class CharacterTokenizer:
+    """Cuts a text into Latin words, numbers and the single characters of everything else, without punctuation."""
+
+    _UNITS = re.compile(r"[a-z0-9]+|[^\W_]")
+
+    def tokenize(self, text: str) -> list[str]:
+        """Return the units of ``text`` in lower case."""
+        return self._UNITS.findall(text.lower())
+
+
+@dataclass(frozen=True)
+class Bleu:
+    """BLEU of a corpus.
+
+    Attributes:
+        score: 0 to 100; 0 when no n-gram of some length matches.
+        precisions: of n-grams of 1 to 4 words, 0 to 100.
+        brevity_penalty: 0 to 1.
+        hypothesis_length, reference_length: words; of several references the closest in length counts.
+    """
+
+    score: float
+    precisions: tuple[float, ...]
+    brevity_penalty: float
+    hypothesis_length: int
+    reference_length: int
+
+    def __str__(self) -> str:
+        """Return the line that ``multi-bleu.perl`` prints."""
+        ratio = self.hypothesis_length / self.reference_length if self.reference_length else 0.0
+        precisions = "/".join(f"{precision:.1f}" for precision in self.precisions)
+        return (
+            f"BLEU = {self.score:.2f}, {precisions} (BP={self.brevity_penalty:.3f}, ratio={ratio:.3f}, "
+            f"hyp_len={self.hypothesis_length}, ref_len={self.reference_length})"
+        )
+
+
+def multi_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, lowercase: bool = False) -> Bleu:
+    """Return the BLEU of ``hypotheses``; ``references`` holds one list of as many texts per set of references.
+
+    Raises ValueError when the numbers of texts differ.
+    """
+    for texts in references:
+        if len(texts) != len(hypotheses):
+            raise ValueError(f"{len(hypotheses)} hypotheses and {len(texts)} references: BLEU needs one for each")
+    matches, totals = [0] * LONGEST_NGRAM, [0] * LONGEST_NGRAM
+    hypothesis_length = reference_length = 0
+    for hypothesis, *truths in zip(hypotheses, *references, strict=True):
+        words, *true_words = ((text.lower() if lowercase else text).split() for text in (hypothesis, *truths))
+        hypothesis_length += len(words)
+        reference_length += min((len(truth) for truth in true_words), key=lambda n: (abs(n - len(words)), n))
+        for size in range(1, LONGEST_NGRAM + 1):
+            allowed: Counter[tuple[str, ...]] = Counter()
+            for truth in true_words:
+                allowed |= _ngrams(truth, size)
+            found = _ngrams(words, size)
+            matches[size - 1] += (found & allowed).total()
+            totals[size - 1] += found.total()
+    precisions = tuple(match / total if total else 0.0 for match, total in zip(matches, totals))
+    if hypothesis_length == 0:
+        penalty = 0.0
+    else:
+        penalty = min(1.0, math.exp(1 - reference_length / hypothesis_length))
+    score = penalty * math.exp(sum(map(math.log, precisions)) / LONGEST_NGRAM) if all(precisions) else 0.0
+    percents = tuple(100 * precision for precision in precisions)
+    return Bleu(100 * score, percents, penalty, hypothesis_length, reference_length)
+
+
+def _ngrams(words: Sequence[str], size: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(words[start : start + size]) for start in range(len(words) - size + 1))
+
+
+def library_scores(hypotheses: Sequence[str], references: Sequence[str], *, chinese: bool = False) -> dict[str, float]:
+    """Return BLEU and chrF of the sacrebleu package, 0 to 100; ``chinese`` cuts Chinese into characters.
+
+    Raises ValueError when the package is missing.
+    """
+    sacrebleu = _library()
+    bleu = sacrebleu.corpus_bleu(hypotheses, [references], tokenize="zh" if chinese else "13a", force=True)
+    chrf = sacrebleu.corpus_chrf(hypotheses, [references])
+    return {"sacrebleu": float(bleu.score), "chrf": float(chrf.score)}
+
+
+def sentence_bleu(hypothesis: str, reference: str) -> float:
+    """Return sacrebleu's smoothed BLEU of one text, 0 to 100; a text of few words is judged by its short n-grams."""
+    return float(_library().sentence_bleu(hypothesis, [reference], use_effective_order=True).score)
+
+
+def _library() -> ModuleType:
+    try:
+        import sacrebleu
+    except ImportError as error:
+        raise ValueError("BLEU and chrF need sacrebleu: pip install sacrebleu") from error
+    return sacrebleu

@@ -1,14 +1,40 @@
-"""The files of an evaluation: hypotheses, references, SQuAD's answers."""
+"""The texts that predicted ids stand for, and the files of an evaluation: hypotheses, references, SQuAD's answers."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from data_utils.tokenizers.tokenizer import Tokenizer
 from data_utils.whole_files import write_whole
-from tasks.seq2seq.answers import is_no_answer
-from tasks.seq2seq.examples import SQUAD_TASKS, Seq2SeqExample
+from tasks.seq2seq.detokenizers import clean_answer
+from tasks.seq2seq.readers import NO_ANSWER, Seq2SeqExample
+from tasks.seq2seq.settings import SQUAD_TASKS
+
+
+def is_no_answer(text: str) -> bool:
+    """Tell whether a prediction says that there is no answer; case and blanks do not matter."""
+    return "".join(text.split()).lower() == NO_ANSWER.lower()
+
+
+def recover_answer(ids: Sequence[int], meta: Mapping[str, Any], *, tokenizer: Tokenizer) -> str:
+    """Return the answer that predicted ``ids`` (without eop and padding) stand for.
+
+    The words of the context as they are written there when the ids stand in it; else the decoded text, cleaned up.
+    ``meta`` is the example's: ``context``, ``context_ids`` and ``context_offsets``. Only BERT's vocabulary loses the
+    writing; with others the decoded text is the answer.
+    """
+    decoded = tokenizer.decode(ids)
+    if tokenizer.family != "bert" or is_no_answer(decoded):
+        return decoded
+    wanted, context, offsets = tuple(ids), tuple(meta["context_ids"]), meta["context_offsets"]
+    if offsets is not None and wanted:
+        for start in range(len(context) - len(wanted) + 1):
+            if context[start : start + len(wanted)] == wanted:
+                return meta["context"][offsets[start][0] : offsets[start + len(wanted) - 1][1]]
+    return clean_answer(decoded)
 
 
 def write_outputs(

@@ -6,22 +6,88 @@ Lines are stripped. What is wrong with a file is said in one line with its name 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tasks.readers import read_text, standardize
 from tasks.seq2seq import detokenizers
-from tasks.seq2seq.blanks import BLANK, find_answers
-from tasks.seq2seq.examples import SEQ2SEQ_TASKS, SPLITS, SQUAD_TASKS, Seq2SeqExample, Seq2SeqOptions
-from tasks.seq2seq.readers_squad import read_questions, read_squad
+from tasks.seq2seq.settings import SEQ2SEQ_TASKS, SPLITS, SQUAD_TASKS
 
 if TYPE_CHECKING:
+    import tokenizers
+
     from data_utils.tokenizers.tokenizer import Tokenizer
 
-__all__ = ["SEQ2SEQ_TASKS", "SPLITS", "Seq2SeqExample", "read_examples"]
-
+BLANK = "[MASK]"
 XSUM_SPLITS_FILE = "XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json"
+NO_ANSWER = "N/A"
+FAKE_ANSWER = "FAKE_ANSWER"  # what a test split's questions are given instead of an answer
+SQUAD_VERSIONS = {"squad": "v2.0", "squad_v1": "v1.1"}
+Offsets = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Seq2SeqExample:
+    """One example of a task, before any tokenizer's ids.
+
+    Attributes:
+        guid: ``<split>-<running index>``.
+        source: the text to read; with ``[MASK]`` where blanks are to be filled.
+        target: the text to write.
+        reference: what a prediction is compared with, and the line of the ``.refs`` file.
+        meta: what else the task needs: ``question``, ``answer``, ``answers``, ``idx`` (question id), ``context``,
+            ``context_ids`` and ``context_offsets`` (SQuAD), ``blanks`` (the texts of the source's blanks in order; None
+            when the files do not tell; absent while no blanks have been drawn).
+    """
+
+    guid: str
+    source: str
+    target: str
+    reference: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqOptions:
+    """How examples are read and become samples.
+
+    Attributes:
+        source_length: S, ``--src-seq-length``.
+        target_length: T, ``--tgt-seq-length``.
+        task_mask: the tokenizer has sMASK and gMASK (``--task-mask``), and the blank to fill is sMASK.
+        mask_pad_token: padding of the source is hidden (customization only).
+        block_positions: False: all block positions of the target are 1 (``--no-block-position``).
+        blank_mask_ratio: share of the words that become blanks (``--blank-maskratio``).
+        seed: of the drawing of blanks.
+        compatible: do as the original where ours is better: windows without the answer are skipped in evaluation, too
+            (squad_v1), the reference of a generated question is the answer, a mask in the user's text is taken for the
+            appended one, and the shorter of two files decides (customization).
+    """
+
+    source_length: int
+    target_length: int
+    task_mask: bool = False
+    mask_pad_token: bool = False
+    block_positions: bool = True
+    blank_mask_ratio: float = 0.1
+    seed: int = 1234
+    compatible: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the lengths. Raises ValueError."""
+        if self.source_length < 4 or self.target_length < 1:
+            raise ValueError(
+                f"--src-seq-length {self.source_length}, --tgt-seq-length {self.target_length}: at least 4 and 1 are "
+                "needed"
+            )
+        if not 0 < self.blank_mask_ratio < 1:
+            raise ValueError(f"--blank-maskratio {self.blank_mask_ratio}: a share of the words, between 0 and 1")
 
 
 def read_examples(
@@ -144,6 +210,35 @@ def _read_blank(folder: Path, split: str, *, options: Seq2SeqOptions) -> list[Se
     return examples
 
 
+def find_answers(source: str, target: str) -> tuple[str, ...] | None:
+    """Return what stands in ``target`` at each ``[MASK]`` of ``source``, at least one word each.
+
+    None when the texts do not agree outside of the blanks. Where several readings agree, earlier blanks are short.
+    """
+    pattern, words = source.split(), target.split()
+    # agrees[i][j]: pattern[i:] can stand for words[j:]
+    agrees = np.zeros((len(pattern) + 1, len(words) + 1), dtype=bool)
+    agrees[len(pattern), len(words)] = True
+    for i in range(len(pattern) - 1, -1, -1):
+        for j in range(len(words) - 1, -1, -1):
+            if pattern[i] == BLANK:
+                agrees[i, j] = agrees[i + 1, j + 1] or agrees[i, j + 1]
+            else:
+                agrees[i, j] = pattern[i] == words[j] and agrees[i + 1, j + 1]
+    if not agrees[0, 0]:
+        return None
+    answers: list[str] = []
+    start = 0
+    for i, word in enumerate(pattern):
+        end = start + 1
+        if word == BLANK:
+            while not agrees[i + 1, end]:
+                end += 1
+            answers.append(" ".join(words[start:end]))
+        start = end
+    return tuple(answers)
+
+
 def _read_extraction(folder: Path, split: str) -> list[Seq2SeqExample]:
     name = "valid" if split == "dev" else split
     path, targets = folder / f"{name}.source", folder / f"{name}.target"
@@ -171,3 +266,165 @@ def _read_customization(folder: Path, split: str, *, options: Seq2SeqOptions) ->
     name = "val" if split == "dev" else split
     pairs = read_line_pairs(folder / f"{name}.source", folder / f"{name}.target", shorter_decides=options.compatible)
     return [Seq2SeqExample(f"{split}-{index}", source, target, target) for index, (source, target) in enumerate(pairs)]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a file.
+
+    Attributes:
+        where: file and place in it, for messages.
+        identity: the question's id; empty where the file gives none.
+        context, question: the texts.
+        answers: all answer texts, in file order.
+    """
+
+    where: str
+    identity: str
+    context: str
+    question: str
+    answers: tuple[str, ...]
+
+
+def read_nested(path: Path) -> Iterator[Question]:
+    """Yield the questions of a file. Raise ValueError with file and place for anything malformed."""
+    try:
+        document = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno})") from None
+    for article, article_place in _items(document, "data", f"{path}, "):
+        for paragraph, paragraph_place in _items(article, "paragraphs", article_place):
+            context = _text(paragraph, "context", paragraph_place)
+            for entry, place in _items(paragraph, "qas", paragraph_place):
+                answers = tuple(_text(answer, "text", at) for answer, at in _items(entry, "answers", place, default=[]))
+                identity = str(entry.get("id", ""))
+                yield Question(place.rstrip("."), identity, context, _text(entry, "question", place), answers)
+
+
+def _items(parent: Any, key: str, place: str, *, default: list | None = None) -> Iterator[tuple[Any, str]]:
+    """Yield the entries of a list field with their places."""
+    value = parent.get(key, default) if isinstance(parent, dict) else None
+    if not isinstance(value, list):
+        raise ValueError(f"{place.rstrip(',. ')}: no list {key!r}; the file needs data > paragraphs > qas > answers")
+    for index, entry in enumerate(value):
+        yield entry, f"{place}{key}[{index}]."
+
+
+def _text(parent: Any, key: str, place: str) -> str:
+    value = parent.get(key) if isinstance(parent, dict) else None
+    if not isinstance(value, str):
+        raise ValueError(f"{place.rstrip('.')}: no text {key!r}")
+    return value
+
+
+def read_questions(
+    task: str, folder: Path, split: str, *, tokenizer: Tokenizer, options: Seq2SeqOptions
+) -> list[Seq2SeqExample]:
+    """Return the examples of question generation or CMRC: one per distinct answer of a question.
+
+    The target is the question, or the answer (CMRC). A test split's answers are not looked at.
+    """
+    path = folder / f"{split}.json"
+    examples: list[Seq2SeqExample] = []
+    generates_question = task == "squad_generation"
+    for question in read_nested(path):
+        answers = (FAKE_ANSWER,) if split == "test" else tuple(dict.fromkeys(question.answers))
+        for answer in answers:
+            target = question.question if generates_question else answer
+            compared = answer if options.compatible else target
+            meta = {"question": question.question, "answer": answer, "idx": question.identity}
+            reference = tokenizer.decode(tokenizer.encode(compared))
+            examples.append(Seq2SeqExample(f"{split}-{len(examples)}", question.context, target, reference, meta))
+    return _not_empty(examples, path)
+
+
+def read_squad(
+    task: str, folder: Path, split: str, *, tokenizer: Tokenizer, options: Seq2SeqOptions
+) -> list[Seq2SeqExample]:
+    """Return the examples of SQuAD: a window of the context each, with the answer if the window holds it."""
+    path = folder / f"{'train' if split == 'train' else 'dev'}-{SQUAD_VERSIONS[task]}.json"
+    needs_answer = task == "squad_v1" and (split == "train" or options.compatible)
+    offsets = ContextOffsets(tokenizer)
+    encoded: dict[str, tuple[int, ...]] = {}  # per context its ids; the questions of a context follow each other
+    examples: list[Seq2SeqExample] = []
+    for question in read_nested(path):
+        if question.context not in encoded:
+            encoded = {question.context: tuple(tokenizer.encode(question.context))}
+        ids = encoded[question.context]
+        answers = question.answers or (NO_ANSWER,)
+        expected = tokenizer.decode(tokenizer.encode(answers[0]))
+        for text, is_last in _windows(question, ids, tokenizer=tokenizer, size=options.source_length):
+            present = bool(expected) and expected in text
+            if needs_answer and not present:
+                continue
+            answer = answers[0] if present else NO_ANSWER
+            meta = {
+                "question": question.question,
+                "answer": answer,
+                "answers": answers,
+                "idx": question.identity,
+                "context": question.context,
+                "context_ids": ids,
+                "context_offsets": offsets.of(question.context, ids),
+            }
+            examples.append(Seq2SeqExample(f"{split}-{len(examples)}", text, answer, answer, meta))
+            if is_last:
+                break
+    return _not_empty(examples, path)
+
+
+def _windows(
+    question: Question, ids: tuple[int, ...], *, tokenizer: Tokenizer, size: int
+) -> Iterator[tuple[str, bool]]:
+    """Yield the windows of a context that fit beside the question, half of the source length apart: text, is last."""
+    length = size - 3 - len(tokenizer.encode(f" {question.question}"))
+    if length <= 0:
+        raise ValueError(f"{question.where}: the question leaves no room in --src-seq-length {size}; raise it")
+    for start in range(0, len(ids), size // 2):
+        window = ids[start : start + length]
+        yield tokenizer.decode(window), len(window) < length
+
+
+def _not_empty(examples: list[Seq2SeqExample], path: Path) -> list[Seq2SeqExample]:
+    if not examples:
+        raise ValueError(f"{path}: no question to make an example of")
+    return examples
+
+
+class ContextOffsets:
+    """Where the tokens of a context stand in it; known for BERT's vocabulary, the only one that loses the text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._last: tuple[str, Offsets | None] | None = None
+        self._warned = False
+
+    def of(self, context: str, ids: Sequence[int]) -> Offsets | None:
+        """Return start and end of each token of ``context``; None when there is nothing to map back to.
+
+        Warns once when the fast tokenizer cuts a context otherwise (rare characters): answers are cleaned up then.
+        """
+        if self._tokenizer.family != "bert":
+            return None
+        if self._last is None or self._last[0] != context:
+            encoding = self._fast.encode(context, add_special_tokens=False)
+            agrees = list(ids) == encoding.ids
+            if not agrees and not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"no character offsets for a context with rare characters: {context[:60]!r}", stacklevel=2
+                )
+            self._last = (context, tuple(encoding.offsets) if agrees else None)
+        return self._last[1]
+
+    @cached_property
+    def _fast(self) -> tokenizers.Tokenizer:
+        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+        text = self._tokenizer.text_tokenizer
+        vocabulary = {text.id_to_token(index): index for index in range(text.size)}
+        fast = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+        lower_case = self._tokenizer.encode("A") == self._tokenizer.encode("a")
+        fast.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
+        fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        return fast

@@ -24,16 +24,13 @@ from tasks.building import load_start_weights
 from tasks.configuration import FinetuningConfiguration
 from tasks.readers import MissingFileError
 from tasks.run import Score, TaskRun, TrainingSet
-from tasks.seq2seq.answers import NO_ANSWER, recover_answer
-from tasks.seq2seq.blanks import BLANK, with_blanks
-from tasks.seq2seq.collation import collate
 from tasks.seq2seq.decoding import TargetDecoder, decode_shared
 from tasks.seq2seq.detokenizers import clean_filled
-from tasks.seq2seq.examples import BLANK_TASKS, SQUAD_TASKS, SUMMARY_TASKS, Seq2SeqExample, Seq2SeqOptions
 from tasks.seq2seq.metrics import metric_names, score_predictions
-from tasks.seq2seq.outputs import write_outputs
-from tasks.seq2seq.readers import read_examples
-from tasks.seq2seq.samples import build_sample
+from tasks.seq2seq.outputs import recover_answer, write_outputs
+from tasks.seq2seq.readers import BLANK, NO_ANSWER, Seq2SeqExample, Seq2SeqOptions, read_examples
+from tasks.seq2seq.samples import build_sample, collate, with_blanks
+from tasks.seq2seq.settings import BLANK_TASKS, SQUAD_TASKS, SUMMARY_TASKS
 from tasks.task_data import training_batches
 from training.build import model_config
 from training.configurations import ModelSettings

@@ -1,35 +1,54 @@
-"""An example becomes ids, positions and targets. ``build_sample`` is the one way.
+"""An example becomes ids, positions and targets, and samples become batches.
 
-Legend: S source length, T target length.
+S source length, T target slots (``target_length``; of the blank task ``int(S * blank_mask_ratio)``)
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tasks.seq2seq.blanks import blank_command, build_blank_sample, with_blanks
-from tasks.seq2seq.examples import (
-    BLANK_TASKS,
-    SEQ2SEQ_TASKS,
-    SQUAD_TASKS,
-    SUMMARY_TASKS,
-    Seq2SeqExample,
-    Seq2SeqOptions,
-    Seq2SeqSample,
-)
+from data_utils.batches import Batch, pack_batch, pad_batch
+from data_utils.objective import Objective
+from data_utils.rows import Row
+from data_utils.tokenizers.tokenizer import Tokenizer
+from tasks.seq2seq.readers import BLANK, Seq2SeqExample, Seq2SeqOptions
+from tasks.seq2seq.settings import BLANK_TASKS, SQUAD_TASKS, SUMMARY_TASKS
 
-if TYPE_CHECKING:
-    from data_utils.tokenizers.tokenizer import Tokenizer
 
-__all__ = ["SEQ2SEQ_TASKS", "Seq2SeqExample", "Seq2SeqOptions", "Seq2SeqSample", "build_sample", "mask_name"]
+@dataclass(frozen=True)
+class Seq2SeqSample:
+    """One example as the model takes it. Integer arrays are int64; n is S + T in training, S + 1 in evaluation.
+
+    Attributes:
+        input_ids: [n], the source padded to S, then sop and the target without its last id, padded.
+        position_ids: [2, n], position and block position.
+        prefix_length: S; the columns before it are visible to all, the rest is causal.
+        context_length: ids of the source without padding. Where padding is hidden (``--mask-pad-token``) only these
+            columns of the source are visible; columns from ``prefix_length`` on stay causal.
+        target_ids: [n], zeros under the source; None in evaluation.
+        loss_mask: [n], 1 where ``target_ids`` counts; None in evaluation.
+        mask_positions: index of each blank to fill, in order. Empty when truncation left none: nothing is to be filled.
+        uid: the example's guid.
+    """
+
+    input_ids: np.ndarray
+    position_ids: np.ndarray
+    prefix_length: int
+    context_length: int
+    target_ids: np.ndarray | None
+    loss_mask: np.ndarray | None
+    mask_positions: tuple[int, ...]
+    uid: str
 
 
 def mask_name(task: str, options: Seq2SeqOptions) -> str:
     """Return the command token that stands for what is to be written; the same for blanks in the data."""
     if task in BLANK_TASKS:
-        return blank_command(task, options)
+        return "gMASK" if task == "blank" and options.task_mask else "MASK"
     return "sMASK" if options.task_mask and task != "cmrc" else "MASK"
 
 
@@ -58,8 +77,20 @@ def build_sample(
     source, position = _source_ids(task, example, tokenizer=tokenizer, options=options, mask=mask)
     if options.compatible:
         position = source.index(mask)
-    target = [*tokenizer.encode(f" {example.target}"), tokenizer.special.eop] if for_training else None
-    return _place(source, position, target, tokenizer=tokenizer, options=options, uid=example.guid)
+    target = [*tokenizer.encode(f" {example.target}"), tokenizer.special.eop][: options.target_length]
+    slots = options.target_length if for_training else 1
+    return _sample(
+        source,
+        [tokenizer.special.sop, *target] if for_training else [tokenizer.special.sop],
+        target if for_training else None,
+        [position] * slots,
+        list(range(1, slots + 1)) if options.block_positions else [1] * slots,
+        slots=slots,
+        masks=(position,),
+        uid=example.guid,
+        pad=tokenizer.special.pad,
+        size=options.source_length,
+    )
 
 
 def _source_ids(
@@ -104,37 +135,130 @@ def _find(part: list[int], ids: list[int]) -> int | None:
     return next(starts, None)
 
 
-def _place(
+def _sample(
     source: list[int],
-    position: int,
-    target: list[int] | None,
+    written: list[int],
+    targets: list[int] | None,
+    positions: list[int],
+    blocks: list[int],
     *,
-    tokenizer: Tokenizer,
-    options: Seq2SeqOptions,
+    slots: int,
+    masks: tuple[int, ...],
     uid: str,
+    pad: int,
+    size: int,
 ) -> Seq2SeqSample:
-    """Lay out source and target; ``target`` None is the sample that the model continues."""
-    size, pad = options.source_length, tokenizer.special.pad
-    slots = 1 if target is None else options.target_length
-    written = [] if target is None else target[:slots]
-    padded = written + [pad] * (slots - len(written))
-    ids = source + [pad] * (size - len(source)) + [tokenizer.special.sop, *padded[: slots - 1]]
-    positions = np.full((2, size + slots), position, dtype=np.int64)
-    positions[0, :size] = np.arange(size)
-    positions[1, :size] = 0
-    positions[1, size:] = np.arange(1, slots + 1) if options.block_positions else 1
-    target_ids = loss_mask = None
-    if target is not None:
-        target_ids = np.array([0] * size + padded, dtype=np.int64)
-        loss_mask = np.zeros(size + slots, dtype=np.int64)
-        loss_mask[size : size + len(written)] = 1
+    """Lay out a source, padded to ``size``, and what is written after it, cut or padded to ``slots``.
+
+    ``targets`` None is the sample that the model continues.
+    """
+
+    def behind(prefix: Sequence[int], values: list[int], filler: int) -> np.ndarray:
+        return np.array([*prefix, *values[:slots], *[filler] * (slots - len(values))], dtype=np.int64)
+
+    zeros = [0] * size
     return Seq2SeqSample(
-        input_ids=np.array(ids, dtype=np.int64),
-        position_ids=positions,
+        input_ids=behind(source + [pad] * (size - len(source)), written, pad),
+        position_ids=np.stack([behind(range(size), positions, 0), behind(zeros, blocks, 0)]),
         prefix_length=size,
         context_length=len(source),
-        target_ids=target_ids,
-        loss_mask=loss_mask,
-        mask_positions=(position,),
+        target_ids=None if targets is None else behind(zeros, targets, pad),
+        loss_mask=None if targets is None else behind(zeros, [1] * len(targets), 0),
+        mask_positions=masks,
         uid=uid,
     )
+
+
+def draw_blanks(text: str, *, ratio: float, generator: random.Random) -> tuple[str, tuple[str, ...]]:
+    """Return ``text`` with a share of its words replaced by blanks, and what stood there.
+
+    Adjacent words that are chosen make one blank. A text of few words (``int(words * ratio)`` is 0) keeps them all.
+    """
+    words = text.split()
+    chosen = set(generator.sample(range(len(words)), int(len(words) * ratio)))
+    source: list[str] = []
+    answers: list[list[str]] = []
+    for index, word in enumerate(words):
+        if index not in chosen:
+            source.append(word)
+        elif index - 1 in chosen:
+            answers[-1].append(word)
+        else:
+            source.append(BLANK)
+            answers.append([word])
+    return " ".join(source), tuple(" ".join(answer) for answer in answers)
+
+
+def with_blanks(
+    example: Seq2SeqExample, *, options: Seq2SeqOptions, epoch: int = 0, generator: random.Random | None = None
+) -> Seq2SeqExample:
+    """Return the example with blanks drawn and their answers in ``meta["blanks"]``; one that has them stays as it is.
+
+    The blanks follow from seed, ``epoch`` and the example alone. ``generator`` draws them instead, for those who need
+    the original's order.
+    """
+    if "blanks" in example.meta:
+        return example
+    generator = generator or random.Random(f"{options.seed} {epoch} {example.guid}")
+    source, answers = draw_blanks(example.source, ratio=options.blank_mask_ratio, generator=generator)
+    return replace(example, source=source, meta={**example.meta, "blanks": answers})
+
+
+def build_blank_sample(
+    task: str, example: Seq2SeqExample, *, tokenizer: Tokenizer, options: Seq2SeqOptions, for_training: bool
+) -> Seq2SeqSample:
+    """Return the sample of an example whose blanks are drawn; a blank that truncation cuts off is not asked for."""
+    size, special = options.source_length, tokenizer.special
+    mask = tokenizer.command_id(mask_name(task, options))
+    source = [mask if token == special.mask else token for token in tokenizer.encode(f" {example.source}")[:size]]
+    masks = tuple(index for index, token in enumerate(source) if token == mask)
+    layout = {"masks": masks, "uid": example.guid, "pad": special.pad, "size": size}
+    if not for_training:
+        return _sample(source, [special.sop], None, [masks[0] if masks else 0], [1], slots=1, **layout)
+    written: list[int] = []
+    targets: list[int] = []
+    positions: list[int] = []
+    blocks: list[int] = []
+    answers = tokenizer.encode_batch([f" {text}" for text in example.meta["blanks"] or ()])
+    for position, answer in zip(masks, answers, strict=False):
+        length = len(answer) + 1
+        written += [special.sop, *answer]
+        targets += [*answer, special.eop]
+        positions += [position] * length
+        blocks += range(1, length + 1) if options.block_positions else [1] * length
+    slots = int(size * options.blank_mask_ratio) if task == "blank" else options.target_length
+    return _sample(source, written, targets, positions, blocks, slots=slots, **layout)
+
+
+def collate(
+    samples: Sequence[Seq2SeqSample],
+    *,
+    pad_id: int,
+    visible_padding: bool = False,
+    multiple_of: int = 1,
+    share_rows: bool = False,
+) -> Batch:
+    """Stack training samples.
+
+    The padding of a source is cut out: its target follows directly, which no position depends on, and the rows are
+    padded at their end, where nothing looks, to the longest of the batch rounded up to ``multiple_of``. With
+    ``visible_padding`` the samples are stacked as they are; the original lets targets see the padding of their source.
+    With ``share_rows`` several samples stand in a row.
+    """
+    assert samples, "a batch needs samples"
+    rows = [_row(sample, visible_padding=visible_padding) for sample in samples]
+    if share_rows:
+        return pack_batch(rows, Objective.DOWNSTREAM, multiple_of=multiple_of)
+    return pad_batch(rows, Objective.DOWNSTREAM, pad_id=pad_id, multiple_of=1 if visible_padding else multiple_of)
+
+
+def _row(sample: Seq2SeqSample, *, visible_padding: bool) -> Row:
+    """Return the row of a sample, without the padding of source and target unless it is visible."""
+    assert sample.target_ids is not None and sample.loss_mask is not None, "no targets"
+    values = np.stack([sample.input_ids, sample.target_ids, sample.loss_mask, *sample.position_ids])  # [5,n]
+    if visible_padding:
+        return Row(values, sample.prefix_length)
+    predicted = np.flatnonzero(sample.loss_mask)
+    end = int(predicted[-1]) + 1 if len(predicted) else sample.prefix_length
+    columns = np.concatenate([np.arange(sample.context_length), np.arange(sample.prefix_length, end)])
+    return Row(values[:, columns], sample.context_length)

@@ -16,8 +16,7 @@ from pathlib import Path
 from data_utils.errors import run_main
 from data_utils.whole_files import write_whole
 from tasks.readers import read_text
-from tasks.seq2seq.bleu import library_scores, multi_bleu
-from tasks.seq2seq.rouge import SENTENCE_BREAK, RougeTexts, rouge
+from tasks.seq2seq.metrics import SENTENCE_BREAK, RougeTexts, library_scores, multi_bleu, rouge
 
 EXTERNAL_SCORER = "files2rouge"
 

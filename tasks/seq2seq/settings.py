@@ -6,6 +6,12 @@ import argparse
 import math
 from dataclasses import dataclass
 
+SUMMARY_TASKS = ("gigaword", "cnn_dm", "cnn_dm_original", "xsum")
+SQUAD_TASKS = ("squad", "squad_v1")
+BLANK_TASKS = ("blank", "extraction")
+SEQ2SEQ_TASKS = (*SUMMARY_TASKS, "squad_generation", *SQUAD_TASKS, "cmrc", *BLANK_TASKS, "customization")
+SPLITS = ("train", "dev", "test")
+
 
 @dataclass(frozen=True)
 class BeamSettings:

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from data_utils.tokenizers.tokenizer import build_tokenizer
-from tasks.seq2seq.answers import ContextOffsets, recover_answer
-from tasks.seq2seq.examples import Seq2SeqExample
 from tasks.seq2seq.metrics import metric_names, score_predictions
-from tasks.seq2seq.outputs import write_outputs
+from tasks.seq2seq.outputs import recover_answer, write_outputs
+from tasks.seq2seq.readers import ContextOffsets, Seq2SeqExample
 from tests.helpers.golden_tokenizers import TOKENIZERS
 
 

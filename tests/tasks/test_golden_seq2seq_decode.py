@@ -12,7 +12,7 @@ from data_utils.batches import Batch
 from data_utils.objective import Objective
 from model.modeling_glm import GLMModel
 from tasks.seq2seq.decoding import TargetDecoder
-from tasks.seq2seq.examples import Seq2SeqSample
+from tasks.seq2seq.samples import Seq2SeqSample
 from tasks.seq2seq.settings import BeamSettings
 from tests.helpers.golden_models import tiny_model
 from tests.helpers.small_models import WordTokenizer

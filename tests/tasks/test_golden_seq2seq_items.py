@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
-from tasks.seq2seq.blanks import build_blank_sample, with_blanks
-from tasks.seq2seq.readers import SEQ2SEQ_TASKS, Seq2SeqExample, read_examples
-from tasks.seq2seq.samples import Seq2SeqOptions, Seq2SeqSample, build_sample
+from tasks.seq2seq.readers import Seq2SeqExample, Seq2SeqOptions, read_examples
+from tasks.seq2seq.samples import Seq2SeqSample, build_blank_sample, build_sample, with_blanks
+from tasks.seq2seq.settings import SEQ2SEQ_TASKS
 from tests.helpers.golden_index import GoldenFolder
 from tests.helpers.golden_tokenizers import TOKENIZERS
 

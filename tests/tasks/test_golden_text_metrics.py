@@ -11,10 +11,8 @@ from tasks.language_model import readers as language_model
 from tasks.metrics import normalize_answer
 from tasks.readers import standardize
 from tasks.seq2seq import detokenizers
-from tasks.seq2seq.bleu import multi_bleu
-from tasks.seq2seq.examples import Seq2SeqExample
-from tasks.seq2seq.metrics import metric_names, score_predictions, word_f1
-from tasks.seq2seq.rouge import drop_repeated, rouge_texts
+from tasks.seq2seq.metrics import drop_repeated, metric_names, multi_bleu, rouge_texts, score_predictions, word_f1
+from tasks.seq2seq.readers import Seq2SeqExample
 
 
 def fixed(family: str, task: str) -> Callable[[str], str]:

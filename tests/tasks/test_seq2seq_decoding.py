@@ -14,9 +14,8 @@ from generation.infill import prompt_generator
 from model.modeling_glm import GLMModel
 from mpu.cross_entropy import vocab_parallel_cross_entropy
 from mpu.initialize import ParallelTopology, initialize_model_parallel
-from tasks.seq2seq.collation import collate
 from tasks.seq2seq.decoding import TargetDecoder, decode_shared
-from tasks.seq2seq.examples import Seq2SeqSample
+from tasks.seq2seq.samples import Seq2SeqSample, collate
 from tasks.seq2seq.settings import BeamSettings
 from tests.helpers.distributed import run
 from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, random_model

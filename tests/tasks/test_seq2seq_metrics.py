@@ -15,12 +15,19 @@ import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.seq2seq.bleu import multi_bleu
-from tasks.seq2seq.examples import SEQ2SEQ_TASKS, Seq2SeqExample
-from tasks.seq2seq.metrics import metric_names, score_predictions, word_f1
+from tasks.seq2seq.metrics import (
+    SENTENCE_BREAK,
+    CharacterTokenizer,
+    metric_names,
+    multi_bleu,
+    rouge_texts,
+    score_predictions,
+    word_f1,
+)
 from tasks.seq2seq.outputs import write_outputs
-from tasks.seq2seq.rouge import SENTENCE_BREAK, CharacterTokenizer, rouge_texts
+from tasks.seq2seq.readers import Seq2SeqExample
 from tasks.seq2seq.scoring import main
+from tasks.seq2seq.settings import SEQ2SEQ_TASKS
 
 SENTENCES = st.lists(st.sampled_from(["red", "car", "of", "the", "a"]), max_size=12).map(" ".join)
 

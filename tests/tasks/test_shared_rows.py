@@ -19,8 +19,8 @@ from tasks.collation import TaskBatch, collate
 from tasks.objective import ABSENT_SCORE, TaskObjective, choice_scores, on_device
 from tasks.prediction import score_rows
 from tasks.samples import Kind
-from tasks.seq2seq.collation import collate as collate_texts
-from tasks.seq2seq.examples import Seq2SeqSample
+from tasks.seq2seq.samples import Seq2SeqSample
+from tasks.seq2seq.samples import collate as collate_texts
 from tests.helpers.distributed import run
 from tests.helpers.engines import scoring_engine
 from tests.helpers.launching import metrics

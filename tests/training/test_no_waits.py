@@ -19,8 +19,8 @@ from mpu.initialize import ParallelTopology
 from mpu.kernels.host_memory import send
 from tasks.collation import collate
 from tasks.objective import TaskObjective, mask_scores
-from tasks.seq2seq.collation import collate as collate_texts
-from tasks.seq2seq.examples import Seq2SeqSample
+from tasks.seq2seq.samples import Seq2SeqSample
+from tasks.seq2seq.samples import collate as collate_texts
 from tests.helpers.engines import make_batch, make_engine
 from tests.helpers.task_samples import PAD, make_model, make_samples
 from training.engine import TorchEngine
