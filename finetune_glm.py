@@ -3,8 +3,8 @@
     python finetune_glm.py --task rte --data-dir RTE --cloze-eval --load-pretrained CHECKPOINT --epochs 10 ...
 
 ``--epochs 0`` evaluates only. ``--help`` lists the flags; ``tasks/registry.py`` lists the tasks. From here to the loss:
-``tasks/finetuning.py`` (the loop), ``training/engine.py`` (one update), ``tasks/objective.py`` (scores and losses; the
-other families of tasks have their own: ``tasks/run.py``).
+``training/loop.py`` (the loop; ``tasks/finetuning.py`` adds epochs), ``training/engine.py`` (one update),
+``tasks/objective.py`` (scores and losses; the other families of tasks have their own: ``tasks/run.py``).
 """
 
 from __future__ import annotations
@@ -12,20 +12,45 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from data_utils.errors import run_main
 from tasks.configuration import FinetuningConfiguration, finetuning_configuration
 from training.arguments import get_parser, parse_arguments
 from training.flags import FINETUNING_WITHOUT_EFFECT
 
+if TYPE_CHECKING:
+    from data_utils.tokenizers.tokenizer import Tokenizer
+    from mpu.initialize import ParallelTopology
+    from tasks.run import TaskRun
+
 logger = logging.getLogger("glm")
+
+
+def prepare_task(
+    configuration: FinetuningConfiguration, *, tokenizer: Tokenizer, topology: ParallelTopology
+) -> TaskRun:
+    """Read the data of the configured task and return its run.
+
+    Raises:
+        ValueError: no such task, files that are missing or malformed, or nothing to do.
+    """
+    from tasks.language_model.run import LanguageModelRun
+    from tasks.seq2seq.run import Seq2SeqRun
+    from tasks.superglue.run import UnderstandingRun
+
+    families: dict[str, type[TaskRun]] = {
+        "understanding": UnderstandingRun, "seq2seq": Seq2SeqRun, "language_model": LanguageModelRun,
+    }  # fmt: skip
+    run = families[configuration.task.family](configuration, tokenizer=tokenizer, topology=topology)
+    if not (run.training or run.test):
+        raise ValueError(f"{run.name}: nothing to train on and nothing to evaluate; see --epochs and --test-data")
+    return run
 
 
 def finetune(configuration: FinetuningConfiguration, *, notices: Sequence[str]) -> int:
     """Train, evaluate and predict as ``configuration`` says; return the exit code."""
-    from tasks.building import build_engine, find_progress
-    from tasks.finetuning import TEST_RESULTS_FILE, FineTuner, Result, result_table
-    from tasks.run import prepare_task
+    from tasks.finetuning import TEST_RESULTS_FILE, FineTuner, build_engine, find_progress, result_table
     from training.build import build_log
     from training.data import build_pretraining_tokenizer
     from training.distributed import finish_distributed, seed_everything, start_distributed
@@ -35,37 +60,30 @@ def finetune(configuration: FinetuningConfiguration, *, notices: Sequence[str]) 
     if made.exists() and not (tuning.overwrite or checkpoint.load or checkpoint.auto_resume):
         raise ValueError(f"{made} exists: this run was made already; give --overwrite or another --experiment-name")
     topology, device = start_distributed(configuration.device)
-    first = topology.rank == 0
-
     for notice in notices:
         logger.info(notice)
     seed_everything(run.seed)
     tokenizer = build_pretraining_tokenizer(configuration.tokenizer)
     task = prepare_task(configuration, tokenizer=tokenizer, topology=topology)
-    num_updates = tuning.epochs * task.batches_per_epoch // tuning.accumulation_steps
     engine = build_engine(
-        task.build_network(), configuration, objective=task.objective(), num_updates=num_updates,
+        task.build_network(), configuration, criterion=task.criterion(), num_updates=task.num_updates,
         topology=topology, device=device,
     )  # fmt: skip
     start = find_progress(engine, configuration, task.name)
     log = build_log(
         run, values=configuration.values, deepspeed_content=configuration.deepspeed_content,
-        num_updates=num_updates, initial=start.updates, silent=not first,
+        num_updates=task.num_updates, initial=start.updates, silent=topology.rank > 0,
     )  # fmt: skip
-    notes = {} if configuration.task.limit is None else {"limit": configuration.task.limit}
-    tuner = FineTuner(engine, task, settings=tuning, run=run, checkpoint=checkpoint, log=log, notes=notes)
-    began, progress, result = time.perf_counter(), start, Result({}, {})
+    tuner = FineTuner(engine, task, configuration, progress=start, log=log)
+    began = time.perf_counter()
     try:
-        if tuning.epochs:
-            progress = tuner.train(task.training_set(), task.validation, start)
-        if task.test:
-            result = tuner.finish(progress, task.test)
+        complete = tuner.train()
     finally:
         log.close()
-    seconds = time.perf_counter() - began
-    results = {"validation": tuner.best, "test": result}
-    for line in result_table(task.name, results, epoch=progress.best_epoch, seconds=seconds):
-        logger.info(line)
+    if complete:
+        seconds, results = time.perf_counter() - began, {"validation": tuner.best, "test": tuner.test}
+        for line in result_table(task.name, results, epoch=tuner.progress.best_epoch, seconds=seconds):
+            logger.info(line)
     return finish_distributed(0)
 
 
@@ -79,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if parsed.values.dry_run:
         print("nothing was started (plans of memory and time are made for pre-training only)")
         return 0
-    from training.faults import faults_in_one_line
+    from training.distributed import faults_in_one_line
 
     with faults_in_one_line(batch_size=configuration.tuning.batch_size, checkpoints=configuration.checkpoint.save):
         return finetune(configuration, notices=parsed.notices)

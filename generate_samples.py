@@ -67,7 +67,7 @@ def load_filler(values: argparse.Namespace, *, topology: ParallelTopology, devic
     from generation.api import load_model
     from training.build import model_config
     from training.data import tokenizer_keywords
-    from training.precision import AUTOCAST_TYPES, supported_precision
+    from training.engine import AUTOCAST_TYPES, supported_precision
 
     settings = tokenizer_settings(values)
     tokenizer = build_tokenizer(**tokenizer_keywords(settings))
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError("--dry-run is for pretrain_glm.py; leave it out")
     if values.output and not (values.input or values.prompt):
         raise ValueError("--output needs --input or --prompt")
-    from training.faults import faults_in_one_line
+    from training.distributed import faults_in_one_line
 
     with faults_in_one_line(batch_size=values.batch_size, checkpoints=None):
         return generate(values)

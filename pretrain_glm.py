@@ -47,20 +47,22 @@ def pretrain(configuration: PretrainingConfiguration, *, notices: Sequence[str])
         values=configuration.values,
         deepspeed_content=configuration.deepspeed_content,
         num_updates=run.train_iters,
-        initial=start.iteration,
+        initial=start.updates,
         silent=not first,
     )
     trainer = Trainer(
         engine,
         data=data,
+        num_updates=run.train_iters,
         accumulation_steps=configuration.batch.accumulation_steps,
         run=run,
         checkpoint=configuration.checkpoint,
         log=log,
+        progress=start,
         cost=compute_cost(engine, configuration),
     )
     try:
-        trainer.train(start)
+        trainer.train()
     finally:
         log.close()
     if first and run.train_iters > 0:
@@ -77,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from training.plan import print_plan
 
         return print_plan(configuration, notices=parsed.notices)
-    from training.faults import faults_in_one_line
+    from training.distributed import faults_in_one_line
 
     with faults_in_one_line(batch_size=configuration.batch.batch_size, checkpoints=configuration.checkpoint.save):
         return pretrain(configuration, notices=parsed.notices)

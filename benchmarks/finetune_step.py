@@ -21,7 +21,7 @@ from data_utils.errors import run_main
 from model.heads import SingleTokenCloze
 from model.modeling_glm import GLMModel
 from tasks.collation import collate
-from tasks.objective import TaskObjective
+from tasks.objective import TaskCriterion
 from tasks.samples import TaskSample
 from tasks.task_data import WIDTH_MULTIPLE
 
@@ -50,7 +50,7 @@ def step(head: SingleTokenCloze, samples: Sequence[TaskSample], **options: int |
 
     def work() -> float:
         head.zero_grad()
-        loss = TaskObjective().loss(head, collate(samples, pad_id=0, **options), device=DEVICE).mean
+        loss = TaskCriterion().loss(head, collate(samples, pad_id=0, **options), device=DEVICE).mean
         loss.backward()
         return loss.item()
 

@@ -39,7 +39,7 @@ import sys, time
 from pathlib import Path
 import generate_samples
 import generation.api, generation.interactive, generation.prompt_files, training.build, training.data
-import training.distributed, training.faults, training.precision
+import training.distributed, training.engine
 from benchmarks.measuring import status
 empty = status("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")  # forget the peak of importing

@@ -34,9 +34,8 @@ from training.arguments import parse_arguments
 from training.build import build_engine
 from training.configurations import PretrainingConfiguration, pretraining_configuration
 from training.data import batch_loader, build_pretraining_data, build_pretraining_tokenizer
-from training.distributed import finish_distributed, seed_everything, start_distributed
+from training.distributed import faults_in_one_line, finish_distributed, seed_everything, start_distributed
 from training.engine import Engine
-from training.faults import faults_in_one_line
 from training.flags import PRETRAINING_WITHOUT_EFFECT
 from training.metrics import PEAK_FLOPS
 
@@ -181,7 +180,7 @@ def measure(
             for batch in micro_batches:
                 shared = getattr(batch, "shared_rows", None)
                 width = (batch.input_ids if shared is None else shared).shape[-1]
-                num_tokens = engine.objective.num_tokens(batch)
+                num_tokens = engine.criterion.num_tokens(batch)
                 tokens += num_tokens
                 flops += num_tokens * flops_per_token(config, width)
                 columns, count = columns + width, count + 1

@@ -22,17 +22,16 @@ from benchmarks.mfu import as_json, measure, report
 from benchmarks.models import MODELS
 from data_utils.errors import run_main
 from model.modeling_glm import GLMModel
-from tasks.building import build_engine
 from tasks.collation import TaskBatch, collate
 from tasks.configuration import FinetuningConfiguration, finetuning_configuration
+from tasks.finetuning import build_engine
 from tasks.network import HeadSettings, add_head
-from tasks.objective import TaskObjective
+from tasks.objective import TaskCriterion
 from tasks.samples import TaskSample
 from tasks.task_data import WIDTH_MULTIPLE
 from training.arguments import parse_arguments
 from training.build import model_config, seed_model
-from training.distributed import finish_distributed, seed_everything, start_distributed
-from training.faults import faults_in_one_line
+from training.distributed import faults_in_one_line, finish_distributed, seed_everything, start_distributed
 from training.flags import FINETUNING_WITHOUT_EFFECT
 
 LONGEST_CANDIDATE = 6
@@ -127,7 +126,7 @@ def run(configuration: FinetuningConfiguration, options: argparse.Namespace) -> 
     engine = build_engine(
         add_head(model, HeadSettings("multi_token")).train(),
         configuration,
-        objective=TaskObjective(),
+        criterion=TaskCriterion(),
         num_updates=options.warmup + options.steps,
         topology=topology,
         device=device,

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from data_utils.rows import Row
-from model.modeling_glm import GLMModel
+from model.modeling_glm import GLMModel, evaluating
 from mpu.initialize import ParallelTopology
 from mpu.mappings import run_shared
 
@@ -119,15 +119,12 @@ def score_questions(
         lengths = [question.length for question in questions]
     order = sorted(range(len(questions)), key=lambda number: lengths[number])
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    training = model.training
-    model.eval()
-    scores = run_shared(
-        batches,
-        lambda numbers: score_batch(model, [questions[number] for number in numbers]),
-        topology=topology or ParallelTopology.single(),
-    )
-    model.train(training)
-    return scores
+    with evaluating(model):
+        return run_shared(
+            batches,
+            lambda numbers: score_batch(model, [questions[number] for number in numbers]),
+            topology=topology or ParallelTopology.single(),
+        )
 
 
 @torch.inference_mode()

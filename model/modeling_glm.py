@@ -249,6 +249,18 @@ def target_positions(loss_mask: Tensor) -> Tensor | None:
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run the body in evaluation mode, without dropout; each part of ``model`` is then in its mode of before again."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
 def _default_generator_from(generator: Generator | None) -> Iterator[None]:
     """Let torch's own layer initialisation, which knows no generator, follow the given one; None changes nothing."""
     if generator is None:

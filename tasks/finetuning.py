@@ -1,52 +1,47 @@
-"""The fine-tuning loop: update, evaluate after each epoch, keep the best, write predictions."""
+"""Fine-tuning: the training loop with epochs, the best of them, patience, and predictions at the end."""
 
 from __future__ import annotations
 
-import itertools
-import random
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mpu.mappings import any_rank
-from tasks.adapters import keep_adapter
-from tasks.configuration import FinetuningSettings
-from tasks.run import TaskRun, TrainingSet
-from training.configurations import CheckpointSettings, RunSettings
-from training.engine import Engine
-from training.evaluation import evaluate
+import torch
+from torch import nn
+
+from model.checkpoints.reading import read_weight_file, resolve_checkpoint
+from model.hub.adapters import save_adapter
+from model.lora import adapted_layers
+from mpu.initialize import ParallelTopology
+from tasks.configuration import FinetuningConfiguration
+from tasks.run import TaskRun
+from training.build import EngineSettings, checkpoint_to_load, wrap_model
+from training.configurations import ScheduleSettings
+from training.engine import Criterion, Engine
 from training.logging import RunLog, store_json
-from training.loop import STOP_INTERVAL, StopRequest
-from training.metrics import (
-    IntervalMetrics,
-    dense_line,
-    evaluation_lines,
-    iteration_line,
-    iteration_scalars,
-)
+from training.loop import Progress, Trainer, run_every
 
 RESULTS_FILE = "results.json"
 TEST_RESULTS_FILE = "test_results.json"
 BEST_TRACKER = "best_checkpointed_iteration.txt"
 BEST_TAG = "best"
+ADAPTER_FOLDER = "adapter"
+
+logger = logging.getLogger("glm")
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is.
+@dataclass
+class FinetuningProgress(Progress):
+    """How far a run is.
 
     Attributes:
-        batches: micro batches of this data rank taken so far.
-        updates: made so far.
         epochs: finished so far.
         best: the best value of the selecting metric, None before the first evaluation.
         best_update, best_epoch: when it was reached.
         waiting: evaluations since then.
     """
 
-    batches: int = 0
-    updates: int = 0
     epochs: int = 0
     best: float | None = None
     best_update: int = 0
@@ -62,72 +57,87 @@ class Result:
     baseline: Mapping[str, float]
 
 
-class FineTuner:
+class FineTuner(Trainer):
     """One fine-tuning run over one engine."""
+
+    progress: FinetuningProgress
 
     def __init__(
         self,
         engine: Engine,
         task: TaskRun,
+        configuration: FinetuningConfiguration,
         *,
-        settings: FinetuningSettings,
-        run: RunSettings,
-        checkpoint: CheckpointSettings,
+        progress: FinetuningProgress | None = None,
         log: RunLog,
-        notes: Mapping[str, Any],
     ) -> None:
-        """``notes`` are written into every results file (``{"limit": 100}``)."""
-        self.engine = engine
+        """Train ``task`` from ``progress`` on (default: a new run)."""
+        super().__init__(
+            engine,
+            data=task.training_data(),
+            num_updates=task.num_updates,
+            accumulation_steps=configuration.tuning.accumulation_steps,
+            run=configuration.run,
+            checkpoint=configuration.checkpoint,
+            log=log,
+            progress=progress or FinetuningProgress(),
+        )
         self.task = task
-        self.settings = settings
-        self.run = run
-        self.checkpoint = checkpoint
-        self.log = log
-        self.notes = notes
-        self.metrics = IntervalMetrics(engine.device, topology=engine.topology)
+        self.settings = configuration.tuning
+        # Part of every results file.
+        self.notes = {} if configuration.task.limit is None else {"limit": configuration.task.limit}
         self.first = engine.topology.rank == 0
         self.best = Result({}, {})  # of the best epoch on the validation splits, once there is one
+        self.test = Result({}, {})
 
-    def train(self, data: TrainingSet, validation: Sequence[Any], start: Progress) -> Progress:
-        """Train for the epochs of the settings and return where the run ended.
+    def after_update(self, leaving: bool) -> bool:
+        """Evaluate the loss when it is due and every epoch that the update ended; return whether to save."""
+        super().after_update(leaving)
+        progress, saving = self.progress, False
+        ended = progress.batches // self.task.batches_per_epoch
+        if progress.updates == self.num_updates:
+            ended = self.settings.epochs
+        while progress.epochs < ended:
+            progress.epochs += 1
+            if self.task.validation and self.settings.validate and run_every(self.settings.eval_epoch, progress.epochs):
+                self._validate(epoch=progress.epochs - 1)
+            saving = saving or run_every(self.settings.save_epoch, progress.epochs)
+        return saving
 
-        A signal saves and leaves after an update; the run goes on from there.
-        """
-        settings, progress = self.settings, start
-        batches = data.batches(start.batches)
-        total = data.batches_per_epoch * settings.epochs // settings.accumulation_steps
-        clock = time.perf_counter()
-        with StopRequest() as stop:
-            while progress.updates < total:
-                fetched = time.perf_counter()
-                micro_batches = self._next(data, batches, progress)
-                fetch_ms = 1000.0 * (time.perf_counter() - fetched)
-                self.metrics.add(self.engine.train_step(micro_batches), fetch_ms=fetch_ms)
-                progress = replace(
-                    progress,
-                    updates=progress.updates + 1,
-                    batches=progress.batches + settings.accumulation_steps,
-                )
-                self.log.console.step()
-                if progress.updates % self.run.log_interval == 0:
-                    self._report(progress.updates, total, seconds=time.perf_counter() - clock)
-                    clock = time.perf_counter()
-                if data.valid and self.run.eval_interval and progress.updates % self.run.eval_interval == 0:
-                    self._validation_loss(data.valid, progress.updates)
-                finished = progress.batches // data.batches_per_epoch
-                if progress.updates == total:
-                    finished = settings.epochs
-                while progress.epochs < finished:
-                    progress = self._finish_epoch(progress, validation)
-                if settings.patience is not None and progress.waiting >= settings.patience:
-                    self.log.console.print(f"no better result in {progress.waiting} evaluations: stopping early")
-                    break
-                asking = progress.updates % STOP_INTERVAL == 0 or self.engine.topology.world_size == 1
-                if asking and any_rank(stop.requested, topology=self.engine.topology, device=self.engine.device):
-                    self._save(progress)
-                    self.log.console.print(f"stopped by a signal after update {progress.updates}")
-                    raise SystemExit(0)
-        return progress
+    @property
+    def finished(self) -> bool:
+        """Tell whether ``--patience`` is at its end."""
+        return self.settings.patience is not None and self.progress.waiting >= self.settings.patience
+
+    def finish(self) -> None:
+        """Go back to the best epoch, evaluate the test splits, write predictions and ``test_results.json``."""
+        progress = self.progress
+        if self.finished:
+            self.log.console.print(f"no better result in {progress.waiting} evaluations: stopping early")
+        elif progress.updates < self.num_updates:  # --exit-after: the run goes on another time
+            if progress.updates > self._saved:
+                self.save()
+            return
+        if not self.task.test:
+            return
+        if progress.best is not None and self.checkpoint.save is not None:
+            self.engine.load_weights(self.checkpoint.save / BEST_TAG)
+        self.test = self.score(self.task.test, epoch=-1, write=True)
+        if self.first:
+            content = {**self.test.metrics, "type": "test", **self.notes}
+            store_json(self.run.summary_folder / TEST_RESULTS_FILE, content, indent=None)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the loop. Every rank has to call it."""
+        progress = asdict(self.progress)
+        del progress["interval"]
+        return {"task": self.task.name, "progress": progress, "interval": self.metrics.state_dict()}
+
+    def save(self) -> None:
+        """Save a checkpoint, if there is a folder to save to."""
+        super().save()
+        if self.progress.best is None:  # nothing has been evaluated: the newest adapter is the one to use
+            self._save_adapter()
 
     def score(self, splits: Sequence[Any], *, epoch: int, write: bool = False) -> Result:
         """Evaluate splits, print their metrics, write predictions on demand; return the overall metrics.
@@ -150,83 +160,93 @@ class FineTuner:
             self.log.console.print(_score_line(epoch, "overall", total, metrics))
         return Result(metrics, baseline)
 
-    def finish(self, progress: Progress, test: Sequence[Any]) -> Result:
-        """Go back to the best epoch, evaluate the test splits, write predictions and ``test_results.json``."""
-        if progress.best is not None and self.checkpoint.save is not None:
-            self.engine.load_weights(self.checkpoint.save / BEST_TAG)
-        result = self.score(test, epoch=-1, write=True)
-        if self.first:
-            content = {**result.metrics, "type": "test", **self.notes}
-            store_json(self.run.summary_folder / TEST_RESULTS_FILE, content, indent=None)
-        return result
+    def _validate(self, *, epoch: int) -> None:
+        """Evaluate the validation splits, and keep the weights when they are the best so far."""
+        progress, result = self.progress, self.score(self.task.validation, epoch=epoch)
+        metrics, name = result.metrics, self.settings.validation_metric or self.task.metrics[0]
+        if name not in metrics:
+            raise ValueError(f"--validation-metric {name}: {self.task.name} has {', '.join(metrics) or 'none'}")
+        scalars = [(f"Train/valid_{key}", value, progress.updates) for key, value in metrics.items()]
+        self.log.write({"kind": "evaluation", "iteration": progress.updates, "epoch": epoch, **metrics}, scalars)
+        if progress.best is not None and not metrics[name] > progress.best:
+            progress.waiting += 1
+            return
+        progress.best, progress.waiting = metrics[name], 0
+        progress.best_update, progress.best_epoch = progress.updates, epoch
+        self.best = result
+        self._keep_best(metrics)
 
-    def _next(self, data: TrainingSet, batches: Iterator[Any], progress: Progress) -> list[Any]:
-        """Return the micro batches of the next update: the task's, or with ``mixed_in`` by chance others."""
-        count = self.settings.accumulation_steps
-        if data.mixed_in is not None:
-            # The same choice on all ranks, and after a resume.
-            generator = random.Random(f"mixture {self.run.seed} {progress.updates}")
-            if generator.random() < data.mixed_ratio:
-                skipped = list(itertools.islice(batches, count))
-                return [data.mixed_in(progress.batches + index) for index in range(len(skipped))]
-        return list(itertools.islice(batches, count))
-
-    def _finish_epoch(self, progress: Progress, validation: Sequence[Any]) -> Progress:
-        settings, epoch = self.settings, progress.epochs
-        progress = replace(progress, epochs=epoch + 1)
-        if validation and settings.validate and (epoch + 1) % settings.eval_epoch == 0:
-            result = self.score(validation, epoch=epoch)
-            metrics = result.metrics
-            chosen = settings.validation_metric or self.task.metrics[0]
-            if chosen not in metrics:
-                raise ValueError(f"--validation-metric {chosen}: {self.task.name} has {', '.join(metrics) or 'none'}")
-            scalars = [(f"Train/valid_{name}", value, progress.updates) for name, value in metrics.items()]
-            row = {"kind": "evaluation", "iteration": progress.updates, "epoch": epoch, **metrics}
-            self.log.write(row, scalars)
-            if progress.best is None or metrics[chosen] > progress.best:
-                progress = replace(
-                    progress, best=metrics[chosen], best_update=progress.updates, best_epoch=epoch, waiting=0
-                )
-                self.best = result
-                self._keep_best(progress, metrics)
-            else:
-                progress = replace(progress, waiting=progress.waiting + 1)
-        if (epoch + 1) % settings.save_epoch == 0:
-            self._save(progress)
-        return progress
-
-    def _keep_best(self, progress: Progress, metrics: Mapping[str, float]) -> None:
+    def _keep_best(self, metrics: Mapping[str, float]) -> None:
         """Save what is trained as ``best``, without the optimizer, and write ``results.json``."""
-        if self.checkpoint.save is not None:
+        progress, root = self.progress, self.checkpoint.save
+        if root is not None:
             weights_only = replace(self.checkpoint, save_optimizer=False, save_random_state=False, keep=None)
             self.engine.save(weights_only, iteration=progress.updates, data_state={}, tag=BEST_TAG)
-            keep_adapter(self.engine, self.checkpoint.save, base_model=self.checkpoint.load_pretrained)
+            self._save_adapter()
             if self.first:
-                (self.checkpoint.save / BEST_TRACKER).write_text(str(progress.best_update), encoding="utf-8")
+                (root / BEST_TRACKER).write_text(str(progress.best_update), encoding="utf-8")
         if self.first:
             results = {**metrics, "type": "validation", "epoch": progress.best_epoch, **self.notes}
             store_json(self.run.summary_folder / RESULTS_FILE, results, indent=None)
 
-    def _save(self, progress: Progress) -> None:
-        if self.checkpoint.save is not None:
-            state = {"task": self.task.name, "progress": vars(progress), "interval": self.metrics.state_dict()}
-            folder = self.engine.save(self.checkpoint, iteration=progress.updates, data_state=state)
-            if progress.best is None:  # nothing has been evaluated: the newest is the one to use
-                keep_adapter(self.engine, self.checkpoint.save, base_model=self.checkpoint.load_pretrained)
-            self.log.console.print(f"saved a checkpoint after epoch {progress.epochs} to {folder}")
+    def _save_adapter(self) -> None:
+        """Write the adapters of the network, if it has any, beside the checkpoints; every rank has to call it."""
+        root, base = self.checkpoint.save, self.checkpoint.load_pretrained
+        if root is not None and adapted_layers(self.engine.model):
+            save_adapter(
+                root / ADAPTER_FOLDER,
+                self.engine.model,
+                topology=self.engine.topology,
+                base_model=None if base is None else str(base),
+            )
 
-    def _report(self, update: int, total: int, *, seconds: float) -> None:
-        report = self.metrics.report(update, seconds=seconds)
-        numbers = {"elapsed_ms": report.elapsed_ms, "learning_rate": report.learning_rate, "loss": report.loss}
-        self.log.console.print(iteration_line(update, total, **numbers, loss_scale=report.loss_scale))
-        memory = self.engine.memory_bytes()
-        self.log.console.dense(dense_line(report, total=total, utilisation=None, memory_bytes=memory))
-        self.log.write(report.row(), iteration_scalars(update, **numbers))
 
-    def _validation_loss(self, batches: Callable[[], Iterator[Any]], update: int) -> None:
-        result = evaluate(self.engine, itertools.islice(batches(), self.run.eval_iters))
-        for line in evaluation_lines(f"iteration {update}", result):
-            self.log.console.print(line)
+def build_engine(
+    network: nn.Module,
+    configuration: FinetuningConfiguration,
+    *,
+    criterion: Criterion,
+    num_updates: int,
+    topology: ParallelTopology,
+    device: torch.device,
+) -> Engine:
+    """Build the engine around ``network``; the schedule is ``num_updates`` long."""
+    schedule = configuration.schedule
+    settings = EngineSettings(
+        optimizer=configuration.optimizer,
+        schedule=ScheduleSettings(
+            decay_style=schedule.decay_style,
+            num_iters=max(1, num_updates),
+            warmup=schedule.warmup,
+            decay_ratio=schedule.decay_ratio,
+            switch_linear=False,
+        ),
+        precision=configuration.precision,
+        batch_size=configuration.tuning.batch_size,
+        accumulation_steps=configuration.tuning.accumulation_steps,
+        deepspeed_content=configuration.deepspeed_content,
+        universal=configuration.checkpoint.universal,
+        kernels=configuration.kernels,
+    )
+    return wrap_model(network, settings, topology=topology, device=device, criterion=criterion)
+
+
+def find_progress(engine: Engine, configuration: FinetuningConfiguration, task_name: str) -> FinetuningProgress:
+    """Restore the run that ``--load`` or ``--auto-resume`` names; another checkpoint gives its weights alone."""
+    settings = configuration.checkpoint
+    folder = checkpoint_to_load(settings)
+    if folder is None:
+        return FinetuningProgress()
+    kept = read_weight_file(resolve_checkpoint(folder).shard_files()[0]).get("data_state") or {}
+    goes_on = kept.get("task") == task_name and configuration.tuning.epochs > 0 and not settings.finetune
+    restored = engine.load(folder, settings if goes_on else replace(settings, finetune=True))
+    logger.info(restored.report.summary())
+    if not goes_on:
+        return FinetuningProgress()
+    state = restored.data_state
+    progress = FinetuningProgress(**state["progress"], interval=state.get("interval"))
+    logger.info(f"continuing after {progress.epochs} epochs and {progress.updates} updates")
+    return progress
 
 
 def _weighted(parts: Sequence[tuple[int, Mapping[str, float] | None]]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_utils.batches import Batch
+from data_utils.objective import Objective
 from model.modeling_glm import LanguageModelLoss
 from model.shared_rows import SharedRows
 from mpu.kernels.host_memory import send
@@ -98,7 +99,7 @@ def answered_exactly(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
     return torch.zeros(hidden.size(0), device=hidden.device).index_add(0, rows, wrong) == 0
 
 
-class TaskObjective:
+class TaskCriterion:
     """The loss of task batches, per example, and of the blank-infilling batches that ``--block-lm-ratio`` mixes in."""
 
     def __init__(self, *, function: str = "cross_entropy", adapet: bool = False) -> None:
@@ -125,9 +126,9 @@ class TaskObjective:
             return float(batch.loss_mask.sum())
         return float(batch.loss_mask.sum()) if batch.kind == "language_model" else float(len(batch))
 
-    def mode(self, batch: TaskBatch | Batch) -> str:
-        """Return the kind of blanks, or ``multi-task``."""
-        return batch.mode if isinstance(batch, Batch) else "multi-task"
+    def objective(self, batch: TaskBatch | Batch) -> Objective:
+        """Return the kind of blanks; that of task batches is one of its own."""
+        return batch.mode if isinstance(batch, Batch) else Objective.DOWNSTREAM
 
     def num_tokens(self, batch: TaskBatch | Batch) -> int:
         """Return the size of the input, answers included."""

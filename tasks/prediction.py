@@ -10,12 +10,12 @@ import torch
 from generation.scoring import Continuation, Question, score_batch
 from generation.scoring import Score as ContinuationScore
 from model.heads import MultiTokenCloze
+from model.modeling_glm import evaluating
 from mpu.mappings import gather_numbered
 from tasks.collation import collate, length_buckets
 from tasks.objective import answered_exactly, choice_scores, on_device
 from tasks.samples import TaskSample
 from training.engine import Engine
-from training.precision import autocast
 
 ROWS_PER_SAMPLE = 10  # a batch of n samples has at most 10 n rows, unless one sample has more
 
@@ -43,13 +43,11 @@ def score_rows(engine: Engine, samples: Sequence[TaskSample], *, batch_size: int
     size, rank = topology.data_parallel_size, topology.data_parallel_rank
     own = -(-len(batches) // size)  # the same number of batches on every rank: a sharded model works in step
     found: dict[int, np.ndarray] = {}
-    engine.model.eval()
-    with torch.inference_mode():
+    with evaluating(engine.model), torch.inference_mode():
         for turn in range(own):
             numbers = batches[(turn * size + rank) % len(batches)]
             rows = _score(engine, [samples[number] for number in numbers], pad_id=pad_id)
             found.update(zip(numbers, rows, strict=True))
-    engine.model.train()
     found = gather_numbered(found, topology=topology)
     return [found[number] for number in range(len(samples))]
 
@@ -110,12 +108,12 @@ def _score(engine: Engine, samples: Sequence[TaskSample], *, pad_id: int) -> Seq
     # ZeRO stage 3, which marks its parameters with an id, has whole weights only inside the head: row by row then.
     whole = isinstance(network, MultiTokenCloze) and not hasattr(network.model.word_embeddings.weight, "ds_id")
     if whole and network.take_softmax and None not in questions:
-        with autocast(engine.precision, device=engine.device):
+        with engine.autocast():
             found = score_batch(network.model, [question for question in questions if question is not None])
         return [penalized(scores, network.length_penalty) for scores in found]
     batch = collate(samples, pad_id=pad_id)
     tensors = on_device(batch, engine.device)
-    with autocast(engine.precision, device=engine.device):
+    with engine.autocast():
         if batch.kind == "language_model":
             right = answered_exactly(engine.network, tensors).float()  # [b]
             return torch.stack([1.0 - right, right], dim=1).cpu().numpy()

@@ -1,47 +1,38 @@
 """What the fine-tuning program asks of every family of tasks: understanding, sequence to sequence, language modelling.
 
-``finetune_glm.py`` prepares a ``TaskRun`` (a task with its data read), builds the engine around the run's network and
-objective, and hands both to ``tasks/finetuning.py``. A new family is a subclass of ``TaskRun``, its tasks' names in
-``tasks/configuration.py`` and a line in ``prepare_task``.
+``finetune_glm.py`` chooses the ``TaskRun`` (a task with its data read), builds the engine around the run's network and
+criterion, and hands both to ``tasks/finetuning.py``. A new family is a subclass of ``TaskRun``, its tasks' names in
+``tasks/configuration.py`` and a line in ``finetune_glm.py``.
 """
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import nn
+
+from model.checkpoints.reading import load_model_weights
+from model.hub.adapters import load_adapter, read_adapter
+from model.lora import adapted_layers, add_adapters
+from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from tasks.configuration import FinetuningConfiguration
 from tasks.task_data import batches_per_epoch, training_batches
+from training.build import seed_model
+from training.loop import TrainingData
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from data_utils.tokenizers.tokenizer import Tokenizer
-    from training.engine import Engine
-    from training.objectives import Objective
+    from training.engine import Criterion, Engine
 
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """Micro batches of all epochs from a batch number on, how many make an epoch, and other batches mixed in.
-
-    Attributes:
-        batches: makes the iterator.
-        batches_per_epoch: of one data rank.
-        valid: batches for the loss on the development split; None without validation.
-        mixed_in: makes the micro batch of a number, for updates that ``mixed_ratio`` chooses; None without.
-        mixed_ratio: probability that an update is made of them.
-    """
-
-    batches: Callable[[int], Iterator[Any]]
-    batches_per_epoch: int
-    valid: Callable[[], Iterator[Any]] | None = None
-    mixed_in: Callable[[int], Any] | None = None
-    mixed_ratio: float = 0.0
+logger = logging.getLogger("glm")
 
 
 @dataclass(frozen=True)
@@ -81,11 +72,7 @@ class TaskRun(ABC):
     test: Sequence[Any] = ()
 
     def __init__(
-        self,
-        configuration: FinetuningConfiguration,
-        *,
-        tokenizer: Tokenizer,
-        topology: ParallelTopology,
+        self, configuration: FinetuningConfiguration, *, tokenizer: Tokenizer, topology: ParallelTopology
     ) -> None:
         """Read the data."""
         self.configuration = configuration
@@ -97,12 +84,12 @@ class TaskRun(ABC):
         """Return the network with the weights to start from."""
 
     @abstractmethod
-    def objective(self) -> Objective:
+    def criterion(self) -> Criterion:
         """Return what an update minimises."""
 
     @abstractmethod
     def collate(self, samples: Sequence[Any]) -> Any:
-        """Stack samples into the batch that ``objective`` takes."""
+        """Stack samples into the batch that ``criterion`` takes."""
 
     @abstractmethod
     def evaluate(self, engine: Engine, split: Any, *, folder: Path | None) -> Score:
@@ -111,20 +98,22 @@ class TaskRun(ABC):
         Predictions are written into ``folder`` on the first rank; None writes nothing.
         """
 
-    def training_set(self) -> TrainingSet:
-        """Return the micro batches of the run."""
-        tuning, seed, topology = self.configuration.tuning, self.configuration.run.seed, self.topology
+    @property
+    def batches_per_epoch(self) -> int:
+        """Return the micro batches of one data rank in an epoch."""
+        return batches_per_epoch(
+            len(self.training), batch_size=self.configuration.tuning.batch_size, topology=self.topology
+        )
 
-        def batches(first_batch: int) -> Iterator[Any]:
-            return training_batches(
-                self.training,
-                epochs=tuning.epochs,
-                batch_size=tuning.batch_size,
-                seed=seed,
-                topology=topology,
-                first_batch=first_batch,
-                collate_samples=self.collate,
-            )
+    @property
+    def num_updates(self) -> int:
+        """Return the updates of all epochs; micro batches that do not fill one are left out."""
+        tuning = self.configuration.tuning
+        return tuning.epochs * self.batches_per_epoch // tuning.accumulation_steps
+
+    def training_data(self) -> TrainingData:
+        """Return where the run's micro batches come from."""
+        tuning, run, topology = self.configuration.tuning, self.configuration.run, self.topology
 
         def valid_batches() -> Iterator[Any]:
             starts = range(0, len(self.loss_samples), tuning.eval_batch_size)
@@ -133,41 +122,60 @@ class TaskRun(ABC):
                 start = starts[(turn * ranks + rank) % len(starts)]
                 yield self.collate(self.loss_samples[start : start + tuning.eval_batch_size])
 
-        return TrainingSet(
-            batches=batches,
-            batches_per_epoch=self.batches_per_epoch,
-            valid=valid_batches if self.loss_samples else None,
+        return TrainingData(
+            train=self.batches,
+            samples_per_batch=tuning.batch_size * topology.data_parallel_size,
+            valid=(lambda: islice(valid_batches(), run.eval_iters)) if self.loss_samples and run.eval_iters else None,
         )
 
-    @property
-    def batches_per_epoch(self) -> int:
-        """Return the micro batches of one data rank in an epoch."""
-        return batches_per_epoch(
-            len(self.training), batch_size=self.configuration.tuning.batch_size, topology=self.topology
+    def batches(self, first_batch: int) -> Iterator[Any]:
+        """Yield this data rank's micro batches of all epochs, from number ``first_batch`` on."""
+        tuning = self.configuration.tuning
+        return training_batches(
+            self.training,
+            epochs=tuning.epochs,
+            batch_size=tuning.batch_size,
+            seed=self.configuration.run.seed,
+            topology=self.topology,
+            first_batch=first_batch,
+            collate_samples=self.collate,
         )
 
+    def load_start_weights(self, network: nn.Module, model: GLMModel) -> None:
+        """Give ``network``, which holds ``model``, seeded weights, those of ``--load-pretrained``, and its adapters."""
+        configuration, topology = self.configuration, self.topology
+        seed_model(model, configuration.run.seed, topology=topology)
+        logger.info(f"model: {model.num_parameters():,} parameters on this rank, vocabulary {model.config.vocab_size}")
+        if configuration.checkpoint.load_pretrained is not None:
+            report = load_model_weights(network, configuration.checkpoint.load_pretrained, topology=topology)
+            logger.info(report.summary())
+        elif configuration.checkpoint.load is None:
+            logger.info("weights: random (no --load-pretrained, no --load)")
+        if configuration.lora is not None or configuration.lora_adapter is not None:
+            self._add_adapters(network, model)
 
-def prepare_task(
-    configuration: FinetuningConfiguration,
-    *,
-    tokenizer: Tokenizer,
-    topology: ParallelTopology,
-) -> TaskRun:
-    """Read the data of the configured task and return its run.
+    def _add_adapters(self, network: nn.Module, model: GLMModel) -> None:
+        """Freeze ``model`` and add new adapters (``--lora-rank``) or those of ``--lora-adapter``.
 
-    Raises:
-        ValueError: no such task, files that are missing or malformed, or nothing to do.
-    """
-    from tasks.language_model.run import LanguageModelRun
-    from tasks.seq2seq.run import Seq2SeqRun
-    from tasks.superglue.run import UnderstandingRun
-
-    families: dict[str, type[TaskRun]] = {
-        "understanding": UnderstandingRun,
-        "seq2seq": Seq2SeqRun,
-        "language_model": LanguageModelRun,
-    }
-    run = families[configuration.task.family](configuration, tokenizer=tokenizer, topology=topology)
-    if not (run.training or run.test):
-        raise ValueError(f"{run.name}: nothing to train on and nothing to evaluate; see --epochs and --test-data")
-    return run
+        The layers of a head around it stay trained. Raises ValueError when the adapter does not fit the model, or
+        DeepSpeed would spread the weights (ZeRO stage 3).
+        """
+        configuration = self.configuration
+        zero = (configuration.deepspeed_content or {}).get("zero_optimization") or {}
+        if zero.get("stage") == 3:
+            raise ValueError(
+                "adapters (--lora-rank, --lora-adapter) do not go with ZeRO stage 3; choose stage 0, 1 or 2"
+            )
+        if configuration.lora_adapter is not None:
+            report = load_adapter(network, model, read_adapter(configuration.lora_adapter), topology=self.topology)
+            logger.info(f"adapter of {configuration.lora_adapter}: {len(report.loaded)} parameters loaded")
+        else:
+            assert configuration.lora is not None
+            add_adapters(model, configuration.lora, generator=torch.Generator().manual_seed(configuration.run.seed))
+        used = adapted_layers(network)[0].settings
+        trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+        every = sum(parameter.numel() for parameter in network.parameters())
+        logger.info(
+            f"LoRA: rank {used.rank}, alpha {used.alpha:g} on {', '.join(used.targets)}: {trained:,} of {every:,} "
+            f"parameters are trained ({trained / every:.2%})"
+        )

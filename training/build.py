@@ -33,13 +33,11 @@ from training.configurations import (
 )
 from training.deepspeed.config import DeepSpeedPlan, deepspeed_plan
 from training.distributed import seed_data_rank
-from training.engine import Engine, TorchEngine
+from training.engine import AUTOCAST_TYPES, Criterion, Engine, TorchEngine, supported_precision
 from training.logging import Console, JsonLinesWriter, RunLog, WandbWriter, store_json, tensorboard_writer
-from training.loop import StartingPoint
+from training.loop import Progress
 from training.metrics import ComputeCost
-from training.objectives import Objective
 from training.optimizer import DynamicLossScaler, build_optimizer
-from training.precision import AUTOCAST_TYPES, supported_precision
 from training.schedule import AnnealingLR
 
 logger = logging.getLogger("glm")
@@ -123,11 +121,11 @@ def wrap_model(
     *,
     topology: ParallelTopology,
     device: torch.device,
-    objective: Objective | None = None,
+    criterion: Criterion | None = None,
 ) -> Engine:
     """Move ``model`` to ``device``, and build its optimizer, schedule and loss scaler and the engine that holds them.
 
-    ``objective`` is what is minimised (default: blank infilling).
+    ``criterion`` is what is minimised (default: blank infilling).
     """
     plan = _deepspeed_plan(settings, device=device)
     if plan is not None and plan.stage == 3 and settings.kernels.compiled:
@@ -155,7 +153,7 @@ def wrap_model(
         decay_ratio=schedule.decay_ratio,
     )
     common = {"optimizer": optimizer, "scheduler": scheduler, "topology": topology, "device": device}
-    common |= {"clip_grad": settings.optimizer.clip_grad, "objective": objective}
+    common |= {"clip_grad": settings.optimizer.clip_grad, "criterion": criterion}
     if plan is not None:
         from training.deepspeed.engine import DeepSpeedEngine
 
@@ -221,7 +219,7 @@ def checkpoint_to_load(settings: CheckpointSettings) -> Path | None:
     return settings.load
 
 
-def find_starting_point(engine: Engine, configuration: PretrainingConfiguration, *, tokenizer: str) -> StartingPoint:
+def find_starting_point(engine: Engine, configuration: PretrainingConfiguration, *, tokenizer: str) -> Progress:
     """Restore the run that ``--load`` or ``--auto-resume`` names, and return where it goes on.
 
     ``tokenizer`` is the fingerprint of the one in use. Raises ValueError when the run used another.
@@ -230,7 +228,7 @@ def find_starting_point(engine: Engine, configuration: PretrainingConfiguration,
     if settings.save is None and configuration.run.train_iters > 0:
         logger.info("note: no --save, so this run leaves no checkpoint")
     folder = checkpoint_to_load(settings)
-    start = StartingPoint()
+    start = Progress()
     if folder is None:
         if settings.auto_resume:
             logger.info(f"no checkpoint in {settings.save} yet: a new run")
@@ -248,13 +246,13 @@ def find_starting_point(engine: Engine, configuration: PretrainingConfiguration,
             start = resume_position(
                 state, batch=configuration.batch, data_parallel_size=engine.topology.data_parallel_size
             )
-        logger.info(f"continuing from iteration {start.iteration}")
+        logger.info(f"continuing from iteration {start.updates}")
     if configuration.schedule.switch_linear:
-        engine.scheduler.switch_linear(configuration.run.train_iters - start.iteration)
+        engine.scheduler.switch_linear(configuration.run.train_iters - start.updates)
     return start
 
 
-def resume_position(state: ResumeState, *, batch: BatchSettings, data_parallel_size: int) -> StartingPoint:
+def resume_position(state: ResumeState, *, batch: BatchSettings, data_parallel_size: int) -> Progress:
     """Return where a restored run goes on.
 
     The checkpoint counts the samples drawn by all data ranks, so that none is seen twice with another batch size or
@@ -262,9 +260,9 @@ def resume_position(state: ResumeState, *, batch: BatchSettings, data_parallel_s
     """
     drawn = state.data_state.get("samples")
     if drawn is None:
-        return StartingPoint(state.iteration, state.iteration * batch.accumulation_steps)
+        return Progress(state.iteration, state.iteration * batch.accumulation_steps)
     train_batches = math.ceil(drawn / (batch.batch_size * data_parallel_size))
-    return StartingPoint(state.iteration, train_batches, state.data_state.get("interval"))
+    return Progress(state.iteration, train_batches, state.data_state.get("interval"))
 
 
 def compute_cost(engine: Engine, configuration: PretrainingConfiguration) -> ComputeCost:

@@ -6,6 +6,7 @@ are replaced last. Whatever moment the process dies at, the trackers name a comp
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,11 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from model.checkpoints.reading import (
+    ALL_RANKS_KEY,
     RELEASE_TAG,
     REPLACED_PREFIX,
     CheckpointLocation,
@@ -41,8 +45,8 @@ from model.checkpoints.writing import (
 )
 from mpu.initialize import ParallelTopology
 from mpu.mappings import any_rank
+from mpu.random import ModelParallelRandomState
 from training.optimizer import load_optimizer_state
-from training.random_states import gather_random_states, restore_random_states
 from training.schedule import AnnealingLR
 
 
@@ -183,7 +187,7 @@ def load_checkpoint(
         if optimizer is not None:
             _restore_optimizer(optimizer, shards, topology=topology)
         if scheduler is not None:
-            _restore_schedule(scheduler, content, folder=report.file)
+            restore_schedule(scheduler, content, folder=report.file)
     else:
         notes += ("optimizer and schedule start anew",)
     if load_random:
@@ -242,17 +246,20 @@ def _delete_old(root: Path, tag: str, keep: int) -> None:
         shutil.rmtree(doomed)
 
 
+def newest_first(location: CheckpointLocation) -> list[CheckpointLocation]:
+    """Return the checkpoint at ``location`` and, when a tracker named it, those before it in its run."""
+    if location.root is None or location.iteration is None:
+        return [location]
+    older = [number for number in numbered_checkpoints(location.root) if number < location.iteration]
+    return [location] + [place for number in older if (place := locate_tag(location.root, str(number)))]
+
+
 def _read_newest(
     location: CheckpointLocation, *, topology: ParallelTopology, device: torch.device
 ) -> tuple[CheckpointShards, tuple[str, ...]]:
     """Read the checkpoint at ``location``, or the newest before it that all ranks can read."""
-    candidates = [location]
-    if location.root is not None and location.iteration is not None:
-        older = (number for number in numbered_checkpoints(location.root) if number < location.iteration)
-        candidates += [found for number in older if (found := locate_tag(location.root, str(number)))]
-    notes: tuple[str, ...] = ()
-    first_failure: UnreadableCheckpointError | None = None
-    for candidate in candidates:
+    failures: list[UnreadableCheckpointError] = []
+    for candidate in newest_first(location):
         shards, failure = None, None
         try:
             shards = read_shards(candidate, topology=topology)
@@ -260,12 +267,9 @@ def _read_newest(
             failure = error
         if not any_rank(failure is not None, topology=topology, device=device):
             assert shards is not None
-            return shards, notes
-        failure = failure or UnreadableCheckpointError(f"{candidate.folder} cannot be read by another rank")
-        first_failure = first_failure or failure
-        notes += (f"WARNING: {failure}: an OLDER checkpoint is used",)
-    assert first_failure is not None
-    raise first_failure
+            return shards, tuple(f"WARNING: {before}: an OLDER checkpoint is used" for before in failures)
+        failures.append(failure or UnreadableCheckpointError(f"{candidate.folder} cannot be read by another rank"))
+    raise failures[0]
 
 
 def _restore_optimizer(optimizer: Optimizer, shards: CheckpointShards, *, topology: ParallelTopology) -> None:
@@ -289,8 +293,86 @@ def _restore_optimizer(optimizer: Optimizer, shards: CheckpointShards, *, topolo
     load_optimizer_state(optimizer, state)
 
 
-def _restore_schedule(scheduler: AnnealingLR, content: Mapping[str, Any], *, folder: Path) -> None:
+def restore_schedule(scheduler: AnnealingLR, content: Mapping[str, Any], *, folder: Path) -> None:
+    """Continue the schedule of a checkpoint's ``content``. Raises ValueError when it has none."""
     state = content.get("lr_scheduler") or content.get("client_lr_scheduler")
     if not isinstance(state, Mapping):
         raise ValueError(f"{folder} has no learning rate state; continue without it (--no-load-lr-scheduler)")
     scheduler.load_state_dict(dict(state))
+
+
+def gather_random_states(model: nn.Module, *, topology: ParallelTopology) -> dict[str, Any]:
+    """Return the states of python, NumPy, torch and the model-parallel generators under the original's keys.
+
+    They are this rank's; on the first data rank also those of the others. Every rank has to call it.
+    """
+    states: dict[str, Any] = {
+        "random_rng_state": random.getstate(),
+        "np_rng_state": np.random.get_state(),
+        "torch_rng_state": torch.get_rng_state(),
+        "rng_tracker_states": {},
+    }
+    if torch.cuda.is_available():
+        states["cuda_rng_state"] = torch.cuda.get_rng_state()
+    for tracker in _trackers(model):
+        states["rng_tracker_states"].update(tracker.state_dict())
+    if topology.data_parallel_group is None:
+        return states
+    first = topology.data_parallel_rank == 0
+    gathered: list[Any] | None = [None] * topology.data_parallel_size if first else None
+    # Model-parallel rank m is the first member of its data-parallel group.
+    dist.gather_object(states, gathered, dst=topology.model_parallel_rank, group=topology.data_parallel_group)
+    return {**states, ALL_RANKS_KEY: gathered} if first else states
+
+
+def restore_random_states(
+    content: Mapping[str, Any],
+    model: nn.Module,
+    *,
+    topology: ParallelTopology,
+    model_parallel_size: int | None = None,
+) -> tuple[str, ...]:
+    """Put this rank's random states back; return notes on what the checkpoint does not have for it.
+
+    States of another number of ranks would give several ranks the same dropout masks: those stay as seeded.
+    ``model_parallel_size`` is that of the checkpoint (default: what the content says).
+    """
+    all_ranks = content.get(ALL_RANKS_KEY) or [content]
+    if len(all_ranks) != topology.data_parallel_size:
+        return (
+            "random states are those of another number of data ranks: they stay as seeded, so dropout differs from an "
+            "unbroken run",
+        )
+    saved_size = model_parallel_size or content.get("mp_world_size") or topology.model_parallel_size
+    content, notes = all_ranks[topology.data_parallel_rank], []
+    states = content.get("rng_tracker_states") or {}
+    keys = ["random_rng_state", "np_rng_state", "torch_rng_state"]
+    missing = [key for key in keys if content.get(key) is None] + ["rng_tracker_states"] * (not states)
+    if missing:
+        notes.append(f"no {', '.join(missing)} in the checkpoint: these random states stay as seeded")
+    if "random_rng_state" not in missing:
+        random.setstate(content["random_rng_state"])
+    if "np_rng_state" not in missing:
+        np.random.set_state(content["np_rng_state"])
+    if "torch_rng_state" not in missing:
+        torch.set_rng_state(content["torch_rng_state"].cpu())
+    if torch.cuda.is_available() and content.get("cuda_rng_state") is not None:
+        torch.cuda.set_rng_state(content["cuda_rng_state"].cpu())
+    device = next(model.parameters()).device
+    expected = torch.Generator(device).get_state().shape
+    if saved_size != topology.model_parallel_size:
+        notes.append(
+            "model-parallel random states are those of another number of tensor-parallel ranks: they stay as seeded, "
+            "so dropout differs from an unbroken run"
+        )
+    elif any(state.shape != expected for state in states.values()):
+        notes.append("model-parallel random states are of another kind of device: they stay as seeded")
+    elif states:
+        for tracker in _trackers(model):
+            tracker.load_state_dict(states, device=device)
+    return tuple(notes)
+
+
+def _trackers(model: nn.Module) -> list[ModelParallelRandomState]:
+    found = (getattr(module, "random_state", None) for module in model.modules())
+    return list({id(state): state for state in found if isinstance(state, ModelParallelRandomState)}.values())

@@ -1,4 +1,7 @@
-"""Engines make updates from micro batches. The loop knows ``Engine``; this one is plain torch, on a CPU or on GPUs.
+"""Engines make updates from micro batches.
+
+``Engine`` says what an update, an evaluation and a checkpoint are; ``TorchEngine`` computes them with plain torch, on a
+CPU or on GPUs, and ``training.deepspeed.engine.DeepSpeedEngine`` with DeepSpeed. A ``Criterion`` is what they minimise.
 
 b micro batch, s sequence
 """
@@ -7,26 +10,90 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from data_utils.batches import Batch
+from data_utils.objective import Objective
 from model.checkpoints.reading import LoadReport, load_model_weights
-from model.modeling_glm import LanguageModelLoss
+from model.modeling_glm import LanguageModelLoss, evaluating
 from mpu.initialize import ParallelTopology
+from mpu.kernels.host_memory import send
 from training.checkpointing import ResumeState, load_checkpoint, save_checkpoint
-from training.configurations import CheckpointSettings
-from training.metrics import OBJECTIVE_INDEX, OBJECTIVES, StepResult
-from training.objectives import BlankInfilling, Objective
+from training.configurations import CheckpointSettings, PrecisionSettings
+from training.metrics import OBJECTIVE_INDEX, OBJECTIVES, EvaluationResult, EvaluationTotals, StepResult
 from training.optimizer import DynamicLossScaler, clip_gradients
-from training.precision import autocast
 from training.schedule import AnnealingLR
+
+AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def supported_precision(settings: PrecisionSettings, *, device: torch.device) -> tuple[str, str | None]:
+    """Return the arithmetic to use on ``device`` and, when it is not the one asked for, a line that says so.
+
+    fp16 on a CPU is emulated, about 70 times slower than fp32: bf16 takes its place there.
+    """
+    if settings.kind == "fp16" and device.type == "cpu":
+        return "bf16", "warning: fp16 is emulated on a CPU, 70 times slower than fp32; this run uses bf16 instead"
+    return settings.kind, None
+
+
+class Criterion(Protocol):
+    """The loss of one kind of batches. Engines divide its sum by the weights of all micro batches and data ranks."""
+
+    def loss(self, model: nn.Module, batch: Any, *, device: torch.device) -> LanguageModelLoss:
+        """Run ``model`` on ``batch`` and return the sums of losses and of weights."""
+
+    def weight(self, batch: Any) -> float:
+        """Return the sum of weights, known before the model runs."""
+
+    def objective(self, batch: Any) -> Objective:
+        """Return what the loss is reported as."""
+
+    def num_tokens(self, batch: Any) -> int:
+        """Return the input tokens, padding included."""
+
+
+class BlankInfilling:
+    """Predict the tokens of blanks: cross entropy over the padded vocabulary, computed only where targets are.
+
+    ``label_smoothing`` is the share of the loss that every id of the vocabulary gets.
+    """
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        self.label_smoothing = label_smoothing
+
+    def loss(self, model: nn.Module, batch: Batch, *, device: torch.device) -> LanguageModelLoss:
+        """Return the sums over target positions."""
+        tensors = batch.tensors()
+        return model(
+            send(tensors.input_ids, device),
+            send(tensors.position_ids, device),
+            send(tensors.attention_mask, device),
+            labels=send(tensors.target_ids, device),
+            loss_mask=tensors.loss_mask,  # on the host, where its targets are counted without a wait
+            label_smoothing=self.label_smoothing,
+        )
+
+    def weight(self, batch: Batch) -> float:
+        """Return the number of target positions."""
+        return float(batch.loss_mask.sum())
+
+    def objective(self, batch: Batch) -> Objective:
+        """Return the kind of blanks."""
+        return batch.mode
+
+    def num_tokens(self, batch: Batch) -> int:
+        """Return the size of the input."""
+        return batch.input_ids.size
 
 
 class Stopwatch:
@@ -44,82 +111,10 @@ class Stopwatch:
 
 
 class Engine(ABC):
-    """What every engine has: a model on a device, its place among the ranks, a schedule, and the loss of a batch."""
+    """A model in training: its place among the ranks, its criterion, its optimizer and its schedule.
 
-    optimizer: torch.optim.Optimizer
-    scheduler: AnnealingLR
-    loss_scaler: DynamicLossScaler | None
-
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        objective: Objective,
-        precision: str,
-        topology: ParallelTopology | None,
-        device: torch.device | str,
-    ) -> None:
-        self.model = model
-        self.objective = objective
-        self.precision = precision
-        self.topology = topology or ParallelTopology.single()
-        self.device = torch.device(device)
-        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
-
-    @abstractmethod
-    def train_step(self, batches: Sequence[Any]) -> StepResult:
-        """Make one update from the micro batches of this data rank."""
-
-    @abstractmethod
-    def save(
-        self, settings: CheckpointSettings, *, iteration: int, data_state: dict[str, Any], tag: str | None = None
-    ) -> Path:
-        """Write a checkpoint of everything to ``settings.save`` and return its folder; every rank has to call it.
-
-        ``tag`` names it (default: the iteration).
-        """
-
-    def load_weights(self, path: Path) -> LoadReport:
-        """Take the weights of the checkpoint at ``path``, for an evaluation: the optimizer's state stays as it is."""
-        return load_model_weights(self.model, path, topology=self.topology)
-
-    @abstractmethod
-    def load(self, path: Path, settings: CheckpointSettings) -> ResumeState:
-        """Continue from the checkpoint at ``path``, as far as ``settings`` allow."""
-
-    @property
-    def network(self) -> nn.Module:
-        """Return what runs a batch outside of training."""
-        return self.model
-
-    def batch_loss(self, batch: Any) -> LanguageModelLoss:
-        """Return the sums of losses and weights of one micro batch."""
-        return self._loss(self.network, batch)
-
-    def memory_bytes(self) -> int | None:
-        """Return the peak of the memory in use, of the GPU or of this process."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        import resource
-        import sys
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-
-    def _loss(self, forward: nn.Module, batch: Any) -> LanguageModelLoss:
-        with autocast(self.precision, device=self.device):
-            return self.objective.loss(forward, batch, device=self.device)
-
-    def _inverse_weight(self, batches: Sequence[Any]) -> Tensor:
-        """Return one over the weights of all micro batches and data ranks, known before the first forward."""
-        weight = torch.full((), float(sum(map(self.objective.weight, batches))), device=self.device)
-        if self.topology.data_parallel_group is not None:
-            dist.all_reduce(weight, group=self.topology.data_parallel_group)
-        return 1.0 / weight.clamp(min=1.0)
-
-
-class TorchEngine(Engine):
-    """The engine of plain torch: a CPU or GPUs, DistributedDataParallel over several data ranks."""
+    Engines differ in ``_forward``, ``_backward`` and ``_update``; the step itself is the same.
+    """
 
     def __init__(
         self,
@@ -127,33 +122,39 @@ class TorchEngine(Engine):
         *,
         optimizer: torch.optim.Optimizer,
         scheduler: AnnealingLR,
-        objective: Objective | None = None,
+        criterion: Criterion | None = None,
         precision: str = "fp32",
         loss_scaler: DynamicLossScaler | None = None,
         clip_grad: float = 1.0,
         topology: ParallelTopology | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Wrap ``model``, which lives on ``device``, for data parallelism when the topology has several data ranks.
+        """Hold ``model``, which lives on ``device``, and the optimizer of its parameters.
 
-        ``precision`` is fp32, bf16 or fp16 (autocast; parameters are fp32); ``loss_scaler`` belongs to fp16.
-        ``clip_grad`` is the limit of the global gradient norm, 0 for none.
+        ``criterion`` is blank infilling by default. ``precision`` is fp32, bf16 or fp16 (autocast); ``loss_scaler``
+        belongs to fp16. ``clip_grad`` is the limit of the global gradient norm, 0 for none.
         """
-        super().__init__(
-            model, objective=objective or BlankInfilling(), precision=precision, topology=topology, device=device
-        )
+        self.model = model
         self.optimizer = optimizer
         self.scheduler = scheduler
+        self.criterion = criterion or BlankInfilling()
+        self.precision = precision
         self.loss_scaler = loss_scaler
         self.clip_grad = clip_grad
+        self.topology = topology or ParallelTopology.single()
+        self.device = torch.device(device)
+        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._forward: nn.Module = model
-        if self.topology.data_parallel_group is not None:
-            self._forward = DistributedDataParallel(
-                model, process_group=self.topology.data_parallel_group, gradient_as_bucket_view=True
-            )
-        # Fused optimizers can leave everything as it is by a flag on the device: nobody has to wait for it.
-        self._skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
+
+    @property
+    def network(self) -> nn.Module:
+        """Return what runs a batch outside of training."""
+        return self.model
+
+    @property
+    def loss_scale(self) -> float | None:
+        """Return the factor of this update's loss; None but for fp16."""
+        return self.loss_scaler.scale if self.loss_scaler else None
 
     def train_step(self, batches: Sequence[Any]) -> StepResult:
         """Make one update from the micro batches of this data rank.
@@ -163,45 +164,66 @@ class TorchEngine(Engine):
         parameters nor optimizer, and with fp16 neither the schedule.
         """
         stopwatch = Stopwatch()
-        learning_rate = self.optimizer.param_groups[0]["lr"]
+        learning_rate, loss_scale = self.optimizer.param_groups[0]["lr"], self.loss_scale
         objective_sums = torch.zeros(len(OBJECTIVES), 2, device=self.device)
         share = torch.zeros((), device=self.device)
         factor = self._inverse_weight(batches)
-        loss_scale = self.loss_scaler.scale if self.loss_scaler else 1.0
         for index, batch in enumerate(batches):
-            with self._synchronised(index == len(batches) - 1):
+            last = index == len(batches) - 1
+            with self._reduction(last):
                 with stopwatch.part("forward"):
                     sums = self._loss(self._forward, batch)
                     loss = sums.loss_sum * factor
                 with stopwatch.part("backward"):
-                    # DistributedDataParallel averages over data ranks; the factor already holds the global weight.
-                    (loss * (loss_scale * self.topology.data_parallel_size)).backward()
-            objective_sums[OBJECTIVE_INDEX[self.objective.mode(batch)]] += torch.stack(
+                    self._backward(loss, last)
+            objective_sums[OBJECTIVE_INDEX[self.criterion.objective(batch)]] += torch.stack(
                 [sums.loss_sum.detach(), sums.weight_sum]
             )
             share += loss.detach()
         with stopwatch.part("optimizer"):
-            grad_norm = self._unscale_and_clip(loss_scale)
-            skipped = self._update(grad_norm)
+            grad_norm, skipped = self._update()
         return StepResult(
             objective_sums=objective_sums,
             loss=share,
             grad_norm=grad_norm,
             skipped=skipped,
-            num_tokens=sum(map(self.objective.num_tokens, batches)),
+            num_tokens=sum(map(self.criterion.num_tokens, batches)),
             learning_rate=learning_rate,
-            loss_scale=loss_scale if self.loss_scaler else None,
+            loss_scale=loss_scale,
             milliseconds=stopwatch.milliseconds,
         )
+
+    def batch_loss(self, batch: Any) -> LanguageModelLoss:
+        """Return the sums of losses and weights of one micro batch."""
+        return self._loss(self.network, batch)
+
+    def evaluate(self, batches: Iterable[Any]) -> EvaluationResult:
+        """Run the model over ``batches`` without dropout and return the losses per objective.
+
+        No random numbers are drawn: a run with evaluations takes the same steps as one without.
+        """
+        totals = EvaluationTotals(self.device)
+        with evaluating(self.model), torch.inference_mode():
+            for batch in batches:
+                totals.add(self.criterion.objective(batch), self.batch_loss(batch).mean)
+        return totals.result(topology=self.topology)
+
+    def autocast(self) -> AbstractContextManager:
+        """Return the context of a forward pass in the run's arithmetic."""
+        if self.precision not in AUTOCAST_TYPES:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=AUTOCAST_TYPES[self.precision])
 
     def save(
         self, settings: CheckpointSettings, *, iteration: int, data_state: dict[str, Any], tag: str | None = None
     ) -> Path:
-        """Write a checkpoint of everything to ``settings.save`` and return its folder; every rank has to call it."""
+        """Write a checkpoint of everything to ``settings.save`` and return its folder; every rank has to call it.
+
+        ``tag`` names it (default: the iteration).
+        """
         assert settings.save is not None, "save without a folder"
-        state = dict(data_state)
         if self.loss_scaler:
-            state["loss_scaler"] = self.loss_scaler.state_dict()
+            data_state = {**data_state, "loss_scaler": self.loss_scaler.state_dict()}
         return save_checkpoint(
             settings.save,
             tag=tag or str(iteration),
@@ -210,7 +232,7 @@ class TorchEngine(Engine):
             optimizer=self.optimizer if settings.save_optimizer else None,
             scheduler=self.scheduler if settings.save_optimizer else None,
             topology=self.topology,
-            data_state=state,
+            data_state=data_state,
             random_state=settings.save_random_state,
             keep=settings.keep,
         )
@@ -231,21 +253,75 @@ class TorchEngine(Engine):
             self.loss_scaler.load_state_dict(state.data_state["loss_scaler"])
         return state
 
-    def _synchronised(self, last: bool) -> AbstractContextManager:
-        """Reduce gradients over data ranks in the last micro batch only."""
-        if last or not isinstance(self._forward, DistributedDataParallel):
-            return nullcontext()
-        return self._forward.no_sync()
+    def load_weights(self, path: Path) -> LoadReport:
+        """Take the weights of the checkpoint at ``path``, for an evaluation: the optimizer's state stays as it is."""
+        return load_model_weights(self.model, path, topology=self.topology)
 
-    def _unscale_and_clip(self, loss_scale: float) -> Tensor:
-        """Divide the gradients by the loss scale, clip them, and return their global norm from before clipping."""
+    def memory_bytes(self) -> int | None:
+        """Return the peak of the memory in use, of the GPU or of this process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+    @property
+    @abstractmethod
+    def _forward(self) -> nn.Module:
+        """Return what runs a batch in training."""
+
+    @abstractmethod
+    def _backward(self, loss: Tensor, last: bool) -> None:
+        """Add the gradients of a micro batch's share of the loss; with the ``last`` they are reduced over data ranks.
+
+        Data parallelism averages over the data ranks, whose global weight ``loss`` holds already.
+        """
+
+    @abstractmethod
+    def _update(self) -> tuple[Tensor, Tensor]:
+        """Clip the gradients and apply them; return their norm from before, and 1 when they were skipped (0-dim)."""
+
+    def _reduction(self, last: bool) -> AbstractContextManager:
+        """Return the context of a micro batch, outside of which its gradients are reduced."""
+        return nullcontext()
+
+    def _loss(self, forward: nn.Module, batch: Any) -> LanguageModelLoss:
+        with self.autocast():
+            return self.criterion.loss(forward, batch, device=self.device)
+
+    def _inverse_weight(self, batches: Sequence[Any]) -> Tensor:
+        """Return one over the weights of all micro batches and data ranks, known before the first forward."""
+        weight = torch.full((), float(sum(map(self.criterion.weight, batches))), device=self.device)
+        if self.topology.data_parallel_group is not None:
+            dist.all_reduce(weight, group=self.topology.data_parallel_group)
+        return 1.0 / weight.clamp(min=1.0)
+
+
+class TorchEngine(Engine):
+    """The engine of plain torch, on a CPU or GPUs. Parameters are fp32."""
+
+    @cached_property
+    def _forward(self) -> nn.Module:
+        if self.topology.data_parallel_group is None:
+            return self.model
+        return DistributedDataParallel(
+            self.model, process_group=self.topology.data_parallel_group, gradient_as_bucket_view=True
+        )
+
+    def _reduction(self, last: bool) -> AbstractContextManager:
+        forward = self._forward
+        return forward.no_sync() if isinstance(forward, DistributedDataParallel) and not last else nullcontext()
+
+    def _backward(self, loss: Tensor, last: bool) -> None:
+        (loss * ((self.loss_scale or 1.0) * self.topology.data_parallel_size)).backward()
+
+    def _update(self) -> tuple[Tensor, Tensor]:
         if self.loss_scaler:
             gradients = [p.grad for p in self._parameters if p.grad is not None]
-            torch._foreach_mul_(gradients, 1.0 / loss_scale)
-        return clip_gradients(self._parameters, self.clip_grad, topology=self.topology)
-
-    def _update(self, grad_norm: Tensor) -> Tensor:
-        """Apply the gradients unless they are not finite; return 1 when they were skipped, else 0 (0-dim)."""
+            torch._foreach_mul_(gradients, 1.0 / self.loss_scaler.scale)
+        grad_norm = clip_gradients(self._parameters, self.clip_grad, topology=self.topology)
         skipped = (~torch.isfinite(grad_norm)).float()
         if self.loss_scaler:
             overflow = bool(skipped.item())  # the scale of the next step depends on it
@@ -253,7 +329,8 @@ class TorchEngine(Engine):
                 self.optimizer.step()
                 self.scheduler.step()
             self.loss_scaler.update(overflow)
-        elif self._skips_on_device:
+        elif getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            # Fused optimizers leave everything as it is by a flag on the device: nobody has to wait for it.
             self.optimizer.found_inf = skipped
             self.optimizer.step()
             self.scheduler.step()
@@ -262,4 +339,4 @@ class TorchEngine(Engine):
                 self.optimizer.step()
             self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return skipped
+        return grad_norm, skipped

@@ -1,23 +1,20 @@
-"""The training loop, a straight line: fetch, update, log, evaluate, save."""
+"""The training loop, a straight line: fetch, update, report, evaluate, save."""
 
 from __future__ import annotations
 
 import itertools
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from data_utils.batches import Batch
 from mpu.mappings import any_rank
 from training.configurations import CheckpointSettings, RunSettings
-from training.curves import draw_loss_curves, validation_table
 from training.engine import Engine
-from training.evaluation import evaluate
-from training.logging import RunLog
+from training.logging import RunLog, draw_loss_curves, validation_table
 from training.metrics import (
     OBJECTIVES,
     ComputeCost,
@@ -68,7 +65,8 @@ class TrainingData:
     """Where batches come from.
 
     Attributes:
-        train: makes the endless sequence of this rank's micro batches from an absolute batch number on.
+        train: makes the sequence of this rank's micro batches from an absolute batch number on; it does not end before
+            the run does.
         valid: makes the validation batches, the same ones each time; None without validation data.
         test: the same for the test data.
         samples_per_batch: samples that all data ranks together draw for one micro batch.
@@ -76,99 +74,141 @@ class TrainingData:
         tokenizer_fingerprint: of the tokenizer that made the ids; kept in checkpoints, so that no other one continues.
     """
 
-    train: Callable[[int], Iterable[Batch]]
+    train: Callable[[int], Iterable[Any]]
     samples_per_batch: int
-    valid: Callable[[], Iterable[Batch]] | None = None
-    test: Callable[[], Iterable[Batch]] | None = None
+    valid: Callable[[], Iterable[Any]] | None = None
+    test: Callable[[], Iterable[Any]] | None = None
     unigram_entropy: float | None = None
     tokenizer_fingerprint: str | None = None
 
 
-@dataclass(frozen=True)
-class StartingPoint:
-    """Where a run starts: updates made, micro batches consumed per rank, sums of an unfinished log interval."""
+@dataclass
+class Progress:
+    """How far a run is, parts before a restart included.
 
-    iteration: int = 0
-    train_batches: int = 0
-    interval: dict[str, Any] | None = None
+    Attributes:
+        updates: made so far.
+        batches: micro batches of this data rank taken so far.
+        interval: sums of the log interval in which the run was restored (``IntervalMetrics.state_dict``), if any.
+    """
+
+    updates: int = 0
+    batches: int = 0
+    interval: Mapping[str, Any] | None = None
 
 
 class Trainer:
-    """One run over one engine. ``train`` is the loop; the other methods are its reports."""
+    """One run over one engine. ``train`` is the loop, for every program that trains.
+
+    A program with epochs, or with other data in its checkpoints, overrides what happens between updates and at the
+    end: ``after_update``, ``finished``, ``state`` and ``finish``.
+    """
 
     def __init__(
         self,
         engine: Engine,
         *,
         data: TrainingData,
+        num_updates: int,
         accumulation_steps: int,
         run: RunSettings,
         checkpoint: CheckpointSettings,
         log: RunLog,
-        cost: ComputeCost,
+        progress: Progress | None = None,
+        cost: ComputeCost | None = None,
     ) -> None:
+        """Start at ``progress`` (default: a new run) of ``num_updates`` updates.
+
+        An update takes ``accumulation_steps`` micro batches. With ``cost`` the utilisation of the devices is reported.
+        """
         self.engine = engine
         self.data = data
+        self.num_updates = num_updates
         self.accumulation_steps = accumulation_steps
         self.run = run
         self.checkpoint = checkpoint
         self.log = log
+        self.progress = progress or Progress()
         self.cost = cost
         self.metrics = IntervalMetrics(engine.device, topology=engine.topology)
-        self._validated: tuple[int, EvaluationResult] | None = None  # iteration and result of the last validation
+        if self.progress.interval is not None:
+            self.metrics.load_state_dict(self.progress.interval)
+        self._saved = self.progress.updates  # when the last checkpoint was written
+        self._validated: tuple[int, EvaluationResult] | None = None  # after which update, and its result
 
-    def train(self, start: StartingPoint) -> int:
-        """Make updates until ``train_iters`` (or ``exit_after``, or a signal), then evaluate and save.
+    def train(self) -> bool:
+        """Make updates until the last (or ``--exit-after``, ``finished``, a signal), then ``finish``.
 
-        Returns the number of updates made over all runs. Raises ValueError when update after update is not finite.
+        Returns False after a signal: a checkpoint is saved then, for the run to go on from. Raises ValueError when
+        update after update is not finite.
         """
-        run = self.run
-        iteration, consumed = start.iteration, start.train_batches
-        if start.interval is not None:
-            self.metrics.load_state_dict(start.interval)
+        progress, run, topology = self.progress, self.run, self.engine.topology
         if run.eval_at_start:
-            self.evaluate(f"iteration {iteration}", step=iteration)
-        last = min(run.train_iters, iteration + (run.exit_after or run.train_iters))
-        saved = iteration
-        batches: Iterator[Batch] = iter(self.data.train(consumed) if iteration < last else ())
+            self.evaluate(f"iteration {progress.updates}")
+        last = min(self.num_updates, progress.updates + (run.exit_after or self.num_updates))
+        batches = iter(self.data.train(progress.batches) if progress.updates < last else ())
         with StopRequest() as stop:
-            seconds, clock = 0.0, time.perf_counter()
-            while iteration < last:
-                fetched = time.perf_counter()
+            while progress.updates < last and not self.finished:
+                began = time.perf_counter()
                 micro_batches = list(itertools.islice(batches, self.accumulation_steps))
-                fetch_ms = 1000.0 * (time.perf_counter() - fetched)
+                fetched = time.perf_counter()
                 result = self.engine.train_step(micro_batches)
-                self.metrics.add(result, fetch_ms=fetch_ms)
-                iteration += 1
-                consumed += self.accumulation_steps
+                # Evaluations and saving are not part of the time per update.
+                self.metrics.add(result, seconds=time.perf_counter() - began, fetch_seconds=fetched - began)
+                progress.updates += 1
+                progress.batches += self.accumulation_steps
                 self.log.console.step()
-                due = iteration % run.log_interval == 0
+                due = run_every(run.log_interval, progress.updates)
                 if due:
-                    seconds += time.perf_counter() - clock
-                    self.report(self.metrics.report(iteration, seconds=seconds))
-                    seconds, clock = 0.0, time.perf_counter()
+                    self.report(self.metrics.report(progress.updates))
                 # Asking several ranks costs a wait for the device: not after every update.
-                asking = due or iteration % STOP_INTERVAL == 0 or self.engine.topology.world_size == 1
-                leaving = asking and any_rank(stop.requested, topology=self.engine.topology, device=self.engine.device)
-                saving = run_every(self.checkpoint.save_interval, iteration) or leaving
-                evaluating = run_every(run.eval_interval, iteration) and self.data.valid and not leaving
-                if saving or evaluating:  # not part of the time per update
-                    seconds += time.perf_counter() - clock
-                    if evaluating:  # first, so that a checkpoint never lacks the evaluation of its iteration
-                        self.evaluate(f"iteration {iteration}", step=iteration)
-                    if saving:
-                        saved = self.save(iteration, consumed)
-                    clock = time.perf_counter()
+                asking = due or run_every(STOP_INTERVAL, progress.updates) or topology.world_size == 1
+                leaving = asking and any_rank(stop.requested, topology=topology, device=self.engine.device)
+                # Evaluations come first, so that a checkpoint never lacks the evaluation of its iteration.
+                if self.after_update(leaving) or leaving:
+                    self.save()
                 if leaving:
-                    self.log.console.print(f"stopped by a signal after iteration {iteration}")
-                    break
-        if iteration == run.train_iters and self.data.valid:
-            self.evaluate(END_PREFIX.format("val"), step=iteration, scalars=False)
-        if iteration > saved:
-            self.save(iteration, consumed)
-        if iteration == run.train_iters and self.data.test:
-            self.evaluate(END_PREFIX.format("test"), step=iteration, scalars=False, test=True)
-        return iteration
+                    self.log.console.print(f"stopped by a signal after iteration {progress.updates}")
+                    return False
+        self.finish()
+        return True
+
+    def after_update(self, leaving: bool) -> bool:
+        """Evaluate when that is due; return whether a checkpoint is. With ``leaving`` the process ends after it."""
+        updates = self.progress.updates
+        if run_every(self.run.eval_interval, updates) and not leaving:
+            self.evaluate(f"iteration {updates}")
+        return run_every(self.checkpoint.save_interval, updates)
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether the run ends before its last update."""
+        return False
+
+    def finish(self) -> None:
+        """Save, and evaluate when the last update was made."""
+        complete = self.progress.updates == self.num_updates
+        if complete:
+            self.evaluate(END_PREFIX.format("val"), scalars=False)
+        if self.progress.updates > self._saved:
+            self.save()
+        if complete:
+            self.evaluate(END_PREFIX.format("test"), scalars=False, test=True)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the loop. Every rank has to call it."""
+        return {
+            "samples": self.progress.batches * self.data.samples_per_batch,
+            "interval": self.metrics.state_dict(),
+            "tokenizer": self.data.tokenizer_fingerprint,
+        }
+
+    def save(self) -> None:
+        """Save a checkpoint, if there is a folder to save to."""
+        self._saved = self.progress.updates
+        if self.checkpoint.save is not None:
+            folder = self.engine.save(self.checkpoint, iteration=self.progress.updates, data_state=self.state())
+            self.log.console.print(f"saved a checkpoint at iteration {self.progress.updates} to {folder}")
 
     def report(self, report: IntervalReport) -> None:
         """Print and write one log interval; stop the run when nothing has been finite for long."""
@@ -176,16 +216,20 @@ class Trainer:
         console = self.log.console
         if report.num_skipped:
             console.print(f"skipped {report.num_skipped} of {report.num_steps} updates: gradients not finite")
-        console.print(iteration_line(report.step, self.run.train_iters, **numbers, loss_scale=report.loss_scale))
+        console.print(iteration_line(report.step, self.num_updates, **numbers, loss_scale=report.loss_scale))
         parts = " | ".join(f"{name}: {ms:.2f}" for name, ms in report.milliseconds.items())
         console.print(f"time (ms) | {parts}")
-        utilisation = self.cost.utilisation(report.tokens_per_second, num_devices=self.engine.topology.world_size)
+        utilisation = None
+        if self.cost is not None:
+            devices = self.engine.topology.world_size
+            utilisation = self.cost.utilisation(report.tokens_per_second, num_devices=devices)
         memory = self.engine.memory_bytes()
-        console.dense(dense_line(report, total=self.run.train_iters, utilisation=utilisation, memory_bytes=memory))
+        console.dense(dense_line(report, total=self.num_updates, utilisation=utilisation, memory_bytes=memory))
         extra = {"memory_bytes": memory, **({} if utilisation is None else {"mfu": utilisation})}
         scalars = iteration_scalars(report.step, **numbers)
         scalars += [
-            (f"Train/{OBJECTIVES[mode][1]}_loss", loss, report.step) for mode, loss in report.objective_losses.items()
+            (f"Train/{OBJECTIVES[objective][1]}_loss", loss, report.step)
+            for objective, loss in report.objective_losses.items()
         ]
         scalars += [
             ("Train/grad_norm", report.grad_norm, report.step),
@@ -200,32 +244,25 @@ class Trainer:
                 "changed by them, and the checkpoints before are intact"
             )
 
-    def evaluate(self, prefix: str, *, step: int, scalars: bool = True, test: bool = False) -> EvaluationResult | None:
-        """Evaluate on the validation data (or the test data), print the original's lines and write the losses."""
-        batches = self.data.test if test else self.data.valid
+    def evaluate(self, prefix: str, *, scalars: bool = True, test: bool = False) -> None:
+        """Evaluate on the validation data (or the test data), print the original's lines and write the losses.
+
+        Without such data nothing happens.
+        """
+        batches, updates = self.data.test if test else self.data.valid, self.progress.updates
         if batches is None:
-            return None
-        if test or self._validated is None or self._validated[0] != step:
-            result = evaluate(self.engine, batches())
-            self._validated = self._validated if test else (step, result)
-        else:  # the evaluation at the end of training repeats that of the last iteration
-            result = self._validated[1]
+            return
+        if not test and self._validated is not None and self._validated[0] == updates:
+            result = self._validated[1]  # the evaluation at the end of training repeats that of the last iteration
+        else:
+            result = self.engine.evaluate(batches())
+            self._validated = self._validated if test else (updates, result)
         for line in evaluation_lines(prefix, result):
             self.log.console.print(line)
-        row = {"kind": "test" if test else "evaluation", "iteration": step, "prefix": prefix, "loss": result.loss}
+        row = {"kind": "test" if test else "evaluation", "iteration": updates, "prefix": prefix, "loss": result.loss}
         row |= {"perplexity": result.perplexity}
-        row |= {f"{OBJECTIVES[mode][1]}_loss": loss for mode, loss in result.objective_losses.items()}
-        self.log.write(row, evaluation_scalars(result, step=step) if scalars else ())
-        return result
-
-    def save(self, iteration: int, consumed: int) -> int:
-        """Save a checkpoint, if there is a folder to save to, and return ``iteration``."""
-        if self.checkpoint.save is not None:
-            state = {"samples": consumed * self.data.samples_per_batch, "interval": self.metrics.state_dict()}
-            state["tokenizer"] = self.data.tokenizer_fingerprint
-            folder = self.engine.save(self.checkpoint, iteration=iteration, data_state=state)
-            self.log.console.print(f"saved a checkpoint at iteration {iteration} to {folder}")
-        return iteration
+        row |= {f"{OBJECTIVES[objective][1]}_loss": loss for objective, loss in result.objective_losses.items()}
+        self.log.write(row, evaluation_scalars(result, step=updates) if scalars else ())
 
     def summarize(self, picture: Path) -> None:
         """Print the validation losses before and after and draw the curves of the whole run, resumed parts included."""

@@ -6,6 +6,7 @@ Steps hand over tensors that stay on the device; they are read only when a line 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,16 +15,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from data_utils.objective import Objective
 from mpu.initialize import ParallelTopology
 
-# mode of a batch -> (label in the evaluation line, part of the scalar's name); the order is that of the line.
-OBJECTIVES: dict[str, tuple[str, str]] = {
-    "gpt": ("GPT", "gpt"),
-    "bert": ("BERT", "bert"),
-    "sentence": ("Sent", "sent"),
-    "multi-task": ("Multi", "multi"),
+# Label in the evaluation line, part of the scalar's name; the order is that of the line, and of sums per objective.
+OBJECTIVES: dict[Objective, tuple[str, str]] = {
+    Objective.DOCUMENT: ("GPT", "gpt"),
+    Objective.TOKEN: ("BERT", "bert"),
+    Objective.SENTENCE: ("Sent", "sent"),
+    Objective.DOWNSTREAM: ("Multi", "multi"),
 }
-OBJECTIVE_INDEX = {mode: index for index, mode in enumerate(OBJECTIVES)}
+OBJECTIVE_INDEX = {objective: index for index, objective in enumerate(OBJECTIVES)}
 MAXIMUM_EXPONENT = 20.0  # of the perplexity
 
 # Dense peak of one device in the arithmetic of autocast, FLOP/s, from the vendors' data sheets (first match counts).
@@ -70,7 +72,7 @@ class EvaluationResult:
     """Mean loss per batch over all objectives, and over the batches of each one seen (absent or 0: not seen)."""
 
     loss: float
-    objective_losses: Mapping[str, float]
+    objective_losses: Mapping[Objective, float]
 
     @property
     def perplexity(self) -> float:
@@ -81,9 +83,9 @@ class EvaluationResult:
 def evaluation_lines(prefix: str, result: EvaluationResult) -> list[str]:
     """Write the evaluation lines of the original: an opening rule, then the line between two rules of its length."""
     line = f" validation loss at {prefix} | LM loss: {result.loss:.6E} | LM PPL: {result.perplexity:.6E}"
-    for mode, (label, _) in OBJECTIVES.items():
-        if result.objective_losses.get(mode):
-            line += f" | {label} loss: {result.objective_losses[mode]:.6E}"
+    for objective, (label, _) in OBJECTIVES.items():
+        if result.objective_losses.get(objective):
+            line += f" | {label} loss: {result.objective_losses[objective]:.6E}"
     rule = "-" * (len(line) + 1)
     return ["-" * 100, rule, line, rule]
 
@@ -91,10 +93,34 @@ def evaluation_lines(prefix: str, result: EvaluationResult) -> list[str]:
 def evaluation_scalars(result: EvaluationResult, *, step: int) -> list[Scalar]:
     """Return the TensorBoard scalars that go with ``evaluation_lines``."""
     scalars = [("Train/valid_ppl", result.perplexity, step), ("Train/valid_loss", result.loss, step)]
-    for mode, (_, name) in OBJECTIVES.items():
-        if result.objective_losses.get(mode):
-            scalars.append((f"Train/valid_{name}_loss", result.objective_losses[mode], step))
+    for objective, (_, name) in OBJECTIVES.items():
+        if result.objective_losses.get(objective):
+            scalars.append((f"Train/valid_{name}_loss", result.objective_losses[objective], step))
     return scalars
+
+
+class EvaluationTotals:
+    """Sum batch losses per objective on the device; read them once at the end."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._sums = torch.zeros(len(OBJECTIVES), dtype=torch.float64, device=device)
+        self._counts = torch.zeros(len(OBJECTIVES), dtype=torch.float64)
+
+    def add(self, objective: Objective, loss: Tensor) -> None:
+        """Count one batch of ``objective`` with mean target loss ``loss`` (0-dim)."""
+        self._sums[OBJECTIVE_INDEX[objective]] += loss.detach().double()
+        self._counts[OBJECTIVE_INDEX[objective]] += 1
+
+    def result(self, *, topology: ParallelTopology) -> EvaluationResult:
+        """Return mean losses over all batches of all data ranks; every batch weighs the same, as in the original."""
+        totals = torch.stack([self._sums, self._counts.to(self._sums.device)])  # [2,objectives]
+        if topology.data_parallel_group is not None:
+            dist.all_reduce(totals, group=topology.data_parallel_group)
+        sums, counts = totals.tolist()
+        num_batches = sum(counts)
+        assert num_batches, "an evaluation without batches"
+        losses = {objective: s / c for objective, s, c in zip(OBJECTIVES, sums, counts, strict=True) if c}
+        return EvaluationResult(loss=sum(sums) / num_batches, objective_losses=losses)
 
 
 @dataclass(frozen=True)
@@ -128,7 +154,7 @@ class IntervalReport:
 
     step: int
     loss: float
-    objective_losses: Mapping[str, float]
+    objective_losses: Mapping[Objective, float]
     learning_rate: float
     grad_norm: float
     num_steps: int
@@ -141,7 +167,7 @@ class IntervalReport:
 
     @property
     def elapsed_ms(self) -> float:
-        """Return the wall time per update, without evaluations and saving."""
+        """Return the wall time per update."""
         return 1000.0 * self.seconds / max(self.num_steps, 1)
 
     @property
@@ -155,7 +181,7 @@ class IntervalReport:
             "kind": "train",
             "iteration": self.step,
             "loss": self.loss,
-            **{f"{OBJECTIVES[mode][1]}_loss": loss for mode, loss in self.objective_losses.items()},
+            **{f"{OBJECTIVES[objective][1]}_loss": loss for objective, loss in self.objective_losses.items()},
             "learning_rate": self.learning_rate,
             "grad_norm": self.grad_norm,
             "tokens": self.num_tokens,
@@ -184,10 +210,14 @@ class IntervalMetrics:
         self._last: StepResult | None = None
         self._num_steps = 0
         self._num_tokens = 0
+        self._seconds = 0.0
         self._milliseconds: dict[str, float] = {}
 
-    def add(self, result: StepResult, *, fetch_ms: float = 0.0) -> None:
-        """Count one update, whose batches took ``fetch_ms`` to get; skipped updates do not enter the losses."""
+    def add(self, result: StepResult, *, seconds: float = 0.0, fetch_seconds: float = 0.0) -> None:
+        """Count one update that took ``seconds``, its batches ``fetch_seconds`` of them.
+
+        Skipped updates do not enter the losses.
+        """
         kept = 1.0 - result.skipped
         self._objective_sums += torch.where(kept.bool(), result.objective_sums, 0.0)
         self._loss += torch.where(kept.bool(), result.loss, 0.0)
@@ -197,12 +227,17 @@ class IntervalMetrics:
         self._last = result
         self._num_steps += 1
         self._num_tokens += result.num_tokens
-        for name, milliseconds in {**result.milliseconds, "batch generator": fetch_ms}.items():
+        self._seconds += seconds
+        for name, milliseconds in {**result.milliseconds, "batch generator": 1000.0 * fetch_seconds}.items():
             self._milliseconds[name] = self._milliseconds.get(name, 0.0) + milliseconds
 
-    def report(self, step: int, *, seconds: float) -> IntervalReport:
-        """Read the interval's values (the one wait for the device), add the data ranks up, and start a new interval."""
+    def report(self, step: int) -> IntervalReport:
+        """Read the interval's values, add the data ranks up, and start a new interval.
+
+        This is the one wait for the device: it counts as time of the updates that are waited for.
+        """
         assert self._last is not None, "report without a step"
+        began = time.perf_counter()
         last = self._last
         local = torch.cat([self._objective_sums.flatten(), self._loss[None]]).double()  # [2*objectives+1]
         if self._topology.data_parallel_group is not None:
@@ -214,14 +249,14 @@ class IntervalMetrics:
         report = IntervalReport(
             step=step,
             loss=loss / max(self._num_steps - skipped, 1),
-            objective_losses={mode: total / weight for mode, total, weight in pairs if weight > 0},
+            objective_losses={objective: total / weight for objective, total, weight in pairs if weight > 0},
             learning_rate=last.learning_rate,
             grad_norm=grad_norm,
             num_steps=self._num_steps,
             num_skipped=skipped,
             longest_streak=streak,
             num_tokens=self._num_tokens * self._topology.data_parallel_size,
-            seconds=seconds,
+            seconds=self._seconds + time.perf_counter() - began,
             loss_scale=last.loss_scale,
             milliseconds={name: total / self._num_steps for name, total in self._milliseconds.items()},
         )
@@ -242,6 +277,7 @@ class IntervalMetrics:
             "streak": self._streak.item(),
             "num_steps": self._num_steps,
             "num_tokens": self._num_tokens,
+            "seconds": self._seconds,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -254,6 +290,7 @@ class IntervalMetrics:
             self._loss = torch.tensor(loss, device=self._device)
         self._skipped = torch.tensor(state["skipped"], device=self._device)
         self._num_steps, self._num_tokens = state["num_steps"], state["num_tokens"]
+        self._seconds = state.get("seconds", 0.0)  # which older checkpoints lack
 
 
 @dataclass(frozen=True)
@@ -295,7 +332,7 @@ def duration(seconds: float) -> str:
 
 def dense_line(report: IntervalReport, *, total: int, utilisation: float | None, memory_bytes: int | None) -> str:
     """Write everything about an interval in one line."""
-    per_objective = " ".join(f"{OBJECTIVES[m][1]} {loss:.3f}" for m, loss in report.objective_losses.items())
+    per_objective = " ".join(f"{OBJECTIVES[o][1]} {loss:.3f}" for o, loss in report.objective_losses.items())
     parts: Sequence[str | None] = (
         f"step {report.step}/{total}",
         f"loss {report.loss:.3f} ({per_objective})" if per_objective else f"loss {report.loss:.3f}",

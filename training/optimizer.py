@@ -1,8 +1,11 @@
-"""Optimizers: parameter groups, update rules, gradient clipping, loss scale, and states of other origin."""
+"""Optimizers: parameter groups, update rules, gradient clipping, loss scale, and states of other origin.
+
+r rows, c columns of a matrix
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +16,13 @@ from mpu.gradients import gradient_norm
 from mpu.initialize import ParallelTopology
 
 OPTIMIZERS = ("adam", "adafactor")
+
+# Constants of Adafactor's paper: what is added to squared gradients, the least size of a parameter, the largest root
+# mean square of an update, and the exponent of the second moment's decay.
+GRADIENT_EPS = 1e-30
+PARAMETER_EPS = 1e-3
+CLIP_THRESHOLD = 1.0
+DECAY_EXPONENT = -0.8
 
 
 def build_parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
@@ -56,8 +66,6 @@ def build_optimizer(
     if name == "adam":
         return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
     if name == "adafactor":
-        from training.adafactor import Adafactor
-
         return Adafactor(groups, lr=lr, weight_decay=weight_decay)
     raise ValueError(f"optimizer {name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}")
 
@@ -75,6 +83,60 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, *, topol
         factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
         torch._foreach_mul_([parameter.grad for parameter in parameters], factor)
     return norm
+
+
+class Adafactor(Optimizer):
+    """Minimise with memory for r + c numbers per matrix (Shazeer and Stern, 2018).
+
+    ``lr`` is relative to the root mean square of a parameter. There is no first moment, and the rate is the schedule's
+    (the paper's time-dependent rate is off), as the original used it.
+    """
+
+    def __init__(
+        self, parameters: Iterable[Tensor] | Iterable[dict[str, Any]], *, lr: float, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Update every parameter that has a gradient; call ``closure`` first when it is given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, lr=group["lr"], weight_decay=group["weight_decay"])
+        return loss
+
+    def _update(self, parameter: Tensor, *, lr: float, weight_decay: float) -> None:
+        gradient = parameter.grad.float()
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            if gradient.dim() >= 2:
+                state["exp_avg_sq_row"] = gradient.new_zeros(gradient.shape[:-1])  # [r]
+                state["exp_avg_sq_col"] = gradient.new_zeros(gradient.shape[:-2] + gradient.shape[-1:])  # [c]
+            else:
+                state["exp_avg_sq"] = torch.zeros_like(gradient)
+        state["step"] += 1
+        rate = lr * _root_mean_square(parameter).clamp(min=PARAMETER_EPS)
+        keep = 1.0 - float(state["step"]) ** DECAY_EXPONENT
+        square = gradient.square() + GRADIENT_EPS
+        if gradient.dim() >= 2:
+            rows = state["exp_avg_sq_row"].lerp_(square.mean(dim=-1), 1.0 - keep)
+            columns = state["exp_avg_sq_col"].lerp_(square.mean(dim=-2), 1.0 - keep)
+            row_factor = (rows / rows.mean(dim=-1, keepdim=True)).rsqrt().unsqueeze(-1)  # [r,1]
+            update = gradient * row_factor * columns.rsqrt().unsqueeze(-2)
+        else:
+            update = gradient * state["exp_avg_sq"].lerp_(square, 1.0 - keep).rsqrt()
+        update /= (_root_mean_square(update) / CLIP_THRESHOLD).clamp(min=1.0)
+        parameter.mul_(1.0 - weight_decay * rate).sub_((update * rate).to(parameter.dtype))
+
+
+def _root_mean_square(values: Tensor) -> Tensor:
+    return values.float().square().mean().sqrt()
 
 
 class DynamicLossScaler:

@@ -42,8 +42,8 @@ from training.configurations import (
 )
 from training.data import tokenizer_keywords
 from training.deepspeed.config import deepspeed_plan
+from training.engine import supported_precision
 from training.metrics import PEAK_FLOPS, ComputeCost
-from training.precision import supported_precision
 
 FP32, HALF, BYTE = 4, 2, 1
 GB = 1e9

@@ -16,15 +16,12 @@ from generation.scoring import Score as WindowScore
 from generation.scoring import score_questions
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
-from tasks.building import load_start_weights
 from tasks.configuration import FinetuningConfiguration
 from tasks.language_model.readers import TokenDocuments, read_documents, read_endings
 from tasks.language_model.samples import WindowTable, document_windows, ending_windows
 from tasks.run import Score, TaskRun
 from training.build import model_config
-from training.engine import Engine
-from training.objectives import BlankInfilling
-from training.precision import autocast
+from training.engine import BlankInfilling, Engine
 
 logger = logging.getLogger("glm")
 
@@ -63,10 +60,10 @@ class LanguageModelRun(TaskRun):
         """Build the GLM with the weights of ``--load-pretrained``."""
         vocab_size = self.tokenizer.padded_size(self.configuration.tokenizer.vocab_divisor)
         model = GLMModel(model_config(self.configuration.model, vocab_size=vocab_size), topology=self.topology)
-        load_start_weights(model, model, self.configuration, topology=self.topology)
+        self.load_start_weights(model, model)
         return model
 
-    def objective(self) -> BlankInfilling:
+    def criterion(self) -> BlankInfilling:
         """Return a loss for the engine; no update is made."""
         return BlankInfilling()
 
@@ -76,7 +73,7 @@ class LanguageModelRun(TaskRun):
 
     def evaluate(self, engine: Engine, split: EvaluationSplit, *, folder: Path | None) -> Score:
         """Score all windows; the data ranks share them."""
-        with autocast(engine.precision, device=engine.device):
+        with engine.autocast():
             scores = score_windows(
                 engine.network,
                 split.windows,

@@ -18,12 +18,11 @@ from torch import nn
 from data_utils.batches import Batch
 from data_utils.tokenizers.tokenizer import Tokenizer
 from generation.infill import prompt_generator
-from model.modeling_glm import GLMModel
+from model.modeling_glm import GLMModel, evaluating
 from mpu.initialize import ParallelTopology
-from tasks.building import load_start_weights
 from tasks.configuration import FinetuningConfiguration
 from tasks.readers import MissingFileError
-from tasks.run import Score, TaskRun, TrainingSet
+from tasks.run import Score, TaskRun
 from tasks.seq2seq.decoding import TargetDecoder, decode_shared
 from tasks.seq2seq.detokenizers import clean_filled
 from tasks.seq2seq.metrics import metric_names, score_predictions
@@ -34,9 +33,7 @@ from tasks.seq2seq.settings import BLANK_TASKS, SQUAD_TASKS, SUMMARY_TASKS
 from tasks.task_data import training_batches
 from training.build import model_config
 from training.configurations import ModelSettings
-from training.engine import Engine
-from training.objectives import BlankInfilling
-from training.precision import autocast
+from training.engine import BlankInfilling, Engine
 
 logger = logging.getLogger("glm")
 
@@ -112,10 +109,10 @@ class Seq2SeqRun(TaskRun):
         """Build the GLM with the weights of ``--load-pretrained``."""
         vocab_size = self.tokenizer.padded_size(self.configuration.tokenizer.vocab_divisor)
         model = GLMModel(model_config(self.model_settings, vocab_size=vocab_size), topology=self.topology)
-        load_start_weights(model, model, self.configuration, topology=self.topology)
+        self.load_start_weights(model, model)
         return model
 
-    def objective(self) -> BlankInfilling:
+    def criterion(self) -> BlankInfilling:
         """Return the loss of target ids."""
         return BlankInfilling(label_smoothing=self.settings.label_smoothing)
 
@@ -130,23 +127,19 @@ class Seq2SeqRun(TaskRun):
             share_rows=self.configuration.task.pack_samples,
         )
 
-    def training_set(self) -> TrainingSet:
-        """Return the micro batches of the run, which know their epoch."""
+    def batches(self, first_batch: int) -> Iterator[Batch]:
+        """Yield the micro batches of the run, which know their epoch, from number ``first_batch`` on."""
         tuning, each = self.configuration.tuning, self.batches_per_epoch
-
-        def batches(first_batch: int) -> Iterator[Batch]:
-            for epoch in range(first_batch // each, tuning.epochs):
-                yield from training_batches(
-                    self.training,
-                    epochs=epoch + 1,
-                    batch_size=tuning.batch_size,
-                    seed=self.configuration.run.seed,
-                    topology=self.topology,
-                    first_batch=max(first_batch, epoch * each),
-                    collate_samples=partial(self.collate, epoch=epoch),
-                )
-
-        return replace(super().training_set(), batches=batches)
+        for epoch in range(first_batch // each, tuning.epochs):
+            yield from training_batches(
+                self.training,
+                epochs=epoch + 1,
+                batch_size=tuning.batch_size,
+                seed=self.configuration.run.seed,
+                topology=self.topology,
+                first_batch=max(first_batch, epoch * each),
+                collate_samples=partial(self.collate, epoch=epoch),
+            )
 
     def evaluate(self, engine: Engine, split: EvaluationSplit, *, folder: Path | None) -> Score:
         """Write a text for every example and compare; the data ranks share the examples."""
@@ -185,17 +178,13 @@ class Seq2SeqRun(TaskRun):
             found = decoder.search(samples, generators=generators)
             return [self._target(rows[0].tokens if rows else (), example) for rows, example in zip(found, chosen)]
 
-        training = engine.model.training
-        engine.model.eval()
-        with autocast(engine.precision, device=engine.device):
-            written = decode_shared(
+        with evaluating(engine.model), engine.autocast():
+            return decode_shared(
                 [len(example.source) for example in examples],
                 decode,
                 batch_size=self.configuration.tuning.eval_batch_size,
                 topology=self.topology,
             )
-        engine.model.train(training)
-        return written
 
     def _target(self, ids: Sequence[int], example: Seq2SeqExample) -> Written:
         ids = [token for token in ids if token not in self._silent]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,14 @@ from data_utils.tokenizers.tokenizer import Tokenizer
 from data_utils.whole_files import write_whole
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
-from tasks.building import load_start_weights
 from tasks.collation import TaskBatch
 from tasks.configuration import FinetuningConfiguration
 from tasks.network import HeadSettings, add_head, check_prompt, freeze_transformer, initialize_prompt
-from tasks.objective import TaskObjective
+from tasks.objective import TaskCriterion
 from tasks.prediction import average_scores, score_rows
 from tasks.predictions import prediction_lines
 from tasks.registry import find_task
-from tasks.run import Score, TaskRun, TrainingSet
+from tasks.run import Score, TaskRun
 from tasks.samples import EncodingOptions, TaskSample
 from tasks.task_data import EvaluationSet, TaskData
 from training.build import model_config
@@ -100,7 +99,7 @@ class UnderstandingRun(TaskRun):
             adapet=settings.adapet,
         )
         network = add_head(model, head)
-        load_start_weights(network, model, configuration, topology=self.topology)
+        self.load_start_weights(network, model)
         if settings.prompt_init:
             words = self.task.prompt_init_tokens(self.tokenizer, self.encoding)
             initialize_prompt(model, task_token_ids=words, generator=random.Random(configuration.run.seed))
@@ -108,21 +107,26 @@ class UnderstandingRun(TaskRun):
             freeze_transformer(model, tuned_layers=settings.tuned_layers)
         return network
 
-    def objective(self) -> TaskObjective:
+    def criterion(self) -> TaskCriterion:
         """Return the loss of choices."""
-        return TaskObjective(function=self.configuration.task.loss_function, adapet=self.configuration.task.adapet)
+        return TaskCriterion(function=self.configuration.task.loss_function, adapet=self.configuration.task.adapet)
 
     def collate(self, samples: Sequence[TaskSample]) -> TaskBatch:
         """Stack samples of one kind."""
         return self.data.collate(samples)
 
-    def training_set(self) -> TrainingSet:
-        """Return the micro batches of the run, with ``--block-lm-ratio`` those of its texts mixed in."""
-        found = super().training_set()
-        ratio = self.configuration.task.block_lm_ratio
-        if ratio <= 0:
-            return found
-        return replace(found, mixed_in=self._infilling_batches(), mixed_ratio=ratio / (1.0 + ratio))
+    def batches(self, first_batch: int) -> Iterator[Any]:
+        """Yield the micro batches of the run, with ``--block-lm-ratio`` updates of blanks in its texts among them."""
+        batches, ratio = super().batches(first_batch), self.configuration.task.block_lm_ratio
+        if ratio <= 0.0:
+            yield from batches
+            return
+        blanks = self._infilling_batches()
+        for number, batch in enumerate(batches, start=first_batch):
+            # The same choice for all micro batches of an update, on all ranks, and after a resume.
+            update = number // self.configuration.tuning.accumulation_steps
+            drawn = random.Random(f"mixture {self.configuration.run.seed} {update}").random()
+            yield blanks(number) if drawn < ratio / (1.0 + ratio) else batch
 
     def evaluate(self, engine: Engine, split: EvaluationSet, *, folder: Path | None) -> Score:
         """Choose answers for a split; with several patterns their probabilities are averaged."""

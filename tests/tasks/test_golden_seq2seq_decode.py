@@ -16,7 +16,7 @@ from tasks.seq2seq.samples import Seq2SeqSample
 from tasks.seq2seq.settings import BeamSettings
 from tests.helpers.golden_models import tiny_model
 from tests.helpers.small_models import WordTokenizer
-from training.objectives import BlankInfilling
+from training.engine import BlankInfilling
 
 # Settings of the recorded runs that are fields of ``BeamSettings``.
 BEAM_NAMES = {

@@ -13,7 +13,7 @@ import torch
 import finetune_glm
 from model.checkpoints.format import canonical_name
 from model.checkpoints.reading import resolve_checkpoint
-from tasks import building, finetuning
+from tasks import finetuning
 from tasks.registry import find_task
 from tasks.superglue import run as understanding
 from tests.helpers.golden_index import GoldenFolder
@@ -63,7 +63,7 @@ class Recorder:
     def install(self, patch: pytest.MonkeyPatch) -> None:
         self.real_build_network = understanding.UnderstandingRun.build_network
         patch.setattr(understanding.UnderstandingRun, "build_network", lambda run: self.build_network(run))
-        recorder, real_engine = self, building.build_engine
+        recorder, real_engine = self, finetuning.build_engine
         real_score = finetuning.FineTuner.score
 
         def build_engine(*args: Any, **options: Any) -> Any:
@@ -91,7 +91,7 @@ class Recorder:
                 recorder.validation.append(result.metrics)
             return result
 
-        patch.setattr(building, "build_engine", build_engine)
+        patch.setattr(finetuning, "build_engine", build_engine)
         patch.setattr(finetuning.FineTuner, "score", score)
         real_scores = understanding.score_rows
 

@@ -19,7 +19,7 @@ from tasks.seq2seq.samples import Seq2SeqSample, collate
 from tasks.seq2seq.settings import BeamSettings
 from tests.helpers.distributed import run
 from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, random_model
-from training.objectives import BlankInfilling
+from training.engine import BlankInfilling
 
 IDS = TINY_COMMAND_IDS
 TOKENIZER = WordTokenizer(IDS, num_tokens=58)

@@ -52,11 +52,10 @@ def make_run(folder: Path, vocab_dir: Path, *words: str) -> tuple[Seq2SeqRun, li
 @pytest.mark.parametrize("task", ["customization", "blank"])
 def test_batches_from_a_number_on_are_those_of_the_whole_run(task: str, folder: Path, vocab_dir: Path) -> None:
     run, _ = make_run(folder, vocab_dir, "--task", task)
-    data = run.training_set()
-    whole = list(data.batches(0))
-    assert data.batches_per_epoch == 4 and len(whole) == 12
+    whole = list(run.batches(0))
+    assert run.batches_per_epoch == 4 and len(whole) == 12
     for first in (3, 4, 9):
-        for found, expected in zip(data.batches(first), whole[first:], strict=True):
+        for found, expected in zip(run.batches(first), whole[first:], strict=True):
             np.testing.assert_array_equal(found.input_ids, expected.input_ids)
     epochs = [
         sorted(row for batch in whole[i : i + 4] for row in batch.tensors().target_ids.tolist()) for i in (0, 4, 8)
@@ -95,7 +94,7 @@ def test_texts_share_rows_where_the_flag_is_given(folder: Path, vocab_dir: Path)
         one, other = (run.collate(run.training[:3]) for run in (alone, together))
         assert one.attention_mask.shape == (3,) and other.attention_mask.shape == (3, 2, one.input_ids.shape[1])
         assert one.loss_mask.sum() == other.loss_mask.sum() > 0
-        assert together.objective().weight(other) == alone.objective().weight(one)
+        assert together.criterion().weight(other) == alone.criterion().weight(one)
 
 
 def test_positions_grow_with_the_source(folder: Path, vocab_dir: Path) -> None:

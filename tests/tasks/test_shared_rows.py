@@ -16,7 +16,7 @@ from model.modeling_glm import GLMModel
 from model.shared_rows import states_at
 from mpu.initialize import initialize_model_parallel
 from tasks.collation import TaskBatch, collate
-from tasks.objective import ABSENT_SCORE, TaskObjective, choice_scores, on_device
+from tasks.objective import ABSENT_SCORE, TaskCriterion, choice_scores, on_device
 from tasks.prediction import score_rows
 from tasks.samples import Kind
 from tasks.seq2seq.samples import Seq2SeqSample
@@ -27,7 +27,7 @@ from tests.helpers.launching import metrics
 from tests.helpers.launching import run as launch
 from tests.helpers.small_corpus import SmallCorpus, make_corpus, task_flags, write_entailment_split
 from tests.helpers.task_samples import PAD, VOCABULARY, make_model, make_samples
-from training.objectives import BlankInfilling
+from training.engine import BlankInfilling
 
 CPU = torch.device("cpu")
 # The kind of samples, with choices or without, one row of positions, the pool token.
@@ -42,7 +42,7 @@ FORMS: tuple[tuple[Kind, bool, bool, str], ...] = (
 
 
 def loss_and_gradients(head: nn.Module, batch: TaskBatch | Batch) -> tuple[float, list[torch.Tensor]]:
-    objective = BlankInfilling(label_smoothing=0.1) if isinstance(batch, Batch) else TaskObjective()
+    objective = BlankInfilling(label_smoothing=0.1) if isinstance(batch, Batch) else TaskCriterion()
     loss = objective.loss(head, batch, device=CPU).mean
     head.zero_grad()
     loss.backward()
@@ -99,7 +99,7 @@ def test_rows_are_shared_and_absent_choices_left_out():
     width = alone.input_ids.shape[-1]
     assert len(np.unique(used // width)) == real
     assert len(together.shared_rows) < real / 1.5
-    assert TaskObjective().num_tokens(together) == together.shared_rows.size < 0.6 * alone.input_ids.size
+    assert TaskCriterion().num_tokens(together) == together.shared_rows.size < 0.6 * alone.input_ids.size
 
 
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30), multiple_of=st.integers(1, 8))
@@ -181,7 +181,7 @@ def losses_of_rank(share_rows: bool) -> list[float]:
     for kind, choices, one_row, pool_token in FORMS:
         samples = make_samples(kind, 7, 4, choices=choices, one_row=one_row)
         head = make_model(kind, one_row=one_row, pool_token=pool_token, topology=topology)
-        loss = TaskObjective().loss(head, collate(samples, pad_id=PAD, share_rows=share_rows), device=CPU).mean
+        loss = TaskCriterion().loss(head, collate(samples, pad_id=PAD, share_rows=share_rows), device=CPU).mean
         loss.backward()
         model = getattr(head, "model", head)
         found += [loss.item(), model.transformer.final_layernorm.weight.grad.norm().item()]

@@ -21,8 +21,8 @@ from tests.helpers.logs import logged_lines
 from tests.helpers.small_corpus import SmallCorpus, make_corpus, task_flags, write_entailment_split
 from training.build import EngineSettings, choose_kernels, wrap_model
 from training.configurations import KernelSettings, OptimizerSettings, PrecisionSettings, ScheduleSettings
+from training.distributed import faults_in_one_line
 from training.engine import TorchEngine
-from training.faults import faults_in_one_line
 
 CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler, which torch.compile needs")

@@ -184,7 +184,7 @@ def data_parallel_worker(folder: str) -> dict:
     metrics = IntervalMetrics(engine.device, topology=topology)
     for step in range(3):
         metrics.add(engine.train_step(rank_batches(rank, step)))
-    report = metrics.report(3, seconds=1.0)
+    report = metrics.report(3)
     engine.save(settings(Path(folder)), iteration=3, data_state={})
     resumed = make_engine(topology=topology, seed=9)
     resumed.load(Path(folder), settings(Path(folder)))
@@ -207,7 +207,7 @@ def test_two_data_ranks_are_one_rank_with_all_the_batches(tmp_path: Path):
     metrics = IntervalMetrics(engine.device, topology=engine.topology)
     for step in range(3):
         metrics.add(engine.train_step(rank_batches(0, step) + rank_batches(1, step)))
-    report = metrics.report(3, seconds=1.0)
+    report = metrics.report(3)
     engine.train_step(rank_batches(0, 3) + rank_batches(1, 3))
     for result in ranks:
         assert result["loss"] == pytest.approx(report.loss, rel=1e-5)

@@ -12,9 +12,9 @@ from model.modeling_glm import LanguageModelLoss
 from mpu.cross_entropy import vocab_parallel_cross_entropy
 from mpu.initialize import ParallelTopology
 from tests.helpers.golden_index import GoldenFolder
-from training.evaluation import EvaluationTotals
 from training.metrics import (
     EvaluationResult,
+    EvaluationTotals,
     evaluation_lines,
     evaluation_scalars,
     iteration_line,

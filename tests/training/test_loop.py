@@ -26,7 +26,7 @@ from training.configurations import (
 )
 from training.engine import TorchEngine
 from training.logging import Console, JsonLinesWriter, RunLog, read_lines
-from training.loop import LONGEST_SKIPPED_STREAK, StartingPoint, StopRequest, Trainer, TrainingData, run_every
+from training.loop import LONGEST_SKIPPED_STREAK, Progress, StopRequest, Trainer, TrainingData, run_every
 from training.metrics import ComputeCost
 
 MODES = ("bert", "sentence", "gpt")
@@ -45,19 +45,24 @@ def settings(folder: Path, *words: str) -> tuple[RunSettings, CheckpointSettings
     return configuration.run, configuration.checkpoint, configuration.batch
 
 
-def trainer(folder: Path, *words: str, engine: TorchEngine | None = None, iteration: int = 0, **data: Any) -> Trainer:
+def trainer(
+    folder: Path, *words: str, engine: TorchEngine | None = None, progress: Progress | None = None, **data: Any
+) -> Trainer:
     run, checkpoint, batch = settings(folder, *words)
+    progress = progress or Progress()
     sources: dict[str, Any] = {"train": batches_from, "valid": lambda: [make_batch(99), make_batch(98, mode="gpt")]}
     return Trainer(
         engine or make_engine(dropout=0.1),
         data=TrainingData(**{**sources, **data}, samples_per_batch=4),
+        num_updates=run.train_iters,
         accumulation_steps=batch.accumulation_steps,
         run=run,
         checkpoint=checkpoint,
         log=RunLog(
-            Console(total=run.train_iters, initial=iteration, progress=False),
-            [JsonLinesWriter(run.metrics_file, iteration=iteration)],
+            Console(total=run.train_iters, initial=progress.updates, progress=False),
+            [JsonLinesWriter(run.metrics_file, iteration=progress.updates)],
         ),
+        progress=progress,
         cost=ComputeCost(1.0, None),
     )
 
@@ -70,7 +75,8 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def test_reports_evaluations_and_checkpoints_are_due_when_the_flags_say(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert trainer(tmp_path, "--eval-at-start").train(StartingPoint()) == 12
+    run = trainer(tmp_path, "--eval-at-start")
+    assert run.train() and run.progress.updates == 12
     written = [(row["kind"], row["iteration"]) for row in rows(tmp_path)]
     assert written == [
         ("evaluation", 0), ("train", 3), ("evaluation", 4), ("train", 6), ("evaluation", 8), ("train", 9),
@@ -84,46 +90,46 @@ def test_reports_evaluations_and_checkpoints_are_due_when_the_flags_say(
 
 def test_every_interval_length_can_be_zero(tmp_path: Path):
     run = trainer(tmp_path, "--eval-interval", "0", "--save-interval", "0", test=lambda: [make_batch(50)])
-    run.train(StartingPoint())
+    run.train()
     kinds = [row["kind"] for row in rows(tmp_path)]
     assert kinds == ["train"] * 4 + ["evaluation", "test"]
     assert not run_every(0, 5) and run_every(5, 10) and not run_every(5, 11)
 
 
 def test_no_updates_means_an_evaluation_only(tmp_path: Path):
-    trainer(tmp_path, "--train-iters", "0").train(StartingPoint())
+    trainer(tmp_path, "--train-iters", "0").train()
     assert [row["kind"] for row in rows(tmp_path)] == ["evaluation"]
     assert not (tmp_path / "glm").exists()
 
 
 def test_interrupted_and_resumed_writes_the_same_rows(tmp_path: Path):
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    trainer(straight).train(StartingPoint())
+    trainer(straight).train()
     first = trainer(broken, "--exit-after", "7")  # in the middle of a log interval
-    assert first.train(StartingPoint()) == 7
+    assert first.train() and first.progress.updates == 7
     engine = make_engine(dropout=0.1, seed=9)
     _, checkpoint, batch = settings(broken)
     state = engine.load(checkpoint.save, checkpoint)
     start = resume_position(state, batch=batch, data_parallel_size=1)
-    assert (start.iteration, start.train_batches) == (7, 14)
-    trainer(broken, engine=engine, iteration=7).train(start)
+    assert (start.updates, start.batches) == (7, 14)
+    trainer(broken, engine=engine, progress=start).train()
     assert rows(broken) == rows(straight)
 
 
 def test_the_place_in_the_data_is_kept_in_samples(tmp_path: Path):
-    trainer(tmp_path, "--exit-after", "3").train(StartingPoint())
+    trainer(tmp_path, "--exit-after", "3").train()
     _, checkpoint, batch = settings(tmp_path)
     state = make_engine().load(checkpoint.save, checkpoint)
     assert state.data_state["samples"] == 3 * 2 * 4
     larger = replace(batch, batch_size=8)
-    assert resume_position(state, batch=larger, data_parallel_size=1).train_batches == 3
-    assert resume_position(state, batch=batch, data_parallel_size=4).train_batches == 2
+    assert resume_position(state, batch=larger, data_parallel_size=1).batches == 3
+    assert resume_position(state, batch=batch, data_parallel_size=4).batches == 2
 
 
 def test_evaluations_do_not_change_the_training(tmp_path: Path):
     often, never = tmp_path / "often", tmp_path / "never"
-    trainer(often, "--eval-interval", "1").train(StartingPoint())
-    trainer(never, "--eval-interval", "0").train(StartingPoint())
+    trainer(often, "--eval-interval", "1").train()
+    trainer(never, "--eval-interval", "0").train()
     assert [r for r in rows(often) if r["kind"] == "train"] == [r for r in rows(never) if r["kind"] == "train"]
 
 
@@ -135,7 +141,8 @@ def test_a_signal_saves_and_leaves(tmp_path: Path):
             yield batch
 
     before = signal.getsignal(signal.SIGTERM)
-    assert trainer(tmp_path, "--save-interval", "0", train=interrupted).train(StartingPoint()) == 5
+    run = trainer(tmp_path, "--save-interval", "0", train=interrupted)
+    assert not run.train() and run.progress.updates == 5
     assert (tmp_path / "glm" / "latest_checkpointed_iteration.txt").read_text(encoding="utf-8") == "5"
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -154,5 +161,5 @@ def test_a_run_that_never_is_finite_stops_with_one_line(tmp_path: Path):
         engine.model.transformer.final_layernorm.weight[0] = float("nan")
     words = ("--train-iters", "1000", "--gradient-accumulation-steps", "1", "--eval-interval", "0")
     with pytest.raises(ValueError, match="updates in a row had gradients that are not finite"):
-        trainer(tmp_path, *words, engine=engine).train(StartingPoint())
+        trainer(tmp_path, *words, engine=engine).train()
     assert rows(tmp_path)[-1]["iteration"] == -(-LONGEST_SKIPPED_STREAK // 3) * 3

@@ -18,14 +18,13 @@ from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from mpu.kernels.host_memory import send
 from tasks.collation import collate
-from tasks.objective import TaskObjective, mask_scores
+from tasks.objective import TaskCriterion, mask_scores
 from tasks.seq2seq.samples import Seq2SeqSample
 from tasks.seq2seq.samples import collate as collate_texts
 from tests.helpers.engines import make_batch, make_engine
 from tests.helpers.task_samples import PAD, make_model, make_samples
-from training.engine import TorchEngine
+from training.engine import BlankInfilling, Criterion, TorchEngine
 from training.metrics import IntervalMetrics, StepResult
-from training.objectives import BlankInfilling, Objective
 
 META = torch.device("meta")
 
@@ -49,12 +48,12 @@ def no_autocast(monkeypatch):
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
 
 
-def update(model: torch.nn.Module, batches: list[Any], objective: Objective | None = None) -> StepResult:
+def update(model: torch.nn.Module, batches: list[Any], criterion: Criterion | None = None) -> StepResult:
     """Make one update of ``model`` on the device without values."""
     model = model.to(META).train()
     scheduler = make_engine().scheduler
     optimizer = SkippingSGD(model.parameters(), lr=0.1)
-    engine = TorchEngine(model, optimizer=optimizer, scheduler=scheduler, objective=objective, device=META)
+    engine = TorchEngine(model, optimizer=optimizer, scheduler=scheduler, criterion=criterion, device=META)
     result = engine.train_step(batches)
     IntervalMetrics(META, topology=ParallelTopology.single()).add(result)
     assert result.loss.device == result.grad_norm.device == META
@@ -84,7 +83,7 @@ def test_finetuning(kind: Any, choices: bool, shared: bool):
     samples = make_samples(kind, 5, 3, choices=choices, one_row=False)
     batch = collate(samples, pad_id=PAD, share_rows=shared)
     assert (batch.shared_rows is not None) == shared
-    update(make_model(kind), [batch], TaskObjective())
+    update(make_model(kind), [batch], TaskCriterion())
 
 
 def test_texts_to_write():

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mpu.initialize import ParallelTopology
 from tests.helpers import distributed
-from training.adafactor import Adafactor
 from training.optimizer import (
+    Adafactor,
     DynamicLossScaler,
     build_optimizer,
     build_parameter_groups,

@@ -30,7 +30,6 @@ from model.checkpoints.reading import (
     CheckpointLocation,
     LoadReport,
     iteration_of,
-    locate_tag,
     resolve_checkpoint,
     shard_name,
 )
@@ -38,10 +37,17 @@ from model.checkpoints.safe_loading import UnreadableCheckpointError, numpy_allo
 from model.checkpoints.writing import TEMPORARY_PREFIX, write_shard
 from mpu.initialize import ParallelTopology
 from mpu.mappings import any_rank
-from training.checkpointing import ResumeState, numbered_checkpoints, trained_weights, write_checkpoint
+from training.checkpointing import (
+    ResumeState,
+    gather_random_states,
+    newest_first,
+    restore_random_states,
+    restore_schedule,
+    trained_weights,
+    write_checkpoint,
+)
 from training.configurations import CheckpointSettings
 from training.deepspeed.config import DeepSpeedPlan
-from training.random_states import gather_random_states, restore_random_states
 from training.schedule import AnnealingLR
 
 OPTIMIZER_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
@@ -288,11 +294,7 @@ def load_zero_checkpoint(
         if topology.rank == 0:
             shutil.rmtree(folder)
     if settings.load_schedule:
-        if not isinstance(content.get("client_lr_scheduler"), Mapping):
-            raise ValueError(
-                f"{location.folder} has no learning rate state; continue without it (--no-load-lr-scheduler)"
-            )
-        scheduler.load_state_dict(dict(content["client_lr_scheduler"]))
+        restore_schedule(scheduler, content, folder=location.folder)
     if settings.load_random_state:
         notes += restore_random_states(content, engine.module, topology=topology)
     report = LoadReport(
@@ -311,12 +313,8 @@ def _newest_complete(
     location: CheckpointLocation, *, topology: ParallelTopology, device: torch.device
 ) -> tuple[CheckpointLocation, tuple[str, ...]]:
     """Return the checkpoint, or the newest before it, whose files are whole, and notes on those that are not."""
-    candidates = [location]
-    if location.root is not None and location.iteration is not None:
-        older = (number for number in numbered_checkpoints(location.root) if number < location.iteration)
-        candidates += [found for number in older if (found := locate_tag(location.root, str(number)))]
     notes: tuple[str, ...] = ()
-    for candidate in candidates:
+    for candidate in newest_first(location):
         broken = [
             file.name
             for file in sorted(candidate.folder.iterdir())

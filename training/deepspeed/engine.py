@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from model.checkpoints.reading import LoadReport
 from mpu.initialize import ParallelTopology
-from training.checkpointing import ResumeState, load_checkpoint, save_checkpoint
+from training.checkpointing import ResumeState
 from training.configurations import CheckpointSettings
 from training.deepspeed.checkpoints import (
     SafeCheckpointEngine,
@@ -30,9 +29,7 @@ from training.deepspeed.checkpoints import (
     universal_checkpoint_info,
 )
 from training.deepspeed.config import DeepSpeedPlan
-from training.engine import Engine, Stopwatch
-from training.metrics import OBJECTIVE_INDEX, OBJECTIVES, StepResult
-from training.objectives import BlankInfilling, Objective
+from training.engine import Criterion, Engine
 from training.optimizer import clip_gradients
 from training.schedule import AnnealingLR
 
@@ -88,8 +85,6 @@ class DeepSpeedEngine(Engine):
     Without ZeRO the model, its gradients and the optimizer are as in plain torch, and so are the checkpoints.
     """
 
-    loss_scaler = None  # DeepSpeed has its own
-
     def __init__(
         self,
         model: nn.Module,
@@ -100,21 +95,20 @@ class DeepSpeedEngine(Engine):
         clip_grad: float,
         topology: ParallelTopology,
         device: torch.device | str,
-        objective: Objective | None = None,
+        criterion: Criterion | None = None,
     ) -> None:
-        """Hold ``model``, which lives on ``device``, and the optimizer of its parameters."""
+        """Hold ``model``, which lives on ``device``, and the its optimizer; ``plan`` is what DeepSpeed is told."""
         super().__init__(
             model,
-            objective=objective or BlankInfilling(),
+            optimizer=optimizer,
+            scheduler=scheduler,
+            criterion=criterion,
             precision=plan.precision,
+            clip_grad=clip_grad,
             topology=topology,
             device=device,
         )
-        self.optimizer = optimizer
-        self.scheduler = scheduler
         self.plan = plan
-        self.clip_grad = clip_grad
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     @cached_property
     def deepspeed(self) -> Any:
@@ -139,66 +133,40 @@ class DeepSpeedEngine(Engine):
         """Return what runs a batch outside of training."""
         return self.deepspeed.module
 
-    def train_step(self, batches: Sequence[Any]) -> StepResult:
-        """Make one update; the loss and its normalisation are those of the torch engine."""
-        engine, stopwatch = self.deepspeed, Stopwatch()
-        learning_rate = self.optimizer.param_groups[0]["lr"]
-        objective_sums = torch.zeros(len(OBJECTIVES), 2, device=self.device)
-        share = torch.zeros((), device=self.device)
-        factor = self._inverse_weight(batches)
-        loss_scale = float(engine.optimizer.loss_scale) if self.precision == "fp16" else None
-        grad_norm: Tensor | None = None
-        for index, batch in enumerate(batches):
-            with stopwatch.part("forward"):
-                sums = self._loss(engine, batch)
-                loss = sums.loss_sum * factor
-            with stopwatch.part("backward"):
-                # DeepSpeed averages over data ranks; the factor already holds the global weight.
-                engine.backward(loss * self.topology.data_parallel_size, scale_wrt_gas=False)
-            objective_sums[OBJECTIVE_INDEX[self.objective.mode(batch)]] += torch.stack(
-                [sums.loss_sum.detach(), sums.weight_sum]
-            )
-            share += loss.detach()
-            with stopwatch.part("optimizer"):
-                if index == len(batches) - 1 and not self.plan.clips_itself:
-                    grad_norm = clip_gradients(self._parameters, self.clip_grad, topology=self.topology)
-                    # Fused optimizers leave everything as it is by this flag, as in the torch engine.
-                    self.optimizer.found_inf = (~torch.isfinite(grad_norm)).float()
-                engine.step()
-        if grad_norm is None:
+    @property
+    def loss_scale(self) -> float | None:
+        """Return the factor of this update's loss, which DeepSpeed chooses; None but for fp16."""
+        return float(self.deepspeed.optimizer.loss_scale) if self.precision == "fp16" else None
+
+    @property
+    def _forward(self) -> nn.Module:
+        return self.deepspeed
+
+    def _backward(self, loss: Tensor, last: bool) -> None:
+        self.deepspeed.backward(loss * self.topology.data_parallel_size, scale_wrt_gas=False)
+        if not last:
+            self.deepspeed.step()  # counts the micro batches
+
+    def _update(self) -> tuple[Tensor, Tensor]:
+        engine = self.deepspeed
+        if self.plan.clips_itself:
+            engine.step()
             grad_norm = torch.as_tensor(engine.get_global_grad_norm(), device=self.device, dtype=torch.float32)
-        skipped = (~torch.isfinite(grad_norm)).float()
+        else:
+            grad_norm = clip_gradients(self._parameters, self.clip_grad, topology=self.topology)
+            # Fused optimizers leave everything as it is by this flag, as in the torch engine.
+            self.optimizer.found_inf = (~torch.isfinite(grad_norm)).float()
+            engine.step()
         if engine.was_step_applied() or self.precision != "fp16":
             self.scheduler.step()
-        return StepResult(
-            objective_sums=objective_sums,
-            loss=share,
-            grad_norm=grad_norm,
-            skipped=skipped,
-            num_tokens=sum(map(self.objective.num_tokens, batches)),
-            learning_rate=learning_rate,
-            loss_scale=loss_scale,
-            milliseconds=stopwatch.milliseconds,
-        )
+        return grad_norm, (~torch.isfinite(grad_norm)).float()
 
     def save(
         self, settings: CheckpointSettings, *, iteration: int, data_state: dict[str, Any], tag: str | None = None
     ) -> Path:
-        """Write a checkpoint of everything to ``settings.save`` and return its folder; every rank has to call it."""
-        assert settings.save is not None, "save without a folder"
+        """Write a checkpoint; with ZeRO each rank adds its part of the optimizer."""
         if self.plan.stage == 0:
-            return save_checkpoint(
-                settings.save,
-                tag=tag or str(iteration),
-                iteration=iteration,
-                model=self.model,
-                optimizer=self.optimizer if settings.save_optimizer else None,
-                scheduler=self.scheduler if settings.save_optimizer else None,
-                topology=self.topology,
-                data_state=data_state,
-                random_state=settings.save_random_state,
-                keep=settings.keep,
-            )
+            return super().save(settings, iteration=iteration, data_state=data_state, tag=tag)
         return save_zero_checkpoint(
             self.deepspeed,
             settings,
@@ -228,13 +196,4 @@ class DeepSpeedEngine(Engine):
                 self.deepspeed, path, settings, scheduler=self.scheduler, topology=self.topology
             )
         assert "deepspeed" not in self.__dict__, "weights are loaded before DeepSpeed starts"
-        return load_checkpoint(
-            path,
-            model=self.model,
-            optimizer=self.optimizer,
-            scheduler=self.scheduler if settings.load_schedule else None,
-            topology=self.topology,
-            load_optimizer=settings.load_optimizer and self.plan.stage == 0,
-            load_random=settings.load_random_state,
-            finetune=settings.finetune,
-        )
+        return super().load(path, settings if self.plan.stage == 0 else replace(settings, load_optimizer=False))
