@@ -47,7 +47,8 @@ class Batch:
         import torch
 
         arrays = ("input_ids", "target_ids", "loss_mask", "position_ids", "attention_mask")
-        return replace(self, **{name: torch.from_numpy(getattr(self, name)) for name in arrays})
+        tensors: dict[str, Any] = {name: torch.from_numpy(getattr(self, name)) for name in arrays}
+        return replace(self, **tensors)
 
 
 def pad_batch(

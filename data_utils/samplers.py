@@ -7,7 +7,7 @@ samples run out the next pass begins, so that a run can resume at any batch numb
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,7 +25,8 @@ def random_sample_numbers(dataset_length: int, num_samples: int, *, seed: int = 
     if dataset_length < 1:
         raise ValueError(f"cannot draw from {dataset_length} samples")
     twister = np.random.MT19937()
-    twister.state = np.random.RandomState(seed % WORD).get_state(legacy=False)  # seeds as torch does
+    state: Any = np.random.RandomState(seed % WORD).get_state(legacy=False)  # seeds as torch does
+    twister.state = state
     if dataset_length < WORD:
         return (twister.random_raw(num_samples) % np.uint64(dataset_length)).astype(np.int64)
     words = twister.random_raw(2 * num_samples).astype(np.uint64)

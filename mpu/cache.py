@@ -77,11 +77,11 @@ class KeyValueCache:
             self.values[layer] = torch.cat([self.values[layer], value], dim=2)
             return self.keys[layer], self.values[layer]
         end = self.length + key.size(2)
-        if end > self.capacity:
+        key_buffer, value_buffer = self.keys[layer], self.values[layer]  # [b,n,c,d]
+        if end > (capacity := key_buffer.size(2)):
             raise ValueError(
-                f"{end} positions do not fit a key/value cache for {self.capacity}; allocate it for the whole sequence"
+                f"{end} positions do not fit a key/value cache for {capacity}; allocate it for the whole sequence"
             )
-        key_buffer, value_buffer = self.keys[layer], self.values[layer]
         if torch.is_grad_enabled() and (key.requires_grad or value.requires_grad):
             past_key, past_value = key_buffer[:, :, : self.length], value_buffer[:, :, : self.length]
             full_key = torch.cat([past_key.to(key.dtype), key], dim=2)

@@ -82,7 +82,7 @@ def initialize_normal(
 
 def mark_model_parallel(parameter: nn.Parameter) -> nn.Parameter:
     """Flag a parameter as split over the ranks: gradient norms sum it over the group."""
-    parameter.model_parallel = True
+    parameter.model_parallel = True  # type: ignore[attr-defined]
     return parameter
 
 

@@ -122,6 +122,7 @@ def broadcast_tensors(
     dist.broadcast(table, source, group=topology.model_parallel_group)
     shapes = [tuple(row[1 : 1 + row[0]]) for row in table.tolist()]
     if topology.model_parallel_rank == 0:
+        assert tensors is not None
         flat = torch.cat([tensors[name].to(device).flatten() for name in names])
     else:
         flat = torch.empty(sum(map(math.prod, shapes)), dtype=torch.int64, device=device)

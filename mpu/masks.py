@@ -91,10 +91,10 @@ class PrefixMask:
             return _keys_of_matrix(self.visible, query_length=query_length, key_length=key_length, device=device)
         if self.segment_ids is not None and self.in_prefix is not None:
             if not self.segment_ids.size(1) == query_length == key_length:
-                rows, width = self.segment_ids.shape
+                num_rows, width = self.segment_ids.shape
                 raise ValueError(
-                    f"attention_mask has shape {[rows, 2, width]}; samples that share rows need [b,2,{query_length}] "
-                    f"here, without a cache (there are {key_length} keys)"
+                    f"attention_mask has shape {[num_rows, 2, width]}; samples that share rows need [b,2,s] of "
+                    f"{query_length} positions, without a cache (there are {key_length} keys)"
                 )
             segment_ids = self.segment_ids.to(device, non_blocking=True)
             in_prefix = self.in_prefix.to(device, non_blocking=True) != 0
@@ -165,15 +165,17 @@ class VisibleKeys:
 
     def bias(self, *, batch_size: int, num_heads: int, dtype: torch.dtype) -> Tensor | None:
         """Return the additive form [b * num_heads, s or 1, k], made once a call: 0 where visible, else -infinity."""
-        if self.visible is None and self.additive is None:
-            return None
-        if (dtype, num_heads) not in self._biases:
-            bias = self.additive  # [b or 1,1,s or 1,k]
-            if bias is None:
-                bias = torch.zeros_like(self.visible, dtype=dtype).masked_fill_(~self.visible, -math.inf)
-            shape = (batch_size, num_heads, *bias.shape[2:])
-            self._biases[dtype, num_heads] = bias.expand(shape).flatten(0, 1)
-        return self._biases[dtype, num_heads]
+        known = self._biases.get((dtype, num_heads))
+        if known is not None:
+            return known
+        bias = self.additive  # [b or 1,1,s or 1,k]
+        if bias is None:
+            if self.visible is None:
+                return None
+            bias = torch.zeros_like(self.visible, dtype=dtype).masked_fill_(~self.visible, -math.inf)
+        expanded = bias.expand(batch_size, num_heads, *bias.shape[2:]).flatten(0, 1)
+        self._biases[dtype, num_heads] = expanded
+        return expanded
 
 
 def keys_of_call(mask: PrefixMask | VisibleKeys, states: Tensor, *, cache: KeyValueCache | None) -> VisibleKeys:

@@ -83,6 +83,7 @@ class Transformer(nn.Module):
 
     # ``mpu/relative.py`` has another type here, other positions, and another ``forward`` around ``run_layers``.
     attention_type: type[SelfAttention] = SelfAttention
+    position_embeddings: nn.Module
 
     def __init__(self, config: TransformerConfig, context: LayerContext) -> None:
         super().__init__()
@@ -133,8 +134,9 @@ class Transformer(nn.Module):
         if isinstance(attention_mask, Tensor):
             attention_mask = PrefixMask.from_attention_mask(attention_mask)
         hidden = self._embed(word_embeddings, position_ids)
-        if cache is None and (padding := self._padding(hidden, attention_mask)):
-            hidden = F.pad(hidden, (0, 0, 0, padding))
+        if cache is None and isinstance(attention_mask, PrefixMask):
+            padding = self._padding(hidden, attention_mask)
+            hidden = F.pad(hidden, (0, 0, 0, padding)) if padding else hidden
             attention_mask = attention_mask.padded(padding)
         mask = keys_of_call(attention_mask, hidden, cache=cache)
         if cache is None or cache.length == 0:
@@ -175,9 +177,9 @@ class Transformer(nn.Module):
                 hidden = run_chunk(hidden)
         return hidden
 
-    def _padding(self, states: Tensor, attention_mask: PrefixMask | VisibleKeys) -> int:
+    def _padding(self, states: Tensor, mask: PrefixMask) -> int:
         """Return how many positions are put behind those of ``states`` [b,s,h], where nothing sees them."""
-        if isinstance(attention_mask, VisibleKeys) or attention_mask.visible is not None:
+        if mask.visible is not None:
             return 0
         if self._compiled_layer is not None:
             return -states.size(1) % COMPILED_MULTIPLE

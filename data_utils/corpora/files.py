@@ -185,7 +185,7 @@ class _ZstandardReader(io.RawIOBase):
         self._raw.close()
         super().close()
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: Any) -> int:
         while not self._ready:
             data = self._raw.read(READ_BYTES)
             if not data:
@@ -212,7 +212,7 @@ def open_stream(path: Path) -> tuple[Any, Callable[[], int]]:
     raw = path.open("rb")
     suffix = path.suffix.lower()
     if suffix == ".gz":
-        stream = gzip.GzipFile(fileobj=raw, mode="rb")
+        stream: Any = gzip.GzipFile(fileobj=raw, mode="rb")
         stream.myfileobj = raw  # closed together
         return stream, raw.tell
     if suffix == ".zst":
@@ -311,7 +311,9 @@ def _read_list(path: Path) -> Iterator[Row]:
                 line += buffer.count("\n", 0, place)
             problem = "the list does not end" if inside else "no list in the file"
             if inside:
-                start = _SEPARATORS.match(buffer, place).end()
+                separators = _SEPARATORS.match(buffer, place)
+                assert separators is not None, "it matches nothing, too"
+                start = separators.end()
                 line += buffer.count("\n", place, start)
                 place = start
                 if buffer[place : place + 1] == "]":

@@ -19,7 +19,7 @@ import logging
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from glob import has_magic
@@ -354,7 +354,7 @@ class ChunkTokenizer:
             self._tokenizer = self.build_tokenizer()
         texts = [piece for document in documents for piece in document.pieces if piece]
         encoded = iter(self._encode(texts))
-        eop = None if self._tokenizer is None else [self._tokenizer.command_id("eop")]
+        eop = [] if self._tokenizer is None else [self._tokenizer.command_id("eop")]
         parts: list[Sequence[int]] = []
         lengths, prompt_lengths = np.zeros((2, len(documents)), dtype=np.int32)
         groups: Counter[str] = Counter()
@@ -408,7 +408,7 @@ def _work(chunk: Chunk) -> TokenizedChunk:
 
 def tokenize_chunks(
     chunks: Iterable[Chunk], chunk_tokenizer: ChunkTokenizer, *, num_workers: int
-) -> Iterator[TokenizedChunk]:
+) -> Generator[TokenizedChunk, None, None]:
     """Yield the chunks tokenized, in order.
 
     Args:

@@ -163,7 +163,7 @@ def scatter_assignment(num_documents: int, num_shards: int, *, generator: random
 def scatter(parts: Sequence[Documents], *, num_shards: int, shard: int, seed: int) -> list[Documents]:
     """Take one shard of every corpus (``--loader-scatter``); one generator deals out all of them, in order."""
     generator = random.Random(seed)
-    shards = []
+    shards: list[Documents] = []
     for part in parts:
         indices = scatter_assignment(len(part), num_shards, generator=generator)[shard]
         if not indices:

@@ -158,7 +158,7 @@ class BlankInfillingCollator:
             masks |= {Objective.SENTENCE: "sMASK", Objective.DOCUMENT: "gMASK"}
         self._mask_of = {objective: tokenizer.command_id(name) for objective, name in masks.items()}
         needs_decoder_mask = settings.block_mask_prob > 0.0 or settings.context_mask_ratio > 0.0
-        self._decoder_mask = tokenizer.command_id("dBLOCK") if needs_decoder_mask else None
+        self._decoder_mask = tokenizer.command_id("dBLOCK") if needs_decoder_mask else -1  # then it is never used
 
     def __call__(self, samples: Sequence[Sample], *, batch_index: int) -> Batch:
         """Build batch number ``batch_index`` of this rank from its samples."""
@@ -183,9 +183,7 @@ class BlankInfillingCollator:
         rows: Sequence[Blanks | Row | None]
         if drawn < settings.bert_prob:
             objective = Objective.TOKEN
-            rows: list[Blanks | Row | None] = [
-                self._token(sample, generator, single_span=single_span) for sample in samples
-            ]
+            rows = [self._token(sample, generator, single_span=single_span) for sample in samples]
         elif drawn < settings.bert_prob + settings.gap_sentence_prob:
             objective = Objective.SENTENCE
             rows = [self._sentence(sample, generator) for sample in samples]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ def attend_blocks(query: Tensor, key: Tensor, value: Tensor, blocks: BlockMask) 
     """Return softmax(query key^T / sqrt(d)) value of [b,n,s,d] each, over the visible keys of ``blocks``."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    kernel = flex_attention if torch.compiler.is_compiling() else _compiled()
+    kernel: Any = flex_attention if torch.compiler.is_compiling() else _compiled()
     return kernel(query, key, value, block_mask=blocks)
 
 

@@ -64,4 +64,4 @@ def replace_weights(
         if isinstance(layer, (ColumnParallelLinear, RowParallelLinear)):
             layer.inference_linear = make(layer.weight, layer.local_bias)
             release(layer.weight.detach())
-            layer.weight = None
+            layer.register_parameter("weight", None)
