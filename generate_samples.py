@@ -84,8 +84,14 @@ def load_filler(values: argparse.Namespace, *, topology: ParallelTopology, devic
 
 def generate(values: argparse.Namespace) -> int:
     """Fill prompts of the command line and of a file, or else ask for them."""
-    from generation.interactive import answer_typed_prompts
-    from generation.prompt_files import PromptRecord, fill_records, format_result, read_prompts, write_results
+    from generation.interactive import (
+        PromptRecord,
+        answer_typed_prompts,
+        fill_records,
+        format_result,
+        read_prompts,
+        write_results,
+    )
     from training.distributed import finish_distributed, silence_other_ranks, start_distributed
 
     topology, device = start_distributed(device_settings(values))

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.measuring import Row, compare, report
 from data_utils.errors import run_main
-from generation.loading import prepack_for_inference
+from generation.api import prepack_for_inference
 from generation.scoring import Continuation, Question, score_questions
 from model.config import GLMConfig
 from model.heads import MultiTokenCloze

@@ -21,8 +21,8 @@ from benchmarks.generate import CONTEXT, NEW, make_contexts, number_tokenizer
 from benchmarks.measuring import Row, report, seconds_of
 from benchmarks.models import MODELS
 from data_utils.errors import run_main
+from generation.api import prepack_for_inference
 from generation.infill import BlankFiller, prompt_generator
-from generation.loading import prepack_for_inference
 from generation.sampling import DecodingSettings
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel

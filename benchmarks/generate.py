@@ -19,10 +19,10 @@ from benchmarks import baseline
 from benchmarks.measuring import Row, compare, report, seconds_in_turn, summarize
 from data_utils.errors import run_main
 from data_utils.tokenizers.tokenizer import Tokenizer, word_list_tokenizer
+from generation.api import prepack_for_inference
 from generation.beam_search import BeamOptions
 from generation.infill import BlankFiller, prompt_generator
 from generation.inputs import Blank, PromptInputs
-from generation.loading import prepack_for_inference
 from generation.sampling import DecodingSettings
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
@@ -66,7 +66,7 @@ def ours(model: GLMModel, batch: int, settings: DecodingSettings) -> Callable[[]
 
 
 def prepared(precision: str) -> GLMModel:
-    """Return the model as ``generation.loading.load_model`` leaves it."""
+    """Return the model as ``generation.api.load_model`` leaves it."""
     model = make_model().to(PRECISIONS[precision]).requires_grad_(False)
     prepack_for_inference(model, int8=precision == "int8")
     return model

@@ -16,7 +16,6 @@ from torch import Generator
 from data_utils.tokenizers.command_tokens import SpecialTokens
 from data_utils.tokenizers.tokenizer import Tokenizer
 from generation.beam_search import BeamOptions, BeamSearch
-from generation.graph_decoding import StaticDecoder, can_decode_statically
 from generation.inputs import (
     Blank,
     PromptInputs,
@@ -26,7 +25,7 @@ from generation.inputs import (
     require_blank,
 )
 from generation.sampling import DecodingSettings, choose_tokens
-from generation.state import DecodingState
+from generation.state import DecodingState, StaticDecoder, can_decode_statically
 from model.modeling_glm import GLMModel
 
 
@@ -95,7 +94,7 @@ class BlankFiller:
     """Fill blanks with a model and its tokenizer.
 
     ``block_positions`` False is the ablation that counts the tokens of a piece in the first position row.
-    ``static`` decodes by steps of fixed shapes (``graph_decoding.py``): CUDA graphs on a GPU. None: on a GPU, where the
+    ``static`` decodes by steps of fixed shapes (``state.py``): CUDA graphs on a GPU. None: on a GPU, where the
     model has such steps.
     """
 

@@ -1,11 +1,19 @@
 """Rows being decoded: their key/value cache, and which of its columns each row sees.
 
-b rows, s tokens fed at once, k columns in the cache, v vocabulary, h hidden
+``DecodingState`` feeds any number of tokens in calls of any shape. ``StaticDecodingState`` feeds a token per row in
+steps of fixed shapes, recorded once as a CUDA graph and replayed: launching the kernels of a small step one by one
+takes longer than running them. Nothing in a graph may move or change its shape: the cache has a fixed capacity, a mask
+on the device says which columns count, and the column to write to is a number on the device. On the CPU the same step
+is called directly, for tests.
+
+b rows, s tokens fed at once, k columns in the cache, v vocabulary, h hidden; of a step r rows (b of them in use) and c
+columns
 """
 
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 
 import torch
@@ -14,8 +22,12 @@ from torch import Tensor
 from generation.inputs import PromptInputs
 from model.modeling_glm import GLMModel
 from mpu.cache import KeyValueCache
+from mpu.kernels.static_cache import StaticKeyValueCache, static_cache
+from mpu.masks import VisibleKeys
 
 CACHE_GROWTH = 256  # positions by which a full cache grows at least
+CAPACITY_BUCKET = 256  # the columns of a step are a multiple of it
+KEPT_STEPS = 2  # how many steps nobody uses are kept for later states: beams need two kinds of them
 
 
 class DecodingState:
@@ -118,3 +130,175 @@ class DecodingState:
     def _allocate(self, num_rows: int, capacity: int) -> KeyValueCache:
         """Return an empty cache for ``capacity`` columns of ``num_rows`` rows."""
         return self.model.new_cache(num_rows, capacity)
+
+
+def can_decode_statically(model: GLMModel) -> bool:
+    """Tell whether ``model`` has steps of fixed shapes: no tensor parallelism, no window, no relative positions."""
+    config = model.config
+    return model.topology.model_parallel_size == 1 and not config.max_memory_length and not config.relative_encoding
+
+
+class StaticStep:
+    """Feed one token to each of r rows, with tensors that never move.
+
+    The first call runs the kernels one by one, which also warms them up; on a GPU the second one records them.
+    """
+
+    def __init__(self, model: GLMModel, *, num_rows: int, capacity: int, num_tokens: int) -> None:
+        """Reserve the cache of ``capacity`` columns and everything else that a step reads or writes."""
+        self.model = model
+        self.num_rows, self.capacity, self.num_tokens = num_rows, capacity, num_tokens
+        weight = model.word_embeddings.weight
+        with torch.inference_mode(False):  # inference tensors could not be written to outside of that mode
+            self.cache = static_cache(model.new_cache(num_rows, capacity))
+            # [3r + 1]: tokens [r], (position, block position) [r,2], and the column to write to
+            self.inputs = torch.zeros(3 * num_rows + 1, dtype=torch.long, device=weight.device)
+            # [r,1,1,c]: 0 for the columns that count, minus infinity for the others
+            shape, dtype = (num_rows, 1, 1, capacity), self.cache.keys[0].dtype
+            self.bias = torch.full(shape, -math.inf, dtype=dtype, device=weight.device)
+            # [r,v] in fp32; what lies beyond ``num_tokens`` stays as it is
+            self.logits = torch.full((num_rows, model.config.vocab_size), -math.inf, device=weight.device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.num_calls = 0
+        self.owner: weakref.ref[StaticDecodingState] | None = None
+
+    @property
+    def is_free(self) -> bool:
+        """Tell whether no state uses this step."""
+        return self.owner is None or self.owner() is None
+
+    def show(self, visible: Tensor) -> None:
+        """Let the rows see the columns of ``visible`` (bool [b,k]), and nothing else."""
+        rows, columns = visible.shape
+        self.bias.fill_(-math.inf)
+        self.bias[:rows, 0, 0, :columns].masked_fill_(visible, 0.0)
+
+    @torch.no_grad()
+    def __call__(self, tokens: Sequence[int], positions: Sequence[tuple[int, int]]) -> Tensor:
+        """Feed a token per row at (position, block position); return the logits [b,v], valid until the next call."""
+        padding = [0] * (self.num_rows - len(tokens))
+        pairs = [number for position in positions for number in position]
+        numbers = [*tokens, *padding, *pairs, *padding, *padding, self.cache.length]
+        self.inputs.copy_(torch.tensor(numbers))
+        if self.graph is not None:
+            self.graph.replay()
+        elif self.inputs.device.type != "cuda":
+            self._compute()
+        elif self.num_calls == 0:
+            self._warm_up()
+        else:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self._compute()
+            self.graph.replay()
+        self.num_calls += 1
+        self.cache.advance(1)
+        return self.logits[: len(tokens)]
+
+    def _warm_up(self) -> None:
+        """Run the step on a stream of its own, as recordings are made on one, too."""
+        side, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            self._compute()
+        current.wait_stream(side)
+
+    def _compute(self) -> None:
+        """Run the model on ``inputs`` and leave its logits in ``logits``; the column written to becomes visible."""
+        rows = self.num_rows
+        tokens, positions, slot = self.inputs.split([rows, 2 * rows, 1])
+        self.bias.index_fill_(3, slot, 0.0)
+        mask = VisibleKeys(visible=None, additive=self.bias)
+        cache = self.cache.step(slot)
+        hidden = self.model(tokens.view(rows, 1), positions.view(rows, 2, 1), mask, cache=cache, output="hidden")
+        logits = self.model.project(hidden[:, -1])  # [r,v]
+        self.logits[:, : self.num_tokens].copy_(logits[:, : self.num_tokens])
+
+
+class StaticDecoder:
+    """The steps of a model, kept from one batch of prompts to the next: recording one takes as long as several steps.
+
+    They hold the addresses of the weights: a model whose weights are replaced needs a new decoder.
+    """
+
+    def __init__(self, model: GLMModel, *, num_tokens: int) -> None:
+        """Take a model in evaluation mode. Raises ValueError when it has no steps of fixed shapes."""
+        if not can_decode_statically(model):
+            raise ValueError(
+                "decoding with steps of fixed shapes needs a model with learned positions, without a limit of its "
+                "memory, on one rank; leave it out for this one"
+            )
+        self.model = model
+        self.num_tokens = num_tokens
+        self.steps: list[StaticStep] = []
+
+    def state(self, inputs: Sequence[PromptInputs], *, pad_id: int) -> StaticDecodingState:
+        """Run the model over the contexts ``inputs``."""
+        return StaticDecodingState(self, inputs, pad_id=pad_id)
+
+    def step_for(self, state: StaticDecodingState, *, num_rows: int, capacity: int) -> StaticStep:
+        """Return an empty step with room for that much, which belongs to ``state`` as long as that lives."""
+        num_rows = 1 << (num_rows - 1).bit_length()
+        capacity = -(-capacity // CAPACITY_BUCKET) * CAPACITY_BUCKET
+        fitting = [s for s in self.steps if s.is_free and (s.num_rows, s.capacity) == (num_rows, capacity)]
+        if fitting:
+            step = fitting[-1]
+        else:
+            free = [step for step in self.steps if step.is_free]
+            dropped = free[: len(free) - KEPT_STEPS + 1]
+            self.steps = [step for step in self.steps if step not in dropped]
+            step = StaticStep(self.model, num_rows=num_rows, capacity=capacity, num_tokens=self.num_tokens)
+        self.steps = [*(s for s in self.steps if s is not step), step]  # the latest one last
+        step.owner = weakref.ref(state)
+        return step
+
+
+class StaticDecodingState(DecodingState):
+    """Rows being decoded by the steps of a ``StaticDecoder``; contexts and pieces go the ordinary way."""
+
+    def __init__(self, decoder: StaticDecoder, inputs: Sequence[PromptInputs], *, pad_id: int) -> None:
+        self.decoder = decoder
+        self.step: StaticStep | None = None
+        super().__init__(decoder.model, inputs, num_tokens=decoder.num_tokens, pad_id=pad_id)
+
+    def feed(self, tokens: Sequence[int], positions: Sequence[tuple[int, int]]) -> Tensor:
+        """Feed one token per row at (position, block position); return the next-token logits [b,v] in fp32."""
+        self._reserve(1)
+        if not self.shown:
+            self.step.show(self.visible)
+            self.shown = True
+        logits = self.step(tokens, positions).clone()
+        self.visible = torch.cat([self.visible, self.visible.new_ones((len(tokens), 1))], dim=1)
+        return logits
+
+    def append(self, tokens: Sequence[Sequence[int]], positions: Sequence[Sequence[tuple[int, int]]]) -> None:
+        """Feed a piece per row, of different lengths, in one causal call."""
+        super().append(tokens, positions)
+        self.shown = False
+
+    def reorder(self, rows: Sequence[int], *, shared: int = 0) -> None:
+        """Make row i the present row ``rows[i]``; their number may change, ``shared`` is as in the ordinary state."""
+        if list(rows) == list(range(len(self.visible))):
+            return
+        if len(rows) <= self.step.num_rows:
+            super().reorder(rows, shared=shared)
+        else:
+            indices = torch.tensor(rows, device=self.device)
+            old, self.cache = self.cache, self._allocate(len(rows), self.step.capacity)
+            self.cache.copy_rows(old, indices)
+            self.visible = self.visible[indices]
+        self.shown = False
+
+    def crop(self, length: int) -> None:
+        """Forget the columns from ``length`` on."""
+        super().crop(length)
+        self.shown = False
+
+    def _allocate(self, num_rows: int, capacity: int) -> StaticKeyValueCache:
+        """Take a step with room for that much, and let go of the present one."""
+        old, self.step = self.step, self.decoder.step_for(self, num_rows=num_rows, capacity=capacity)
+        if old is not None:
+            old.owner = None
+        self.step.cache.clear(num_rows)
+        self.shown = False
+        return self.step.cache

@@ -65,7 +65,7 @@ def test_help_needs_neither_torch_nor_numpy(repository: Path):
 def test_weights_of_8_bits(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     """Nearly the same scores choose the same tokens here."""
     loaded = []
-    monkeypatch.setattr("generation.loading.Int8Linear", lambda *given: loaded.append(Int8Linear(*given)) or loaded[-1])
+    monkeypatch.setattr("generation.api.Int8Linear", lambda *given: loaded.append(Int8Linear(*given)) or loaded[-1])
     options = ["--prompt", "the first [MASK] .", "--top-k", "1", "--out-seq-length", "3"]
     texts = []
     for precision in (["--bf16"], ["--int8"], ["--int8", "--bf16"]):

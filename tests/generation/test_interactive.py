@@ -9,8 +9,14 @@ from pathlib import Path
 import pytest
 
 from generation.infill import BlankFiller
-from generation.interactive import InteractiveSession, open_samples_file
-from generation.prompt_files import fill_records, format_result, read_prompts, write_results
+from generation.interactive import (
+    InteractiveSession,
+    fill_records,
+    format_result,
+    open_samples_file,
+    read_prompts,
+    write_results,
+)
 from generation.sampling import DecodingSettings
 from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, random_model
 

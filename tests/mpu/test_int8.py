@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from generation.api import load_weights, prepack_for_inference
 from generation.infill import BlankFiller
-from generation.loading import load_model, prepack_for_inference
 from generation.sampling import DecodingSettings
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
@@ -144,7 +144,7 @@ def test_text_from_a_file(tmp_path) -> None:
     """The way of generate_samples.py --int8."""
     model = make_model()
     torch.save({"module": model.state_dict()}, tmp_path / "mp_rank_00_model_states.pt")
-    found, _ = load_model(model.config, tmp_path, int8=True)
+    found, _ = load_weights(model.config, tmp_path, int8=True)
     assert found.word_embeddings.weight.dtype == torch.bfloat16
     assert all(isinstance(layer.inference_linear, Int8Linear) for layer in parallel_linears(found))
     assert isinstance(found.inference_head, Int8Linear)
@@ -159,4 +159,4 @@ def test_text_from_a_file(tmp_path) -> None:
 @pytest.mark.parametrize(("device", "dtype"), [("meta", None), ("cpu", torch.float32), ("cpu", torch.float16)])
 def test_where_it_does_not_work(device: str, dtype: torch.dtype | None, tmp_path) -> None:
     with pytest.raises(ValueError, match="weights of 8 bits are for the CPU"):
-        load_model(make_model().config, tmp_path, dtype=dtype, device=device, int8=True)
+        load_weights(make_model().config, tmp_path, dtype=dtype, device=device, int8=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from generation.loading import prepack_for_inference
+from generation.api import prepack_for_inference
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology, initialize_model_parallel

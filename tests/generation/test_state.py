@@ -8,11 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from generation import graph_decoding
-from generation.graph_decoding import StaticDecoder
 from generation.infill import BlankFiller
 from generation.inputs import PromptInputs, encode_prompt
-from generation.state import DecodingState
+from generation.state import DecodingState, StaticDecoder
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.cache import KeyValueCache
@@ -32,7 +30,7 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> i
     """Let caches be large enough from the start, or grow again and again."""
     if request.param == 8:
         monkeypatch.setattr("generation.state.CACHE_GROWTH", 1)
-    monkeypatch.setattr("generation.graph_decoding.CAPACITY_BUCKET", request.param)
+    monkeypatch.setattr("generation.state.CAPACITY_BUCKET", request.param)
     return request.param
 
 
@@ -108,7 +106,7 @@ def test_a_static_step_equals_the_full_pass(model: GLMModel):
 @torch.inference_mode()
 def test_shapes_and_addresses_stay(model: GLMModel, monkeypatch: pytest.MonkeyPatch):
     """What a CUDA graph needs: between calls of one step no tensor moves, whichever rows are in use."""
-    monkeypatch.setattr(graph_decoding, "CAPACITY_BUCKET", 64)
+    monkeypatch.setattr("generation.state.CAPACITY_BUCKET", 64)
     seen = set()
     decoder = StaticDecoder(model, num_tokens=58)
     state = decoder.state(contexts(), pad_id=PAD)
