@@ -38,13 +38,8 @@ CHILD = """
 import sys, time
 from pathlib import Path
 import generate_samples
-<<<<<<< HEAD
-import generation.api, generation.interactive, generation.prompt_files, training.build, training.data
-import training.distributed, training.engine
-=======
 import generation.api, generation.interactive, training.build, training.data
-import training.distributed, training.faults, training.precision
->>>>>>> a3357d7 (Generation in fewer rooms: one load function, one file of decoding states, one of prompts)
+import training.distributed, training.engine
 from benchmarks.measuring import status
 empty = status("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")  # forget the peak of importing
