@@ -90,13 +90,15 @@ class GLMForEvaluation(LM):
 
         ``mask`` stands at the end of contexts (None: [gMASK] where there is one, else [MASK]), unless they are scored
         from left to right (``unidirectional``). ``options`` are further arguments of ``generation.api.load_model``:
-        ``settings``, ``released``, ``vocab_dir``, ``max_length``. ``batch_size`` auto is 16.
+        ``settings``, ``released``, ``vocab_dir``, ``max_length``. ``batch_size`` auto is 16. ``device`` None is a GPU
+        where there is one; so is a GPU where there is none, as the harness asks for ``cuda:0`` by itself.
         """
         super().__init__()
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
         if not isinstance(pretrained, GLM):
-            where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+            gpu = torch.cuda.is_available()
+            where = ("cuda" if gpu else "cpu") if device is None or (device.startswith("cuda") and not gpu) else device
             pretrained = load_model(pretrained, device=where, dtype=DTYPES[dtype], **options)
         self.glm = pretrained
         self.batch_size = 16 if str(batch_size).startswith("auto") else int(batch_size)

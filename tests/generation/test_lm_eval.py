@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from generation.api import GLM
 from generation.sampling import DecodingSettings
@@ -149,6 +150,18 @@ def test_generation_options():
 def test_mistakes(glm: GLM, evaluate):
     with pytest.raises(ValueError, match="dtype 'int3' is unknown"):
         evaluate("glm_lambada", dtype="int3")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the harness's device is used")
+def test_the_device_that_the_harness_asks_for_by_itself_need_not_be_there(glm: GLM, tmp_path: Path):
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is an extra: pip install .[lm-eval]")
+    from generation.lm_eval_model import GLMForEvaluation
+
+    torch.save({"module": glm.model.state_dict()}, tmp_path / "mp_rank_00_model_states.pt")
+    known = {"config": glm.model.config, "tokenizer": glm.tokenizer}
+    loaded = GLMForEvaluation(str(tmp_path / "mp_rank_00_model_states.pt"), device="cuda:0", **known).glm
+    assert loaded.model.word_embeddings.weight.device.type == "cpu"
+    assert loaded.score(["w1 [MASK]"], ["w2"]) == pytest.approx(np.array(glm.score(["w1 [MASK]"], ["w2"])))
 
 
 def test_without_the_package_there_is_a_hint(repository: Path):
