@@ -56,31 +56,24 @@ class ParallelTopology:
 
     # The names below are those DeepSpeed calls on an ``mpu`` object.
     def get_model_parallel_rank(self) -> int:
-        """Return the rank inside the model-parallel group."""
         return self.model_parallel_rank
 
     def get_model_parallel_world_size(self) -> int:
-        """Return the size of the model-parallel group."""
         return self.model_parallel_size
 
     def get_model_parallel_group(self) -> ProcessGroup | None:
-        """Return the model-parallel process group."""
         return self.model_parallel_group
 
     def get_model_parallel_src_rank(self) -> int:
-        """Return the global rank of the first member of the model-parallel group."""
         return self.model_parallel_source_rank
 
     def get_data_parallel_rank(self) -> int:
-        """Return the rank inside the data-parallel group."""
         return self.data_parallel_rank
 
     def get_data_parallel_world_size(self) -> int:
-        """Return the size of the data-parallel group."""
         return self.data_parallel_size
 
     def get_data_parallel_group(self) -> ProcessGroup | None:
-        """Return the data-parallel process group."""
         return self.data_parallel_group
 
     get_tensor_model_parallel_rank = get_model_parallel_rank
@@ -107,8 +100,8 @@ def initialize_model_parallel(model_parallel_size: int = 1) -> ParallelTopology:
             f"{world_size} processes cannot be cut into model-parallel groups of {size}; "
             "start a multiple of --model-parallel-size processes"
         )
-    model_group = _own_group([list(range(start, start + size)) for start in range(0, world_size, size)], rank)
-    data_group = _own_group([list(range(shard, world_size, size)) for shard in range(size)], rank)
+    model_group = _group_of([list(range(start, start + size)) for start in range(0, world_size, size)], rank)
+    data_group = _group_of([list(range(shard, world_size, size)) for shard in range(size)], rank)
     return ParallelTopology(
         rank=rank,
         world_size=world_size,
@@ -122,13 +115,13 @@ def initialize_model_parallel(model_parallel_size: int = 1) -> ParallelTopology:
     )
 
 
-def _own_group(partition: list[list[int]], rank: int) -> ProcessGroup | None:
+def _group_of(partition: list[list[int]], rank: int) -> ProcessGroup | None:
     """Create one group per list of ranks and return the one that holds ``rank``, or None for groups of one."""
     if len(partition[0]) == 1:
         return None
-    own = None
+    group_of_rank = None
     for ranks in partition:
         group = dist.new_group(ranks)
         if rank in ranks:
-            own = group
-    return own
+            group_of_rank = group
+    return group_of_rank

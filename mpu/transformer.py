@@ -7,7 +7,6 @@ tensor-parallel size
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -139,8 +138,8 @@ class Transformer(nn.Module):
             hidden = F.pad(hidden, (0, 0, 0, padding)) if padding else hidden
             attention_mask = attention_mask.padded(padding)
         mask = keys_of_call(attention_mask, hidden, cache=cache)
-        if cache is None or cache.length == 0:
-            mask = replace(mask, blocks=self._blocks(attention_mask, hidden))
+        if isinstance(attention_mask, PrefixMask) and (cache is None or cache.length == 0):
+            mask.blocks = self._blocks(attention_mask, hidden)
         hidden = self.run_layers(hidden, mask, cache=cache, query_positions=query_positions)
         if cache is not None:
             cache.advance(length)
@@ -185,10 +184,8 @@ class Transformer(nn.Module):
             return -states.size(1) % COMPILED_MULTIPLE
         return -states.size(1) % GPU_MULTIPLE if states.device.type == "cuda" else 0
 
-    def _blocks(self, mask: PrefixMask | VisibleKeys, states: Tensor) -> BlockMask | None:
+    def _blocks(self, mask: PrefixMask, states: Tensor) -> BlockMask | None:
         """Return the form of ``mask`` for FlexAttention where a call on ``states`` [b,s,h] alone uses it."""
-        if isinstance(mask, VisibleKeys):
-            return mask.blocks
         probability = self.config.attention_dropout if self.training else 0.0
         if not prefers_blocks(self.attention_kernel, mask, device=states.device, dropout_probability=probability):
             return None
@@ -200,9 +197,8 @@ class Transformer(nn.Module):
         two_rows = self.config.block_position_encoding
         if position_ids is None or position_ids.dim() != (3 if two_rows else 2):
             given = "none" if position_ids is None else f"shape {list(position_ids.shape)}"
-            raise ValueError(
-                f"position_ids are given as {given}; this model needs {'[b,2,s]' if two_rows else '[b,s]'}"
-            )
+            needed = "[b,2,s]" if two_rows else "[b,s]"
+            raise ValueError(f"position_ids are given as {given}; this model needs {needed}")
         if two_rows:
             sums = self.position_embeddings(position_ids[:, 0]) + self.block_position_embeddings(position_ids[:, 1])
         else:
