@@ -78,6 +78,7 @@ def load_filler(values: argparse.Namespace, *, topology: ParallelTopology, devic
     options = {"dtype": AUTOCAST_TYPES.get(precision), "device": device, "topology": topology, "int8": values.int8}
     options |= {"block_positions": not values.no_block_position, "static": False if values.no_cuda_graphs else None}
     glm = load_model(values.load_pretrained or values.load, config=config, tokenizer=tokenizer, **options)
+    assert glm.report is not None
     print(glm.report.summary(), flush=True)
     return glm.filler
 

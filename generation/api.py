@@ -226,11 +226,17 @@ class GLM:
     def _prompt(self, prompt: str, number: int, *, settings: DecodingSettings) -> tuple[PromptInputs, int]:
         """Return the inputs of a prompt, shortened where it is too long, and how many tokens it had."""
         config = self.model.config
-        options = {"max_length": settings.max_length, "block_positions": self.block_positions}
-        whole = encode_prompt(complete_prompt(prompt, tokenizer=self.tokenizer), tokenizer=self.tokenizer, **options)
+        max_length, block_positions = settings.max_length, self.block_positions
+        text = complete_prompt(prompt, tokenizer=self.tokenizer)
+        whole = encode_prompt(text, tokenizer=self.tokenizer, max_length=max_length, block_positions=block_positions)
         inputs = _last_tokens(whole, config.position_rows) if self.block_positions else whole
         try:
-            check_prompt_fits(inputs, max_position_embeddings=config.max_position_embeddings, **options)
+            check_prompt_fits(
+                inputs,
+                max_position_embeddings=config.max_position_embeddings,
+                max_length=max_length,
+                block_positions=block_positions,
+            )
             require_blank(inputs, tokenizer=self.tokenizer)
         except ValueError as error:
             raise ValueError(f"prompt {number}: {error}") from None
@@ -262,7 +268,7 @@ def _lists(contexts: Sequence[str], choices: Sequence[str] | Sequence[Sequence[s
             f"{len(contexts)} contexts and {len(choices)} lists of choices; give one list of texts for all contexts or "
             "one for each"
         )
-    return choices  # type: ignore[return-value]
+    return choices
 
 
 def _sum(scores: Sequence[Score]) -> Score:
@@ -322,8 +328,9 @@ def load_model(
         divisor = description.tokenizer.vocab_divisor if description.tokenizer is not None else 1
         config = config or description.config(tokenizer.padded_size(divisor))
         block_positions = description.block_positions if block_positions is None else block_positions
-    options = {"dtype": dtype, "device": device, "topology": topology, "prepack": prepack, "int8": int8}
-    model, report = load_weights(config, path, **options)
+    model, report = load_weights(
+        config, path, dtype=dtype, device=device, topology=topology, prepack=prepack, int8=int8
+    )
     block_positions = block_positions is not False
     return GLM(model, tokenizer, max_length=max_length, block_positions=block_positions, report=report, static=static)
 

@@ -119,9 +119,11 @@ class DecodingState:
         """Make room in the cache for ``num_positions`` more."""
         old = self.cache
         needed = old.length + num_positions
-        if needed <= old.capacity:
+        capacity = old.capacity
+        assert capacity is not None, "a cache for decoding has a fixed size"
+        if needed <= capacity:
             return
-        self.cache = self._allocate(old.batch_size, needed + max(CACHE_GROWTH, old.capacity // 2))
+        self.cache = self._allocate(old.batch_size, needed + max(CACHE_GROWTH, capacity // 2))
         for new_tensors, old_tensors in ((self.cache.keys, old.keys), (self.cache.values, old.values)):
             for new, past in zip(new_tensors, old_tensors):
                 new[:, :, : old.length] = past[:, :, : old.length]

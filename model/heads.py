@@ -213,7 +213,7 @@ class SequenceClassification(nn.Module):
         self.model = model
         weight = model.word_embeddings.weight
         hidden_size = model.config.hidden_size
-        factory = {"device": weight.device, "dtype": weight.dtype}
+        factory: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
         self.pool_layer = nn.Linear(hidden_size, hidden_size, **factory)
         self.multichoice_dropout = Dropout(dropout_probability, fast=model.config.fast_dropout)
         self.multichoice_head = nn.Linear(hidden_size, num_class, **factory)

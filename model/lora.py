@@ -183,6 +183,7 @@ def _target_layers(
             if target in settings.targets:
                 name = f"transformer.layers.{index}.{place}"
                 layer = model.get_submodule(name)
+                assert isinstance(layer, (ColumnParallelLinear, RowParallelLinear)), name
                 assert not isinstance(layer, _AdaptedLinear), f"{name} has an adapter already"
                 yield name, layer
 

@@ -138,6 +138,7 @@ class GLMModel(nn.Module):
             query_positions=query_positions,
         )
         if labels is not None:
+            assert loss_mask is not None
             if query_positions is not None:
                 labels = labels.gather(1, send(query_positions, labels.device))
                 loss_mask = loss_mask.gather(1, query_positions)

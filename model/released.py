@@ -62,7 +62,7 @@ def released_models_table() -> str:
 
     numeric = ("layers", "hidden", "heads", "positions", "vocabulary", "parameters")
     header = ("model", *numeric, "tokenizer", "configuration")
-    rows = [header]
+    rows: list[tuple[str, ...]] = [header]
     for released in RELEASED_MODELS.values():
         config = released.config
         numbers = (config.num_layers, config.hidden_size, config.num_attention_heads, config.max_position_embeddings)

@@ -84,6 +84,7 @@ def states_at(
         if prompt_positions is not None:
             raise ValueError("samples with prompt_positions cannot share rows; leave shared_rows out")
         layout = _layout(model, input_ids, position_ids, attention_mask, shared_rows)
+        assert position_ids is not None, "models with relative positions are refused above"
         inputs = (layout.gather(input_ids), layout.gather(position_ids), layout.attention_mask)
         rows = torch.arange(len(input_ids), device=columns.device) if rows is None else rows
         all_places = layout.places((len(input_ids), length))

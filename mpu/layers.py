@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,8 @@ from mpu.mappings import (
     scatter_to_model_parallel,
 )
 from mpu.random import ModelParallelRandomState
+
+TensorT = TypeVar("TensorT", bound=Tensor)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def initialize_normal(
     parameter.copy_(shard_of(full, dim=dim, topology=topology, stride=stride))
 
 
-def mark_model_parallel(parameter: nn.Parameter) -> nn.Parameter:
+def mark_model_parallel(parameter: TensorT) -> TensorT:
     """Flag a parameter as split over the ranks: gradient norms sum it over the group."""
     parameter.model_parallel = True  # type: ignore[attr-defined]
     return parameter

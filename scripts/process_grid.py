@@ -14,7 +14,7 @@ import glob
 import json
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data_utils.errors import run_main
 
 NOT_METRICS = ("type", "epoch", "limit")
-STATISTICS = {"mean": statistics.fmean, "median": statistics.median}
+STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {"mean": statistics.fmean, "median": statistics.median}
 
 
 def read_results(pattern: str) -> dict[str, dict[str, Any]]:

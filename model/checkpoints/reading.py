@@ -434,7 +434,7 @@ def read_whole_weights(path: str | Path, *, base: str | Path | None = None) -> W
     if any(not name.startswith(PROMPT_PREFIX) for name in names):
         names = [name for name in names if not name.startswith(PROMPT_PREFIX)]
     left_out = tuple(name for name in parts[0] if name not in names)
-    pieces = {name: [part[name] for part in parts] for name in names}
+    pieces: dict[str, Sequence[Tensor]] = {name: [part[name] for part in parts] for name in names}
     if base is not None:
         pieces = {**read_whole_weights(base).pieces, **pieces}
     return WholeWeights(location, pieces, left_out)

@@ -68,6 +68,7 @@ class _Permitted:
     """A trusted function, wrapped so that the file can call it but not set attributes on it."""
 
     __slots__ = ("_function",)
+    _function: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         object.__setattr__(self, "_function", function)
@@ -86,7 +87,7 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _empty_array(kind: object, shape: tuple[int, ...], type_code: bytes) -> np.ndarray:
+def _empty_array(kind: object, shape: tuple[int, ...], type_code: Any) -> np.ndarray:
     """Make the empty array whose content follows as its state."""
     return np.ndarray.__new__(np.ndarray, shape, type_code)
 

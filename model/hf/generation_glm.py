@@ -84,7 +84,7 @@ class BlankFilling(GenerationMixin):
         cache = one_cache(past_key_values, cache)
         num_cached = 0 if cache is None else int(cache.get_seq_length())
         new = slice(num_cached, length)
-        if generation_attention_mask is not None:
+        if generation_attention_mask is not None and generation_position_ids is not None:
             mask, position_ids = generation_attention_mask[:, :, new, :length], generation_position_ids
         else:
             real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -120,7 +120,8 @@ class BlankFilling(GenerationMixin):
         are those of ``generate``. Pieces come without start and end tokens. Raises ValueError for a text without a
         blank or when an id is not known.
         """
-        known = {"mask_token_ids": mask_token_ids, "sop_token_id": sop_token_id, "eos_token_id": eos_token_id}
+        known: dict[str, Any] = {"mask_token_ids": mask_token_ids, "sop_token_id": sop_token_id}
+        known["eos_token_id"] = eos_token_id
         for name, value in known.items():
             place = self.generation_config if name == "eos_token_id" else self.config
             known[name] = getattr(place, name) if value is None else value

@@ -60,8 +60,8 @@ class VisibleKeys:
         visible = mask[..., mask.size(3) - key_length :] != 0
         fully_masked = ~visible.any(dim=-1, keepdim=True)
         if device.type == "cpu" and not fully_masked.any():
-            fully_masked = None  # looking costs nothing here; on a GPU it would wait for the device
-        return cls(key_length, visible if fully_masked is None else visible | fully_masked, fully_masked)
+            return cls(key_length, visible)  # looking costs nothing here; on a GPU it would wait for the device
+        return cls(key_length, visible | fully_masked, fully_masked)
 
     def to(self, device: torch.device) -> VisibleKeys:
         """Return it on the device of a layer."""
@@ -102,7 +102,8 @@ class GLMAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dense.ends_half_layer = True  # it is initialised with a smaller spread
+        # It is initialised with a smaller spread.
+        self.dense.ends_half_layer = True  # type: ignore[assignment]  # torch expects tensors and modules
         self.output_dropout = nn.Dropout(config.output_dropout_prob)
 
     def forward(
@@ -149,7 +150,7 @@ class GLMMLP(nn.Module):
         super().__init__()
         self.dense_h_to_4h = nn.Linear(config.hidden_size, 4 * config.hidden_size)
         self.dense_4h_to_h = nn.Linear(4 * config.hidden_size, config.hidden_size)
-        self.dense_4h_to_h.ends_half_layer = True
+        self.dense_4h_to_h.ends_half_layer = True  # type: ignore[assignment]  # as above
         self.dropout = nn.Dropout(config.output_dropout_prob)
 
     def forward(self, hidden: Tensor) -> Tensor:

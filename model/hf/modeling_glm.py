@@ -76,7 +76,7 @@ class GLMModel(GLMPreTrainedModel):
         """Return the word embeddings."""
         return self.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         """Replace the word embeddings, and with them the output projection."""
         self.word_embeddings = value
 

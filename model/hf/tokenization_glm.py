@@ -12,7 +12,13 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
-from transformers import AddedToken, BatchEncoding, PreTrainedTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AddedToken,
+    BatchEncoding,
+    PreTrainedTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from .inputs_glm import generation_inputs, multiple_choice_inputs
@@ -29,11 +35,13 @@ class ModelInputs(BatchEncoding):
 
     def to(self, device: Any, **kwargs: Any) -> ModelInputs:
         """Move the tensors to ``device`` and return self."""
-        self.data = {name: x.to(device, **kwargs) if isinstance(x, Tensor) else x for name, x in self.data.items()}
+        for name, value in self.items():
+            if isinstance(value, Tensor):
+                self[name] = value.to(device, **kwargs)
         return self
 
 
-class GLMTokenizerMixin:
+class GLMTokenizerMixin(PreTrainedTokenizerBase):
     """What the tokenizers of all families share."""
 
     model_input_names = ["input_ids", "position_ids", "attention_mask"]  # noqa: RUF012  # the library's convention
@@ -209,6 +217,7 @@ class GLMFastTokenizer(GLMTokenizerMixin, PreTrainedTokenizerFast):
                 tokenizer_object = Tokenizer.from_file(str(tokenizer_file))
             else:
                 self.require_files({"vocab_file": vocab_file, "merges_file": merges_file})
+                assert vocab_file is not None
                 tokenizer_object = self.build(vocab_file, merges_file, **kwargs)
         super().__init__(tokenizer_object=tokenizer_object, **_with_extra_tokens(kwargs, self.extra_tokens))
 
@@ -277,10 +286,12 @@ class GLMGPT2Tokenizer(GLMFastTokenizer):
     vocab_files_names = {  # noqa: RUF012
         "vocab_file": "vocab.json", "merges_file": "merges.txt", "tokenizer_file": "tokenizer.json",
     }  # fmt: skip
-    extra_tokens = (START_OF_PIECE, END_OF_PIECE, GENERATION_MASK, SENTENCE_MASK)
+    extra_tokens: tuple[str, ...] = (START_OF_PIECE, END_OF_PIECE, GENERATION_MASK, SENTENCE_MASK)
     # What some pieces of the vocabulary are called here.
     new_names: dict[str, str] = {}  # noqa: RUF012
-    special_texts = (END_OF_TEXT, START_OF_PIECE, END_OF_PIECE, CLS, MASK, SEP, UNK, GENERATION_MASK, SENTENCE_MASK)
+    special_texts: tuple[str, ...] = (
+        END_OF_TEXT, START_OF_PIECE, END_OF_PIECE, CLS, MASK, SEP, UNK, GENERATION_MASK, SENTENCE_MASK,
+    )  # fmt: skip
 
     def __init__(
         self, vocab_file: str | None = None, merges_file: str | None = None, *args: Any, **kwargs: Any
@@ -291,10 +302,12 @@ class GLMGPT2Tokenizer(GLMFastTokenizer):
 
     def build(self, vocab_file: str, merges_file: str | None, **kwargs: Any) -> Tokenizer:
         """Return the tokenizer of a vocab.json and merges.txt; raise ValueError when they are of another kind."""
+        assert merges_file is not None, "it is required beside the vocabulary"
         try:
             vocabulary = json.loads(Path(vocab_file).read_text(encoding="utf-8"))
             lines = Path(merges_file).read_text(encoding="utf-8").split("\n")
-            merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+            pairs = (line.split(" ") for line in lines if line and not line.startswith("#version"))
+            merges = [(first, second) for first, second in pairs]
             model = models.BPE(_swap_names(vocabulary, self.new_names), merges)
         except Exception as error:  # the library raises nothing more specific
             reason = str(error).splitlines()[0][:100]

@@ -158,8 +158,8 @@ def read_adapter(folder: Path) -> Adapter:
     modules = [name.removesuffix(".weight") for name in adapted_weights(weights)]
     settings = settings_of_peft(config, modules=modules, file=str(file))
     for module in modules:
-        factors = [weights.get(f"{module}.lora_{factor}.weight") for factor in "AB"]
-        if any(factor is None for factor in factors) or (len(factors[0]), factors[1].size(1)) != (settings.rank,) * 2:
+        a, b = (weights.get(f"{module}.lora_{factor}.weight") for factor in "AB")
+        if a is None or b is None or (len(a), b.size(1)) != (settings.rank, settings.rank):
             raise ValueError(f"{path}: the factors of {module} are not of rank {settings.rank}; copy the folder anew")
     return Adapter(settings, weights, folder)
 

@@ -145,8 +145,9 @@ class ModelDescription:
     def shared_row(self) -> tuple[int, int] | None:
         """Return (row, row it becomes a copy of) where [gMASK] has the id of the end of a piece, else None."""
         kind = self.tokenizer
-        shares = kind is not None and kind.tokenizer_type == "ChineseSPTokenizer" and kind.task_mask
-        return SHARED_ROW if shares and not kind.fix_command_token else None
+        if kind is None or kind.tokenizer_type != "ChineseSPTokenizer" or not kind.task_mask or kind.fix_command_token:
+            return None
+        return SHARED_ROW
 
     def config(self, vocab_size: int) -> GLMConfig:
         """Return the configuration; ``vocab_size`` is the tokenizer's padded size, where the description has none."""

@@ -40,9 +40,16 @@ def compare_logits(
     return ((own - theirs).abs().max() / own.abs().max().clamp(min=1.0)).item()
 
 
-def verify(checkpoint: Path, folder: Path, **options: object) -> str:
+def verify(
+    checkpoint: Path,
+    folder: Path,
+    *,
+    config: GLMConfig,
+    base: Path | None = None,
+    shared_row: tuple[int, int] | None = None,
+) -> str:
     """Return a line on how much the logits of both sides differ; raise ValueError when that is too much."""
-    difference = compare_logits(checkpoint, folder, **options)
+    difference = compare_logits(checkpoint, folder, config=config, base=base, shared_row=shared_row)
     line = f"logits of {checkpoint} and {folder} differ by {difference:.1e} (fp32)"
     if not difference <= TOLERANCE:
         raise ValueError(f"{line}, more than {TOLERANCE:.0e}: the files do not hold the same model")
