@@ -261,11 +261,13 @@ class StaticDecodingState(DecodingState):
     def __init__(self, decoder: StaticDecoder, inputs: Sequence[PromptInputs], *, pad_id: int) -> None:
         self.decoder = decoder
         self.step: StaticStep | None = None
+        self.shown = False
         super().__init__(decoder.model, inputs, num_tokens=decoder.num_tokens, pad_id=pad_id)
 
     def feed(self, tokens: Sequence[int], positions: Sequence[tuple[int, int]]) -> Tensor:
         """Feed one token per row at (position, block position); return the next-token logits [b,v] in fp32."""
         self._reserve(1)
+        assert self.step is not None, "made with the cache"
         if not self.shown:
             self.step.show(self.visible)
             self.shown = True
@@ -282,6 +284,7 @@ class StaticDecodingState(DecodingState):
         """Make row i the present row ``rows[i]``; their number may change, ``shared`` is as in the ordinary state."""
         if list(rows) == list(range(len(self.visible))):
             return
+        assert self.step is not None, "made with the cache"
         if len(rows) <= self.step.num_rows:
             super().reorder(rows, shared=shared)
         else:
