@@ -1,12 +1,20 @@
-"""Sizes and options of a GLM. Imports no torch."""
+"""Sizes and options of a GLM and of its low-rank adapters. Imports no torch."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from mpu.config import TransformerConfig
 
 PROMPT_FUNCTIONS = ("lstm", "mlp", "none")
+# What --lora-target names, and where it is in a layer of the transformer.
+LORA_TARGETS = {
+    "query_key_value": "attention.query_key_value",
+    "dense": "attention.dense",
+    "dense_h_to_4h": "mlp.dense_h_to_4h",
+    "dense_4h_to_h": "mlp.dense_4h_to_h",
+}
 
 
 @dataclass(frozen=True)
@@ -36,3 +44,39 @@ class GLMConfig(TransformerConfig):
             raise ValueError(
                 f"prompt function {self.prompt_function!r} is unknown; choose one of {', '.join(PROMPT_FUNCTIONS)}"
             )
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """How large adapters are and which layers have them.
+
+    Attributes:
+        rank: of the product that is added to a matrix.
+        alpha: the product is multiplied by alpha / rank.
+        dropout: on the input of the adapters, in training.
+        targets: keys of ``LORA_TARGETS``.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("query_key_value",)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, in the words of the flags, for values that cannot be."""
+        if self.rank < 1:
+            raise ValueError(f"--lora-rank is {self.rank}; at least 1 is needed")
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise ValueError(f"--lora-alpha is {self.alpha}; give a number above 0")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"--lora-dropout is {self.dropout}; give a probability below 1")
+        unknown = [name for name in self.targets if name not in LORA_TARGETS]
+        if unknown or not self.targets:
+            raise ValueError(
+                f"--lora-target is {' '.join(self.targets) or 'empty'}; choose among {', '.join(LORA_TARGETS)}"
+            )
+
+    @property
+    def scale(self) -> float:
+        """Return the factor of the product."""
+        return self.alpha / self.rank

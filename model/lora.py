@@ -28,7 +28,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.utils import skip_init
 
 from model.checkpoints.format import rule_for
-from model.lora_settings import LORA_TARGETS, LoraSettings
+from model.config import LORA_TARGETS, LoraSettings
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from mpu.layers import ColumnParallelLinear, RowParallelLinear, mark_model_parallel, shard_of
@@ -69,7 +69,6 @@ class _AdaptedLinear(nn.Module):
         factory = {"bias": False, "device": layer.weight.device, "dtype": layer.weight.dtype}
         self.lora_A = skip_init(nn.Linear, columns, settings.rank, **factory)
         self.lora_B = skip_init(nn.Linear, settings.rank, rows, **factory)
-        self._plain_weight: Tensor | None = None
         self.train(layer.training)
 
     @torch.no_grad()
@@ -81,29 +80,8 @@ class _AdaptedLinear(nn.Module):
         bound = 1.0 / math.sqrt(self.in_features)
         whole = torch.empty(self.lora_A.out_features, self.in_features, dtype=torch.float32)
         whole.uniform_(-bound, bound, generator=generator)
-        own = whole if dim is None else shard_of(whole, dim=dim, topology=self.topology)
-        self.lora_A.weight.copy_(own)
+        self.lora_A.weight.copy_(whole if dim is None else shard_of(whole, dim=dim, topology=self.topology))
         self.lora_B.weight.zero_()
-
-    @property
-    def merged(self) -> bool:
-        """Tell whether the weight holds the adapter."""
-        return self._plain_weight is not None
-
-    @torch.no_grad()
-    def merge(self) -> None:
-        """Add the adapter to the weight, which then costs nothing more; the plain weight is kept aside."""
-        if not self.merged:
-            self._plain_weight = self.weight.detach().clone()
-            product = low_rank_product(self.lora_A.weight, self.lora_B.weight, scale=self.settings.scale)
-            self.weight.copy_(self.weight.float() + product)
-
-    @torch.no_grad()
-    def unmerge(self) -> None:
-        """Put the plain weight back, bit for bit."""
-        if self._plain_weight is not None:
-            self.weight.copy_(self._plain_weight)
-            self._plain_weight = None
 
 
 class LoraColumnParallelLinear(_AdaptedLinear, ColumnParallelLinear):
@@ -117,8 +95,6 @@ class LoraColumnParallelLinear(_AdaptedLinear, ColumnParallelLinear):
     def forward(self, inputs: Tensor) -> Tensor:
         """Map [...,in], equal on all ranks, to [...,out/t], or to [...,out] with ``gather_output``."""
         outputs = ColumnParallelLinear.forward(self, inputs)
-        if self.merged:
-            return outputs
         narrow = self.lora_A(self.lora_dropout(inputs))  # [...,r], equal on all ranks
         added = self.lora_B(copy_to_model_parallel(narrow, self.topology)) * self.settings.scale  # [...,out/t]
         return outputs + (gather_from_model_parallel(added, self.topology) if self.gather_output else added)
@@ -144,13 +120,11 @@ class LoraRowParallelLinear(_AdaptedLinear, RowParallelLinear):
     def forward(self, inputs: Tensor) -> Tensor:
         """Map [...,in/t] (or the whole [...,in] when the input is not parallel) to [...,out], equal on all ranks."""
         outputs = RowParallelLinear.forward(self, inputs)
-        if self.merged:
-            return outputs
-        own = inputs if self.input_is_parallel else scatter_to_model_parallel(inputs, self.topology)
+        part = inputs if self.input_is_parallel else scatter_to_model_parallel(inputs, self.topology)
         drops = self.training and self.lora_dropout.probability > 0.0
-        with self.random_state.fork(own.device) if drops else nullcontext():  # ranks drop different features
-            own = self.lora_dropout(own)
-        narrow = reduce_from_model_parallel(self.lora_A(own), self.topology)  # [...,r], equal on all ranks
+        with self.random_state.fork(part.device) if drops else nullcontext():  # ranks drop different features
+            part = self.lora_dropout(part)
+        narrow = reduce_from_model_parallel(self.lora_A(part), self.topology)  # [...,r], equal on all ranks
         return outputs + self.lora_B(narrow) * self.settings.scale
 
 
@@ -191,15 +165,3 @@ def _target_layers(
 def adapted_layers(network: nn.Module) -> list[_AdaptedLinear]:
     """Return the layers of ``network`` that have an adapter."""
     return [module for module in network.modules() if isinstance(module, _AdaptedLinear)]
-
-
-def merge_adapters(network: nn.Module) -> None:
-    """Add all adapters to their weights: the same outputs at the speed of the plain model."""
-    for layer in adapted_layers(network):
-        layer.merge()
-
-
-def unmerge_adapters(network: nn.Module) -> None:
-    """Take all adapters out of their weights again, bit for bit."""
-    for layer in adapted_layers(network):
-        layer.unmerge()

@@ -156,20 +156,6 @@ class GLMModel(nn.Module):
         logits = F.linear(hidden, self.word_embeddings.weight) if multiply is None else multiply(hidden)
         return gather_from_model_parallel(logits, self.topology) if gather else logits
 
-    def token_losses(
-        self,
-        input_ids: Tensor,
-        position_ids: Tensor | None,
-        attention_mask: Tensor,
-        *,
-        labels: Tensor,
-        prompt_positions: Tensor | None = None,
-    ) -> Tensor:
-        """Return the fp32 loss [b,s] at every position, masked or not."""
-        hidden = self._hidden(input_ids, position_ids, attention_mask, cache=None, prompt_positions=prompt_positions)
-        logits = self.project(hidden, gather=False)
-        return vocab_parallel_cross_entropy(logits, labels, topology=self.topology)
-
     def new_cache(
         self, batch_size: int, max_length: int, *, window: int | None = None, differentiable: bool = False
     ) -> KeyValueCache:

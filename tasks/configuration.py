@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from model.lora_settings import LoraSettings
+from model.config import LoraSettings
 from tasks.language_model.settings import LanguageModelSettings, language_model_settings
 from tasks.seq2seq.settings import SEQ2SEQ_TASKS, Seq2SeqSettings, seq2seq_settings
 from training.arguments import ParsedArguments

@@ -191,7 +191,7 @@ def load_checkpoint(
     else:
         notes += ("optimizer and schedule start anew",)
     if load_random:
-        size = topology.model_parallel_size if shards.own else len(shards.contents)
+        size = topology.model_parallel_size if shards.same_size else len(shards.contents)
         notes += restore_random_states(content, model, topology=topology, model_parallel_size=size)
     return ResumeState(report.iteration, dict(content.get("data_state") or {}), replace(report, notes=notes))
 
@@ -286,7 +286,7 @@ def _restore_optimizer(optimizer: Optimizer, shards: CheckpointShards, *, topolo
             "or start a new run from its weights (--finetune)"
         )
     state = states[0]
-    if not shards.own:
+    if not shards.same_size:
         weights = [weights_in(content, file=folder) for content in shards.contents]
         size, rank = topology.model_parallel_size, topology.model_parallel_rank
         state = reshard_optimizer(states, weights, size=size, rank=rank, file=folder)

@@ -82,8 +82,8 @@ def rule_for(name: str) -> ParameterRule:
     canonical = canonical_name(name)
     if match := ADAPTER_NAME.fullmatch(canonical):
         rule = rule_for(f"{match[1]}.weight")
-        own = 0 if match[2] == "B" else 1
-        return ParameterRule(re.escape(canonical), own if rule.dim == own else None, rule.blocks)
+        dim = 0 if match[2] == "B" else 1  # the one that the factor shares with the weight
+        return ParameterRule(re.escape(canonical), dim if rule.dim == dim else None, rule.blocks)
     for rule in PARAMETER_RULES:
         if re.fullmatch(rule.pattern, canonical):
             return rule
@@ -109,7 +109,7 @@ def reshard_tensor(name: str, shards: Sequence[Tensor], *, size: int, rank: int)
         raise ValueError(f"the shards of parameter {name!r} differ in shape; they are not shards of one model")
     if not rule.dim < first.dim() <= 2:
         raise ValueError(f"parameter {name!r} has {first.dim()} dimensions; one or two are expected")
-    own_length, remainder = divmod(first.size(rule.dim) * len(shards), size * rule.blocks)
+    part_length, remainder = divmod(first.size(rule.dim) * len(shards), size * rule.blocks)
     if remainder or first.size(rule.dim) % rule.blocks:
         raise ValueError(
             f"parameter {name!r} of {first.size(rule.dim) * len(shards)} rows or columns cannot be cut into "
@@ -118,7 +118,7 @@ def reshard_tensor(name: str, shards: Sequence[Tensor], *, size: int, rank: int)
     shard_length = first.size(rule.dim) // rule.blocks  # of one block in one present shard
     pieces = []
     for block in range(rule.blocks):
-        start, end = rank * own_length, (rank + 1) * own_length  # inside the whole block
+        start, end = rank * part_length, (rank + 1) * part_length  # inside the whole block
         for index, shard in enumerate(shards):
             left, right = max(start, index * shard_length), min(end, (index + 1) * shard_length)
             if left < right:

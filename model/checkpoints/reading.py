@@ -72,13 +72,13 @@ class CheckpointLocation:
         """Return the shard files in rank order; raise ``UnreadableCheckpointError`` when one is missing."""
         if self.hub_file is not None:
             return [self.hub_file]
-        found = {int(match[1]): path for path in self.folder.iterdir() if (match := SHARD_NAME.fullmatch(path.name))}
-        if not found:
+        shards = {int(match[1]): path for path in self.folder.iterdir() if (match := SHARD_NAME.fullmatch(path.name))}
+        if not shards:
             raise UnreadableCheckpointError(f"{self.folder} holds no {shard_name(0)}; give a checkpoint folder")
-        missing = sorted(set(range(max(found) + 1)) - set(found))
+        missing = sorted(set(range(max(shards) + 1)) - set(shards))
         if missing:
             raise UnreadableCheckpointError(f"{self.folder} lacks {shard_name(missing[0])}; copy all shards into it")
-        return [found[rank] for rank in range(len(found))]
+        return [shards[rank] for rank in range(len(shards))]
 
 
 def locate_tag(root: Path, tag: str) -> CheckpointLocation | None:
@@ -127,20 +127,20 @@ def resolve_checkpoint(path: str | Path) -> CheckpointLocation:
 
 @dataclass(frozen=True)
 class CheckpointShards:
-    """The contents of a checkpoint's files: this rank's ``own`` alone, or those of all ranks in order."""
+    """The contents of a checkpoint's files: this rank's alone with ``same_size``, else those of all ranks in order."""
 
     location: CheckpointLocation
     contents: list[dict[str, Any]]
-    own: bool
+    same_size: bool  # the checkpoint's model-parallel size is that of the model
 
 
 def read_shards(location: CheckpointLocation, *, topology: ParallelTopology) -> CheckpointShards:
     """Read the files this rank needs: its own, or all of them when the model-parallel size is another one."""
     files = location.shard_files()
-    own = len(files) == topology.model_parallel_size
-    if own:
+    same_size = len(files) == topology.model_parallel_size
+    if same_size:
         files = [files[topology.model_parallel_rank]]
-    return CheckpointShards(location, [read_weight_file(file) for file in files], own)
+    return CheckpointShards(location, [read_weight_file(file) for file in files], same_size)
 
 
 def read_weight_file(file: Path) -> dict[str, Any]:
@@ -288,7 +288,7 @@ def load_weights(
     grown = []
     for name in loaded:
         slot, pieces = slots[name], [part[name] for part in parts]
-        value = pieces[0] if shards.own else reshard_tensor(name, pieces, size=size, rank=rank)
+        value = pieces[0] if shards.same_size else reshard_tensor(name, pieces, size=size, rank=rank)
         if value.shape != slot.tensor.shape:
             may_grow = grow_positions and BLOCK_POSITION_TABLE in slots and BLOCK_POSITION_TABLE in parts[0]
             _check_growth(name, value, slots, may_grow=may_grow, file=file)
@@ -323,7 +323,7 @@ def _check_vocabulary(slots: dict[str, _Slot], tables: list[Tensor], shards: Che
     """Raise ValueError when the word embeddings [v,h] have another size than the model's."""
     if not tables or WORD_TABLE not in slots:
         return
-    saved = tables[0].size(0) * (size if shards.own else len(tables))
+    saved = tables[0].size(0) * (size if shards.same_size else len(tables))
     rows, hidden_size = slots[WORD_TABLE].tensor.shape
     if saved != rows * size:
         raise ValueError(
@@ -339,17 +339,17 @@ def _check_vocabulary(slots: dict[str, _Slot], tables: list[Tensor], shards: Che
 
 def _check_growth(name: str, value: Tensor, slots: dict[str, _Slot], *, may_grow: bool, file: Path) -> None:
     """Raise ValueError unless ``value`` is a position table that the model's may extend."""
-    own = slots[name].tensor
-    if name not in POSITION_TABLES or value.shape[1:] != own.shape[1:]:
+    table = slots[name].tensor
+    if name not in POSITION_TABLES or value.shape[1:] != table.shape[1:]:
         raise ValueError(
-            f"{name} has shape {tuple(value.shape)} in {file} and {tuple(own.shape)} in the model; "
+            f"{name} has shape {tuple(value.shape)} in {file} and {tuple(table.shape)} in the model; "
             "check the sizes of the model"
         )
-    if len(value) > len(own) or not may_grow:
-        surplus = 1 if BLOCK_POSITION_TABLE in slots else 0  # the tables of block positions have a row more
+    if len(value) > len(table) or not may_grow:
+        extra = 1 if BLOCK_POSITION_TABLE in slots else 0  # the tables of block positions have a row more
         raise ValueError(
-            f"{file} has {len(value)} rows of positions, the model {len(own)}; "
-            f"set --max-position-embeddings {len(value) - surplus}"
+            f"{file} has {len(value)} rows of positions, the model {len(table)}; "
+            f"set --max-position-embeddings {len(value) - extra}"
         )
 
 
@@ -425,10 +425,10 @@ def read_whole_weights(path: str | Path, *, base: str | Path | None = None) -> W
             f"{location.folder} holds adapters (LoRA) beside or without the weights they change; put them together "
             "with scripts/merge_lora.py and give the result"
         )
-    strange = [name for name in names if not _is_known(name)]
-    if strange:
+    unknown = [name for name in names if not _is_known(name)]
+    if unknown:
         raise ValueError(
-            f"{location.folder} holds another kind of model: a GLM has no parameter {strange[0]!r}; "
+            f"{location.folder} holds another kind of model: a GLM has no parameter {unknown[0]!r}; "
             "give a GLM checkpoint"
         )
     if any(not name.startswith(PROMPT_PREFIX) for name in names):

@@ -50,7 +50,7 @@ def reshard_content(contents: Sequence[dict[str, Any]], *, size: int, rank: int,
     result["module"] = weights
     if "data_state" in result:
         result |= _without_trackers(result)
-    if has_own_optimizer(contents[0]):
+    if has_torch_optimizer(contents[0]):
         states = [content["optimizer"] for content in contents]
         result["optimizer"] = reshard_optimizer(states, shards, size=size, rank=rank, file=file)
     if "mp_world_size" in result:
@@ -66,7 +66,7 @@ def _without_trackers(content: dict[str, Any]) -> dict[str, Any]:
     return own
 
 
-def has_own_optimizer(content: dict[str, Any]) -> bool:
+def has_torch_optimizer(content: dict[str, Any]) -> bool:
     """Tell whether a file holds an optimizer state of this program's torch engine that can be cut.
 
     Adafactor's cannot: its means over rows and columns are those of one part.
@@ -89,7 +89,7 @@ def dropped_keys(content: dict[str, Any]) -> list[str]:
         for key, value in content.items()
         if key not in KEPT_KEYS
         and key not in ("module", "mp_world_size")
-        and not (key == "optimizer" and has_own_optimizer(content))
+        and not (key == "optimizer" and has_torch_optimizer(content))
         and value not in (None, [], {})
     ]
     return keys + [name for name in content["module"] if name in HUB_HEAD]
@@ -114,7 +114,7 @@ def parameter_groups(names: Sequence[str]) -> list[list[str]]:
 def is_factored(state: Mapping[str, Any]) -> bool:
     """Tell whether a state holds means over rows and columns (Adafactor), which belong to one way of cutting."""
     moments = state.get("state")
-    return isinstance(moments, Mapping) and any("exp_avg_sq_row" in own for own in moments.values())
+    return isinstance(moments, Mapping) and any("exp_avg_sq_row" in state for state in moments.values())
 
 
 def reshard_optimizer(

@@ -11,9 +11,10 @@ An adapted weight ``transformer.layers.0.attention.dense.weight`` has the factor
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ from model.checkpoints.reading import (
     weights_in,
 )
 from model.checkpoints.writing import prepare_folder, publish_folder, write_shard
+from model.config import LORA_TARGETS, LoraSettings
 from model.hub.weight_files import read_hub_file
 from model.lora import adapted_layers, add_adapters, low_rank_product
-from model.lora_settings import LoraSettings, peft_config, settings_of_peft
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from mpu.mappings import concatenate_last_dim
@@ -47,6 +48,15 @@ PEFT_PREFIX = "base_model.model."
 HUB_PREFIX = "glm."
 # The classifier's layers, and their names in the exported model.
 HEAD_LAYERS = {"pool_layer": "dense", "multichoice_head": "out_proj"}
+
+# Options of PEFT that change what an adapter computes. Adapters that use one of them are refused.
+UNSUPPORTED_OPTIONS = (
+    "use_dora", "use_qalora", "use_bdlora", "fan_in_fan_out", "lora_bias", "rank_pattern", "alpha_pattern",
+    "layers_to_transform", "layer_replication", "trainable_token_indices", "target_parameters",
+    "alora_invocation_tokens", "arrow_config", "kasa_config", "velora_config", "monteclora_config",
+)  # fmt: skip
+# Ways of drawing the first values that leave the weights of the model as they are.
+HARMLESS_STARTS = (True, False, "gaussian", "eva", "orthogonal", None)
 
 
 @dataclass(frozen=True)
@@ -127,8 +137,8 @@ def native_name(name: str) -> str:
     """Return the name of the table for one of PEFT's files; the opposite of ``hub_name``."""
     name = canonical_name(name.removeprefix(PEFT_PREFIX))
     layer, _, kind = name.partition(".")
-    own = {hub: native for native, hub in HEAD_LAYERS.items()}
-    return f"{own[layer]}.{kind}" if layer in own else name
+    heads = {hub: native for native, hub in HEAD_LAYERS.items()}
+    return f"{heads[layer]}.{kind}" if layer in heads else name
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -164,6 +174,65 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(settings, weights, folder)
 
 
+def peft_config(settings: LoraSettings, *, base_model: str | None) -> dict[str, Any]:
+    """Return the content of adapter_config.json; ``base_model`` says where the model's weights come from."""
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base_model,
+        "r": settings.rank,
+        "lora_alpha": int(settings.alpha) if settings.alpha == int(settings.alpha) else settings.alpha,
+        "lora_dropout": settings.dropout,
+        "target_modules": [LORA_TARGETS[name] for name in settings.targets],
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+        "modules_to_save": None,
+        "use_dora": False,
+        "use_rslora": False,
+    }
+
+
+def settings_of_peft(config: Mapping[str, Any], *, modules: Sequence[str], file: str) -> LoraSettings:
+    """Return the settings that adapter_config.json and the adapted ``modules`` of the weight file stand for.
+
+    PEFT's target_modules may be patterns; the names in the weight file are exact. Raises ValueError for another kind of
+    adapter, an option that changes what it computes, or modules that have no adapters here. ``file`` is for messages.
+    """
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise ValueError(f"{file} is for adapters of kind {kind!r}; only LORA can be read")
+    for name in UNSUPPORTED_OPTIONS:
+        if config.get(name):
+            raise ValueError(f"{file} has {name} = {config[name]!r}, which is not supported here; use it with PEFT")
+    if config.get("bias", "none") != "none":
+        raise ValueError(f"{file} trains biases ({config['bias']!r}), which is not supported here; use it with PEFT")
+    start = config.get("init_lora_weights", True)
+    if start not in HARMLESS_STARTS:
+        raise ValueError(
+            f"{file} has init_lora_weights {start!r}, which changes the model's own weights; convert it with PEFT "
+            "(save_pretrained with path_initial_model_for_weight_conversion)"
+        )
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not (isinstance(rank, int) and isinstance(alpha, (int, float))):
+        raise ValueError(f"{file} has r = {rank!r} and lora_alpha = {alpha!r} where two numbers belong; correct it")
+    places = {place: name for name, place in LORA_TARGETS.items()}
+    adapted = {".".join(module.split(".")[-2:]) for module in modules}
+    unknown = sorted(adapted - set(places))
+    if unknown or not adapted:
+        raise ValueError(
+            f"{file}: its weights adapt {', '.join(unknown) or 'nothing'}; adapters of {', '.join(places)} can be read"
+        )
+    return LoraSettings(
+        rank=rank,
+        # PEFT's other convention divides by the root of the rank.
+        alpha=float(alpha) * math.sqrt(rank) if config.get("use_rslora") else float(alpha),
+        dropout=float(config.get("lora_dropout") or 0.0),
+        targets=tuple(name for name, place in LORA_TARGETS.items() if place in adapted),
+    )
+
+
 def load_adapter(network: nn.Module, model: GLMModel, adapter: Adapter, *, topology: ParallelTopology) -> LoadReport:
     """Give ``model``, the GLM inside ``network`` (or itself), the adapters read, whatever its model-parallel size.
 
@@ -172,12 +241,12 @@ def load_adapter(network: nn.Module, model: GLMModel, adapter: Adapter, *, topol
     """
     add_adapters(model, adapter.settings, generator=Generator())  # filled in below
     location = CheckpointLocation(adapter.folder, adapter.folder.name, None, None)
-    shards = CheckpointShards(location, [{"module": adapter.weights}], own=False)
+    shards = CheckpointShards(location, [{"module": adapter.weights}], same_size=False)
     report = load_weights(network, shards, topology=topology)
-    lacking = [name for name in report.missing if ADAPTER_NAME.fullmatch(name)]
-    surplus = [name for name in report.unexpected if ADAPTER_NAME.fullmatch(name)]
-    if lacking or surplus:
-        what = f"lacks {lacking[0]}" if lacking else f"has {surplus[0]} besides"
+    missing = [name for name in report.missing if ADAPTER_NAME.fullmatch(name)]
+    unexpected = [name for name in report.unexpected if ADAPTER_NAME.fullmatch(name)]
+    if missing or unexpected:
+        what = f"lacks {missing[0]}" if missing else f"has {unexpected[0]} besides"
         raise ValueError(f"{adapter.folder} is for another model: it {what}; check --num-layers")
     return report
 
@@ -199,8 +268,8 @@ def merge_into_checkpoint(checkpoint: Path, adapter: Adapter, output: Path) -> P
             weights = {canonical_name(name): tensor for name, tensor in weights_in(content, file=file).items()}
             merged = {**weights, **_merged(weights, adapter, size=len(files), rank=rank, file=file)}
             iteration = iteration_of(content, location)
-            own = {"module": merged, "iteration": iteration, "mp_world_size": len(files)}
-            write_shard(temporary / shard_name(rank), own)
+            shard = {"module": merged, "iteration": iteration, "mp_world_size": len(files)}
+            write_shard(temporary / shard_name(rank), shard)
     except BaseException:  # an interrupt leaves nothing behind either
         shutil.rmtree(temporary)
         raise
@@ -216,14 +285,14 @@ def _merged(weights: Mapping[str, Tensor], adapter: Adapter, *, size: int, rank:
             raise ValueError(f"{adapter.folder} adapts {name}, which {file} lacks; give the model it was trained on")
         factors = [f"{name.removesuffix('.weight')}.lora_{factor}.weight" for factor in "AB"]
         down, up = (split_tensor(factor, adapter.weights[factor], size)[rank] for factor in factors)
-        own = weights[name]
-        if own.shape != (len(up), down.size(1)):
+        weight = weights[name]
+        if weight.shape != (len(up), down.size(1)):
             raise ValueError(
                 f"{adapter.folder} is for a {name} of shape {(len(up), down.size(1))}, {file} has "
-                f"{tuple(own.shape)}; give the model it was trained on"
+                f"{tuple(weight.shape)}; give the model it was trained on"
             )
         product = low_rank_product(down, up, scale=adapter.settings.scale)
-        merged[name] = (own.float() + product).to(own.dtype)
+        merged[name] = (weight.float() + product).to(weight.dtype)
     return merged
 
 

@@ -238,9 +238,9 @@ def of_run(file: Path) -> ModelDescription:
     if not file.is_file():
         raise ValueError(f"{file}: no such file; a training run leaves it in runs/NAME/{CONFIG_FILE}")
     values = read_json(file)
-    lacking = [key for key in RUN_KEYS if key not in values]
-    if lacking:
-        raise ValueError(f"{file} lacks {lacking[0]!r}: it is not the config.json of a run")
+    missing = [key for key in RUN_KEYS if key not in values]
+    if missing:
+        raise ValueError(f"{file} lacks {missing[0]!r}: it is not the config.json of a run")
     get = values.get
     kind, path = values["tokenizer_type"], get("tokenizer_path")
     if kind != "SentencePieceTokenizer" and path == UNSET_TOKENIZER_PATH:
@@ -291,9 +291,9 @@ def tokenizer_of_folder(folder: Path) -> TokenizerDescription | None:
     if kind is None:
         known = ", ".join(kind.class_name for kind in HUB_TOKENIZERS)
         raise ValueError(f"{file}: tokenizer_class {class_name!r} is none of a GLM ({known})")
-    lacking = [name for name in kind.files if not (folder / name).is_file()]
-    if lacking:
-        raise ValueError(f"{folder} lacks the tokenizer's {lacking[0]}; copy it into the folder")
+    missing = [name for name in kind.files if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} lacks the tokenizer's {missing[0]}; copy it into the folder")
     model_type = kind.model_type
     if kind.vocabulary == "bert":
         model_type = "bert-base-uncased" if content.get("do_lower_case", True) else "bert-base-cased"
@@ -439,10 +439,10 @@ def config_from_fields(fields: Mapping[str, Any], *, file: Path) -> GLMConfig:
     Raises ValueError when it is no GLM, or a field has no possible value.
     """
     kind = fields.get("model_type")
-    lacking = [name for name in SIZES if not isinstance(fields.get(FIELD_NAMES[name]), int)]
-    if kind != MODEL_TYPE or lacking:
+    missing = [name for name in SIZES if not isinstance(fields.get(FIELD_NAMES[name]), int)]
+    if kind != MODEL_TYPE or missing:
         # Another family of the same type name ships with transformers; it has no num_layers.
-        problem = f"lacks {lacking[0]}" if kind == MODEL_TYPE else f"has model_type {kind!r}"
+        problem = f"lacks {missing[0]}" if kind == MODEL_TYPE else f"has model_type {kind!r}"
         raise ValueError(f"{file} describes another kind of model (it {problem}); give the folder of a GLM")
     values = {name: fields[field] for name, field in FIELD_NAMES.items() if fields.get(field) is not None}
     try:

@@ -135,9 +135,9 @@ def check_weights(weights: WholeWeights, config: GLMConfig) -> list[str]:
             f"{weights.file} holds a part of a model: {len(missing)} of {len(expected)} parameters are missing "
             f"({missing[0]}, ...); name the model that belongs to it with --load-pretrained"
         )
-    surplus = [name for name in weights.pieces if name not in expected and name not in head]
-    if surplus:
-        raise ValueError(f"{weights.file} has {surplus[0]} besides the parameters of a GLM; give a GLM checkpoint")
+    unexpected = [name for name in weights.pieces if name not in expected and name not in head]
+    if unexpected:
+        raise ValueError(f"{weights.file} has {unexpected[0]} besides the parameters of a GLM; give a GLM checkpoint")
     for name, shape in expected.items():
         if weights.shape(name) != shape:
             raise ValueError(

@@ -34,10 +34,10 @@ def compare_logits(
     """
     inputs = _inputs(config)
     labels = _num_labels(folder)
-    own = _native_logits(checkpoint, inputs, config=config, base=base, shared_row=shared_row, labels=labels)
-    theirs = _exported_logits(folder, inputs, classifier=labels is not None)
-    assert own.shape == theirs.shape, (own.shape, theirs.shape)
-    return ((own - theirs).abs().max() / own.abs().max().clamp(min=1.0)).item()
+    native = _native_logits(checkpoint, inputs, config=config, base=base, shared_row=shared_row, labels=labels)
+    exported = _exported_logits(folder, inputs, classifier=labels is not None)
+    assert native.shape == exported.shape, (native.shape, exported.shape)
+    return ((native - exported).abs().max() / native.abs().max().clamp(min=1.0)).item()
 
 
 def verify(

@@ -38,13 +38,13 @@ def find_hub_file(folder: Path) -> Path | None:
     for name in HUB_FILES:
         if (folder / name).is_file():
             return folder / name
-    found = sorted(file for file in folder.iterdir() if file.name.endswith(SAFETENSORS) and file.is_file())
-    if len(found) > 1:
+    files = sorted(file for file in folder.iterdir() if file.name.endswith(SAFETENSORS) and file.is_file())
+    if len(files) > 1:
         raise ValueError(
-            f"{folder} holds {len(found)} safetensors files and no {HUB_FILES[0]}, which names their parameters; "
+            f"{folder} holds {len(files)} safetensors files and no {HUB_FILES[0]}, which names their parameters; "
             "copy it into the folder, or name one file"
         )
-    return found[0] if found else None
+    return files[0] if files else None
 
 
 def read_hub_file(path: Path) -> dict[str, Any]:
@@ -59,10 +59,10 @@ def read_hub_file(path: Path) -> dict[str, Any]:
     weights: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):
         weights |= _read_weights(path.with_name(name))
-    lacking = sorted(set(places) - set(weights))
-    if lacking:
+    missing = sorted(set(places) - set(weights))
+    if missing:
         raise UnreadableCheckpointError(
-            f"{path} names parameter {lacking[0]!r}, which {places[lacking[0]]} does not hold; copy all files anew"
+            f"{path} names parameter {missing[0]!r}, which {places[missing[0]]} does not hold; copy all files anew"
         )
     return {"module": _canonical({name: weights[name] for name in places}, file=path)}
 

@@ -8,9 +8,8 @@ import torch
 from torch import Generator, Tensor
 
 from model.checkpoints.format import rule_for, split_tensor
-from model.config import GLMConfig
-from model.lora import add_adapters
-from model.lora_settings import LORA_TARGETS, LoraSettings
+from model.config import LORA_TARGETS, GLMConfig, LoraSettings
+from model.lora import adapted_layers, add_adapters, low_rank_product
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 
@@ -38,6 +37,14 @@ def adapt(model: GLMModel, settings: LoraSettings = SETTINGS, *, filled: bool = 
                 whole = torch.randn(rows, parameter.size(1), generator=generator) * 0.1
                 parameter.data.copy_(split_tensor(name, whole, size)[rank])
     return model
+
+
+@torch.no_grad()
+def merge_adapters(model: GLMModel) -> None:
+    """Add the adapters to the weights they belong to; the adapters then add nothing more."""
+    for layer in adapted_layers(model):
+        layer.weight += low_rank_product(layer.lora_A.weight, layer.lora_B.weight, scale=layer.settings.scale)
+        layer.lora_B.weight.zero_()
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor]:

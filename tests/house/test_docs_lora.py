@@ -12,14 +12,12 @@ import torch
 from torch import Generator
 
 from model.checkpoints.reading import shard_name
-from model.config import GLMConfig
+from model.config import GLMConfig, LoraSettings
 from model.hub.adapters import load_adapter, read_adapter, save_adapter
-from model.lora import merge_adapters
-from model.lora_settings import LoraSettings
 from model.modeling_glm import GLMModel
 from tests.helpers import REPOSITORY
 from tests.helpers.launching import run
-from tests.helpers.lora_models import adapt
+from tests.helpers.lora_models import adapt, merge_adapters
 
 pytest.importorskip("peft", reason="peft is an extra")
 pytest.importorskip("transformers", reason="transformers is an extra")

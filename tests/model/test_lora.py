@@ -14,10 +14,10 @@ from torch import Generator, Tensor, nn
 
 from model.checkpoints.format import split_tensor
 from model.checkpoints.reading import load_model_weights, shard_name
+from model.config import LORA_TARGETS, LoraSettings
 from model.heads import SequenceClassification
 from model.hub.adapters import load_adapter, merge_into_checkpoint, read_adapter, save_adapter
-from model.lora import adapted_layers, merge_adapters, unmerge_adapters
-from model.lora_settings import LORA_TARGETS, LoraSettings
+from model.lora import adapted_layers
 from model.modeling_glm import GLMModel
 from mpu.gradients import gradient_norm
 from mpu.initialize import ParallelTopology, initialize_model_parallel
@@ -51,25 +51,6 @@ def test_an_adapted_layer_adds_the_scaled_product() -> None:
         assert layer.settings.scale == 2.0, name
         plain.weight.data += 2.0 * layer.lora_B.weight.data @ layer.lora_A.weight.data
     torch.testing.assert_close(model(*batch()), expected(*batch()), atol=1e-5, rtol=1e-5)
-
-
-@torch.no_grad()
-def test_merged_equals_unmerged_and_unmerging_is_exact() -> None:
-    model = adapt(build(), filled=True)
-    plain = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    adapted = model(*batch())
-    assert (adapted - build()(*batch())).abs().max() > 0.1
-    merge_adapters(model)
-    merge_adapters(model)  # twice is once
-    torch.testing.assert_close(model(*batch()), adapted, atol=1e-5, rtol=1e-5)
-    assert not torch.equal(model.transformer.layers[0].mlp.dense_h_to_4h.weight, plain[_weight("mlp.dense_h_to_4h")])
-    unmerge_adapters(model)
-    assert all(torch.equal(tensor, plain[name]) for name, tensor in model.state_dict().items())
-    assert torch.equal(model(*batch()), adapted)
-
-
-def _weight(place: str) -> str:
-    return f"transformer.layers.0.{place}.weight"
 
 
 def test_dropout_acts_in_training_on_the_adapters_alone() -> None:

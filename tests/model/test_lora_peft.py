@@ -10,13 +10,12 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from model.config import LORA_TARGETS, LoraSettings
 from model.heads import SequenceClassification
 from model.hub.adapters import HEAD_FILE, load_adapter, read_adapter, save_adapter
 from model.hub.describe import config_fields
-from model.lora import merge_adapters
-from model.lora_settings import LORA_TARGETS, LoraSettings
 from model.modeling_glm import GLMModel
-from tests.helpers.lora_models import adapt, batch, build
+from tests.helpers.lora_models import adapt, batch, build, merge_adapters
 
 peft = pytest.importorskip("peft", reason="peft is an extra")
 pytest.importorskip("transformers", reason="transformers is an extra")
