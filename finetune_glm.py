@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from data_utils.errors import run_main
-from tasks.configuration import FinetuningConfiguration, finetuning_configuration
-from training.arguments import get_parser, parse_arguments
-from training.flags import FINETUNING_WITHOUT_EFFECT
+from tasks.settings import FinetuningSettings
+from training.arguments import parse_settings
 
 if TYPE_CHECKING:
     from data_utils.tokenizers.tokenizer import Tokenizer
@@ -27,9 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("glm")
 
 
-def prepare_task(
-    configuration: FinetuningConfiguration, *, tokenizer: Tokenizer, topology: ParallelTopology
-) -> TaskRun:
+def prepare_task(configuration: FinetuningSettings, *, tokenizer: Tokenizer, topology: ParallelTopology) -> TaskRun:
     """Read the data of the configured task and return its run.
 
     Raises:
@@ -42,17 +39,17 @@ def prepare_task(
     families: dict[str, type[TaskRun]] = {
         "understanding": UnderstandingRun, "seq2seq": Seq2SeqRun, "language_model": LanguageModelRun,
     }  # fmt: skip
-    run = families[configuration.task.family](configuration, tokenizer=tokenizer, topology=topology)
+    run = families[configuration.family](configuration, tokenizer=tokenizer, topology=topology)
     if not (run.training or run.test):
         raise ValueError(f"{run.name}: nothing to train on and nothing to evaluate; see --epochs and --test-data")
     return run
 
 
-def finetune(configuration: FinetuningConfiguration, *, notices: Sequence[str]) -> int:
+def finetune(configuration: FinetuningSettings) -> int:
     """Train, evaluate and predict as ``configuration`` says; return the exit code."""
     from tasks.finetuning import TEST_RESULTS_FILE, FineTuner, build_engine, find_progress, result_table
     from training.build import build_log
-    from training.data import build_pretraining_tokenizer
+    from training.data import build_run_tokenizer
     from training.distributed import finish_distributed, seed_everything, start_distributed
 
     run, tuning, checkpoint = configuration.run, configuration.tuning, configuration.checkpoint
@@ -60,20 +57,17 @@ def finetune(configuration: FinetuningConfiguration, *, notices: Sequence[str]) 
     if made.exists() and not (tuning.overwrite or checkpoint.load or checkpoint.auto_resume):
         raise ValueError(f"{made} exists: this run was made already; give --overwrite or another --experiment-name")
     topology, device = start_distributed(configuration.device)
-    for notice in notices:
+    for notice in configuration.notices:
         logger.info(notice)
     seed_everything(run.seed)
-    tokenizer = build_pretraining_tokenizer(configuration.tokenizer)
+    tokenizer = build_run_tokenizer(configuration)
     task = prepare_task(configuration, tokenizer=tokenizer, topology=topology)
     engine = build_engine(
         task.build_network(), configuration, criterion=task.criterion(), num_updates=task.num_updates,
         topology=topology, device=device,
     )  # fmt: skip
     start = find_progress(engine, configuration, task.name)
-    log = build_log(
-        run, values=configuration.values, deepspeed_content=configuration.deepspeed_content,
-        num_updates=task.num_updates, initial=start.updates, silent=topology.rank > 0,
-    )  # fmt: skip
+    log = build_log(configuration, num_updates=task.num_updates, initial=start.updates, silent=topology.rank > 0)
     tuner = FineTuner(engine, task, configuration, progress=start, log=log)
     began = time.perf_counter()
     try:
@@ -89,18 +83,14 @@ def finetune(configuration: FinetuningConfiguration, *, notices: Sequence[str]) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and fine-tune."""
-    parser = get_parser(__doc__, program="finetune_glm.py")
-    parsed = parse_arguments(argv, parser=parser, without_effect=FINETUNING_WITHOUT_EFFECT)
-    if parsed.values.task is None:
-        raise ValueError("no --task: name one, for example rte; tasks/registry.py lists them")
-    configuration = finetuning_configuration(parsed)
-    if parsed.values.dry_run:
+    configuration = parse_settings(FinetuningSettings, argv, description=__doc__)
+    if configuration.run.dry_run:
         print("nothing was started (plans of memory and time are made for pre-training only)")
         return 0
     from training.distributed import faults_in_one_line
 
-    with faults_in_one_line(batch_size=configuration.tuning.batch_size, checkpoints=configuration.checkpoint.save):
-        return finetune(configuration, notices=parsed.notices)
+    with faults_in_one_line(batch_size=configuration.batch.batch_size, checkpoints=configuration.checkpoint.save):
+        return finetune(configuration)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ Model and tokenizer flags as in training (config_tasks/model_blocklm_*.sh). Gree
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from data_utils.errors import run_main
-from training.arguments import get_parser, parse_arguments
-from training.configurations import device_settings, model_settings, precision_settings, tokenizer_settings
+from training.arguments import parse_settings
+from training.settings import GENERATION, Group, Settings, added, refuse
 
 if TYPE_CHECKING:
     import torch
@@ -26,64 +26,90 @@ if TYPE_CHECKING:
     from mpu.initialize import ParallelTopology
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the shared parser with the flags of this program."""
-    parser = get_parser(__doc__, program="generate_samples.py")
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    group = parser.add_argument_group("generate_samples.py")
-    group.add_argument("--prompt", nargs="+", help="fill these prompts and leave")
-    group.add_argument("--input", help="file of prompts: one a line, or .jsonl objects with a key 'prompt'")
-    group.add_argument("--output", help="JSON lines file for the results of --prompt or --input")
-    group.add_argument("--samples-dir", default="samples", help="folder of the interactive program's transcripts")
-    group.add_argument("--int8", action="store_true", help="weights of 8 bits, the rest in bf16 (CPU): faster decoding")
-    group.add_argument("--no-cuda-graphs", action="store_true", help="on a GPU launch every kernel of a step by itself")
-    group.add_argument("--draw-candidates", action="store_true", help="draw the candidates of beams, as the original")
-    return parser
+@dataclass(frozen=True)
+class PromptFiles(Group):
+    """generate_samples.py: where prompts come from and results go"""
+
+    prompt: tuple[str, ...] | None = added(None, "fill these prompts and leave", nargs="+")
+    input: str | None = added(None, "file of prompts: one a line, or .jsonl objects with a key 'prompt'")
+    output: str | None = added(None, "JSON lines file for the results of --prompt or --input")
+    samples_dir: str = added("samples", "folder of the interactive program's transcripts")
+    int8: bool = added(False, "weights of 8 bits, the rest in bf16 (CPU): faster decoding")
+    no_cuda_graphs: bool = added(False, "on a GPU launch every kernel of a step by itself")
+    draw_candidates: bool = added(False, "draw the candidates of beams, as the original")
 
 
-def decoding_settings(values: argparse.Namespace) -> DecodingSettings:
+@dataclass(frozen=True)
+class SampleSettings(Settings):
+    """The options of this program."""
+
+    program: ClassVar[str] = GENERATION
+
+    files: PromptFiles = field(default_factory=PromptFiles)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse(
+            (
+                not (self.checkpoint.load_pretrained or self.checkpoint.load),
+                "no weights: name a checkpoint with --load-pretrained",
+            ),
+            (self.run.dry_run, "--dry-run is for pretrain_glm.py; leave it out"),
+            (
+                self.files.output and not (self.files.input or self.files.prompt),
+                "--output needs --input or --prompt",
+            ),
+        )
+
+
+def decoding_settings(settings: SampleSettings) -> DecodingSettings:
     """Return how blanks are filled; a length that the model cannot reach is lowered, with a line that says so."""
     from generation.sampling import DecodingSettings
 
-    max_length = min(values.out_seq_length, values.max_position_embeddings)
-    if max_length < values.out_seq_length:
-        print(f"note: --out-seq-length {values.out_seq_length} is lowered to the model's {max_length} positions")
+    chosen, positions = settings.generation, settings.model.max_position_embeddings
+    if positions < chosen.out_seq_length:
+        print(f"note: --out-seq-length {chosen.out_seq_length} is lowered to the model's {positions} positions")
     return DecodingSettings(
-        max_length=max_length,
-        temperature=values.temperature,
-        top_k=values.top_k,
-        top_p=values.top_p,
-        num_beams=values.num_beams,
-        length_penalty=values.length_penalty,
-        no_repeat_ngram_size=values.no_repeat_ngram_size,
-        min_length=values.min_tgt_length,
-        draw_candidates=values.draw_candidates,
+        max_length=min(chosen.out_seq_length, positions),
+        temperature=chosen.temperature,
+        top_k=chosen.top_k,
+        top_p=chosen.top_p,
+        num_beams=chosen.num_beams,
+        length_penalty=chosen.length_penalty,
+        no_repeat_ngram_size=chosen.no_repeat_ngram_size,
+        min_length=chosen.min_tgt_length,
+        draw_candidates=settings.files.draw_candidates,
     )
 
 
-def load_filler(values: argparse.Namespace, *, topology: ParallelTopology, device: torch.device) -> BlankFiller:
+def load_filler(settings: SampleSettings, *, topology: ParallelTopology, device: torch.device) -> BlankFiller:
     """Build tokenizer and model and load the weights, or this rank's part; print what was loaded."""
-    from data_utils.tokenizers.tokenizer import build_tokenizer
     from generation.api import load_model
-    from training.build import model_config
-    from training.data import tokenizer_keywords
+    from training.data import build_run_tokenizer
     from training.engine import AUTOCAST_TYPES, supported_precision
 
-    settings = tokenizer_settings(values)
-    tokenizer = build_tokenizer(**tokenizer_keywords(settings))
-    config = model_config(model_settings(values), vocab_size=tokenizer.padded_size(settings.vocab_divisor))
-    precision, warning = supported_precision(precision_settings(values), device=device)
+    tokenizer = build_run_tokenizer(settings)
+    vocab_size = tokenizer.padded_size(settings.tokenizer.make_vocab_size_divisible_by)
+    precision, warning = supported_precision(settings.precision, device=device)
     if warning:
         print(warning)
-    options = {"dtype": AUTOCAST_TYPES.get(precision), "device": device, "topology": topology, "int8": values.int8}
-    options |= {"block_positions": not values.no_block_position, "static": False if values.no_cuda_graphs else None}
-    glm = load_model(values.load_pretrained or values.load, config=config, tokenizer=tokenizer, **options)
+    glm = load_model(
+        settings.checkpoint.load_pretrained or settings.checkpoint.load,
+        config=settings.model.config(vocab_size=vocab_size),
+        tokenizer=tokenizer,
+        dtype=AUTOCAST_TYPES.get(precision),
+        device=device,
+        topology=topology,
+        int8=settings.files.int8,
+        block_positions=not settings.blank.no_block_position,
+        static=False if settings.files.no_cuda_graphs else None,
+    )
     assert glm.report is not None
     print(glm.report.summary(), flush=True)
     return glm.filler
 
 
-def generate(values: argparse.Namespace) -> int:
+def generate(settings: SampleSettings) -> int:
     """Fill prompts of the command line and of a file, or else ask for them."""
     from generation.interactive import (
         PromptRecord,
@@ -95,37 +121,31 @@ def generate(values: argparse.Namespace) -> int:
     )
     from training.distributed import finish_distributed, silence_other_ranks, start_distributed
 
-    topology, device = start_distributed(device_settings(values))
+    files, batch = settings.files, settings.batch
+    topology, device = start_distributed(settings.device)
     silence_other_ranks(topology)
-    options = {"settings": decoding_settings(values), "seed": values.seed, "topology": topology}
-    records = [PromptRecord(text, f"--prompt {number}") for number, text in enumerate(values.prompt or [], start=1)]
-    records += read_prompts(values.input) if values.input else []
-    filler = load_filler(values, topology=topology, device=device)
+    options = {"settings": decoding_settings(settings), "seed": settings.run.seed, "topology": topology}
+    records = [PromptRecord(text, f"--prompt {number}") for number, text in enumerate(files.prompt or (), start=1)]
+    records += read_prompts(files.input) if files.input else []
+    filler = load_filler(settings, topology=topology, device=device)
     if not records:
-        answer_typed_prompts(filler, Path(values.samples_dir), seq_length=values.seq_length, **options)
+        answer_typed_prompts(filler, Path(files.samples_dir), seq_length=batch.seq_length, **options)
         return finish_distributed(0)
-    rows = fill_records(filler, records, batch_size=values.eval_batch_size or values.batch_size, **options)
+    rows = fill_records(filler, records, batch_size=batch.evaluation_batch_size, **options)
     print(*map(format_result, rows), sep="\n")
-    if values.output and topology.rank == 0:
-        write_results(values.output, rows)
+    if files.output and topology.rank == 0:
+        write_results(files.output, rows)
     return finish_distributed(0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and generate."""
-    parsed = parse_arguments(argv, parser=build_parser())
-    values = parsed.values
-    print("".join(f"{notice}\n" for notice in parsed.notices if values.rank == 0), end="")
-    if not (values.load_pretrained or values.load):
-        raise ValueError("no weights: name a checkpoint with --load-pretrained")
-    if values.dry_run:
-        raise ValueError("--dry-run is for pretrain_glm.py; leave it out")
-    if values.output and not (values.input or values.prompt):
-        raise ValueError("--output needs --input or --prompt")
+    settings = parse_settings(SampleSettings, argv, description=__doc__)
+    print("".join(f"{notice}\n" for notice in settings.notices if settings.device.rank == 0), end="")
     from training.distributed import faults_in_one_line
 
-    with faults_in_one_line(batch_size=values.batch_size, checkpoints=None):
-        return generate(values)
+    with faults_in_one_line(batch_size=settings.batch.batch_size, checkpoints=None):
+        return generate(settings)
 
 
 if __name__ == "__main__":

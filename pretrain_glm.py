@@ -12,17 +12,16 @@ import logging
 from collections.abc import Sequence
 
 from data_utils.errors import run_main
-from training.arguments import get_parser, parse_arguments
-from training.configurations import PretrainingConfiguration, pretraining_configuration
-from training.flags import PRETRAINING_WITHOUT_EFFECT
+from training.arguments import parse_settings
+from training.settings import PretrainingSettings
 
 logger = logging.getLogger("glm")
 
 
-def pretrain(configuration: PretrainingConfiguration, *, notices: Sequence[str]) -> int:
+def pretrain(configuration: PretrainingSettings) -> int:
     """Build everything that ``configuration`` describes and train; return the exit code."""
     from training.build import build_engine, build_log, compute_cost, find_starting_point
-    from training.data import build_pretraining_data, build_pretraining_tokenizer
+    from training.data import build_pretraining_data, build_run_tokenizer
     from training.distributed import finish_distributed, seed_everything, start_distributed
     from training.loop import Trainer
 
@@ -30,31 +29,24 @@ def pretrain(configuration: PretrainingConfiguration, *, notices: Sequence[str])
     topology, device = start_distributed(configuration.device)
     first = topology.rank == 0
 
-    for notice in notices:
+    for notice in configuration.notices:
         logger.info(notice)
     seed_everything(run.seed)
-    tokenizer = build_pretraining_tokenizer(configuration.tokenizer)
-    vocab_size = tokenizer.padded_size(configuration.tokenizer.vocab_divisor)
+    tokenizer = build_run_tokenizer(configuration)
+    vocab_size = tokenizer.padded_size(configuration.tokenizer.make_vocab_size_divisible_by)
     engine = build_engine(configuration, vocab_size=vocab_size, topology=topology, device=device)
     start = find_starting_point(engine, configuration, tokenizer=tokenizer.fingerprint)
     data = build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology)
-    if configuration.mixture.ratio > 0:
+    if configuration.mixture.multi_task_ratio > 0:
         from tasks.pretraining_mix import mix_downstream
 
         data = mix_downstream(data, configuration, tokenizer=tokenizer, topology=topology)
-    log = build_log(
-        run,
-        values=configuration.values,
-        deepspeed_content=configuration.deepspeed_content,
-        num_updates=run.train_iters,
-        initial=start.updates,
-        silent=not first,
-    )
+    log = build_log(configuration, num_updates=run.train_iters, initial=start.updates, silent=not first)
     trainer = Trainer(
         engine,
         data=data,
         num_updates=run.train_iters,
-        accumulation_steps=configuration.batch.accumulation_steps,
+        accumulation_steps=configuration.batch.gradient_accumulation_steps,
         run=run,
         checkpoint=configuration.checkpoint,
         log=log,
@@ -72,17 +64,15 @@ def pretrain(configuration: PretrainingConfiguration, *, notices: Sequence[str])
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and pre-train."""
-    parser = get_parser(__doc__, program="pretrain_glm.py")
-    parsed = parse_arguments(argv, parser=parser, without_effect=PRETRAINING_WITHOUT_EFFECT)
-    configuration = pretraining_configuration(parsed)
-    if parsed.values.dry_run:
+    configuration = parse_settings(PretrainingSettings, argv, description=__doc__)
+    if configuration.run.dry_run:
         from training.plan import print_plan
 
-        return print_plan(configuration, notices=parsed.notices)
+        return print_plan(configuration)
     from training.distributed import faults_in_one_line
 
     with faults_in_one_line(batch_size=configuration.batch.batch_size, checkpoints=configuration.checkpoint.save):
-        return pretrain(configuration, notices=parsed.notices)
+        return pretrain(configuration)
 
 
 if __name__ == "__main__":

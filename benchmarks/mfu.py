@@ -30,14 +30,13 @@ from data_utils.batches import Batch
 from data_utils.errors import run_main
 from model.config import GLMConfig
 from mpu.initialize import ParallelTopology
-from training.arguments import parse_arguments
+from training.arguments import parse_settings
 from training.build import build_engine
-from training.configurations import PretrainingConfiguration, pretraining_configuration
-from training.data import batch_loader, build_pretraining_data, build_pretraining_tokenizer
+from training.data import batch_loader, build_pretraining_data, build_run_tokenizer
 from training.distributed import faults_in_one_line, finish_distributed, seed_everything, start_distributed
 from training.engine import Engine
-from training.flags import PRETRAINING_WITHOUT_EFFECT
 from training.metrics import PEAK_FLOPS
+from training.settings import PretrainingSettings
 
 logger = logging.getLogger("glm")
 
@@ -131,7 +130,7 @@ def training_flags(options: argparse.Namespace) -> list[str]:
 
 
 def training_batches(
-    configuration: PretrainingConfiguration,
+    configuration: PretrainingSettings,
     *,
     real: bool,
     vocab_size: int,
@@ -139,9 +138,9 @@ def training_batches(
 ) -> tuple[Iterator[Batch], int]:
     """Return the batches of a run, and the size of the vocabulary (``vocab_size`` for random documents)."""
     if real:
-        tokenizer = build_pretraining_tokenizer(configuration.tokenizer)
+        tokenizer = build_run_tokenizer(configuration)
         data = build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology)
-        return iter(data.train(0)), tokenizer.padded_size(configuration.tokenizer.vocab_divisor)
+        return iter(data.train(0)), tokenizer.padded_size(configuration.tokenizer.make_vocab_size_divisible_by)
     batch = configuration.batch
     loader = batch_loader(
         RandomDocuments(RANDOM_DOCUMENTS, longest=LONGEST_DOCUMENT),
@@ -150,7 +149,7 @@ def training_batches(
         topology=topology,
         seq_length=batch.seq_length,
         batch_size=batch.batch_size,
-        num_batches=configuration.run.train_iters * batch.accumulation_steps,
+        num_batches=configuration.run.train_iters * batch.gradient_accumulation_steps,
         num_workers=batch.num_workers,
     )
     return loader.batches(), vocab_size
@@ -250,13 +249,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, rest = get_parser().parse_known_args(argv)
     if options.steps < 1 or options.warmup < 0:
         raise ValueError(f"--steps {options.steps} --warmup {options.warmup}: at least 1 and 0 are needed")
-    parsed = parse_arguments([*training_flags(options), *rest], without_effect=PRETRAINING_WITHOUT_EFFECT)
-    configuration = pretraining_configuration(parsed)
+    configuration = parse_settings(PretrainingSettings, [*training_flags(options), *rest])
     with faults_in_one_line(batch_size=configuration.batch.batch_size, checkpoints=None):
         return run(configuration, options)
 
 
-def run(configuration: PretrainingConfiguration, options: argparse.Namespace) -> int:
+def run(configuration: PretrainingSettings, options: argparse.Namespace) -> int:
     """Build the run, measure it and print the result on the first rank."""
     topology, device = start_distributed(configuration.device)
     if options.json:
@@ -272,7 +270,7 @@ def run(configuration: PretrainingConfiguration, options: argparse.Namespace) ->
     )
     engine = build_engine(configuration, vocab_size=vocab_size, topology=topology, device=device)
     engine.model.train()
-    accumulation = {"accumulation_steps": configuration.batch.accumulation_steps}
+    accumulation = {"accumulation_steps": configuration.batch.gradient_accumulation_steps}
     found = measure(
         engine,
         batches,

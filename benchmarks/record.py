@@ -23,16 +23,15 @@ from benchmarks.models import MODELS
 from data_utils.errors import run_main
 from model.modeling_glm import GLMModel
 from tasks.collation import TaskBatch, collate
-from tasks.configuration import FinetuningConfiguration, finetuning_configuration
 from tasks.finetuning import build_engine
 from tasks.network import HeadSettings, add_head
 from tasks.objective import TaskCriterion
 from tasks.samples import TaskSample
+from tasks.settings import FinetuningSettings
 from tasks.task_data import WIDTH_MULTIPLE
-from training.arguments import parse_arguments
-from training.build import model_config, seed_model
+from training.arguments import parse_settings
+from training.build import seed_model
 from training.distributed import faults_in_one_line, finish_distributed, seed_everything, start_distributed
-from training.flags import FINETUNING_WITHOUT_EFFECT
 
 LONGEST_CANDIDATE = 6
 FIRST_ID = 10  # ids below are commands
@@ -108,19 +107,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(
             "--steps, --questions, --candidates and --shortest are at least 1, --longest no less than that"
         )
-    parsed = parse_arguments([*finetuning_flags(options), *rest], without_effect=FINETUNING_WITHOUT_EFFECT)
-    configuration = finetuning_configuration(parsed)
+    configuration = parse_settings(FinetuningSettings, [*finetuning_flags(options), *rest])
     with faults_in_one_line(batch_size=options.questions, checkpoints=None):
         return run(configuration, options)
 
 
-def run(configuration: FinetuningConfiguration, options: argparse.Namespace) -> int:
+def run(configuration: FinetuningSettings, options: argparse.Namespace) -> int:
     """Build the network and its engine, measure, and print the result on the first rank."""
     topology, device = start_distributed(configuration.device)
     if options.json:
         logging.getLogger("glm").setLevel(logging.CRITICAL)
     seed_everything(configuration.run.seed)
-    config = model_config(configuration.model, vocab_size=MODELS[options.model].config.vocab_size)
+    config = configuration.model.config(vocab_size=MODELS[options.model].config.vocab_size)
     model = GLMModel(config, topology=topology)
     seed_model(model, configuration.run.seed, topology=topology)
     engine = build_engine(
@@ -133,15 +131,16 @@ def run(configuration: FinetuningConfiguration, options: argparse.Namespace) -> 
     )
     found = measure(
         engine,
-        make_batches(options, share_rows=configuration.task.pack_samples),
+        make_batches(options, share_rows=configuration.batch.pack_samples),
         config=config,
         name=f"ReCoRD, {options.model}",
         warmup=options.warmup,
         steps=options.steps,
-        accumulation_steps=configuration.tuning.accumulation_steps,
+        accumulation_steps=configuration.batch.gradient_accumulation_steps,
         given_tflops=options.peak_tflops,
     )
-    samples = options.questions * configuration.tuning.accumulation_steps * options.steps * topology.data_parallel_size
+    steps = configuration.batch.gradient_accumulation_steps * options.steps
+    samples = options.questions * steps * topology.data_parallel_size
     rate = samples / found.seconds
     if topology.rank == 0 and options.json:
         print(json.dumps({**as_json(found), "samples_per_second": rate}))

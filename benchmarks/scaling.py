@@ -25,6 +25,7 @@ from mpu.initialize import ParallelTopology, initialize_model_parallel
 from training.engine import TorchEngine
 from training.optimizer import build_optimizer
 from training.schedule import AnnealingLR
+from training.settings import OptimizerSettings
 
 PROCESSES = 2
 ROWS, WIDTH, CONTEXT, VOCABULARY, REPEATS = 8, 256, 215, 8192, 5
@@ -39,7 +40,7 @@ def make_engine(topology: ParallelTopology) -> TorchEngine:
         embedding_dropout=0.0, attention_dropout=0.0, output_dropout=0.0,
     )  # fmt: skip
     model = GLMModel(config, topology=topology, generator=torch.Generator().manual_seed(1))
-    optimizer = build_optimizer(model, lr=1e-4, weight_decay=0.01, betas=(0.9, 0.98), eps=1e-8)
+    optimizer = build_optimizer(model, OptimizerSettings(lr=1e-4, adam_beta2=0.98))
     scheduler = AnnealingLR(optimizer, start_lr=1e-4, warmup_iters=0, num_iters=100)
     return TorchEngine(model, optimizer=optimizer, scheduler=scheduler, topology=topology)
 

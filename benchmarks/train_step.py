@@ -22,6 +22,7 @@ from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from mpu.kernels.host_memory import keep_freed_memory
 from training.optimizer import build_optimizer, clip_gradients
+from training.settings import OptimizerSettings
 
 GOALS = {("fp32", 0.0): 2.3, ("fp32", 0.1): 2.1, ("bf16", 0.0): 4.0, ("bf16", 0.1): 3.5}
 MEMORY_GOALS = {0.0: 0.42, 0.1: 0.6}  # fp32
@@ -65,7 +66,7 @@ def our_step(precision: str, dropout: float) -> Callable[[], float]:
     keep_freed_memory()
     topology = ParallelTopology.single()
     model = GLMModel(make_config(dropout), generator=torch.Generator().manual_seed(2)).train()
-    optimizer = build_optimizer(model, lr=1e-4, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
+    optimizer = build_optimizer(model, OptimizerSettings(lr=1e-4))
     inputs = make_inputs()
 
     def step() -> float:

@@ -14,10 +14,9 @@ from model.checkpoints.reading import read_weight_file, resolve_checkpoint
 from model.hub.adapters import save_adapter
 from model.lora import adapted_layers
 from mpu.initialize import ParallelTopology
-from tasks.configuration import FinetuningConfiguration
 from tasks.run import TaskRun
-from training.build import EngineSettings, checkpoint_to_load, wrap_model
-from training.configurations import ScheduleSettings
+from tasks.settings import FinetuningSettings
+from training.build import checkpoint_to_load, wrap_model
 from training.engine import Criterion, Engine
 from training.logging import RunLog, store_json
 from training.loop import Progress, Trainer, run_every
@@ -66,7 +65,7 @@ class FineTuner(Trainer):
         self,
         engine: Engine,
         task: TaskRun,
-        configuration: FinetuningConfiguration,
+        configuration: FinetuningSettings,
         *,
         progress: FinetuningProgress | None = None,
         log: RunLog,
@@ -76,7 +75,7 @@ class FineTuner(Trainer):
             engine,
             data=task.training_data(),
             num_updates=task.num_updates,
-            accumulation_steps=configuration.tuning.accumulation_steps,
+            accumulation_steps=configuration.batch.gradient_accumulation_steps,
             run=configuration.run,
             checkpoint=configuration.checkpoint,
             log=log,
@@ -96,10 +95,11 @@ class FineTuner(Trainer):
         progress, saving = self.progress, False
         ended = progress.batches // self.task.batches_per_epoch
         if progress.updates == self.num_updates:
-            ended = self.settings.epochs
+            ended = self.settings.num_epochs
         while progress.epochs < ended:
             progress.epochs += 1
-            if self.task.validation and self.settings.validate and run_every(self.settings.eval_epoch, progress.epochs):
+            validating = self.task.validation and not self.settings.no_validation
+            if validating and run_every(self.settings.eval_epoch, progress.epochs):
                 self._validate(epoch=progress.epochs - 1)
             saving = saving or run_every(self.settings.save_epoch, progress.epochs)
         return saving
@@ -180,7 +180,7 @@ class FineTuner(Trainer):
         """Save what is trained as ``best``, without the optimizer, and write ``results.json``."""
         progress, root = self.progress, self.checkpoint.save
         if root is not None:
-            weights_only = replace(self.checkpoint, save_optimizer=False, save_random_state=False, keep=None)
+            weights_only = replace(self.checkpoint, no_save_optim=True, no_save_rng=True, keep_checkpoints=None)
             self.engine.save(weights_only, iteration=progress.updates, data_state={}, tag=BEST_TAG)
             self._save_adapter()
             if self.first:
@@ -203,7 +203,7 @@ class FineTuner(Trainer):
 
 def build_engine(
     network: nn.Module,
-    configuration: FinetuningConfiguration,
+    configuration: FinetuningSettings,
     *,
     criterion: Criterion,
     num_updates: int,
@@ -211,34 +211,20 @@ def build_engine(
     device: torch.device,
 ) -> Engine:
     """Build the engine around ``network``; the schedule is ``num_updates`` long."""
-    schedule = configuration.schedule
-    settings = EngineSettings(
-        optimizer=configuration.optimizer,
-        schedule=ScheduleSettings(
-            decay_style=schedule.decay_style,
-            num_iters=max(1, num_updates),
-            warmup=schedule.warmup,
-            decay_ratio=schedule.decay_ratio,
-            switch_linear=False,
-        ),
-        precision=configuration.precision,
-        batch_size=configuration.tuning.batch_size,
-        accumulation_steps=configuration.tuning.accumulation_steps,
-        deepspeed_content=configuration.deepspeed_content,
-        universal=configuration.checkpoint.universal,
-        kernels=configuration.kernels,
+    length = max(1, num_updates)
+    return wrap_model(
+        network, configuration, schedule_length=length, topology=topology, device=device, criterion=criterion
     )
-    return wrap_model(network, settings, topology=topology, device=device, criterion=criterion)
 
 
-def find_progress(engine: Engine, configuration: FinetuningConfiguration, task_name: str) -> FinetuningProgress:
+def find_progress(engine: Engine, configuration: FinetuningSettings, task_name: str) -> FinetuningProgress:
     """Restore the run that ``--load`` or ``--auto-resume`` names; another checkpoint gives its weights alone."""
     settings = configuration.checkpoint
     folder = checkpoint_to_load(settings)
     if folder is None:
         return FinetuningProgress()
     kept = read_weight_file(resolve_checkpoint(folder).shard_files()[0]).get("data_state") or {}
-    goes_on = kept.get("task") == task_name and configuration.tuning.epochs > 0 and not settings.finetune
+    goes_on = kept.get("task") == task_name and configuration.tuning.num_epochs > 0 and not settings.finetune
     restored = engine.load(folder, settings if goes_on else replace(settings, finetune=True))
     logger.info(restored.report.summary())
     if not goes_on:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.configuration import LANGUAGE_MODEL_TASKS, SEQ2SEQ_TASKS
 from tasks.examples import DataOptions, InputExample
 from tasks.metrics import evaluate
 from tasks.multichoice import MultichoiceProcessor, expand_files, file_title
 from tasks.patterns import PVP
 from tasks.processors import DEFAULT_OPTIONS, DataProcessor
+from tasks.settings import LANGUAGE_MODEL_TASKS, SEQ2SEQ_TASKS
 from tasks.superglue.dataset import PROCESSORS
 from tasks.superglue.pvp import PVPS
 

@@ -2,7 +2,7 @@
 
 ``finetune_glm.py`` chooses the ``TaskRun`` (a task with its data read), builds the engine around the run's network and
 criterion, and hands both to ``tasks/finetuning.py``. A new family is a subclass of ``TaskRun``, its tasks' names in
-``tasks/configuration.py`` and a line in ``finetune_glm.py``.
+``tasks/settings.py`` and a line in ``finetune_glm.py``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from model.hub.adapters import load_adapter, read_adapter
 from model.lora import adapted_layers, add_adapters
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
-from tasks.configuration import FinetuningConfiguration
+from tasks.settings import FinetuningSettings
 from tasks.task_data import batches_per_epoch, training_batches
 from training.build import seed_model
 from training.loop import TrainingData
@@ -71,9 +71,7 @@ class TaskRun(ABC):
     validation: Sequence[Any] = ()
     test: Sequence[Any] = ()
 
-    def __init__(
-        self, configuration: FinetuningConfiguration, *, tokenizer: Tokenizer, topology: ParallelTopology
-    ) -> None:
+    def __init__(self, configuration: FinetuningSettings, *, tokenizer: Tokenizer, topology: ParallelTopology) -> None:
         """Read the data."""
         self.configuration = configuration
         self.tokenizer = tokenizer
@@ -102,39 +100,38 @@ class TaskRun(ABC):
     def batches_per_epoch(self) -> int:
         """Return the micro batches of one data rank in an epoch."""
         return batches_per_epoch(
-            len(self.training), batch_size=self.configuration.tuning.batch_size, topology=self.topology
+            len(self.training), batch_size=self.configuration.batch.batch_size, topology=self.topology
         )
 
     @property
     def num_updates(self) -> int:
         """Return the updates of all epochs; micro batches that do not fill one are left out."""
-        tuning = self.configuration.tuning
-        return tuning.epochs * self.batches_per_epoch // tuning.accumulation_steps
+        steps = self.configuration.batch.gradient_accumulation_steps
+        return self.configuration.tuning.num_epochs * self.batches_per_epoch // steps
 
     def training_data(self) -> TrainingData:
         """Return where the run's micro batches come from."""
-        tuning, run, topology = self.configuration.tuning, self.configuration.run, self.topology
+        batch, run, topology = self.configuration.batch, self.configuration.run, self.topology
 
         def valid_batches() -> Iterator[Any]:
-            starts = range(0, len(self.loss_samples), tuning.eval_batch_size)
+            starts = range(0, len(self.loss_samples), batch.evaluation_batch_size)
             ranks, rank = topology.data_parallel_size, topology.data_parallel_rank
             for turn in range(-(-len(starts) // ranks)):  # the same number of batches on every rank
                 start = starts[(turn * ranks + rank) % len(starts)]
-                yield self.collate(self.loss_samples[start : start + tuning.eval_batch_size])
+                yield self.collate(self.loss_samples[start : start + batch.evaluation_batch_size])
 
         return TrainingData(
             train=self.batches,
-            samples_per_batch=tuning.batch_size * topology.data_parallel_size,
+            samples_per_batch=batch.batch_size * topology.data_parallel_size,
             valid=(lambda: islice(valid_batches(), run.eval_iters)) if self.loss_samples and run.eval_iters else None,
         )
 
     def batches(self, first_batch: int) -> Iterator[Any]:
         """Yield this data rank's micro batches of all epochs, from number ``first_batch`` on."""
-        tuning = self.configuration.tuning
         return training_batches(
             self.training,
-            epochs=tuning.epochs,
-            batch_size=tuning.batch_size,
+            epochs=self.configuration.tuning.num_epochs,
+            batch_size=self.configuration.batch.batch_size,
             seed=self.configuration.run.seed,
             topology=self.topology,
             first_batch=first_batch,
@@ -151,7 +148,7 @@ class TaskRun(ABC):
             logger.info(report.summary())
         elif configuration.checkpoint.load is None:
             logger.info("weights: random (no --load-pretrained, no --load)")
-        if configuration.lora is not None or configuration.lora_adapter is not None:
+        if configuration.adapters.flag is not None:
             self._add_adapters(network, model)
 
     def _add_adapters(self, network: nn.Module, model: GLMModel) -> None:
@@ -160,18 +157,17 @@ class TaskRun(ABC):
         The layers of a head around it stay trained. Raises ValueError when the adapter does not fit the model, or
         DeepSpeed would spread the weights (ZeRO stage 3).
         """
-        configuration = self.configuration
-        zero = (configuration.deepspeed_content or {}).get("zero_optimization") or {}
-        if zero.get("stage") == 3:
+        configuration, adapters = self.configuration, self.configuration.adapters
+        if configuration.zero_stage == 3:
             raise ValueError(
                 "adapters (--lora-rank, --lora-adapter) do not go with ZeRO stage 3; choose stage 0, 1 or 2"
             )
-        if configuration.lora_adapter is not None:
-            report = load_adapter(network, model, read_adapter(configuration.lora_adapter), topology=self.topology)
-            logger.info(f"adapter of {configuration.lora_adapter}: {len(report.loaded)} parameters loaded")
+        if adapters.lora_adapter is not None:
+            report = load_adapter(network, model, read_adapter(adapters.lora_adapter), topology=self.topology)
+            logger.info(f"adapter of {adapters.lora_adapter}: {len(report.loaded)} parameters loaded")
         else:
-            assert configuration.lora is not None
-            add_adapters(model, configuration.lora, generator=torch.Generator().manual_seed(configuration.run.seed))
+            generator = torch.Generator().manual_seed(configuration.run.seed)
+            add_adapters(model, adapters.new_adapters(), generator=generator)
         used = adapted_layers(network)[0].settings
         trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
         every = sum(parameter.numel() for parameter in network.parameters())

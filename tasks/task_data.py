@@ -14,11 +14,12 @@ import torch
 from data_utils.tokenizers.tokenizer import Tokenizer
 from mpu.initialize import ParallelTopology
 from tasks.collation import TaskBatch, collate
-from tasks.configuration import TaskSettings
 from tasks.examples import DataOptions, InputExample
 from tasks.readers import MissingFileError
 from tasks.registry import Task
 from tasks.samples import EncodingOptions, TaskSample
+from tasks.settings import FinetuningSettings
+from training.settings import TaskSettings
 
 logger = logging.getLogger("glm")
 
@@ -56,34 +57,36 @@ class TaskData:
     def __init__(
         self,
         task: Task,
-        settings: TaskSettings,
+        settings: FinetuningSettings,
         *,
         tokenizer: Tokenizer,
         encoding: EncodingOptions,
     ) -> None:
-        if settings.data_folder is None and task.name != "multichoice":
+        if settings.data.data_dir is None and task.name != "multichoice":
             raise ValueError("no --data-dir: give the folder of the task's files")
         self.task = task
         self.settings = settings
         self.tokenizer = tokenizer
         self.encoding = encoding
         self.pad_id = tokenizer.command_id("pad")
-        self.pattern_ids = _ensemble(task, settings) or (encoding.pattern_id,)
+        self.pattern_ids = _ensemble(task, settings.task) or (encoding.pattern_id,)
         self.options = DataOptions(
-            few_superglue=settings.few_superglue, cloze=settings.cloze, wsc_negative=settings.wsc_negative
+            few_superglue=settings.task.few_superglue,
+            cloze=settings.task.cloze_eval,
+            wsc_negative=settings.task.wsc_negative,
         )
 
     def examples(self, split: str, *, for_training: bool) -> Sequence[InputExample]:
         """Read a split, or with ``--limit`` some of its examples."""
         options = replace(self.options, for_training=for_training)
-        return limited(self.task.examples(self.settings.data_folder, split, options), self.settings.limit)
+        return limited(self.task.examples(self.settings.data.data_dir, split, options), self.settings.task.limit)
 
     def samples(self, split: str) -> Sequence[TaskSample]:
         """Return the samples of a split for a loss, those of all patterns; say how many texts were shortened."""
         examples = self.examples(split, for_training=True)
         return list(itertools.chain.from_iterable(self._encode(examples, split, for_training=True)))
 
-    def evaluation_sets(self, names: Sequence[str], *, default: str) -> list[EvaluationSet]:
+    def evaluation_sets(self, names: Sequence[str] | None, *, default: str) -> list[EvaluationSet]:
         """Return the splits called ``names`` for a metric.
 
         Without names it is the ``default`` one; when the task has no such split, or its file is not there, none.
@@ -109,9 +112,9 @@ class TaskData:
         return collate(
             samples,
             pad_id=self.pad_id,
-            pad_to=self.settings.seq_length if self.settings.pad_to_max else None,
+            pad_to=self.settings.batch.seq_length if self.settings.batch.pad_to_max else None,
             multiple_of=WIDTH_MULTIPLE,
-            share_rows=self.settings.pack_samples,
+            share_rows=self.settings.batch.pack_samples,
         )
 
     def _encode(
@@ -130,7 +133,7 @@ class TaskData:
 
 def _ensemble(task: Task, settings: TaskSettings) -> tuple[int, ...]:
     """Return the patterns of ``--pattern-ensemble``, all where it names none; nothing without the flag."""
-    if settings.pattern_ensemble is None or not settings.cloze:
+    if settings.pattern_ensemble is None or not settings.cloze_eval:
         return ()
     unknown = sorted(set(settings.pattern_ensemble) - set(task.pattern_ids))
     if unknown:

@@ -1,28 +1,47 @@
-"""The command line: parse flags, read the DeepSpeed file, warn about flags without effect.
+"""The command line: a parser made from the declarations of ``training/settings.py``, and settings from what it parses.
 
-``get_parser`` is shared by all programs. ``parse_arguments`` turns a command line into a namespace with the derived
-values of the original and the lines to print once. Only entry points see the namespace; the
-settings they pass on are built by ``training/configurations.py``. Imports neither torch nor numpy.
+``parse_settings`` is what programs call. Imports neither torch nor numpy.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from types import NoneType, UnionType
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from training.flags import (
-    GROUPS,
-    HIDDEN_ALIASES,
-    HIDDEN_SWITCHES,
-    ORIGINAL_NAMES,
-    WITHOUT_EFFECT,
-    Flag,
-)
+from training.settings import CHOICES_WITHOUT_EFFECT, WITHOUT_EFFECT, Group, Settings, spelling
+
+S = TypeVar("S", bound=Settings)
+
+
+def groups_of(settings: type[Settings]) -> dict[str, type[Group]]:
+    """Return the groups of a program's settings by the field that holds them."""
+    hints = get_type_hints(settings)
+    kinds = {one.name: hints[one.name] for one in fields(settings)}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Group)}
+
+
+def options_of(group: type[Group]) -> Iterator[tuple[Field[Any], str]]:
+    """Yield the fields of a group that are options, with the flag of each."""
+    for one in fields(group):  # type: ignore[arg-type]  # every group is a dataclass
+        if one.metadata:
+            yield one, one.metadata["flag"] or spelling(one.name)
+
+
+def value_type(hint: Any) -> type:
+    """Return the type of one value of an option, given the annotation of its field (str for a path)."""
+    if isinstance(hint, UnionType):
+        [hint] = (kind for kind in get_args(hint) if kind is not NoneType)
+    if get_origin(hint) is tuple:
+        hint = get_args(hint)[0]
+    return str if hint is Path else hint
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -31,14 +50,20 @@ class FlagParser(argparse.ArgumentParser):
     The original accepts every unambiguous prefix of a flag. A flag that we add must not make one ambiguous.
     """
 
+    original: frozenset[str] = frozenset()
+
     def error(self, message: str) -> NoReturn:
-        """Raise ``message`` for the entry point to print."""
-        raise ValueError(f"{message} (--help lists the flags)")
+        """Raise ``message`` for the entry point to print, with the flag that was perhaps meant."""
+        hint = "--help lists the flags"
+        if message.startswith("unrecognized arguments: "):
+            typed = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
+            similar = difflib.get_close_matches(typed, self._option_string_actions, n=1)
+            hint = f"did you mean {similar[0]}? {hint}" if similar else hint
+        raise ValueError(f"{message} ({hint})")
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
         matches = super()._get_option_tuples(option_string)
-        original = [match for match in matches if match[1] in ORIGINAL_NAMES]
-        return original or matches
+        return [match for match in matches if match[1] in self.original] or matches
 
 
 class _SwitchInstead(argparse._StoreTrueAction):
@@ -54,59 +79,50 @@ class _SwitchInstead(argparse._StoreTrueAction):
         setattr(namespace, self.instead_of, False)
 
 
-def _add_flag(group: argparse._ArgumentGroup, flag: Flag) -> None:
-    if flag.instead_of is not None:
-        group.add_argument(flag.name, dest=flag.dest, action=_SwitchInstead, instead_of=flag.instead_of, help=flag.help)
-        return
-    if flag.type is None:
-        group.add_argument(flag.name, dest=flag.dest, action="store_true", help=flag.help)
-        return
-    group.add_argument(
-        flag.name,
-        dest=flag.dest,
-        type=flag.type,
-        default=flag.default,
-        choices=flag.choices,
-        nargs=flag.nargs,
-        help=flag.help,
-    )
-
-
-def get_parser(description: str | None = None, *, program: str | None = None) -> argparse.ArgumentParser:
-    """Build the parser of all flags, to which a program may add its own groups."""
-    parser = FlagParser(prog=program, description=description)
-    for title, flags in GROUPS:
-        group = parser.add_argument_group(title)
-        for flag in flags:
-            _add_flag(group, flag)
-    for name in HIDDEN_SWITCHES:
-        parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
-    for name, dest in HIDDEN_ALIASES.items():
-        parser.add_argument(name, dest=dest, type=int, help=argparse.SUPPRESS, default=argparse.SUPPRESS)
+def get_parser(settings: type[Settings] = Settings, *, description: str | None = None) -> FlagParser:
+    """Build the parser of a program: all flags of its groups, and those that have no effect."""
+    parser = FlagParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    original = set()
+    for kind in groups_of(settings).values():
+        section, hints = parser.add_argument_group((kind.__doc__ or "").splitlines()[0]), get_type_hints(kind)
+        for one, flag in options_of(kind):
+            declared, value = one.metadata, value_type(hints[one.name])
+            shown = "" if one.default in (None, False, "") else f" (default: {one.default})"
+            common = {"dest": one.name, "help": (declared["help"] + shown).replace("%", "%%")}
+            if declared["instead_of"]:
+                section.add_argument(flag, action=_SwitchInstead, instead_of=declared["instead_of"], **common)
+            elif value is bool:
+                section.add_argument(flag, action="store_true", **common)
+            else:
+                common |= {"default": one.default, "choices": declared["choices"], "nargs": declared["nargs"]}
+                section.add_argument(flag, type=value, **common)
+            original |= {flag} if declared["original"] else set()
+    section = parser.add_argument_group("Without effect, accepted for scripts of the original")
+    for flag, kind_of_value, default, reason in WITHOUT_EFFECT:
+        if kind_of_value is None:
+            section.add_argument(flag, action="store_true", help=reason)
+        else:
+            choices = CHOICES_WITHOUT_EFFECT.get(flag)
+            section.add_argument(flag, type=kind_of_value, default=default, choices=choices, help=reason)
+    # How newer launchers spell --local_rank.
+    parser.add_argument("--local-rank", dest="local_rank", type=int, help=argparse.SUPPRESS, default=argparse.SUPPRESS)
+    parser.original = frozenset(original | {flag for flag, *_ in WITHOUT_EFFECT} - {"--lazy-loader"})
     return parser
 
 
-@dataclass(frozen=True)
-class DeepSpeedFile:
-    """What a DeepSpeed JSON file says about a run, for any engine."""
-
-    path: str
-    content: Mapping[str, Any]
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-
-    def report(self) -> str:
-        """Return one line that names every flag the file overrides."""
-        listed = ", ".join(f"{name} = {value}" for name, value in self.overrides.items()) or "nothing"
-        return f"{self.path} sets {listed}"
+def flags_without_effect(settings: type[Settings]) -> dict[str, tuple[str, str]]:
+    """Return the flags that change nothing in a program, by their name in the namespace: flag and reason."""
+    reasons = {flag.lstrip("-").replace("-", "_"): (flag, reason) for flag, _, _, reason in WITHOUT_EFFECT}
+    for kind in groups_of(settings).values():
+        for one, flag in options_of(kind):
+            only = one.metadata["only"] or kind.only
+            if settings.program and settings.program not in only:
+                reasons[one.name] = (flag, f"concerns {' and '.join(only)}")
+    return reasons
 
 
-def _given(value: Any) -> bool:
-    """Tell whether a DeepSpeed value is a real one ("auto" leaves the choice to us)."""
-    return value is not None and value != "auto"
-
-
-def read_deepspeed_file(path: str) -> DeepSpeedFile:
-    """Read a DeepSpeed JSON file and list the values that win over flags.
+def read_deepspeed_file(path: str) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """Read a DeepSpeed JSON file; return its content, and its values that win over flags.
 
     Raises:
         ValueError: the file is missing or is no JSON object.
@@ -128,7 +144,7 @@ def read_deepspeed_file(path: str) -> DeepSpeedFile:
         "adam_eps": parameters.get("eps"),
         "clip_grad": content.get("gradient_clipping"),
     }
-    if _given(parameters.get("betas")):
+    if parameters.get("betas") not in (None, "auto"):
         candidates["adam_beta1"], candidates["adam_beta2"] = parameters["betas"]
     if half.get("enabled"):
         candidates["fp16"] = True
@@ -140,26 +156,11 @@ def read_deepspeed_file(path: str) -> DeepSpeedFile:
         candidates["fp16"] = False
     if "bf16" in content:
         candidates["bf16"] = bool(content["bf16"].get("enabled"))
-    overrides = {name: value for name, value in candidates.items() if _given(value)}
     # The original resets the accumulation to 1 when the file is silent about it.
     steps = content.get("gradient_accumulation_steps")
-    overrides["gradient_accumulation_steps"] = steps if _given(steps) else 1
-    return DeepSpeedFile(path=path, content=content, overrides=overrides)
-
-
-@dataclass(frozen=True)
-class ParsedArguments:
-    """A parsed command line.
-
-    Attributes:
-        values: the namespace, with derived values.
-        deepspeed_file: the DeepSpeed file, when ``--deepspeed`` names one.
-        notices: lines to print once, on the first rank.
-    """
-
-    values: argparse.Namespace
-    deepspeed_file: DeepSpeedFile | None
-    notices: tuple[str, ...]
+    candidates["gradient_accumulation_steps"] = 1 if steps in (None, "auto") else steps
+    # "auto" leaves the choice to us.
+    return content, {name: value for name, value in candidates.items() if value not in (None, "auto")}
 
 
 def _read_world(values: argparse.Namespace, environment: Mapping[str, str]) -> None:
@@ -178,52 +179,60 @@ def _read_world(values: argparse.Namespace, environment: Mapping[str, str]) -> N
     values.model_parallel_size = min(values.model_parallel_size, world_size)
 
 
-def notice_without_effect(
-    parser: argparse.ArgumentParser, values: argparse.Namespace, *, without_effect: Mapping[str, str]
-) -> tuple[str, ...]:
-    """Return one line that names the given flags which change nothing, or no line."""
-    changed = [dest for dest in without_effect if getattr(values, dest) != parser.get_default(dest)]
-    if not changed:
-        return ()
-    names = {action.dest: action.option_strings[0] for action in reversed(parser._actions) if action.option_strings}
-    listed = "; ".join(f"{names[dest]} ({without_effect[dest]})" for dest in changed)
-    return (f"warning: without effect: {listed}",)
+def from_values(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """Make a dataclass from the values of its fields' names; a field that is a group is made from all values."""
+    made = {}
+    for name, hint in get_type_hints(kind).items():
+        if isinstance(hint, type) and issubclass(hint, Group):
+            made[name] = from_values(hint, values)
+        elif name in values and name in kind.__dataclass_fields__:
+            value = values[name]
+            if isinstance(value, list):
+                value = tuple(value)
+            made[name] = (Path(value) if value else None) if hint == Path | None else value
+    return kind(**made)
 
 
-def parse_arguments(
+def parse_settings(
+    settings: type[S],
     argv: Sequence[str] | None = None,
     *,
-    parser: argparse.ArgumentParser | None = None,
+    description: str | None = None,
     environment: Mapping[str, str] | None = None,
-    without_effect: Mapping[str, str] = WITHOUT_EFFECT,
-) -> ParsedArguments:
-    """Parse a command line and derive what the original derives.
+) -> S:
+    """Turn a command line into the settings of a program.
 
     Args:
+        settings: the program's class.
         argv: the words after the program name; None takes ``sys.argv``.
-        parser: a parser made by ``get_parser``, with the program's own flags added.
-        environment: where the launcher says rank and world size; None takes the process environment.
-        without_effect: flags to warn about, with the reason.
+        description: for ``--help``.
+        environment: where the launcher says rank and world size, and the date in the name of a new run (GLM_DATE); None
+            takes the process environment.
 
     Raises:
-        ValueError: an unknown flag, a bad value, an unreadable DeepSpeed file, or one that wants another half precision
-            than the flags.
+        ValueError: an unknown flag, a bad value, an unreadable DeepSpeed file, or values that contradict each other.
     """
-    parser = parser or get_parser()
+    environment = os.environ if environment is None else environment
+    parser = get_parser(settings, description=description)
     values = parser.parse_args(argv)
-    notices = notice_without_effect(parser, values, without_effect=without_effect)
-    _read_world(values, os.environ if environment is None else environment)
-    deepspeed_file = None
-    if values.deepspeed and values.deepspeed_config:
-        deepspeed_file = read_deepspeed_file(values.deepspeed_config)
-        for name, value in deepspeed_file.overrides.items():
-            setattr(values, name, value)
-        notices += (deepspeed_file.report(),)
-    if values.fp16 and values.bf16:
-        raise ValueError(
-            "--fp16 and --bf16 exclude each other: the DeepSpeed file sets one, the command line the other; keep one"
-        )
-    values.dynamic_loss_scale = values.loss_scale is None
-    if not values.fp16:
-        values.fp32_embedding = values.fp32_layernorm = values.fp32_tokentypes = False
-    return ParsedArguments(values=values, deepspeed_file=deepspeed_file, notices=notices)
+    notices, content = [], None
+    changed = [
+        f"{flag} ({reason})"
+        for name, (flag, reason) in flags_without_effect(settings).items()
+        if getattr(values, name) != parser.get_default(name)
+    ]
+    if changed:
+        notices.append(f"warning: without effect: {'; '.join(changed)}")
+    _read_world(values, environment)
+    if values.deepspeed:
+        content = {}
+        if values.deepspeed_config:
+            content, overrides = read_deepspeed_file(values.deepspeed_config)
+            vars(values).update(overrides)
+            listed = ", ".join(f"{name} = {value}" for name, value in overrides.items()) or "nothing"
+            notices.append(f"{values.deepspeed_config} sets {listed}")
+    given = dict(vars(values))
+    name = settings.run_name(given, date=environment.get("GLM_DATE") or time.strftime("%m-%d-%H-%M"))
+    run = {"experiment_name": name, "save": Path(values.save) / name if values.save else None}
+    more = {"values": given, "deepspeed_content": content, "notices": tuple(notices)}
+    return from_values(settings, given | run | more)

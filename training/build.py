@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from model.checkpoints.reading import TRACKERS, load_model_weights
-from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from mpu.kernels.host_memory import keep_freed_memory
 from mpu.transformer import Transformer
 from training.checkpointing import ResumeState
-from training.configurations import (
-    BatchSettings,
-    CheckpointSettings,
-    KernelSettings,
-    ModelSettings,
-    OptimizerSettings,
-    PrecisionSettings,
-    PretrainingConfiguration,
-    RunSettings,
-    ScheduleSettings,
-)
 from training.deepspeed.config import DeepSpeedPlan, deepspeed_plan
 from training.distributed import seed_data_rank
 from training.engine import AUTOCAST_TYPES, Criterion, Engine, TorchEngine, supported_precision
@@ -39,47 +24,13 @@ from training.loop import Progress
 from training.metrics import ComputeCost
 from training.optimizer import DynamicLossScaler, build_optimizer
 from training.schedule import AnnealingLR
+from training.settings import BatchSettings, CheckpointSettings, KernelSettings, PretrainingSettings, Settings
 
 logger = logging.getLogger("glm")
 
 
-def model_config(settings: ModelSettings, *, vocab_size: int) -> GLMConfig:
-    """Return the model's configuration for a padded vocabulary of ``vocab_size``."""
-    return GLMConfig(
-        num_layers=settings.num_layers,
-        hidden_size=settings.hidden_size,
-        num_attention_heads=settings.num_attention_heads,
-        vocab_size=vocab_size,
-        max_position_embeddings=settings.max_position_embeddings,
-        block_position_encoding=settings.block_position_encoding,
-        relative_encoding=settings.relative_encoding,
-        embedding_dropout=settings.hidden_dropout,
-        attention_dropout=settings.attention_dropout,
-        output_dropout=settings.hidden_dropout,
-        attention_scale=settings.attention_scale,
-        max_memory_length=settings.max_memory_length,
-        checkpoint_activations=settings.checkpoint_activations,
-        checkpoint_num_layers=settings.checkpoint_num_layers,
-        fast_dropout=settings.fast_dropout,
-    )
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """What an engine is made from, besides the model."""
-
-    optimizer: OptimizerSettings
-    schedule: ScheduleSettings
-    precision: PrecisionSettings
-    batch_size: int
-    accumulation_steps: int
-    deepspeed_content: Mapping[str, Any] | None
-    universal: bool
-    kernels: KernelSettings = field(default_factory=KernelSettings)
-
-
 def build_engine(
-    configuration: PretrainingConfiguration,
+    configuration: PretrainingSettings,
     *,
     vocab_size: int,
     topology: ParallelTopology,
@@ -89,24 +40,14 @@ def build_engine(
 
     Weights are random, or those of ``--load-pretrained``; ``find_starting_point`` restores a run.
     """
-    config = model_config(configuration.model, vocab_size=vocab_size)
-    model = GLMModel(config, topology=topology)
+    model = GLMModel(configuration.model.config(vocab_size=vocab_size), topology=topology)
     seed_model(model, configuration.run.seed, topology=topology)
     logger.info(f"model: {model.num_parameters():,} parameters on this rank, vocabulary {vocab_size}, {device}")
     if configuration.checkpoint.load_pretrained is not None:
         report = load_model_weights(model, configuration.checkpoint.load_pretrained, topology=topology)
         logger.info(report.summary())
-    settings = EngineSettings(
-        optimizer=configuration.optimizer,
-        schedule=configuration.schedule,
-        precision=configuration.precision,
-        batch_size=configuration.batch.batch_size,
-        accumulation_steps=configuration.batch.accumulation_steps,
-        deepspeed_content=configuration.deepspeed_content,
-        universal=configuration.checkpoint.universal,
-        kernels=configuration.kernels,
-    )
-    return wrap_model(model, settings, topology=topology, device=device)
+    length = configuration.schedule_length
+    return wrap_model(model, configuration, schedule_length=length, topology=topology, device=device)
 
 
 def seed_model(model: GLMModel, seed: int, *, topology: ParallelTopology) -> None:
@@ -117,58 +58,37 @@ def seed_model(model: GLMModel, seed: int, *, topology: ParallelTopology) -> Non
 
 def wrap_model(
     model: nn.Module,
-    settings: EngineSettings,
+    settings: Settings,
     *,
+    schedule_length: int,
     topology: ParallelTopology,
     device: torch.device,
     criterion: Criterion | None = None,
 ) -> Engine:
     """Move ``model`` to ``device``, and build its optimizer, schedule and loss scaler and the engine that holds them.
 
-    ``criterion`` is what is minimised (default: blank infilling).
+    The schedule is ``schedule_length`` updates long; ``criterion`` is what is minimised (default: blank infilling).
     """
     plan = _deepspeed_plan(settings, device=device)
-    if plan is not None and plan.stage == 3 and settings.kernels.compiled:
+    if plan is not None and plan.stage == 3 and settings.kernels.compile:
         raise ValueError("--compile does not go with ZeRO stage 3, which takes layers apart; leave one of them out")
     # DeepSpeed's parameters are of the run's precision: so only half the bytes ever reach a GPU.
     if device.type == "cpu":
         keep_freed_memory()  # an update takes and frees the same large tensors every time
     model.to(device=device, dtype=AUTOCAST_TYPES.get(plan.precision) if plan else None)
     choose_kernels(model, settings.kernels, device=device)
-    optimizer = build_optimizer(
-        model,
-        lr=settings.optimizer.lr,
-        weight_decay=settings.optimizer.weight_decay,
-        betas=settings.optimizer.betas,
-        eps=settings.optimizer.eps,
-        name=settings.optimizer.name,
-    )
-    schedule, precision = settings.schedule, settings.precision
-    scheduler = AnnealingLR(
-        optimizer,
-        start_lr=settings.optimizer.lr,
-        warmup_iters=schedule.warmup * schedule.num_iters,
-        num_iters=schedule.num_iters,
-        decay_style=schedule.decay_style,
-        decay_ratio=schedule.decay_ratio,
-    )
+    optimizer = build_optimizer(model, settings.optimizer)
+    scheduler = AnnealingLR.of(settings.schedule, optimizer, num_iters=schedule_length)
     common = {"optimizer": optimizer, "scheduler": scheduler, "topology": topology, "device": device}
     common |= {"clip_grad": settings.optimizer.clip_grad, "criterion": criterion}
     if plan is not None:
         from training.deepspeed.engine import DeepSpeedEngine
 
         return DeepSpeedEngine(model, plan=plan, **common)
-    kind, warning = supported_precision(precision, device=device)
+    kind, warning = supported_precision(settings.precision, device=device)
     if warning:
         logger.info(warning)
-    scaler = None
-    if kind == "fp16":
-        scaler = DynamicLossScaler(
-            loss_scale=precision.loss_scale,
-            window=precision.loss_scale_window,
-            hysteresis=precision.hysteresis,
-            min_scale=precision.min_scale,
-        )
+    scaler = DynamicLossScaler.of(settings.precision) if kind == "fp16" else None
     return TorchEngine(model, precision=kind, loss_scaler=scaler, **common)
 
 
@@ -181,17 +101,17 @@ def choose_kernels(model: nn.Module, settings: KernelSettings, *, device: torch.
         raise ValueError("--attention flex is for GPUs: torch has no backward pass of it on a CPU; use auto or sdpa")
     for module in model.modules():
         if isinstance(module, Transformer):
-            module.choose_kernels(attention=settings.attention, compiled=settings.compiled)
+            module.choose_kernels(attention=settings.attention, compiled=settings.compile)
             if settings.attention == "flex" and module.config.attention_dropout > 0.0:
                 logger.info(
                     "note: FlexAttention has no dropout, so --attention flex works in evaluation alone; add "
                     "--attention-dropout 0 to train with it"
                 )
-    if settings.compiled:
+    if settings.compile:
         logger.info("layers are compiled at the first update, which takes a minute or more")
 
 
-def _deepspeed_plan(settings: EngineSettings, *, device: torch.device) -> DeepSpeedPlan | None:
+def _deepspeed_plan(settings: Settings, *, device: torch.device) -> DeepSpeedPlan | None:
     """Return what DeepSpeed will be told; None when it is not asked for, or not installed."""
     if settings.deepspeed_content is None:
         return None
@@ -200,12 +120,11 @@ def _deepspeed_plan(settings: EngineSettings, *, device: torch.device) -> DeepSp
         return None
     plan = deepspeed_plan(
         settings.deepspeed_content,
-        batch_size=settings.batch_size,
-        accumulation_steps=settings.accumulation_steps,
+        batch=settings.batch,
         optimizer=settings.optimizer,
         precision=settings.precision,
         device=device,
-        universal=settings.universal,
+        universal=settings.checkpoint.universal_checkpoint,
     )
     for notice in plan.notices:
         logger.info(notice)
@@ -219,7 +138,7 @@ def checkpoint_to_load(settings: CheckpointSettings) -> Path | None:
     return settings.load
 
 
-def find_starting_point(engine: Engine, configuration: PretrainingConfiguration, *, tokenizer: str) -> Progress:
+def find_starting_point(engine: Engine, configuration: PretrainingSettings, *, tokenizer: str) -> Progress:
     """Restore the run that ``--load`` or ``--auto-resume`` names, and return where it goes on.
 
     ``tokenizer`` is the fingerprint of the one in use. Raises ValueError when the run used another.
@@ -260,12 +179,12 @@ def resume_position(state: ResumeState, *, batch: BatchSettings, data_parallel_s
     """
     drawn = state.data_state.get("samples")
     if drawn is None:
-        return Progress(state.iteration, state.iteration * batch.accumulation_steps)
+        return Progress(state.iteration, state.iteration * batch.gradient_accumulation_steps)
     train_batches = math.ceil(drawn / (batch.batch_size * data_parallel_size))
     return Progress(state.iteration, train_batches, state.data_state.get("interval"))
 
 
-def compute_cost(engine: Engine, configuration: PretrainingConfiguration) -> ComputeCost:
+def compute_cost(engine: Engine, configuration: PretrainingSettings) -> ComputeCost:
     """Return the arithmetic per token, and the device's peak where it is known and autocast reaches it."""
     half = engine.device.type == "cuda" and engine.precision != "fp32"
     return ComputeCost.of(
@@ -277,32 +196,25 @@ def compute_cost(engine: Engine, configuration: PretrainingConfiguration) -> Com
     )
 
 
-def build_log(
-    run: RunSettings,
-    *,
-    values: Mapping[str, Any],
-    deepspeed_content: Mapping[str, Any] | None,
-    num_updates: int,
-    initial: int,
-    silent: bool,
-) -> RunLog:
+def build_log(settings: Settings, *, num_updates: int, initial: int, silent: bool) -> RunLog:
     """Open the console and the writers of a run, and store its arguments.
 
-    ``values`` is the whole command line, ``num_updates`` the length of the run, ``initial`` the updates made before.
-    A ``silent`` log (all ranks but the first) writes nothing anywhere.
+    ``num_updates`` is the length of the run, ``initial`` the updates made before. A ``silent`` log (all ranks but the
+    first) writes nothing anywhere.
     """
-    console = Console(total=num_updates, initial=initial, progress=run.progress, silent=silent)
+    run, values = settings.run, settings.values
+    console = Console(total=num_updates, initial=initial, progress=not run.no_progress, silent=silent)
     if silent or num_updates == 0:
         return RunLog(console)
     for name in sorted(values):
         console.print(f"  {name} {'.' * max(2, 32 - len(name))} {values[name]}")
     store_json(run.summary_folder / "config.json", values)
-    if deepspeed_content is not None:
-        store_json(run.summary_folder / "config_gpt_large.json", deepspeed_content)
+    if settings.deepspeed_content is not None:
+        store_json(run.summary_folder / "config_gpt_large.json", settings.deepspeed_content)
     writers, note = tensorboard_writer(run.summary_folder, iteration=initial)
     if note:
         console.print(note)
-    writers.append(JsonLinesWriter(run.metrics_file, iteration=initial))
+    writers.append(JsonLinesWriter(run.metrics_path, iteration=initial))
     if run.wandb:
         writers.append(WandbWriter(run.experiment_name, config=values))
     return RunLog(console, writers)

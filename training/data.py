@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -32,8 +32,8 @@ from data_utils.objective.packing import BlockDataset
 from data_utils.samplers import BatchPlan, random_sample_numbers
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from mpu.initialize import ParallelTopology
-from training.configurations import CorpusSettings, PretrainingConfiguration, TokenizerSettings
 from training.loop import TrainingData
+from training.settings import PretrainingSettings, Settings
 
 logger = logging.getLogger("glm")
 
@@ -41,14 +41,38 @@ ENGLISH_SAMPLE = 1024  # tokens of a document that the language detector sees
 ENTROPY_SAMPLE = 20_000_000  # tokens of the training text that its unigram entropy is taken from
 
 
-def tokenizer_keywords(settings: TokenizerSettings) -> dict[str, Any]:
-    """Return the settings as keyword arguments of ``build_tokenizer``."""
-    return {name: value for name, value in asdict(settings).items() if name != "vocab_divisor"}
+def tokenizer_keywords(settings: Settings) -> dict[str, Any]:
+    """Return the keyword arguments of ``build_tokenizer``; of S sentinels those numbered 1 .. S-1 exist."""
+    tokenizer, blank = settings.tokenizer, settings.blank
+    return {
+        "tokenizer_type": tokenizer.tokenizer_type,
+        "model_type": tokenizer.tokenizer_model_type,
+        "path": tokenizer.vocabulary_path,
+        "block_symbols": settings.model.block_lm,
+        "task_mask": blank.task_mask,
+        "decoder_mask": blank.block_mask_prob > 0 or blank.context_mask_ratio > 0,
+        "num_sentinels": settings.model.max_position_embeddings if blank.sentinel_token else 0,
+        "fix_command_token": tokenizer.fix_command_token,
+        "vocab_dir": tokenizer.vocab_dir,
+        "cache_dir": tokenizer.cache_dir,
+    }
 
 
-def build_pretraining_tokenizer(settings: TokenizerSettings) -> Tokenizer:
+def build_run_tokenizer(settings: Settings) -> Tokenizer:
     """Build the tokenizer of a run."""
     return build_tokenizer(**tokenizer_keywords(settings))
+
+
+def blank_infilling(settings: Settings) -> BlankInfillingSettings:
+    """Return how blanks are made; most options have the name of their flag."""
+    shared = {one.name for one in fields(BlankInfillingSettings)} & {one.name for one in fields(settings.blank)}
+    return BlankInfillingSettings(
+        **{name: getattr(settings.blank, name) for name in shared},
+        average_block_length=settings.blank.avg_block_length,
+        shuffle_blocks=not settings.blank.no_shuffle_block,
+        block_position_encoding=not settings.blank.no_block_position,
+        masked_lm=settings.model.masked_lm,
+    )
 
 
 class PretrainingDocuments:
@@ -56,17 +80,15 @@ class PretrainingDocuments:
 
     def __init__(
         self,
-        corpus: CorpusSettings,
+        settings: Settings,
         *,
         tokenizer: Tokenizer,
-        keywords: dict[str, Any],
         topology: ParallelTopology,
     ) -> None:
-        self.corpus = corpus
+        self.settings = settings
         self.tokenizer = tokenizer
-        self._keywords = keywords
         self._topology = topology
-        scatter = corpus.scatter
+        scatter = settings.corpus.loader_scatter
         if scatter is not None and (scatter < 1 or topology.data_parallel_size % scatter):
             raise ValueError(
                 f"--loader-scatter {scatter}: the {topology.data_parallel_size} data-parallel ranks cannot share that "
@@ -87,9 +109,9 @@ class PretrainingDocuments:
         return parts
 
     def _parts(self, *, first: bool) -> tuple[Documents, Documents | None, Documents | None]:
-        corpus = self.corpus
-        train = self.read(corpus.train_data)
-        fractions = parse_split(corpus.split, valid_data=corpus.valid_data, test_data=corpus.test_data)
+        corpus, data = self.settings.corpus, self.settings.data
+        train = self.read(corpus.train_data or ())
+        fractions = parse_split(corpus.split, valid_data=data.valid_data or (), test_data=data.test_data or ())
         order = None
         if should_split(fractions):
             count = len(train)
@@ -103,8 +125,8 @@ class PretrainingDocuments:
             logger.warning(f"{message}")
         if train_part is None:
             raise ValueError(f"--split {corpus.split} leaves no document to train on: there are {len(train)}")
-        valid = self.read(corpus.valid_data) if corpus.valid_data else valid
-        test = self.read(corpus.test_data) if corpus.test_data else test
+        valid = self.read(data.valid_data) if data.valid_data else valid
+        test = self.read(data.test_data) if data.test_data else test
         if corpus.save_test_data and first:
             if test is None:
                 raise ValueError("--save-test-data: there are no test documents; see --test-data and --split")
@@ -113,36 +135,31 @@ class PretrainingDocuments:
 
     def read(self, sources: Sequence[str]) -> Documents:
         """Return the documents of ``sources``, tokenized once and kept on disk."""
-        corpus = self.corpus
+        corpus = self.settings.corpus
         preparation = Preparation(
             tokenizer=self.tokenizer,
-            tokenizer_settings=self._keywords,
-            cache_dir=corpus.cache_dir,
+            tokenizer_settings=tokenizer_keywords(self.settings),
+            cache_dir=corpus.data_cache_dir,
             text_field=corpus.text_field,
             text_unit=corpus.text_unit,
             num_workers=os.cpu_count() or 1,
             skip_malformed=corpus.skip_malformed,
-            pre_tokenize=corpus.pre_tokenize,
-            in_memory=corpus.in_memory,
-            half_of_documents=corpus.half_of_documents,
-            num_shards=corpus.scatter,
-            shard=self._topology.data_parallel_rank % (corpus.scatter or 1),
-            seed=corpus.seed,
+            pre_tokenize=not corpus.no_pre_tokenize,
+            in_memory=corpus.no_lazy_loader,
+            half_of_documents=corpus.half_lazy_loader,
+            num_shards=corpus.loader_scatter,
+            shard=self._topology.data_parallel_rank % (corpus.loader_scatter or 1),
+            seed=self.settings.run.seed,
             progress=sys.stderr.isatty(),
         )
         return preparation.documents(sources)
 
 
 def build_pretraining_data(
-    configuration: PretrainingConfiguration, *, tokenizer: Tokenizer, topology: ParallelTopology
+    configuration: PretrainingSettings, *, tokenizer: Tokenizer, topology: ParallelTopology
 ) -> TrainingData:
     """Return where the batches of a run come from."""
-    documents = PretrainingDocuments(
-        configuration.corpus,
-        tokenizer=tokenizer,
-        keywords=tokenizer_keywords(configuration.tokenizer),
-        topology=topology,
-    )
+    documents = PretrainingDocuments(configuration, tokenizer=tokenizer, topology=topology)
     train, valid, test = documents.parts()
     batch, run = configuration.batch, configuration.run
     for name, part in (("training", train), ("validation", valid), ("test", test)):
@@ -151,7 +168,7 @@ def build_pretraining_data(
     entropy = unigram_entropy(train, size=tokenizer.num_tokens)
     logger.info(f"unigram entropy of the training text: {entropy:.3f} nats")
     make = partial(batch_loader, configuration=configuration, tokenizer=tokenizer, topology=topology)
-    num_batches = run.train_iters * batch.accumulation_steps
+    num_batches = run.train_iters * batch.gradient_accumulation_steps
     train_loader = make(
         train,
         seq_length=batch.seq_length,
@@ -165,8 +182,8 @@ def build_pretraining_data(
             return None
         loader = make(
             part,
-            seq_length=batch.eval_seq_length,
-            batch_size=batch.eval_batch_size,
+            seq_length=batch.eval_seq_length or batch.seq_length,
+            batch_size=batch.evaluation_batch_size,
             num_batches=run.eval_iters,
             num_workers=0,  # processes forked amid training now and then inherit a lock that gloo's threads hold
         )
@@ -185,7 +202,7 @@ def build_pretraining_data(
 def batch_loader(
     documents: Documents,
     *,
-    configuration: PretrainingConfiguration,
+    configuration: PretrainingSettings,
     tokenizer: Tokenizer,
     topology: ParallelTopology,
     seq_length: int,
@@ -205,7 +222,7 @@ def batch_loader(
     )
     collator = BlankInfillingCollator(
         tokenizer,
-        BlankInfillingSettings(**asdict(configuration.blank)),
+        blank_infilling(configuration),
         max_seq_length=batch.seq_length,
         rank=rank,
         world_size=world_size,
@@ -213,7 +230,7 @@ def batch_loader(
     )
     global_batch_size = batch_size * world_size
     order = random_sample_numbers(len(dataset), global_batch_size * num_batches) if batch.shuffle else None
-    shards = configuration.corpus.scatter or 1  # the ranks of one shard share its samples
+    shards = configuration.corpus.loader_scatter or 1  # the ranks of one shard share its samples
     plan = BatchPlan(
         num_samples=len(dataset) if order is None else len(order),
         global_batch_size=global_batch_size // shards,

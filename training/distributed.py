@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from data_utils.errors import USER_ERROR_EXIT_CODE, error_line, start_logging
 from mpu.initialize import ParallelTopology, initialize_model_parallel
-from training.configurations import DeviceSettings
+from training.settings import DeviceSettings
 
 # How torch and its collectives say it, in lower case.
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")

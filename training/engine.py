@@ -28,10 +28,10 @@ from model.modeling_glm import LanguageModelLoss, evaluating
 from mpu.initialize import ParallelTopology
 from mpu.kernels.host_memory import send
 from training.checkpointing import ResumeState, load_checkpoint, save_checkpoint
-from training.configurations import CheckpointSettings, PrecisionSettings
 from training.metrics import OBJECTIVE_INDEX, OBJECTIVES, EvaluationResult, EvaluationTotals, StepResult
 from training.optimizer import DynamicLossScaler, clip_gradients
 from training.schedule import AnnealingLR
+from training.settings import CheckpointSettings, PrecisionSettings
 
 AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -229,12 +229,12 @@ class Engine(ABC):
             tag=tag or str(iteration),
             iteration=iteration,
             model=self.model,
-            optimizer=self.optimizer if settings.save_optimizer else None,
-            scheduler=self.scheduler if settings.save_optimizer else None,
+            optimizer=None if settings.no_save_optim else self.optimizer,
+            scheduler=None if settings.no_save_optim else self.scheduler,
             topology=self.topology,
             data_state=data_state,
-            random_state=settings.save_random_state,
-            keep=settings.keep,
+            random_state=not settings.no_save_rng,
+            keep=settings.keep_checkpoints,
         )
 
     def load(self, path: Path, settings: CheckpointSettings) -> ResumeState:
@@ -243,10 +243,10 @@ class Engine(ABC):
             path,
             model=self.model,
             optimizer=self.optimizer,
-            scheduler=self.scheduler if settings.load_schedule else None,
+            scheduler=None if settings.no_load_lr_scheduler else self.scheduler,
             topology=self.topology,
-            load_optimizer=settings.load_optimizer,
-            load_random=settings.load_random_state,
+            load_optimizer=not settings.no_load_optim,
+            load_random=not settings.no_load_rng,
             finetune=settings.finetune,
         )
         if self.loss_scaler and "loss_scaler" in state.data_state:

@@ -12,7 +12,6 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from mpu.mappings import any_rank
-from training.configurations import CheckpointSettings, RunSettings
 from training.engine import Engine
 from training.logging import RunLog, draw_loss_curves, validation_table
 from training.metrics import (
@@ -27,6 +26,7 @@ from training.metrics import (
     iteration_line,
     iteration_scalars,
 )
+from training.settings import CheckpointSettings, RunSettings
 
 # With dynamic loss scaling from 2^32 some thirty updates are skipped at the start of a healthy fp16 run.
 LONGEST_SKIPPED_STREAK = 100
@@ -266,9 +266,9 @@ class Trainer:
 
     def summarize(self, picture: Path) -> None:
         """Print the validation losses before and after and draw the curves of the whole run, resumed parts included."""
-        for line in validation_table(self.run.metrics_file, unigram_entropy=self.data.unigram_entropy):
+        for line in validation_table(self.run.metrics_path, unigram_entropy=self.data.unigram_entropy):
             self.log.console.print(line)
-        note = draw_loss_curves(self.run.metrics_file, picture, title=self.run.experiment_name)
+        note = draw_loss_curves(self.run.metrics_path, picture, title=self.run.experiment_name)
         self.log.console.print(note or f"loss curves: {picture}")
 
 

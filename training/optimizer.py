@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from mpu.gradients import gradient_norm
 from mpu.initialize import ParallelTopology
+from training.settings import OptimizerSettings, PrecisionSettings
 
 OPTIMIZERS = ("adam", "adafactor")
 
@@ -44,30 +45,23 @@ def build_parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     return [{"params": decay}, {"params": no_decay, "weight_decay": 0.0}]
 
 
-def build_optimizer(
-    model: nn.Module,
-    *,
-    lr: float,
-    weight_decay: float,
-    betas: tuple[float, float],
-    eps: float,
-    name: str = "adam",
-    fused: bool = True,
-) -> Optimizer:
+def build_optimizer(model: nn.Module, settings: OptimizerSettings, *, fused: bool = True) -> Optimizer:
     """Build the optimizer of the trainable parameters of ``model``.
 
     ``adam`` is AdamW: decoupled weight decay and bias correction; ``fused`` updates all tensors in one kernel, on the
-    CPU too. ``adafactor`` has factored second moments, no first moment and takes the rate as it is given (``betas`` and
-    ``eps`` do not concern it). Raises ValueError for another name or when nothing is trainable.
+    CPU too. ``adafactor`` has factored second moments, no first moment and takes the rate as it is given (betas and
+    epsilon do not concern it). Raises ValueError for another name or when nothing is trainable.
     """
     groups = build_parameter_groups(model)
     if not any(group["params"] for group in groups):
         raise ValueError("the model has no trainable parameter; freeze less of it")
-    if name == "adam":
+    lr, weight_decay = settings.lr, settings.weight_decay
+    if settings.optimizer == "adam":
+        betas, eps = (settings.adam_beta1, settings.adam_beta2), settings.adam_eps
         return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
-    if name == "adafactor":
+    if settings.optimizer == "adafactor":
         return Adafactor(groups, lr=lr, weight_decay=weight_decay)
-    raise ValueError(f"optimizer {name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}")
+    raise ValueError(f"optimizer {settings.optimizer!r} is unknown; choose one of {', '.join(OPTIMIZERS)}")
 
 
 @torch.no_grad()
@@ -167,6 +161,16 @@ class DynamicLossScaler:
         self.num_updates = 0
         self.last_overflow = -1
         self.remaining_hysteresis = hysteresis
+
+    @classmethod
+    def of(cls, settings: PrecisionSettings) -> DynamicLossScaler:
+        """Return the scaler that the flags describe."""
+        return cls(
+            loss_scale=settings.loss_scale,
+            window=settings.loss_scale_window,
+            hysteresis=settings.hysteresis,
+            min_scale=settings.min_scale,
+        )
 
     def update(self, overflow: bool) -> None:
         """Count one update and adapt the scale; ``overflow`` tells whether its gradients were not finite."""

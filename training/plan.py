@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -25,25 +25,17 @@ import torch
 
 from data_utils.errors import run_main
 from data_utils.objective.block_infilling import BlankInfillingSettings
-from data_utils.tokenizers.tokenizer import build_tokenizer
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel, count_parameters
 from model.released import RELEASED_MODELS
 from mpu.attention import FUSED_FROM_KEY_LENGTH
 from mpu.initialize import ParallelTopology
-from training.arguments import parse_arguments
-from training.build import model_config
-from training.configurations import (
-    BatchSettings,
-    BlankSettings,
-    PretrainingConfiguration,
-    TokenizerSettings,
-    pretraining_configuration,
-)
-from training.data import tokenizer_keywords
+from training.arguments import parse_settings
+from training.data import build_run_tokenizer
 from training.deepspeed.config import deepspeed_plan
 from training.engine import supported_precision
 from training.metrics import PEAK_FLOPS, ComputeCost
+from training.settings import BatchSettings, BlankSettings, PretrainingSettings, Settings
 
 FP32, HALF, BYTE = 4, 2, 1
 GB = 1e9
@@ -278,7 +270,7 @@ def batch_shape(blank: BlankSettings, batch: BatchSettings) -> tuple[int, int]:
     """
     length, widths, targets = batch.seq_length, [], []
     for share, ratio, blank_length in (
-        (blank.bert_prob, BlankInfillingSettings.bert_ratio, blank.average_block_length),
+        (blank.bert_prob, BlankInfillingSettings.bert_ratio, blank.avg_block_length),
         (blank.gap_sentence_prob, blank.gap_sentence_ratio, TOKENS_PER_SENTENCE),
         (1.0 - blank.bert_prob - blank.gap_sentence_prob, 1.0, length),
     ):
@@ -306,7 +298,7 @@ class Plan:
         notices: what to know before starting.
     """
 
-    configuration: PretrainingConfiguration
+    configuration: PretrainingSettings
     config: GLMConfig
     vocabulary: str
     num_parameters: int
@@ -331,7 +323,7 @@ class Plan:
     def tokens_per_update(self) -> int:
         """Return the text tokens of one update over all data ranks."""
         batch = self.configuration.batch
-        return batch.batch_size * batch.accumulation_steps * self.data_parallel_size * batch.seq_length
+        return batch.batch_size * batch.gradient_accumulation_steps * self.data_parallel_size * batch.seq_length
 
     @property
     def kept_activations(self) -> int:
@@ -360,9 +352,10 @@ class Plan:
     def report(self) -> str:
         """Return the plan as text."""
         config, batch, devices, states = self.config, self.configuration.batch, self.configuration.device, self.states
-        updates, keep, size = self.configuration.run.train_iters, self.configuration.checkpoint.keep, self.activations
+        updates, keep = self.configuration.run.train_iters, self.configuration.checkpoint.keep_checkpoints
+        size, steps = self.activations, batch.gradient_accumulation_steps
         share = "" if devices.model_parallel_size == 1 else f", {self.rank_parameters:,} on each tensor rank"
-        factors = f"{batch.batch_size} x {batch.accumulation_steps} x {self.data_parallel_size} x {batch.seq_length}"
+        factors = f"{batch.batch_size} x {steps} x {self.data_parallel_size} x {batch.seq_length}"
         kept, other, alternative = "kept", "recomputed", size.checkpointed
         if config.checkpoint_activations:
             kept, other, alternative = "recomputed", "kept", size.plain
@@ -416,33 +409,33 @@ def _offline() -> Iterator[None]:
             os.environ["HF_HUB_OFFLINE"] = before
 
 
-def padded_vocabulary(settings: TokenizerSettings, *, fallback: int) -> tuple[int, str]:
+def padded_vocabulary(settings: Settings, *, fallback: int) -> tuple[int, str]:
     """Return the rows of the embedding table and where the number comes from.
 
     It is the tokenizer's, when its files are at hand; else that of the released models with its kind of vocabulary, or
     ``fallback`` (``--vocab-size``) for a SentencePiece model of one's own.
     """
-    divisor = settings.vocab_divisor
+    divisor, kind = settings.tokenizer.make_vocab_size_divisible_by, settings.tokenizer.tokenizer_type
     try:
         with _offline():
-            tokenizer = build_tokenizer(**tokenizer_keywords(settings))
+            tokenizer = build_run_tokenizer(settings)
         return tokenizer.padded_size(divisor), f"{tokenizer.num_tokens:,} tokens, padded to a multiple of {divisor}"
     except ValueError:
         sizes = {released.config.vocab_size for released in RELEASED_MODELS.values()
-                 if released.tokenizer_type == settings.tokenizer_type}  # fmt: skip
-    if settings.tokenizer_type == "SentencePieceTokenizer" or not sizes:
+                 if released.tokenizer_type == kind}  # fmt: skip
+    if kind == "SentencePieceTokenizer" or not sizes:
         return -(-fallback // divisor) * divisor, "no vocabulary file here; the size is that of --vocab-size"
     size = -(-max(sizes) // divisor) * divisor
-    return size, f"no vocabulary files here; the size is that of the released models ({settings.tokenizer_type})"
+    return size, f"no vocabulary files here; the size is that of the released models ({kind})"
 
 
-def make_plan(configuration: PretrainingConfiguration, *, vocab_size: int | None = None) -> Plan:
+def make_plan(configuration: PretrainingSettings, *, vocab_size: int | None = None) -> Plan:
     """Resolve a run: ``configuration.device`` says how many ranks there would be.
 
     ``vocab_size`` is the padded one (default: the tokenizer's). Raises ValueError for sizes that cannot be cut over the
     ranks, and for a DeepSpeed file that cannot be used.
     """
-    devices, batch, optimizer = configuration.device, configuration.batch, configuration.optimizer.name
+    devices, batch, optimizer = configuration.device, configuration.batch, configuration.optimizer.optimizer
     world_size, t = devices.world_size, devices.model_parallel_size
     if world_size % t:
         raise ValueError(
@@ -451,8 +444,8 @@ def make_plan(configuration: PretrainingConfiguration, *, vocab_size: int | None
         )
     ranks, origin = world_size // t, "given"
     if vocab_size is None:
-        vocab_size, origin = padded_vocabulary(configuration.tokenizer, fallback=configuration.values["vocab_size"])
-    config = model_config(configuration.model, vocab_size=vocab_size)
+        vocab_size, origin = padded_vocabulary(configuration, fallback=configuration.values["vocab_size"])
+    config = configuration.model.config(vocab_size=vocab_size)
     shard = shard_of_rank(config, tensor_parallel_size=t)
     device, notices = torch.device("cpu" if devices.device == "cpu" else "cuda"), []
     on_gpu = device.type != "cpu"
@@ -467,8 +460,7 @@ def make_plan(configuration: PretrainingConfiguration, *, vocab_size: int | None
     else:
         settings = deepspeed_plan(
             configuration.deepspeed_content,
-            batch_size=batch.batch_size,
-            accumulation_steps=batch.accumulation_steps,
+            batch=batch,
             optimizer=configuration.optimizer,
             precision=configuration.precision,
             device=device,
@@ -483,14 +475,14 @@ def make_plan(configuration: PretrainingConfiguration, *, vocab_size: int | None
         engine += "" if precision == "fp32" else " with fp32 masters"
         states = deepspeed_states(shard, optimizer=optimizer, precision=precision, zero=zero, data_parallel_size=ranks)
         arithmetic = Arithmetic(bytes_of(precision), bytes_of(precision), on_gpu)
-    scatter = configuration.corpus.scatter
+    scatter = configuration.corpus.loader_scatter
     if scatter is not None and (scatter <= 0 or ranks % scatter):
         notices.append(
             f"warning: this run will not start: --loader-scatter {scatter} does not divide its {ranks} data ranks"
         )
     width, num_targets = batch_shape(configuration.blank, batch)
     shape = {"batch_size": batch.batch_size, "width": width, "num_targets": num_targets}
-    saved = optimizer if configuration.checkpoint.save_optimizer else None
+    saved = None if configuration.checkpoint.no_save_optim else optimizer
     cost = ComputeCost.of(
         num_parameters=count_parameters(config),
         num_layers=config.num_layers,
@@ -517,10 +509,10 @@ def make_plan(configuration: PretrainingConfiguration, *, vocab_size: int | None
     )
 
 
-def print_plan(configuration: PretrainingConfiguration, *, notices: Sequence[str]) -> int:
+def print_plan(configuration: PretrainingSettings) -> int:
     """Print the plan of a run, on its first rank alone; return the exit code."""
     if configuration.device.rank == 0:
-        print(*notices, make_plan(configuration).report(), sep="\n", flush=True)
+        print(*configuration.notices, make_plan(configuration).report(), sep="\n", flush=True)
     return 0
 
 
@@ -561,9 +553,7 @@ def recipe_cells(name: str, file: str, num_gpus: int, tensor_parallel_size: int,
         --num-attention-heads {config.num_attention_heads} --max-position-embeddings {config.max_position_embeddings}
         --tokenizer-type {released.tokenizer_type} --model-parallel-size {tensor_parallel_size} --train-data corpus"""
     words = [*flags.split(), "--deepspeed_config", str(path)]
-    configuration = pretraining_configuration(
-        parse_arguments(words, environment={"WORLD_SIZE": str(num_gpus)}), date=""
-    )
+    configuration = parse_settings(PretrainingSettings, words, environment={"WORLD_SIZE": str(num_gpus)})
     if offload:
         content = dict(configuration.deepspeed_content or {})
         content["zero_optimization"] = {**content["zero_optimization"], "offload_optimizer": {"device": "cpu"}}

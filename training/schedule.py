@@ -7,6 +7,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from training.settings import ScheduleSettings
+
 # ``exponential`` keeps the rate after the warm-up, as in the original, whose old configurations rely on it.
 DECAY_STYLES = ("linear", "cosine", "constant", "exponential")
 
@@ -55,6 +57,18 @@ class AnnealingLR:
         self.num_iters = 0
         self._switched = False
         self._write()
+
+    @classmethod
+    def of(cls, settings: ScheduleSettings, optimizer: Optimizer, *, num_iters: int) -> AnnealingLR:
+        """Return the schedule of the flags, ``num_iters`` updates long, from the optimizer's present rate on."""
+        return cls(
+            optimizer,
+            start_lr=optimizer.param_groups[0]["lr"],
+            warmup_iters=settings.warmup * num_iters,
+            num_iters=num_iters,
+            decay_style=settings.lr_decay_style,
+            decay_ratio=settings.lr_decay_ratio,
+        )
 
     def rate(self, num_iters: float) -> float:
         """Return the rate of the update that follows ``num_iters`` updates."""

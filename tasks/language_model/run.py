@@ -16,11 +16,10 @@ from generation.scoring import Score as WindowScore
 from generation.scoring import score_questions
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
-from tasks.configuration import FinetuningConfiguration
 from tasks.language_model.readers import TokenDocuments, read_documents, read_endings
 from tasks.language_model.samples import WindowTable, document_windows, ending_windows
 from tasks.run import Score, TaskRun
-from training.build import model_config
+from tasks.settings import FinetuningSettings
 from training.engine import BlankInfilling, Engine
 
 logger = logging.getLogger("glm")
@@ -43,23 +42,22 @@ class LanguageModelRun(TaskRun):
 
     def __init__(
         self,
-        configuration: FinetuningConfiguration,
+        configuration: FinetuningSettings,
         *,
         tokenizer: Tokenizer,
         topology: ParallelTopology,
     ) -> None:
         super().__init__(configuration, tokenizer=tokenizer, topology=topology)
-        assert configuration.language_model is not None, "settings of another family"
-        self.settings = configuration.language_model
+        self.settings = configuration.windows
         self.name = configuration.task.name.lower()
         self._check()
         self.metrics = ("accuracy",) if self.name in ENDINGS else ("avg loss",)
-        self.test = [self._read(Path(configuration.task.valid_data[0]))]
+        self.test = [self._read(Path((configuration.data.valid_data or ("",))[0]))]
 
     def build_network(self) -> nn.Module:
         """Build the GLM with the weights of ``--load-pretrained``."""
-        vocab_size = self.tokenizer.padded_size(self.configuration.tokenizer.vocab_divisor)
-        model = GLMModel(model_config(self.configuration.model, vocab_size=vocab_size), topology=self.topology)
+        vocab_size = self.tokenizer.padded_size(self.configuration.tokenizer.make_vocab_size_divisible_by)
+        model = GLMModel(self.configuration.model.config(vocab_size=vocab_size), topology=self.topology)
         self.load_start_weights(model, model)
         return model
 
@@ -77,7 +75,7 @@ class LanguageModelRun(TaskRun):
             scores = score_windows(
                 engine.network,
                 split.windows,
-                batch_size=self.configuration.tuning.eval_batch_size,
+                batch_size=self.configuration.batch.evaluation_batch_size,
                 topology=self.topology,
             )
         if split.documents is None:
@@ -114,14 +112,7 @@ class LanguageModelRun(TaskRun):
 
     def _check(self) -> None:
         """Raise ValueError for a model or an engine that cannot run the windows."""
-        positions = self.configuration.model.max_position_embeddings
-        if self.settings.seq_length > positions:
-            raise ValueError(
-                f"--seq-length {self.settings.seq_length} does not fit --max-position-embeddings {positions}: shorten "
-                "the windows or add positions"
-            )
-        zero = (self.configuration.deepspeed_content or {}).get("zero_optimization") or {}
-        if zero.get("stage") == 3:
+        if self.configuration.zero_stage == 3:
             raise ValueError(f"{self.name} needs whole weights, which ZeRO stage 3 lacks: use stage 2 or 1")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 
 
@@ -47,28 +46,3 @@ class LanguageModelSettings:
                 f"--overlapping-eval {self.overlap} would leave ids unscored in windows of --seq-length "
                 f"{self.seq_length}; at most {most} is possible"
             )
-
-
-def language_model_settings(values: argparse.Namespace) -> LanguageModelSettings:
-    """Turn a parsed command line into settings.
-
-    Raises:
-        ValueError: values that an evaluation cannot have.
-    """
-    if values.epochs:
-        raise ValueError(f"--epochs {values.epochs}: {values.task} only evaluates; leave --epochs out")
-    files = values.valid_data or ()
-    if len(files) != 1:
-        raise ValueError(
-            f"{values.task} evaluates one file: give --valid-data FILE (given: {' '.join(files) or 'none'})"
-        )
-    if values.block_lm and values.masked_lm:
-        raise ValueError(f"{values.task} needs two rows of positions: leave --masked-lm out")
-    return LanguageModelSettings(
-        seq_length=values.seq_length,
-        overlap=max(1, values.overlapping_eval),
-        unidirectional=values.unidirectional,
-        block=values.block_lm,
-        block_positions=not values.no_block_position,
-        compatible=values.compatible,
-    )

@@ -20,7 +20,6 @@ from data_utils.tokenizers.tokenizer import Tokenizer
 from generation.infill import prompt_generator
 from model.modeling_glm import GLMModel, evaluating
 from mpu.initialize import ParallelTopology
-from tasks.configuration import FinetuningConfiguration
 from tasks.readers import MissingFileError
 from tasks.run import Score, TaskRun
 from tasks.seq2seq.decoding import TargetDecoder, decode_shared
@@ -30,10 +29,10 @@ from tasks.seq2seq.outputs import recover_answer, write_outputs
 from tasks.seq2seq.readers import BLANK, NO_ANSWER, Seq2SeqExample, Seq2SeqOptions, read_examples
 from tasks.seq2seq.samples import build_sample, collate, with_blanks
 from tasks.seq2seq.settings import BLANK_TASKS, SQUAD_TASKS, SUMMARY_TASKS
+from tasks.settings import FinetuningSettings
 from tasks.task_data import training_batches
-from training.build import model_config
-from training.configurations import ModelSettings
 from training.engine import BlankInfilling, Engine
+from training.settings import ModelSettings
 
 logger = logging.getLogger("glm")
 
@@ -67,38 +66,36 @@ class Seq2SeqRun(TaskRun):
 
     def __init__(
         self,
-        configuration: FinetuningConfiguration,
+        configuration: FinetuningSettings,
         *,
         tokenizer: Tokenizer,
         topology: ParallelTopology,
     ) -> None:
         super().__init__(configuration, tokenizer=tokenizer, topology=topology)
-        assert configuration.seq2seq is not None, "settings of another family"
         task, tuning, settings = configuration.task, configuration.tuning, configuration.seq2seq
         self.name, self.settings = task.name.lower(), settings
-        if task.data_folder is None:
+        if configuration.data.data_dir is None:
             raise ValueError("no --data-dir: give the folder of the task's files")
-        zero = (configuration.deepspeed_content or {}).get("zero_optimization") or {}
-        if zero.get("stage") == 3:
+        if configuration.zero_stage == 3:
             raise ValueError(f"{self.name} writes texts, for which ZeRO stage 3 lacks whole weights: use stage 2 or 1")
         self.visible_padding = task.compatible and not settings.mask_pad_token
         self.options = Seq2SeqOptions(
-            source_length=settings.source_length,
-            target_length=settings.target_length,
-            task_mask=configuration.tokenizer.task_mask,
+            source_length=settings.src_seq_length,
+            target_length=settings.tgt_seq_length,
+            task_mask=configuration.blank.task_mask,
             mask_pad_token=settings.mask_pad_token,
-            block_positions=configuration.block_positions,
-            blank_mask_ratio=settings.blank_mask_ratio,
+            block_positions=not configuration.blank.no_block_position,
+            blank_mask_ratio=settings.blank_maskratio,
             seed=configuration.run.seed,
             compatible=task.compatible,
         )
         self.model_settings = self._model_settings()
         self._note_flags_without_effect()
         self.training = self._read("train") if tuning.epochs else ()
-        dev = self._evaluation_split("dev") if tuning.validate or task.evaluate_valid else None
-        self.validation = [dev] if dev and tuning.validate else []
+        dev = self._evaluation_split("dev") if not tuning.no_validation or task.eval_valid else None
+        self.validation = [dev] if dev and not tuning.no_validation else []
         self.loss_samples = dev.examples if dev and tuning.epochs else ()
-        test = None if task.evaluate_valid else self._evaluation_split("test")
+        test = None if task.eval_valid else self._evaluation_split("test")
         self.test = [split for split in (test or dev,) if split]
         first = BLANK_METRICS.get(self.name)
         self.metrics = (first,) if first else metric_names(self.name)
@@ -107,8 +104,8 @@ class Seq2SeqRun(TaskRun):
 
     def build_network(self) -> nn.Module:
         """Build the GLM with the weights of ``--load-pretrained``."""
-        vocab_size = self.tokenizer.padded_size(self.configuration.tokenizer.vocab_divisor)
-        model = GLMModel(model_config(self.model_settings, vocab_size=vocab_size), topology=self.topology)
+        vocab_size = self.tokenizer.padded_size(self.configuration.tokenizer.make_vocab_size_divisible_by)
+        model = GLMModel(self.model_settings.config(vocab_size=vocab_size), topology=self.topology)
         self.load_start_weights(model, model)
         return model
 
@@ -124,17 +121,17 @@ class Seq2SeqRun(TaskRun):
             pad_id=self.tokenizer.special.pad,
             visible_padding=self.visible_padding,
             multiple_of=WIDTH_MULTIPLE,
-            share_rows=self.configuration.task.pack_samples,
+            share_rows=self.configuration.batch.pack_samples,
         )
 
     def batches(self, first_batch: int) -> Iterator[Batch]:
         """Yield the micro batches of the run, which know their epoch, from number ``first_batch`` on."""
         tuning, each = self.configuration.tuning, self.batches_per_epoch
-        for epoch in range(first_batch // each, tuning.epochs):
+        for epoch in range(first_batch // each, tuning.num_epochs):
             yield from training_batches(
                 self.training,
                 epochs=epoch + 1,
-                batch_size=tuning.batch_size,
+                batch_size=self.configuration.batch.batch_size,
                 seed=self.configuration.run.seed,
                 topology=self.topology,
                 first_batch=max(first_batch, epoch * each),
@@ -161,7 +158,7 @@ class Seq2SeqRun(TaskRun):
         decoder = TargetDecoder(
             engine.network,
             self.tokenizer,
-            settings=self.settings.beams,
+            settings=self.configuration.beams,
             visible_padding=self.visible_padding,
         )
 
@@ -173,7 +170,7 @@ class Seq2SeqRun(TaskRun):
             ]
             if self.name in BLANK_TASKS:
                 return [self._filled(text.ids, text.pieces) for text in decoder.fill_blanks(samples)]
-            drawn = self.settings.beams.draw_candidates
+            drawn = self.configuration.beams.draw_candidates
             generators = [prompt_generator(self.configuration.run.seed, number) for number in numbers] if drawn else []
             found = decoder.search(samples, generators=generators)
             return [self._target(rows[0].tokens if rows else (), example) for rows, example in zip(found, chosen)]
@@ -182,7 +179,7 @@ class Seq2SeqRun(TaskRun):
             return decode_shared(
                 [len(example.source) for example in examples],
                 decode,
-                batch_size=self.configuration.tuning.eval_batch_size,
+                batch_size=self.configuration.batch.evaluation_batch_size,
                 topology=self.topology,
             )
 
@@ -232,7 +229,7 @@ class Seq2SeqRun(TaskRun):
         """Read a split, or its first examples with ``--limit``; drawn blanks count as the dev and test splits' own."""
         settings = self.configuration.task
         examples = read_examples(
-            self.name, settings.data_folder, split, tokenizer=self.tokenizer, options=self.options
+            self.name, self.configuration.data.data_dir, split, tokenizer=self.tokenizer, options=self.options
         )[: settings.limit]
         logger.info(f"{self.name} {split}: {len(examples):,} examples")
         if self.name in BLANK_TASKS and split != "train":
@@ -249,13 +246,13 @@ class Seq2SeqRun(TaskRun):
 
     def _model_settings(self) -> ModelSettings:
         """Return the sizes of the model; its positions are enough for a source."""
-        model, length = self.configuration.model, self.settings.source_length
+        model, length = self.configuration.model, self.settings.src_seq_length
         if not model.block_position_encoding:
             raise ValueError(f"{self.name} needs two rows of positions: leave --masked-lm out")
         if length > model.max_position_embeddings:
             logger.info(f"note: --max-position-embeddings {model.max_position_embeddings} is raised to {length}")
             model = replace(model, max_position_embeddings=length)
-        self.settings.beams.check_positions(model.max_position_embeddings)
+        self.configuration.beams.check_positions(model.max_position_embeddings)
         return model
 
     def _check_metric(self) -> None:

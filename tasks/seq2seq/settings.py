@@ -1,8 +1,7 @@
-"""Settings of a sequence-to-sequence run, made from a parsed command line. Imports neither torch nor numpy."""
+"""How the targets of a sequence-to-sequence task are searched. Imports neither torch nor numpy."""
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import dataclass
 
@@ -63,65 +62,3 @@ class BeamSettings:
                 f"--tgt-seq-length {self.max_length} is above the model's {max_position_embeddings} block positions; "
                 "lower it, or raise --max-position-embeddings"
             )
-
-
-@dataclass(frozen=True)
-class Seq2SeqSettings:
-    """Lengths, loss and decoding of a sequence-to-sequence task.
-
-    Attributes:
-        source_length, target_length: most ids of a source and of a target.
-        label_smoothing: share of the loss that every id of the vocabulary gets.
-        blank_mask_ratio: share of the words that the task ``blank`` masks.
-        mask_pad_token: hide the padding of sources even with ``--compatible``.
-        beams: the search.
-    """
-
-    source_length: int
-    target_length: int
-    label_smoothing: float
-    blank_mask_ratio: float
-    mask_pad_token: bool
-    beams: BeamSettings
-
-
-def seq2seq_settings(values: argparse.Namespace) -> Seq2SeqSettings:
-    """Turn a parsed command line into settings.
-
-    Candidates are drawn only where the original is asked for: with ``--compatible`` and without ``--select-topk``.
-
-    Raises:
-        ValueError: lengths that are missing, values out of range.
-    """
-    for flag, value, minimum in (
-        ("--src-seq-length", values.src_seq_length, 8),
-        ("--tgt-seq-length", values.tgt_seq_length, 1),
-    ):
-        if value is None:
-            raise ValueError(f"no {flag}: {values.task} needs the longest source and target in tokens")
-        if value < minimum:
-            raise ValueError(f"{flag} is {value}; at least {minimum} is needed")
-    if not 0.0 <= values.label_smoothing < 1.0:
-        raise ValueError(f"--label-smoothing is {values.label_smoothing}; it has to be at least 0 and below 1")
-    if not 0.0 < values.blank_maskratio < 1.0:
-        raise ValueError(f"--blank-maskratio is {values.blank_maskratio}; it has to lie between 0 and 1")
-    if not values.block_lm:
-        raise ValueError(f"{values.task} needs --block-lm: targets are generated as blanks")
-    return Seq2SeqSettings(
-        source_length=values.src_seq_length,
-        target_length=values.tgt_seq_length,
-        label_smoothing=values.label_smoothing,
-        blank_mask_ratio=values.blank_maskratio,
-        mask_pad_token=values.mask_pad_token,
-        beams=BeamSettings(
-            max_length=values.tgt_seq_length,
-            num_beams=values.num_beams,
-            length_penalty=values.length_penalty,
-            no_repeat_ngram_size=values.no_repeat_ngram_size,
-            min_length=values.min_tgt_length,
-            top_k=values.top_k,
-            top_p=values.top_p,
-            draw_candidates=values.compatible and not values.select_topk,
-            block_positions=not values.no_block_position,
-        ),
-    )

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
+from data_utils.objective.block_infilling import BlankInfillingCollator
 from data_utils.objective.packing import Sample
 from data_utils.tokenizers.tokenizer import Tokenizer
 from data_utils.whole_files import write_whole
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from tasks.collation import TaskBatch
-from tasks.configuration import FinetuningConfiguration
 from tasks.network import HeadSettings, add_head, check_prompt, freeze_transformer, initialize_prompt
 from tasks.objective import TaskCriterion
 from tasks.prediction import average_scores, score_rows
@@ -26,29 +25,30 @@ from tasks.predictions import prediction_lines
 from tasks.registry import find_task
 from tasks.run import Score, TaskRun
 from tasks.samples import EncodingOptions, TaskSample
+from tasks.settings import FinetuningSettings
 from tasks.task_data import EvaluationSet, TaskData
-from training.build import model_config
+from training.data import blank_infilling
 from training.engine import Engine
 
 
-def encoding_options(configuration: FinetuningConfiguration) -> EncodingOptions:
+def encoding_options(configuration: FinetuningSettings) -> EncodingOptions:
     """Return how examples become samples."""
-    task = configuration.task
+    task, prompt = configuration.task, configuration.prompt
     return EncodingOptions(
-        seq_length=task.seq_length,
-        cloze=task.cloze,
+        seq_length=configuration.batch.seq_length,
+        cloze=task.cloze_eval,
         pattern_id=task.pattern_id,
         multi_token=task.multi_token,
         fast_decode=task.fast_decode,
         segment_length=task.segment_length,
-        continuous_prompt=task.continuous_prompt,
-        num_prompt_tokens=task.num_prompt_tokens,
-        prefix_prompt=task.prefix_prompt,
+        continuous_prompt=prompt.continuous_prompt,
+        num_prompt_tokens=prompt.num_prompt_tokens,
+        prefix_prompt=prompt.prefix_prompt,
         wsc_negative=task.wsc_negative,
-        loss_func=task.loss_function,
-        block_positions=configuration.block_positions,
-        masked_lm=configuration.blank.masked_lm,
-        sentinel_token=task.sentinel_token,
+        loss_func=task.loss_func,
+        block_positions=not configuration.blank.no_block_position,
+        masked_lm=configuration.model.masked_lm,
+        sentinel_token=configuration.blank.sentinel_token,
         max_position_embeddings=configuration.model.max_position_embeddings,
         unidirectional=task.unidirectional,
         reserve_position=task.pool_token == "start",
@@ -61,7 +61,7 @@ class UnderstandingRun(TaskRun):
 
     def __init__(
         self,
-        configuration: FinetuningConfiguration,
+        configuration: FinetuningSettings,
         *,
         tokenizer: Tokenizer,
         topology: ParallelTopology,
@@ -70,23 +70,24 @@ class UnderstandingRun(TaskRun):
         self.task = find_task(configuration.task.name)
         self.name, self.metrics = self.task.name, self.task.metrics
         self.encoding = encoding_options(configuration)
-        self.data = TaskData(self.task, configuration.task, tokenizer=tokenizer, encoding=self.encoding)
-        tuning, splits = configuration.tuning, configuration.task
+        self.data = TaskData(self.task, configuration, tokenizer=tokenizer, encoding=self.encoding)
+        tuning, splits = configuration.tuning, configuration.data
         self.training = self.data.samples("train") if tuning.epochs else ()
-        self.validation = self.data.evaluation_sets(splits.valid_data, default="dev") if tuning.validate else []
+        self.validation = [] if tuning.no_validation else self.data.evaluation_sets(splits.valid_data, default="dev")
         if tuning.epochs and self.validation:
             self.loss_samples = self.data.samples((splits.valid_data or ("dev",))[0])
-        test = [] if splits.evaluate_valid else self.data.evaluation_sets(splits.test_data, default="test")
+        test = [] if configuration.task.eval_valid else self.data.evaluation_sets(splits.test_data, default="test")
         self.test = test or self.validation
 
     def build_network(self) -> nn.Module:
         """Build the GLM with the weights of ``--load-pretrained``, its prompt encoder, and the head of the samples."""
-        settings, configuration = self.configuration.task, self.configuration
-        vocab_size = self.tokenizer.padded_size(configuration.tokenizer.vocab_divisor)
-        config = model_config(configuration.model, vocab_size=vocab_size)
-        if settings.continuous_prompt:
+        configuration = self.configuration
+        settings, prompt = configuration.task, configuration.prompt
+        vocab_size = self.tokenizer.padded_size(configuration.tokenizer.make_vocab_size_divisible_by)
+        config = configuration.model.config(vocab_size=vocab_size)
+        if prompt.continuous_prompt:
             length = self.task.prompt_length(self.encoding)
-            config = replace(config, prompt_length=length, prompt_function=settings.prompt_function)
+            config = replace(config, prompt_length=length, prompt_function=prompt.prompt_func)
         kind = (self.training or self.test[0].samples)[0].kind
         check_prompt(config, kind=kind)
         model = GLMModel(config, topology=self.topology)
@@ -94,22 +95,22 @@ class UnderstandingRun(TaskRun):
             kind=kind,
             num_classes=1 if self.task.choice_head else len(self.task.labels),
             pool_token=settings.pool_token,
-            dropout=settings.head_dropout,
-            length_penalty=settings.length_penalty,
+            dropout=settings.output_dropout,
+            length_penalty=configuration.generation.length_penalty,
             adapet=settings.adapet,
         )
         network = add_head(model, head)
         self.load_start_weights(network, model)
-        if settings.prompt_init:
+        if prompt.prompt_init:
             words = self.task.prompt_init_tokens(self.tokenizer, self.encoding)
             initialize_prompt(model, task_token_ids=words, generator=random.Random(configuration.run.seed))
-        if settings.freeze_transformer:
-            freeze_transformer(model, tuned_layers=settings.tuned_layers)
+        if prompt.freeze_transformer:
+            freeze_transformer(model, tuned_layers=prompt.tune_prefix_layers or 0)
         return network
 
     def criterion(self) -> TaskCriterion:
         """Return the loss of choices."""
-        return TaskCriterion(function=self.configuration.task.loss_function, adapet=self.configuration.task.adapet)
+        return TaskCriterion(function=self.configuration.task.loss_func, adapet=self.configuration.task.adapet)
 
     def collate(self, samples: Sequence[TaskSample]) -> TaskBatch:
         """Stack samples of one kind."""
@@ -124,13 +125,13 @@ class UnderstandingRun(TaskRun):
         blanks = self._infilling_batches()
         for number, batch in enumerate(batches, start=first_batch):
             # The same choice for all micro batches of an update, on all ranks, and after a resume.
-            update = number // self.configuration.tuning.accumulation_steps
+            update = number // self.configuration.batch.gradient_accumulation_steps
             drawn = random.Random(f"mixture {self.configuration.run.seed} {update}").random()
             yield blanks(number) if drawn < ratio / (1.0 + ratio) else batch
 
     def evaluate(self, engine: Engine, split: EvaluationSet, *, folder: Path | None) -> Score:
         """Choose answers for a split; with several patterns their probabilities are averaged."""
-        batch_size = self.configuration.tuning.eval_batch_size
+        batch_size = self.configuration.batch.evaluation_batch_size
         scores = [
             score_rows(engine, samples, batch_size=batch_size, pad_id=self.data.pad_id)
             for samples in split.pattern_samples
@@ -158,16 +159,16 @@ class UnderstandingRun(TaskRun):
         texts = self.task.priming_texts(examples, self.tokenizer, self.encoding)
         collator = BlankInfillingCollator(
             self.tokenizer,
-            BlankInfillingSettings(**asdict(configuration.blank)),
-            max_seq_length=configuration.task.seq_length,
+            blank_infilling(configuration),
+            max_seq_length=configuration.batch.seq_length,
             rank=topology.data_parallel_rank,
             world_size=topology.data_parallel_size,
-            pack=configuration.task.pack_samples,
+            pack=configuration.batch.pack_samples,
         )
 
         def batch(number: int) -> Any:
             generator = random.Random(f"texts {configuration.run.seed} {number} {topology.data_parallel_rank}")
-            chosen = (np.array(generator.choice(texts), dtype=np.int64) for _ in range(configuration.tuning.batch_size))
+            chosen = (np.array(generator.choice(texts), dtype=np.int64) for _ in range(configuration.batch.batch_size))
             return collator([Sample(tokens, np.ones_like(tokens)) for tokens in chosen], batch_index=number)
 
         return batch

@@ -10,10 +10,10 @@ import torch.distributed as dist
 
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from tests.helpers.engines import make_batch, make_engine
-from training.configurations import CheckpointSettings, OptimizerSettings, PrecisionSettings
 from training.deepspeed.config import deepspeed_plan
 from training.deepspeed.engine import DeepSpeedEngine
 from training.engine import Engine
+from training.settings import BatchSettings, CheckpointSettings, OptimizerSettings, PrecisionSettings
 
 GLOBAL_BATCHES = 4  # micro batches of one update, over all data ranks
 
@@ -26,10 +26,9 @@ def make_deepspeed(
     plain = make_engine(seed=seed, topology=topology)
     plan = deepspeed_plan(
         {"zero_optimization": {"stage": stage, **zero}},
-        batch_size=4,
-        accumulation_steps=GLOBAL_BATCHES // topology.data_parallel_size,
-        optimizer=OptimizerSettings("adam", 1e-2, 0.1, (0.9, 0.98), 1e-6, 1.0),
-        precision=PrecisionSettings(precision, None, 1000, 2, 1.0),
+        batch=BatchSettings(batch_size=4, gradient_accumulation_steps=GLOBAL_BATCHES // topology.data_parallel_size),
+        optimizer=OptimizerSettings("adam", 1e-2, 0.1, 0.9, 0.98, 1e-6, 1.0),
+        precision=PrecisionSettings(fp16=precision == "fp16", bf16=precision == "bf16"),
         device=torch.device("cpu"),
         universal=universal,
     )
@@ -46,12 +45,7 @@ def make_deepspeed(
 
 def checkpoint_settings(root: Path, **changes: Any) -> CheckpointSettings:
     """Return settings that save everything to ``root``."""
-    values = {
-        "save": root, "save_interval": 0, "save_optimizer": True, "save_random_state": True, "keep": None,
-        "load": None, "load_pretrained": None, "load_optimizer": True, "load_random_state": True,
-        "load_schedule": True, "finetune": False, "auto_resume": False,
-    }  # fmt: skip
-    return CheckpointSettings(**{**values, **changes})
+    return CheckpointSettings(**{"save": root, "save_interval": 0, **changes})
 
 
 def train(engine: Engine, first: int, last: int) -> list[tuple[float, float]]:
@@ -86,7 +80,9 @@ def load_and_train(
     size: int, stage: int | None, precision: str, root: Path, last: int, settings: dict[str, Any], **zero: Any
 ) -> tuple[int, dict[str, Any], list[tuple[float, float]]]:
     """Continue from ``root`` in an engine of other weights; return iteration, data state and what was measured."""
-    engine = build(size, stage, precision=precision, seed=2, universal=settings.get("universal", False), **zero)
+    engine = build(
+        size, stage, precision=precision, seed=2, universal=settings.get("universal_checkpoint", False), **zero
+    )
     state = engine.load(root, checkpoint_settings(root, **settings))
     return state.iteration, state.data_state, train(engine, state.iteration, last)
 

@@ -13,6 +13,7 @@ from mpu.initialize import ParallelTopology
 from training.engine import TorchEngine
 from training.optimizer import DynamicLossScaler, build_optimizer
 from training.schedule import AnnealingLR
+from training.settings import OptimizerSettings
 
 VOCABULARY = 64
 LENGTH = 12
@@ -37,7 +38,7 @@ def make_engine(
     if name == "sgd":  # moves by the gradient itself
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     else:
-        optimizer = build_optimizer(model, lr=1e-2, weight_decay=0.1, betas=(0.9, 0.98), eps=1e-6, name=name)
+        optimizer = build_optimizer(model, OptimizerSettings(name, 1e-2, 0.1, 0.9, 0.98, 1e-6))
     scheduler = AnnealingLR(
         optimizer, start_lr=1e-2, warmup_iters=2.0, num_iters=20, decay_style="cosine", decay_ratio=0.1
     )

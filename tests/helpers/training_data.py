@@ -7,22 +7,22 @@ import itertools
 from data_utils.batches import Batch
 from mpu.initialize import ParallelTopology
 from tests.helpers.small_corpus import SmallCorpus
-from training.arguments import parse_arguments
-from training.configurations import PretrainingConfiguration, pretraining_configuration
-from training.data import build_pretraining_data, build_pretraining_tokenizer
+from training.arguments import parse_settings
+from training.data import build_pretraining_data, build_run_tokenizer
 from training.loop import TrainingData
+from training.settings import PretrainingSettings
 
 SINGLE = ParallelTopology.single()
 
 
-def configure(corpus: SmallCorpus, *words: str) -> PretrainingConfiguration:
+def configure(corpus: SmallCorpus, *words: str) -> PretrainingSettings:
     flags = [*corpus.words(), "--train-iters", "8", *words]
-    return pretraining_configuration(parse_arguments(flags, environment={}))
+    return parse_settings(PretrainingSettings, flags, environment={})
 
 
 def build(corpus: SmallCorpus, *words: str, topology: ParallelTopology = SINGLE) -> TrainingData:
     configuration = configure(corpus, *words)
-    tokenizer = build_pretraining_tokenizer(configuration.tokenizer)
+    tokenizer = build_run_tokenizer(configuration)
     return build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology)
 
 

@@ -23,6 +23,7 @@ from tests.helpers.golden_models import load_vectors
 from training.checkpointing import load_checkpoint
 from training.optimizer import build_optimizer
 from training.schedule import AnnealingLR
+from training.settings import OptimizerSettings
 
 RANDOM_KEYS = {"random_rng_state", "np_rng_state", "torch_rng_state", "cuda_rng_state", "rng_tracker_states"}
 KNOWN_KEYS = RANDOM_KEYS | {
@@ -143,7 +144,7 @@ def test_the_full_state_is_restored(golden: GoldenFolder) -> None:
     assert set(content) >= RANDOM_KEYS | {"optimizer", "lr_scheduler"}
     model = make_model(golden, content["module"])
     recorded = content["optimizer"]["param_groups"]
-    optimizer = build_optimizer(model, lr=0.5, weight_decay=0.25, betas=recorded[0]["betas"], eps=1e-6)
+    optimizer = build_optimizer(model, OptimizerSettings("adam", 0.5, 0.25, *recorded[0]["betas"], 1e-6))
     schedule = AnnealingLR(optimizer, start_lr=0.5, warmup_iters=1.0, num_iters=50)
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:

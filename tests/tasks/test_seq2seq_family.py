@@ -9,10 +9,10 @@ import pytest
 
 from data_utils.tokenizers.tokenizer import build_tokenizer
 from mpu.initialize import ParallelTopology
-from tasks.configuration import family_of, finetuning_configuration
 from tasks.seq2seq.run import Seq2SeqRun
+from tasks.settings import FinetuningSettings
 from tests.helpers.logs import logged_lines
-from training.arguments import get_parser, parse_arguments
+from training.arguments import parse_settings
 
 SENTENCE = "the old man went down to the river in the morning and came back with a bag of fish for the whole village"
 FLAGS = (
@@ -38,11 +38,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_run(folder: Path, vocab_dir: Path, *words: str) -> tuple[Seq2SeqRun, list[str]]:
     """Return a run of one process, and what it said."""
-    parser = get_parser("test", program="finetune_glm.py")
-    parsed = parse_arguments([*FLAGS, "--data-dir", str(folder), *words], parser=parser)
-    configuration = finetuning_configuration(parsed)
+    configuration = parse_settings(FinetuningSettings, [*FLAGS, "--data-dir", str(folder), *words], environment={})
     tokenizer = build_tokenizer(
-        "BertWordPieceTokenizer", model_type="bert-base-uncased", task_mask=parsed.values.task_mask, vocab_dir=vocab_dir
+        "BertWordPieceTokenizer",
+        model_type="bert-base-uncased",
+        task_mask=configuration.blank.task_mask,
+        vocab_dir=vocab_dir,
     )
     with logged_lines() as said:
         run = Seq2SeqRun(configuration, tokenizer=tokenizer, topology=ParallelTopology.single())
@@ -112,5 +113,9 @@ def test_splits(folder: Path, vocab_dir: Path) -> None:
 
 
 def test_families() -> None:
-    assert family_of("Squad") == "understanding"
-    assert family_of("squad", source_length=64) == family_of("CNN_DM") == "seq2seq"
+    def family(*words: str) -> str:
+        return parse_settings(FinetuningSettings, ["--block-lm", "--epochs", "1", *words], environment={}).family
+
+    lengths = ("--src-seq-length", "64", "--tgt-seq-length", "8")
+    assert family("--task", "Squad") == "understanding"
+    assert family("--task", "squad", *lengths) == family("--task", "CNN_DM", *lengths) == "seq2seq"

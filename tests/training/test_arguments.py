@@ -9,17 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from training.arguments import get_parser, parse_arguments
-from training.configurations import PretrainingConfiguration, pretraining_configuration
-from training.flags import GROUPS, WITHOUT_EFFECT
+from training.arguments import get_parser, groups_of, options_of, parse_settings
+from training.data import tokenizer_keywords
+from training.settings import WITHOUT_EFFECT, PretrainingSettings, Settings
 
 BASE = ["--block-lm", "--train-data", "x.jsonl"]
 
 
-def configure(*words: str, environment: dict[str, str] | None = None) -> PretrainingConfiguration:
-    return pretraining_configuration(
-        parse_arguments([*BASE, *words], environment=environment or {}), date="01-02-03-04"
-    )
+def configure(*words: str, environment: dict[str, str] | None = None) -> PretrainingSettings:
+    environment = {"GLM_DATE": "01-02-03-04", **(environment or {})}
+    return parse_settings(PretrainingSettings, [*BASE, *words], environment=environment)
 
 
 def deepspeed_file(folder: Path, content: object) -> list[str]:
@@ -29,31 +28,34 @@ def deepspeed_file(folder: Path, content: object) -> list[str]:
 
 
 def test_prefixes_of_the_original_are_not_ambiguous():
-    values = parse_arguments(["--vocab", "7", "--save-int", "3", "--exp", "run"], environment={}).values
+    values = get_parser().parse_args(["--vocab", "7", "--save-int", "3", "--exp", "run"])
     assert (values.vocab_size, values.save_interval, values.experiment_name) == (7, 3, "run")
 
 
 def test_an_unknown_flag_is_one_line():
     with pytest.raises(ValueError, match="unrecognized arguments: --no-such-flag"):
-        parse_arguments(["--no-such-flag"])
+        configure("--no-such-flag")
     with pytest.raises(ValueError, match="--lr: invalid float value: 'fast'"):
-        parse_arguments(["--lr", "fast"])
+        configure("--lr", "fast")
+    with pytest.raises(ValueError, match="did you mean --num-layers"):
+        configure("--num-layer-s", "2")
 
 
 def test_every_flag_is_described_once():
-    names = [flag.name for _, flags in GROUPS for flag in flags]
+    options = [option for group in groups_of(Settings).values() for option in options_of(group)]
+    names = [flag for _, flag in options] + [flag for flag, *_ in WITHOUT_EFFECT]
     assert len(names) == len(set(names))
-    assert all(flag.help for _, flags in GROUPS for flag in flags)
-    parser = get_parser()
-    destinations = {action.dest for action in parser._actions}
-    assert set(WITHOUT_EFFECT) <= destinations
+    assert all(option.metadata["help"] for option, _ in options)
+    text = get_parser().format_help()
+    assert all(name in text for name in names)
+    assert "peak learning rate; overridden by the DeepSpeed file (default: 0.0001)" in " ".join(text.split())
 
 
 def test_flags_without_effect_give_one_warning_line():
-    notices = parse_arguments([*BASE, "--deep-init", "--text-key", "body", "--lazy-loader"], environment={}).notices
+    notices = configure("--deep-init", "--text-key", "body", "--lazy-loader").notices
     assert len(notices) == 1
     assert all(name in notices[0] for name in ("--deep-init", "--text-key", "--lazy-loader"))
-    assert parse_arguments(BASE, environment={}).notices == ()
+    assert configure().notices == ()
 
 
 def test_deepspeed_file_wins_over_flags(tmp_path: Path):
@@ -71,14 +73,15 @@ def test_deepspeed_file_wins_over_flags(tmp_path: Path):
         },
     )
     configuration = configure("--batch-size", "3", "--lr", "1", *words)
-    assert (configuration.batch.batch_size, configuration.batch.accumulation_steps) == (16, 2)
+    assert (configuration.batch.batch_size, configuration.batch.gradient_accumulation_steps) == (16, 2)
     optimizer = configuration.optimizer
-    assert (optimizer.lr, optimizer.weight_decay, optimizer.betas, optimizer.eps) == (4e-4, 0.1, (0.9, 0.98), 1e-6)
+    assert (optimizer.lr, optimizer.weight_decay, optimizer.adam_eps) == (4e-4, 0.1, 1e-6)
+    assert (optimizer.adam_beta1, optimizer.adam_beta2) == (0.9, 0.98)
     assert optimizer.clip_grad == 0.5
     precision = configuration.precision
     assert (precision.kind, precision.loss_scale, precision.loss_scale_window) == ("fp16", None, 500)
     assert (precision.hysteresis, precision.min_scale) == (3, 2)
-    notice = parse_arguments([*BASE, *words], environment={}).notices[-1]
+    notice = configure(*words).notices[-1]
     assert "lr = 0.0004" in notice and "batch_size = 16" in notice
 
 
@@ -87,7 +90,7 @@ def test_a_silent_deepspeed_file_leaves_the_flags_but_resets_the_accumulation(tm
     configuration = configure("--batch-size", "3", "--lr", "0.5", "--gradient-accumulation-steps", "8", *words)
     assert configuration.batch.batch_size == 3
     assert configuration.optimizer.lr == 0.5
-    assert configuration.batch.accumulation_steps == 1
+    assert configuration.batch.gradient_accumulation_steps == 1
 
 
 def test_bad_deepspeed_files_are_one_line(tmp_path: Path):
@@ -125,7 +128,7 @@ def test_world_comes_from_the_launcher(environment: dict[str, str], rank: int, w
 
 def test_the_launchers_local_rank_is_taken_in_both_spellings():
     for name in ("--local_rank", "--local-rank"):
-        assert parse_arguments([f"{name}=3"], environment={}).values.local_rank == 3
+        assert configure(f"{name}=3").device.local_rank == 3
 
 
 def test_experiment_name_and_folders(tmp_path: Path):
@@ -147,10 +150,11 @@ def test_derived_settings():
         "--gradient-accumulation-steps", "4",
     )  # fmt: skip
     assert configuration.precision.kind == "fp16" and configuration.precision.loss_scale is None
-    assert configuration.tokenizer.num_sentinels == 64 and configuration.tokenizer.decoder_mask
-    assert configuration.model.max_memory_length == 0
-    assert configuration.schedule.num_iters == 25
-    assert configuration.batch.eval_batch_size == configuration.batch.batch_size
+    assert tokenizer_keywords(configuration)["num_sentinels"] == 64
+    assert tokenizer_keywords(configuration)["decoder_mask"]
+    assert configuration.model.config(vocab_size=8).max_memory_length == 0
+    assert configuration.schedule_length == 25
+    assert configuration.batch.evaluation_batch_size == configuration.batch.batch_size
 
 
 @pytest.mark.parametrize(
@@ -189,10 +193,11 @@ def test_a_deepspeed_file_and_a_flag_that_want_different_precisions(tmp_path: Pa
 
 def test_missing_train_data_is_refused():
     with pytest.raises(ValueError, match="no --train-data"):
-        pretraining_configuration(parse_arguments(["--block-lm"], environment={}))
+        parse_settings(PretrainingSettings, ["--block-lm"], environment={})
 
 
 def test_help_needs_no_torch(repository: Path):
-    check = "import sys; from training.arguments import get_parser; get_parser().format_help(); import pretrain_glm; "
+    check = "import sys; from training.arguments import get_parser; get_parser().format_help(); "
+    check += "import pretrain_glm, finetune_glm, generate_samples; "
     check += "sys.exit(sorted(m for m in ('torch', 'numpy') if m in sys.modules) != [])"
     assert subprocess.run([sys.executable, "-c", check], cwd=repository, check=False).returncode == 0

@@ -24,6 +24,7 @@ from tests.helpers import distributed
 from training.checkpointing import TEMPORARY_PREFIX, load_checkpoint, save_checkpoint
 from training.optimizer import build_optimizer, clip_gradients
 from training.schedule import AnnealingLR
+from training.settings import OptimizerSettings
 
 
 class Run:
@@ -33,7 +34,7 @@ class Run:
         self.topology = topology or ParallelTopology.single()
         config = GLMConfig(1, 8, 2, 16, **{"max_position_embeddings": 8, **changes})
         self.model = GLMModel(config, topology=self.topology, generator=torch.Generator().manual_seed(seed))
-        self.optimizer = build_optimizer(self.model, lr=0.01, weight_decay=0.1, betas=(0.9, 0.99), eps=1e-8)
+        self.optimizer = build_optimizer(self.model, OptimizerSettings("adam", 0.01, 0.1, 0.9, 0.99, 1e-8))
         self.scheduler = AnnealingLR(
             self.optimizer, start_lr=0.01, warmup_iters=2.0, num_iters=20, decay_style="cosine"
         )

@@ -19,10 +19,10 @@ from tests.helpers.engines import VOCABULARY, make_batch, make_engine
 from tests.helpers.launching import run as launch
 from tests.helpers.logs import logged_lines
 from tests.helpers.small_corpus import SmallCorpus, make_corpus, task_flags, write_entailment_split
-from training.build import EngineSettings, choose_kernels, wrap_model
-from training.configurations import KernelSettings, OptimizerSettings, PrecisionSettings, ScheduleSettings
+from training.build import choose_kernels, wrap_model
 from training.distributed import faults_in_one_line
 from training.engine import TorchEngine
+from training.settings import KernelSettings, OptimizerSettings, ScheduleSettings, Settings
 
 CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler, which torch.compile needs")
@@ -183,27 +183,23 @@ def test_tensor_parallel_layers() -> None:
 
 
 def wrapped(kernels: KernelSettings, *, device: torch.device = CPU, deepspeed: dict | None = None) -> list[str]:
-    settings = EngineSettings(
-        optimizer=OptimizerSettings("adam", 1e-3, 0.0, (0.9, 0.98), 1e-6, 1.0),
-        schedule=ScheduleSettings("constant", 10, 0.0, 0.1, False),
-        precision=PrecisionSettings("fp32", None, 1000, 2, 1.0),
-        batch_size=1,
-        accumulation_steps=1,
+    settings = Settings(
+        optimizer=OptimizerSettings("adam", 1e-3, 0.0, 0.9, 0.98, 1e-6, 1.0),
+        schedule=ScheduleSettings(lr_decay_style="constant", warmup=0.0),
         deepspeed_content=deepspeed,
-        universal=False,
         kernels=kernels,
     )
     model = model_of(1)
     with logged_lines() as lines:
-        wrap_model(model, settings, topology=ParallelTopology.single(), device=device)
-    assert (model.transformer._compiled_layer is not None) == kernels.compiled
+        wrap_model(model, settings, schedule_length=10, topology=ParallelTopology.single(), device=device)
+    assert (model.transformer._compiled_layer is not None) == kernels.compile
     assert model.transformer.attention_kernel == kernels.attention
     return lines
 
 
 def test_settings_reach_the_model() -> None:
     assert wrapped(KernelSettings()) == []
-    assert "compiled" in " ".join(wrapped(KernelSettings(compiled=True)))
+    assert "compiled" in " ".join(wrapped(KernelSettings(compile=True)))
     assert wrapped(KernelSettings(attention="sdpa")) == []
 
 
@@ -212,7 +208,7 @@ def test_what_cannot_be_is_refused() -> None:
         wrapped(KernelSettings(attention="flex"))
     pytest.importorskip("deepspeed")
     with pytest.raises(ValueError, match="--compile does not go with ZeRO stage 3"):
-        wrapped(KernelSettings(compiled=True), deepspeed={"zero_optimization": {"stage": 3}})
+        wrapped(KernelSettings(compile=True), deepspeed={"zero_optimization": {"stage": 3}})
 
 
 def test_flex_attention_with_dropout_says_that_it_waits_for_evaluation() -> None:

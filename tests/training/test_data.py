@@ -17,9 +17,9 @@ from mpu.initialize import ParallelTopology
 from tests.helpers.logs import logged_lines
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
 from tests.helpers.training_data import SINGLE, build, configure, take
-from training.arguments import parse_arguments
-from training.configurations import pretraining_configuration
-from training.data import build_pretraining_data, build_pretraining_tokenizer, unigram_entropy
+from training.arguments import parse_settings
+from training.data import build_pretraining_data, build_run_tokenizer, unigram_entropy
+from training.settings import PretrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +79,9 @@ def test_the_split_is_saved_and_loaded(corpus: SmallCorpus, tmp_path: Path):
     order = tmp_path / "order.npy"
     without_valid = ("--split", "50,8,2", "--save-test-data", str(tmp_path / "test.txt"))
     words = [word for word in corpus.words() if word not in ("--valid-data", str(corpus.folder / "valid.jsonl"))]
-    configuration = parse_arguments([*words, *without_valid, "--save-splits", str(order)], environment={})
-    settings = pretraining_configuration(configuration)
-    tokenizer = build_pretraining_tokenizer(settings.tokenizer)
+    flags = [*words, *without_valid, "--save-splits", str(order)]
+    settings = parse_settings(PretrainingSettings, flags, environment={})
+    tokenizer = build_run_tokenizer(settings)
     with logged_lines() as lines:
         build_pretraining_data(settings, tokenizer=tokenizer, topology=SINGLE)
     assert sorted(np.load(order)) == list(range(60))
@@ -120,7 +120,7 @@ def test_unigram_entropy_of_equally_frequent_tokens():
 
 def test_command_tokens_are_those_the_objectives_need(corpus: SmallCorpus):
     def tokenizer(*words: str) -> Tokenizer:
-        return build_pretraining_tokenizer(configure(corpus, *words).tokenizer)
+        return build_run_tokenizer(configure(corpus, *words))
 
     plain = tokenizer()
     assert plain.has_command("gMASK") and not plain.has_command("dBLOCK")

@@ -10,8 +10,8 @@ import torch
 
 from tests.helpers import deepspeed_engines as engines
 from tests.helpers.distributed import run
-from training.configurations import OptimizerSettings, PrecisionSettings
 from training.deepspeed.config import deepspeed_plan
+from training.settings import BatchSettings, OptimizerSettings, PrecisionSettings
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is an extra")
 
@@ -88,7 +88,7 @@ def test_the_same_size_goes_on(stage: int, straight, tmp_path: Path) -> None:
     ids=["zero1-dp4-dp2", "zero2-dp2-dp1", "zero3-dp2-dp1", "zero1-tp2-tp1", "zero1-1-zero2-2x2"],
 )
 def test_another_size_goes_on_with_universal_checkpoint(first, second, straight, tmp_path: Path) -> None:
-    assert_equal(resume(tmp_path, first, second, universal=True), straight[SAVED:])
+    assert_equal(resume(tmp_path, first, second, universal_checkpoint=True), straight[SAVED:])
 
 
 def test_stage_0_and_the_torch_engine_share_checkpoints(straight, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_weights_alone_need_no_fitting_optimizer(tmp_path: Path) -> None:
     root = tmp_path / "run"
     run(engines.train_and_save, 2, 1, 3, "fp32", root, (0, SAVED, SAVED))
     expected = run(engines.load_and_train, 2, 1, 3, "fp32", root, SAVED + 1, {})[0][2]
-    settings = {"load_optimizer": False, "load_schedule": False}
+    settings = {"no_load_optim": True, "no_load_lr_scheduler": True}
     for stage in (None, 1):
         measured = run(engines.load_and_train, 1, 1, stage, "fp32", root, SAVED + 1, settings)[0][2]
         assert_equal(measured, expected)
@@ -135,10 +135,9 @@ def test_a_cut_off_file_falls_back_loudly(straight, tmp_path: Path) -> None:
 def plan_for(content: dict, kind: str = "fp32"):
     return deepspeed_plan(
         content,
-        batch_size=3,
-        accumulation_steps=2,
-        optimizer=OptimizerSettings("adam", 1e-3, 0.1, (0.9, 0.98), 1e-6, 0.7),
-        precision=PrecisionSettings(kind, None, 500, 3, 1.0),
+        batch=BatchSettings(batch_size=3, gradient_accumulation_steps=2),
+        optimizer=OptimizerSettings("adam", 1e-3, 0.1, 0.9, 0.98, 1e-6, 0.7),
+        precision=PrecisionSettings(kind == "fp16", kind == "bf16", None, 500, 3, 1.0),
         device=torch.device("cpu"),
     )
 

@@ -11,9 +11,9 @@ from data_utils.batches import Batch
 from mpu.initialize import initialize_model_parallel
 from tests.helpers.distributed import run
 from tests.helpers.engines import make_batch, make_engine
-from training.configurations import CheckpointSettings
 from training.engine import TorchEngine
 from training.metrics import OBJECTIVE_INDEX, IntervalMetrics
+from training.settings import CheckpointSettings
 
 
 @pytest.fixture(autouse=True)
@@ -138,12 +138,7 @@ def test_activation_checkpointing_takes_the_same_steps():
 
 
 def settings(folder: Path, **changes: object) -> CheckpointSettings:
-    values: dict = {
-        "save": folder, "save_interval": 1, "save_optimizer": True, "save_random_state": True, "keep": None,
-        "load": None, "load_pretrained": None, "load_optimizer": True, "load_random_state": True,
-        "load_schedule": True, "finetune": False, "auto_resume": False,
-    }  # fmt: skip
-    return CheckpointSettings(**{**values, **changes})
+    return CheckpointSettings(**{"save": folder, "save_interval": 1, **changes})
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

@@ -13,6 +13,7 @@ from tests.helpers.golden_index import GoldenFolder
 from tests.helpers.golden_models import build_model, load_vectors
 from training.optimizer import DynamicLossScaler, build_optimizer, clip_gradients
 from training.schedule import AnnealingLR
+from training.settings import OptimizerSettings
 
 ARGUMENTS = {
     "lr": 1e-4, "warmup": 0.01, "lr_decay_iters": None, "train_iters": 1, "finetune": False,
@@ -140,7 +141,7 @@ def test_training_curve(golden: GoldenFolder) -> None:
     hyper = recorded["hyper"]
     assert set(hyper) == {"lr", "wd", "betas", "eps", "warmup", "style", "ratio", "clip", "iterations"}
     optimizer = build_optimizer(
-        model, lr=hyper["lr"], weight_decay=hyper["wd"], betas=tuple(hyper["betas"]), eps=hyper["eps"]
+        model, OptimizerSettings("adam", hyper["lr"], hyper["wd"], *hyper["betas"], hyper["eps"])
     )
     schedule = AnnealingLR(
         optimizer,

@@ -16,18 +16,18 @@ import torch
 
 from data_utils.batches import Batch
 from tests.helpers.engines import make_batch, make_engine
-from training.arguments import parse_arguments
+from training.arguments import parse_settings
 from training.build import resume_position
-from training.configurations import (
-    BatchSettings,
-    CheckpointSettings,
-    RunSettings,
-    pretraining_configuration,
-)
 from training.engine import TorchEngine
 from training.logging import Console, JsonLinesWriter, RunLog, read_lines
 from training.loop import LONGEST_SKIPPED_STREAK, Progress, StopRequest, Trainer, TrainingData, run_every
 from training.metrics import ComputeCost
+from training.settings import (
+    BatchSettings,
+    CheckpointSettings,
+    PretrainingSettings,
+    RunSettings,
+)
 
 MODES = ("bert", "sentence", "gpt")
 TIMES = {"elapsed_ms", "tokens_per_second", "memory_bytes"}
@@ -41,7 +41,7 @@ def settings(folder: Path, *words: str) -> tuple[RunSettings, CheckpointSettings
     flags = ["--block-lm", "--train-data", "x", "--save", str(folder), "--auto-resume", "--summary-dir", str(folder),
              "--train-iters", "12", "--log-interval", "3", "--save-interval", "5", "--eval-interval", "4",
              "--gradient-accumulation-steps", "2", *words]  # fmt: skip
-    configuration = pretraining_configuration(parse_arguments(flags, environment={}))
+    configuration = parse_settings(PretrainingSettings, flags, environment={})
     return configuration.run, configuration.checkpoint, configuration.batch
 
 
@@ -55,12 +55,12 @@ def trainer(
         engine or make_engine(dropout=0.1),
         data=TrainingData(**{**sources, **data}, samples_per_batch=4),
         num_updates=run.train_iters,
-        accumulation_steps=batch.accumulation_steps,
+        accumulation_steps=batch.gradient_accumulation_steps,
         run=run,
         checkpoint=checkpoint,
         log=RunLog(
             Console(total=run.train_iters, initial=progress.updates, progress=False),
-            [JsonLinesWriter(run.metrics_file, iteration=progress.updates)],
+            [JsonLinesWriter(run.metrics_path, iteration=progress.updates)],
         ),
         progress=progress,
         cost=ComputeCost(1.0, None),

@@ -18,6 +18,7 @@ from training.optimizer import (
     clip_gradients,
     load_optimizer_state,
 )
+from training.settings import OptimizerSettings
 
 SINGLE = ParallelTopology.single()
 
@@ -27,9 +28,8 @@ def small_model(seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.LSTM(4, 2))
 
 
-def build(model: nn.Module, **changes: object) -> torch.optim.Optimizer:
-    options: dict = {"lr": 0.1, "weight_decay": 0.2, "betas": (0.8, 0.95), "eps": 1e-6}
-    return build_optimizer(model, **{**options, **changes})
+def build(model: nn.Module, name: str = "adam", *, fused: bool = True) -> torch.optim.Optimizer:
+    return build_optimizer(model, OptimizerSettings(name, 0.1, 0.2, 0.8, 0.95, 1e-6), fused=fused)
 
 
 def fill_gradients(model: nn.Module, seed: int) -> None:

@@ -21,15 +21,8 @@ from tests.helpers import REPOSITORY
 from tests.helpers.distributed import run
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
 from tests.helpers.training_data import build, take
-from training.arguments import parse_arguments
-from training.build import EngineSettings, wrap_model
-from training.configurations import (
-    OptimizerSettings,
-    PrecisionSettings,
-    PretrainingConfiguration,
-    ScheduleSettings,
-    pretraining_configuration,
-)
+from training.arguments import parse_settings
+from training.build import wrap_model
 from training.engine import Engine
 from training.plan import (
     CARDS,
@@ -45,6 +38,13 @@ from training.plan import (
     shard_of_rank,
     torch_states,
 )
+from training.settings import (
+    OptimizerSettings,
+    PrecisionSettings,
+    PretrainingSettings,
+    ScheduleSettings,
+    Settings,
+)
 
 BASE = ["--block-lm", "--train-data", "absent.jsonl"]
 SHAPE = {"batch_size": 4, "width": 100}  # no activation has the shape of a weight
@@ -53,9 +53,9 @@ DISK = 0.1  # relative, of a checkpoint: names, random states, the archive's own
 DOCUMENT = REPOSITORY / "docs" / "scaling.md"
 
 
-def configure(*words: str, world_size: int = 1) -> PretrainingConfiguration:
+def configure(*words: str, world_size: int = 1) -> PretrainingSettings:
     environment = {"GLM_PLAN_WORLD_SIZE": str(world_size)}
-    return pretraining_configuration(parse_arguments([*BASE, *words, "--dry-run"], environment=environment), date="")
+    return parse_settings(PretrainingSettings, [*BASE, *words, "--dry-run"], environment=environment)
 
 
 def plan(*words: str, world_size: int = 1, content: dict | None = None, vocab_size: int | None = 1024) -> Plan:
@@ -115,16 +115,13 @@ def test_the_torch_engine_holds_what_is_planned(name: str, precision: str, tmp_p
 
 
 def make_engine(model: GLMModel, stage: int | None, precision: str, *, name: str = "adam", **zero: object) -> Engine:
-    settings = EngineSettings(
-        optimizer=OptimizerSettings(name, 1e-3, 0.1, (0.9, 0.98), 1e-6, 1.0),
-        schedule=ScheduleSettings("linear", 10, 0.1, 0.1, False),
-        precision=PrecisionSettings(precision, None, 1000, 2, 1.0),
-        batch_size=4,
-        accumulation_steps=1,
+    settings = Settings(
+        optimizer=OptimizerSettings(name, 1e-3, 0.1, 0.9, 0.98, 1e-6, 1.0),
+        schedule=ScheduleSettings(warmup=0.1),
+        precision=PrecisionSettings(fp16=precision == "fp16", bf16=precision == "bf16"),
         deepspeed_content=None if stage is None else {"zero_optimization": {"stage": stage, **zero}},
-        universal=False,
     )
-    return wrap_model(model, settings, topology=model.topology, device=torch.device("cpu"))
+    return wrap_model(model, settings, schedule_length=10, topology=model.topology, device=torch.device("cpu"))
 
 
 def take_step(engine: Engine) -> None:
@@ -261,7 +258,7 @@ def test_batches_are_hardly_larger_than_planned(objective: tuple[str, str], corp
     flags += ["--max-position-embeddings", "256"]
     batches = take(build(corpus, *flags), 30)
     words = [*corpus.words(), *flags]
-    planned = make_plan(pretraining_configuration(parse_arguments(words, environment={})))
+    planned = make_plan(parse_settings(PretrainingSettings, words, environment={}))
     assert max(batch.input_ids.shape[1] for batch in batches) <= 1.1 * planned.width
     assert max(int(batch.loss_mask.sum()) for batch in batches) <= 1.5 * planned.num_targets
     assert max(int(batch.loss_mask.sum()) for batch in batches) >= 0.5 * planned.num_targets
@@ -345,14 +342,14 @@ def test_vocabularies(vocab_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path
         ("--tokenizer-type", "GPT2BPETokenizer", "--task-mask"),
         ("--tokenizer-type", "ChineseSPTokenizer", "--task-mask"),
     ):
-        size, origin = padded_vocabulary(configure(*words, "--vocab-dir", str(vocab_dir)).tokenizer, fallback=1)
+        size, origin = padded_vocabulary(configure(*words, "--vocab-dir", str(vocab_dir)), fallback=1)
         assert "padded" in origin
         monkeypatch.delenv("GLM_VOCAB_DIR", raising=False)
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-        guessed, note = padded_vocabulary(configure(*words, "--cache-dir", str(tmp_path)).tokenizer, fallback=1)
+        guessed, note = padded_vocabulary(configure(*words, "--cache-dir", str(tmp_path)), fallback=1)
         assert guessed == size and "no vocabulary files here" in note
         assert os.environ["HF_HUB_OFFLINE"] == "0" and not list(tmp_path.iterdir())
-    own = configure("--tokenizer-type", "SentencePieceTokenizer").tokenizer
+    own = configure("--tokenizer-type", "SentencePieceTokenizer")
     assert padded_vocabulary(own, fallback=1000)[0] == 1024
 
 
@@ -371,7 +368,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     monkeypatch.setenv("RANK", "1")
     assert pretrain_glm.main(words) == 0
     assert capsys.readouterr().out == ""
-    assert parse_arguments([*BASE], environment={"GLM_PLAN_WORLD_SIZE": "8"}).values.world_size == 1
+    assert parse_settings(PretrainingSettings, BASE, environment={"GLM_PLAN_WORLD_SIZE": "8"}).device.world_size == 1
 
 
 def test_the_document_holds_the_table():

@@ -46,9 +46,9 @@ from training.checkpointing import (
     trained_weights,
     write_checkpoint,
 )
-from training.configurations import CheckpointSettings
 from training.deepspeed.config import DeepSpeedPlan
 from training.schedule import AnnealingLR
+from training.settings import CheckpointSettings
 
 OPTIMIZER_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 STAGE_KEY = "zero_stage"
@@ -160,7 +160,7 @@ def continues_deepspeed(
         ValueError: it cannot be restored in this run; the message names the flag that helps.
     """
     location = resolve_checkpoint(path)
-    if settings.finetune or location.tag == RELEASE_TAG or not settings.load_optimizer:
+    if settings.finetune or location.tag == RELEASE_TAG or settings.no_load_optim:
         return False
     saved, weights_only = zero_shape(location.folder), "or continue with its weights alone (--no-load-optim)"
     if plan.stage == 0:
@@ -175,18 +175,18 @@ def continues_deepspeed(
             f"{location.folder} was not written with ZeRO, so it has no optimizer state for stage {plan.stage}: "
             f"continue with the engine that wrote it, {weights_only}"
         )
-    if settings.universal and (saved.stage == 3) != (plan.stage == 3):
+    if settings.universal_checkpoint and (saved.stage == 3) != (plan.stage == 3):
         raise ValueError(
             f"{location.folder} was written by {saved}: DeepSpeed converts neither to stage 3 nor from it; continue "
             f"with stage {saved.stage}, {weights_only}"
         )
-    if settings.universal and plan.stage == 3 and topology.model_parallel_size > saved.model_parallel_size:
+    if settings.universal_checkpoint and plan.stage == 3 and topology.model_parallel_size > saved.model_parallel_size:
         raise ValueError(
             f"{location.folder} was written by {saved}: DeepSpeed cannot cut stage 3 for more tensor-parallel ranks; "
             f"use no more than {saved.model_parallel_size}, {weights_only}"
         )
     present = ZeroShape(topology.data_parallel_size, topology.model_parallel_size, plan.stage)
-    if not settings.universal and replace(saved, stage=saved.stage or plan.stage) != present:
+    if not settings.universal_checkpoint and replace(saved, stage=saved.stage or plan.stage) != present:
         raise ValueError(
             f"{location.folder} was written by {saved}, this run has {present}: add --universal-checkpoint to carry "
             f"its optimizer over, {weights_only}"
@@ -208,18 +208,18 @@ def save_zero_checkpoint(
     assert settings.save is not None, "save without a folder"
     stage = engine.zero_optimization_stage()
     state: dict[str, Any] = {"iteration": iteration, "data_state": dict(data_state), STAGE_KEY: int(stage)}
-    if settings.save_optimizer:
+    if not settings.no_save_optim:
         state["client_lr_scheduler"] = scheduler.state_dict()
         steps = [float(own["step"]) for own in engine.optimizer.optimizer.state.values() if "step" in own]
         state[STEP_KEY] = max(steps, default=0.0)
-    if settings.save_random_state:
+    if not settings.no_save_rng:
         state |= gather_random_states(engine.module, topology=topology)
     temporary = settings.save / f"{TEMPORARY_PREFIX}{tag}"
 
     def write() -> None:
         files: SafeCheckpointEngine = engine.checkpoint_engine
         files.failure = None
-        if settings.save_optimizer:
+        if not settings.no_save_optim:
             frozen = has_frozen_weights(engine.module)
             files.kept = frozenset(trained_weights(engine.module)) if frozen else None
             engine.save_checkpoint(
@@ -230,7 +230,7 @@ def save_zero_checkpoint(
                 exclude_frozen_parameters=frozen,
             )
             files.kept = None
-        if stage == 3 or not settings.save_optimizer:
+        if stage == 3 or settings.no_save_optim:
             weights = whole_weights(engine.module, keep=topology.data_parallel_rank == 0)
             if topology.data_parallel_rank == 0:
                 sizes = {
@@ -242,7 +242,9 @@ def save_zero_checkpoint(
         if files.failure is not None:
             raise files.failure
 
-    return write_checkpoint(settings.save / tag, write, topology=topology, device=engine.device, keep=settings.keep)
+    return write_checkpoint(
+        settings.save / tag, write, topology=topology, device=engine.device, keep=settings.keep_checkpoints
+    )
 
 
 def has_frozen_weights(model: torch.nn.Module) -> bool:
@@ -275,7 +277,7 @@ def load_zero_checkpoint(
     """
     location, notes = _newest_complete(resolve_checkpoint(path), topology=topology, device=engine.device)
     folder = location.folder
-    if settings.universal:
+    if settings.universal_checkpoint:
         folder = make_universal(location, parent=settings.save or folder.parent, topology=topology)
     options = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
     _, content = engine.load_checkpoint(
@@ -287,15 +289,15 @@ def load_zero_checkpoint(
     )
     for group, own in zip(engine.optimizer.param_groups, options, strict=True):
         group.update(own)  # rate, betas and decay stay those of this run
-    if settings.universal:
+    if settings.universal_checkpoint:
         for own in engine.optimizer.optimizer.state.values():
             own["step"] = torch.full_like(torch.as_tensor(own["step"]), content[STEP_KEY])
         dist.barrier()
         if topology.rank == 0:
             shutil.rmtree(folder)
-    if settings.load_schedule:
+    if not settings.no_load_lr_scheduler:
         restore_schedule(scheduler, content, folder=location.folder)
-    if settings.load_random_state:
+    if not settings.no_load_rng:
         notes += restore_random_states(content, engine.module, topology=topology)
     report = LoadReport(
         loaded=tuple(canonical_name(name) for name, _ in engine.module.named_parameters()),

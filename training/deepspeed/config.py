@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from training.configurations import OptimizerSettings, PrecisionSettings
+from training.settings import BatchSettings, OptimizerSettings, PrecisionSettings
 
 ADAM_TYPES = ("adam", "adamw", "fusedadam", "cpuadam")
 
@@ -39,8 +39,7 @@ class DeepSpeedPlan:
 def deepspeed_plan(
     content: Mapping[str, Any],
     *,
-    batch_size: int,
-    accumulation_steps: int,
+    batch: BatchSettings,
     optimizer: OptimizerSettings,
     precision: PrecisionSettings,
     device: torch.device,
@@ -81,8 +80,8 @@ def deepspeed_plan(
         config["bf16"] = {**_known(content.get("bf16")), "enabled": True}
     config["zero_optimization"] = {**zero, "stage": stage}
     config |= {
-        "train_micro_batch_size_per_gpu": batch_size,
-        "gradient_accumulation_steps": accumulation_steps,
+        "train_micro_batch_size_per_gpu": batch.batch_size,
+        "gradient_accumulation_steps": batch.gradient_accumulation_steps,
         "gradient_clipping": optimizer.clip_grad if stage > 0 else 0.0,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

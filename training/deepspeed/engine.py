@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from model.checkpoints.reading import LoadReport
 from mpu.initialize import ParallelTopology
 from training.checkpointing import ResumeState
-from training.configurations import CheckpointSettings
 from training.deepspeed.checkpoints import (
     SafeCheckpointEngine,
     continues_deepspeed,
@@ -32,6 +31,7 @@ from training.deepspeed.config import DeepSpeedPlan
 from training.engine import Criterion, Engine
 from training.optimizer import clip_gradients
 from training.schedule import AnnealingLR
+from training.settings import CheckpointSettings
 
 INSTALL_HINT = "--deepspeed needs the package deepspeed: pip install deepspeed, or leave --deepspeed out"
 

@@ -1,0 +1,807 @@
+"""Every option of the command line, declared once: its name, type, default, choices and what it does.
+
+A group is a frozen dataclass; a field ``num_layers`` is the flag ``--num-layers``, and its annotation the flag's type
+(bool is a switch, a tuple takes several values). ``training/arguments.py`` makes the parser, ``--help``, the warnings
+about flags without effect and the settings of a run from these declarations. Callees take the group that concerns them.
+A value that cannot be is refused where its group is made, values that contradict each other where the settings of a
+program are. Flags of the original keep name, type, default and choices; ours are declared by ``added``. Imports neither
+torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from model.config import LORA_TARGETS, GLMConfig, LoraSettings
+
+PRETRAINING, FINETUNING, GENERATION = "pre-training", "fine-tuning", "generation"
+
+
+def option(
+    default: Any,
+    text: str,
+    *,
+    flag: str | None = None,
+    choices: tuple[str, ...] | None = None,
+    nargs: str | None = None,
+    only: tuple[str, ...] | None = None,
+    instead_of: str | None = None,
+    original: bool = True,
+) -> Any:
+    """Declare an option as a field of its group.
+
+    Args:
+        default: where the flag is not given.
+        text: for ``--help``.
+        flag: its spelling, where that is not the field's name with dashes.
+        choices, nargs: as in argparse.
+        only: the programs that it concerns (default: those of its group).
+        instead_of: a switch that this one turns off: of the two the later one counts.
+        original: whether the original has it.
+    """
+    metadata = {"help": text, "flag": flag, "choices": choices, "nargs": nargs}
+    return field(default=default, metadata=metadata | {"only": only, "instead_of": instead_of, "original": original})
+
+
+def added(default: Any, text: str, **more: Any) -> Any:
+    """Declare an option that the original does not have."""
+    return option(default, text, original=False, **more)
+
+
+def spelling(name: str) -> str:
+    """Return how a field's flag is written in messages."""
+    return f"--{name.replace('_', '-')}"
+
+
+class Group:
+    """Base of the groups. Its docstring's first line is the title in ``--help``."""
+
+    only: ClassVar[tuple[str, ...]] = (PRETRAINING, FINETUNING, GENERATION)  # the programs that its flags concern
+
+    def require(self, minimum: int, *names: str) -> None:
+        """Raise ValueError where one of the named fields is given and below ``minimum``."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                needed = "it cannot be negative" if minimum == 0 else f"at least {minimum} is needed"
+                raise ValueError(f"{spelling(name)} is {value}; {needed}")
+
+
+def refuse(*refusals: tuple[Any, str]) -> None:
+    """Raise ValueError with the message of the first condition that holds."""
+    for refused, message in refusals:
+        if refused:
+            raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class ModelSettings(Group):
+    """Model: sizes, positions and dropout; the vocabulary comes from the tokenizer"""
+
+    num_layers: int = option(24, "number of transformer layers")
+    hidden_size: int = option(1024, "width of the transformer")
+    num_attention_heads: int = option(16, "attention heads per layer")
+    max_position_embeddings: int = option(
+        512, "maximum length; the position tables have this many rows plus one; also the number of sentinel tokens"
+    )
+    hidden_dropout: float = option(0.1, "dropout on embeddings and on every sublayer output")
+    attention_dropout: float = option(0.1, "dropout probability on attention weights")
+    exact_dropout: bool = added(
+        False, "draw dropout masks one float per element instead of one random byte (slower on a CPU)"
+    )
+    attention_scale: float = option(
+        1.0,
+        "values above 1 divide the attention scores before the product and multiply them back after max subtraction, "
+        "for half precision range",
+    )
+    checkpoint_activations: bool = option(False, "recompute activations in the backward pass")
+    checkpoint_num_layers: int = option(1, "layers per recomputation chunk")
+    block_lm: bool = option(False, "use autoregressive blank infilling (this is what makes it GLM)")
+    masked_lm: bool = option(False, "predict masked tokens in place (BERT style ablation) instead of autoregressively")
+    transformer_xl: bool = option(
+        False,
+        "a plain causal language model with relative positions and segment recurrence (memory), which no program "
+        "trains or uses at present",
+    )
+    encoder_decoder: bool = option(False, "separate source and target sequences; never finished in the original")
+
+    def __post_init__(self) -> None:
+        self.require(
+            1, "num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings", "checkpoint_num_layers"
+        )
+        if self.encoder_decoder:
+            raise ValueError("--encoder-decoder was never finished in the original and is not supported; leave it out")
+
+    @property
+    def block_position_encoding(self) -> bool:
+        """Tell whether the model has two rows of positions."""
+        return self.block_lm and not self.masked_lm
+
+    def config(self, *, vocab_size: int) -> GLMConfig:
+        """Return the model's configuration for a padded vocabulary of ``vocab_size``."""
+        shared = {one.name for one in fields(GLMConfig)} & {one.name for one in fields(self)}
+        return GLMConfig(
+            **{name: getattr(self, name) for name in shared},
+            vocab_size=vocab_size,
+            block_position_encoding=self.block_position_encoding,
+            relative_encoding=self.transformer_xl,
+            embedding_dropout=self.hidden_dropout,
+            output_dropout=self.hidden_dropout,
+            fast_dropout=not self.exact_dropout,
+        )
+
+
+@dataclass(frozen=True)
+class TokenizerSettings(Group):
+    """Tokenizer"""
+
+    DEFAULT_PATH: ClassVar[str] = "tokenizer.model"
+
+    tokenizer_type: str = option(
+        "BertWordPieceTokenizer",
+        "tokenizer class",
+        choices=(
+            "CharacterLevelTokenizer",
+            "SentencePieceTokenizer",
+            "BertWordPieceTokenizer",
+            "GPT2BPETokenizer",
+            "ChineseSPTokenizer",
+        ),
+    )
+    tokenizer_model_type: str | None = option(
+        None, "vocabulary name (bert-base-uncased, bert-large-uncased, gpt2, roberta, ...)"
+    )
+    tokenizer_path: str = option(DEFAULT_PATH, "file of a SentencePiece model for the generic tokenizer")
+    fix_command_token: bool = option(
+        False, "corrected ids of the Chinese command tokens (used by the large Chinese model)"
+    )
+    make_vocab_size_divisible_by: int = option(128, "the embedding table is padded up to a multiple of this")
+    vocab_dir: str | None = added(None, "folder of vocabularies (default: $GLM_VOCAB_DIR)")
+    cache_dir: str | None = option(None, "cache folder for BERT downloads")
+
+    def __post_init__(self) -> None:
+        self.require(1, "make_vocab_size_divisible_by")
+
+    @property
+    def vocabulary_path(self) -> str | None:
+        """Return the vocabulary file that was named; the default of the flag concerns SentencePiece models only."""
+        named = self.tokenizer_type == "SentencePieceTokenizer" or self.tokenizer_path != self.DEFAULT_PATH
+        return self.tokenizer_path if named else None
+
+
+@dataclass(frozen=True)
+class CorpusSettings(Group):
+    """Corpus of pre-training: which documents are read, where they are cached, how they are split"""
+
+    only: ClassVar[tuple[str, ...]] = (PRETRAINING,)
+
+    train_data: tuple[str, ...] | None = option(
+        None, "corpora: names of data_utils/corpora/named.py, files or globs", nargs="+"
+    )
+    split: str = option("1000,1,1", "train, validation and test proportions, separated by commas or slashes")
+    load_splits: str | None = option(None, "array file with the shuffled document order to use")
+    save_splits: str | None = option(None, "array file to write the shuffled document order to")
+    save_test_data: str | None = option(None, "text file to write the decoded test documents to")
+    text_field: str = added("text", "field that holds the text in rows of files given by path")
+    text_unit: str = added("line", "what of a text file is one document", choices=("line", "paragraph", "file"))
+    data_cache_dir: str | None = added(None, "folder of the tokenized stores (default: .glm_cache beside each corpus)")
+    skip_malformed: bool = added(False, "count and skip malformed rows instead of stopping at the first one")
+    no_pre_tokenize: bool = option(False, "cache raw text and tokenize when sampling")
+    no_lazy_loader: bool = option(False, "read the token arrays into memory instead of mapping the files")
+    filter_english: bool = option(False, "reject sampled documents that a language detector does not call English")
+    half_lazy_loader: bool = option(False, "use only the first two thirds of the documents")
+    loader_scatter: int | None = option(
+        None, "split each corpus into this many shards, one shard per rank modulo this number"
+    )
+
+
+@dataclass(frozen=True)
+class DataSettings(Group):
+    """Data of evaluations and tasks"""
+
+    valid_data: tuple[str, ...] | None = option(
+        None, "separate validation corpora; for tasks a file, or splits", nargs="*"
+    )
+    test_data: tuple[str, ...] | None = option(None, "separate test corpora; for tasks splits", nargs="*")
+    data_dir: str | None = option(None, "folder of task data")
+
+
+@dataclass(frozen=True)
+class BatchSettings(Group):
+    """Batches: how texts become micro batches"""
+
+    seq_length: int = option(512, "maximum sample length before blanks are inserted")
+    eval_seq_length: int | None = option(
+        None, "sequence length of separately given evaluation data (packing only; the collator still uses --seq-length)"
+    )
+    batch_size: int = option(4, "micro batch per data-parallel rank; overridden by the DeepSpeed file")
+    eval_batch_size: int | None = option(None, "batch per rank for evaluation; unset means --batch-size")
+    gradient_accumulation_steps: int = option(1, "micro batches per update; overridden by the DeepSpeed file")
+    shuffle: bool = option(False, "draw sample numbers at random with replacement instead of counting up")
+    num_workers: int = option(2, "data loader worker processes")
+    pack_samples: bool = added(False, "short samples share rows and see themselves only; the loss is the same")
+    sample_one_document: bool = option(False, "never pack several documents into a sample", only=(PRETRAINING,))
+    non_sentence_start: float = option(
+        0.0, "probability that a cut does not have to start at a sentence start", only=(PRETRAINING,)
+    )
+    pad_to_max: bool = added(
+        False, "fine-tuning: pad every sample to --seq-length, as the original", only=(FINETUNING,)
+    )
+
+    def __post_init__(self) -> None:
+        self.require(1, "seq_length", "batch_size", "gradient_accumulation_steps")
+        self.require(0, "num_workers")
+
+    @property
+    def evaluation_batch_size(self) -> int:
+        """Return the rows of an evaluation batch."""
+        return self.eval_batch_size or self.batch_size
+
+
+@dataclass(frozen=True)
+class BlankSettings(Group):
+    """Blanks: what is removed from a text, and in which order it is written again"""
+
+    bert_prob: float = option(0.5, "probability that a batch uses the short-span objective")
+    gap_sentence_prob: float = option(
+        0.0,
+        "probability that a batch uses the sentence objective; the rest after --bert-prob goes to the document "
+        "objective",
+    )
+    gap_sentence_ratio: float = option(0.15, "fraction of tokens to mask with whole sentences")
+    gpt_infill_prob: float = option(
+        0.5,
+        "in document mode, probability that a single-document sample keeps its prefix and generates the suffix; "
+        "otherwise one long span in the middle is masked",
+    )
+    gpt_min_ratio: float = option(
+        0.5, "document mode: lower bound of the generated length as a fraction of the shortest sample"
+    )
+    avg_block_length: int = option(3, "mean of the Poisson span length")
+    short_seq_prob: float = option(0.0, "probability that a batch is cut into shorter sequences")
+    single_span_prob: float = option(0.0, "probability that a batch gets exactly one span per sample")
+    block_mask_prob: float = option(
+        0.0, "short-span mode: probability that an input token of a span is replaced by [dBLOCK] (adds that token)"
+    )
+    context_mask_ratio: float = option(
+        0.0,
+        "short-span mode: fraction of the sample length of context tokens near spans replaced by [dBLOCK] (adds that "
+        "token)",
+    )
+    task_mask: bool = option(False, "use [gMASK] and [sMASK] for document and sentence objectives (adds those tokens)")
+    no_shuffle_block: bool = option(False, "generate the spans in text order")
+    no_block_position: bool = option(False, "second position row is constant 1 for generated tokens")
+    sentinel_token: bool = option(False, "numbered mask and start tokens instead of two-dimensional positions")
+    random_position: bool = option(False, "shift all positions by a random offset that still fits")
+
+
+@dataclass(frozen=True)
+class OptimizerSettings(Group):
+    """Optimizer"""
+
+    optimizer: str = option("adam", "optimizer (non-DeepSpeed path)", choices=("adam", "adafactor"))
+    lr: float = option(0.0001, "peak learning rate; overridden by the DeepSpeed file")
+    weight_decay: float = option(0.01, "decoupled weight decay; overridden by the DeepSpeed file")
+    adam_beta1: float = option(0.9, "first Adam coefficient (non-DeepSpeed path)")
+    adam_beta2: float = option(0.999, "second Adam coefficient (non-DeepSpeed path)")
+    adam_eps: float = option(1e-08, "Adam epsilon (non-DeepSpeed path)")
+    clip_grad: float = option(
+        1.0, "gradient norm limit, 0 for none (non-DeepSpeed path; the DeepSpeed file has its own)"
+    )
+
+    def __post_init__(self) -> None:
+        self.require(0, "clip_grad")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"--lr is {self.lr}; a positive number is needed")
+
+
+@dataclass(frozen=True)
+class ScheduleSettings(Group):
+    """Learning rate schedule"""
+
+    lr_decay_style: str = option(
+        "linear", "shape of the decay", choices=("constant", "linear", "cosine", "exponential")
+    )
+    lr_decay_iters: int | None = option(
+        None, "length of the learning rate schedule in updates; unset means --train-iters", only=(PRETRAINING,)
+    )
+    lr_decay_ratio: float = option(0.1, "final learning rate as a fraction of the peak")
+    warmup: float = option(0.01, "fraction of the schedule spent on linear warmup")
+    switch_linear: bool = option(
+        False,
+        "at start (after loading) continue with linear decay from the current rate to the end of training",
+        only=(PRETRAINING,),
+    )
+
+    def __post_init__(self) -> None:
+        if self.warmup > 0.5:
+            raise ValueError(f"--warmup is {self.warmup}, a fraction of the schedule; at most 0.5 is possible")
+
+
+@dataclass(frozen=True)
+class PrecisionSettings(Group):
+    """Precision of forward and backward; the loss scale concerns fp16"""
+
+    fp16: bool = option(
+        False, "half precision training or inference; a later --bf16 takes its place", instead_of="bf16"
+    )
+    bf16: bool = added(
+        False,
+        "bfloat16 autocast with fp32 parameters (no loss scaling); a later --fp16 takes its place",
+        instead_of="fp16",
+    )
+    loss_scale: float | None = option(None, "fixed loss scale; unset means dynamic scaling (non-DeepSpeed path)")
+    loss_scale_window: float = option(
+        1000, "dynamic loss scaling: clean steps before the scale is raised (non-DeepSpeed path)"
+    )
+    hysteresis: int = option(2, "dynamic loss scaling: overflows tolerated before the scale drops (non-DeepSpeed path)")
+    min_scale: float = option(1, "dynamic loss scaling: lower bound (non-DeepSpeed path)")
+
+    def __post_init__(self) -> None:
+        if self.fp16 and self.bf16:
+            raise ValueError(
+                "--fp16 and --bf16 exclude each other: the DeepSpeed file sets one, the command line the other; keep "
+                "one"
+            )
+
+    @property
+    def kind(self) -> str:
+        """Return ``fp32``, ``bf16`` or ``fp16``."""
+        return "fp16" if self.fp16 else "bf16" if self.bf16 else "fp32"
+
+
+@dataclass(frozen=True)
+class KernelSettings(Group):
+    """Kernels: how layers are computed; the result is the same"""
+
+    attention: str = added(
+        "auto",
+        "sdpa: torch's fused attention; flex: FlexAttention, which skips empty blocks, wherever attention dropout is "
+        "off (GPU); auto: flex for --pack-samples on a GPU, else sdpa",
+        choices=("auto", "sdpa", "flex"),
+    )
+    compile: bool = added(
+        False,
+        "compile the transformer layers when training starts (torch.compile); for GPUs: on a CPU it gains nothing",
+    )
+
+
+@dataclass(frozen=True)
+class DeepSpeedSettings(Group):
+    """DeepSpeed"""
+
+    deepspeed: bool = option(False, "use DeepSpeed")
+    deepspeed_config: str | None = option(None, "DeepSpeed JSON file", flag="--deepspeed_config")
+
+
+@dataclass(frozen=True)
+class CheckpointSettings(Group):
+    """Checkpoints: what is saved and loaded, when and where"""
+
+    save: Path | None = option(None, "checkpoint folder; the experiment name is appended")
+    save_interval: int = option(5000, "pretraining: updates between checkpoints; zero disables", only=(PRETRAINING,))
+    new_save_directory: bool = option(False, "when loading, still start a fresh dated experiment folder")
+    keep_checkpoints: int | None = added(None, "delete older checkpoints of this run, keep this many")
+    no_save_optim: bool = option(False, "leave the optimizer and scheduler out of checkpoints (non-DeepSpeed path)")
+    no_save_rng: bool = option(False, "leave random states out of checkpoints")
+    load: Path | None = option(None, "checkpoint folder to resume from")
+    load_pretrained: Path | None = option(None, "pretrained checkpoint to start from")
+    auto_resume: bool = added(
+        False, "use <save>/<experiment-name> without a date and continue from it when it has a checkpoint"
+    )
+    finetune: bool = option(
+        False,
+        "restart at iteration zero without optimizer and random states; also divides the schedule length by the "
+        "accumulation steps",
+    )
+    no_load_optim: bool = option(False, "do not restore the optimizer")
+    no_load_rng: bool = option(False, "do not restore random states")
+    no_load_lr_scheduler: bool = option(False, "do not restore the learning rate schedule (DeepSpeed path)")
+    no_deepspeed_load: bool = option(False, "read a checkpoint as a plain file even when DeepSpeed is on")
+    universal_checkpoint: bool = added(
+        False, "with --load and ZeRO: carry the optimizer over to another number of ranks, or another ZeRO stage"
+    )
+
+    def __post_init__(self) -> None:
+        self.require(0, "save_interval")
+        if self.auto_resume and (self.load or not self.save):
+            raise ValueError(
+                "--auto-resume continues from <save>/<experiment-name>: it needs --save and excludes --load"
+            )
+
+
+@dataclass(frozen=True)
+class RunSettings(Group):
+    """Run: its length and how it is watched"""
+
+    experiment_name: str = option("glm", "run name; a date suffix MM-DD-hh-mm is added unless resuming")
+    train_iters: int = option(0, "total number of updates over all runs; zero skips training", only=(PRETRAINING,))
+    exit_after: int | None = added(None, "save and leave after this many updates of this process")
+    seed: int = option(
+        1234,
+        "random seed for python, numpy, the framework and model-parallel state; zero or negative leaves them unseeded",
+    )
+    log_interval: int = option(100, "updates between log lines")
+    eval_interval: int = option(1000, "updates between evaluations; zero disables")
+    eval_iters: int = option(100, "batches per evaluation")
+    eval_at_start: bool = added(False, "evaluate once before the first update, too")
+    summary_dir: str = option("", "folder under which runs/<experiment> event files and config are written")
+    metrics_file: Path | None = added(
+        None, "JSON lines file of metrics (default: <summary-dir>/runs/<experiment>/metrics.jsonl)"
+    )
+    wandb: bool = added(False, "log to Weights & Biases as well")
+    no_progress: bool = added(False, "no progress bar")
+    dry_run: bool = added(
+        False, "print the plan of a pre-training run (sizes, layout, memory) and leave; starts nothing"
+    )
+
+    def __post_init__(self) -> None:
+        self.require(0, "train_iters", "eval_iters", "eval_interval")
+        self.require(1, "log_interval")
+
+    @property
+    def summary_folder(self) -> Path:
+        """Return the folder of the run's event files, configuration and results."""
+        return Path(self.summary_dir) / "runs" / self.experiment_name
+
+    @property
+    def metrics_path(self) -> Path:
+        """Return the JSON lines file of metrics."""
+        return self.metrics_file or self.summary_folder / "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class DeviceSettings(Group):
+    """Processes and devices; rank and world size come from the launcher"""
+
+    device: str = added("auto", "where to compute; auto takes a GPU when there is one", choices=("auto", "cpu", "cuda"))
+    local_rank: int | None = option(None, "device index given by the launcher", flag="--local_rank")
+    distributed_backend: str = option("nccl", "communication backend", choices=("nccl", "gloo"))
+    model_parallel_size: int = option(1, "tensor parallel group size, capped at the world size")
+    rank: int = 0
+    world_size: int = 1
+
+
+@dataclass(frozen=True)
+class MixtureSettings(Group):
+    """Downstream tasks mixed into pre-training"""
+
+    only: ClassVar[tuple[str, ...]] = (PRETRAINING,)
+
+    multi_task_data: tuple[str, ...] | None = option(None, "downstream tasks mixed into pretraining", nargs="*")
+    multi_task_ratio: float = option(0.0, "probability that an update uses a downstream batch")
+    multi_seq_length: int | None = option(None, "sequence length of downstream samples")
+    multi_batch_size: int | None = option(None, "batch per rank of downstream samples")
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.multi_task_ratio < 1.0:
+            raise ValueError(
+                f"--multi-task-ratio is {self.multi_task_ratio}, a probability; at least 0 and below 1 is possible"
+            )
+
+
+@dataclass(frozen=True)
+class TuningSettings(Group):
+    """Fine-tuning: length of the run, and when it evaluates and saves"""
+
+    only: ClassVar[tuple[str, ...]] = (FINETUNING,)
+
+    epochs: int | None = option(None, "fine-tuning epochs; zero means evaluate only")
+    save_epoch: int = option(1, "epochs between checkpoints")
+    eval_epoch: int = option(1, "epochs between evaluations")
+    no_validation: bool = option(False, "skip validation")
+    validation_metric: str | None = option(None, "metric that selects the best epoch (first reported one when unset)")
+    patience: int | None = added(None, "stop after this many evaluations without a better result")
+    overwrite: bool = option(False, "allow a result folder that already has test results")
+
+    def __post_init__(self) -> None:
+        self.require(0, "epochs")
+        self.require(1, "save_epoch", "eval_epoch")
+
+    @property
+    def num_epochs(self) -> int:
+        """Return the passes over the training examples; language models are evaluated only."""
+        return self.epochs or 0
+
+
+@dataclass(frozen=True)
+class TaskSettings(Group):
+    """Task: how its examples become samples, losses and prediction files"""
+
+    only: ClassVar[tuple[str, ...]] = (FINETUNING,)
+
+    task: str | None = option(None, "downstream task name")
+    cloze_eval: bool = option(False, "turn the task into a cloze question")
+    multi_token: bool = option(False, "score answers of several tokens")
+    segment_length: int = option(0, "split long choices into segments of this length when positive")
+    fast_decode: bool = option(False, "reuse the context when scoring several choices")
+    unidirectional: bool = option(False, "left to right scoring")
+    pattern_id: int = option(0, "prompt pattern number")
+    pattern_ensemble: tuple[int, ...] | None = added(
+        None, "train on several patterns and average their probabilities; all patterns when none are named", nargs="*"
+    )
+    pool_token: str = option("cls", "which position feeds a classification head", choices=("start", "pad", "cls"))
+    output_dropout: float = option(0.1, "dropout on the pooled vector of classification heads")
+    loss_func: str = option(
+        "cross_entropy", "loss of cloze fine-tuning", choices=("cross_entropy", "hinge", "generative", "mix")
+    )
+    adapet: bool = option(False, "decoupled label loss")
+    block_lm_ratio: float = option(0.0, "weight of extra blank infilling batches during fine-tuning")
+    few_superglue: bool = option(False, "use the few-shot data files")
+    wsc_negative: bool = option(False, "use the negative candidate data for WSC")
+    eval_valid: bool = option(False, "evaluate the validation set when a test set is expected")
+    limit: int | None = added(None, "read this many examples of every split; the results say so")
+    index_key: str = added("idx", "what prediction files call the index of an example (CLUE: id)")
+    overlapping_eval: int = option(32, "stride of the sliding window in language model evaluation")
+    compatible: bool = added(False, "do as the original where this implementation does better")
+
+    def __post_init__(self) -> None:
+        self.require(0, "segment_length")
+
+    @property
+    def name(self) -> str:
+        """Return the task's name as it was given."""
+        assert self.task is not None
+        return self.task
+
+
+@dataclass(frozen=True)
+class PromptSettings(Group):
+    """Continuous prompts"""
+
+    only: ClassVar[tuple[str, ...]] = (FINETUNING,)
+
+    continuous_prompt: bool = option(False, "trainable prompt vectors")
+    num_prompt_tokens: int = option(0, "number of prompt vectors per slot")
+    prefix_prompt: int = option(0, "number of prompt vectors in front")
+    prompt_func: str = option("lstm", "encoder of the prompt vectors", choices=("lstm", "mlp", "none"))
+    prompt_init: bool = option(False, "start the prompt vectors from word embeddings")
+    freeze_transformer: bool = option(False, "train only the prompt")
+    tune_prefix_layers: int | None = option(None, "with a frozen transformer, number of first layers still trained")
+
+    def __post_init__(self) -> None:
+        self.require(0, "num_prompt_tokens", "prefix_prompt")
+        refuse(
+            (
+                self.prefix_prompt > 0 and not self.continuous_prompt,
+                "--prefix-prompt needs --continuous-prompt: without it the tokens would be ordinary ones that mean "
+                "nothing",
+            ),
+            (
+                self.continuous_prompt and not self.num_prompt_tokens + self.prefix_prompt,
+                "--continuous-prompt needs --num-prompt-tokens or --prefix-prompt",
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class AdapterSettings(Group):
+    """Low-rank adapters (LoRA)"""
+
+    only: ClassVar[tuple[str, ...]] = (FINETUNING,)
+
+    lora_rank: int | None = added(None, "train low-rank adapters of this rank alone; they are written in PEFT's format")
+    lora_alpha: float | None = added(None, "adapters are multiplied by alpha / rank (default: twice the rank)")
+    lora_dropout: float | None = added(None, "dropout on the input of the adapters (default: 0)")
+    lora_target: tuple[str, ...] | None = added(
+        None, "layers that get adapters (default: query_key_value)", nargs="*", choices=tuple(LORA_TARGETS)
+    )
+    lora_adapter: Path | None = added(
+        None, "folder of an adapter to evaluate or train further, of a run with --lora-rank or of PEFT"
+    )
+
+    def __post_init__(self) -> None:
+        details = ("lora_alpha", "lora_dropout", "lora_target")
+        given = [spelling(name) for name in details if getattr(self, name) is not None]
+        if given and not self.flag:
+            raise ValueError(f"{given[0]} is for adapters: give --lora-rank as well")
+        if self.lora_adapter is not None and (self.lora_rank is not None or given):
+            raise ValueError(f"--lora-adapter has its own settings; leave {(given or ['--lora-rank'])[0]} out")
+        self.new_adapters()  # refuses values that cannot be
+
+    @property
+    def flag(self) -> str | None:
+        """Return the flag that asks for adapters, if one does."""
+        return "--lora-rank" if self.lora_rank is not None else "--lora-adapter" if self.lora_adapter else None
+
+    def new_adapters(self) -> LoraSettings | None:
+        """Return the adapters to add; None without ``--lora-rank``."""
+        if self.lora_rank is None:
+            return None
+        targets = {} if self.lora_target is None else {"targets": tuple(dict.fromkeys(self.lora_target))}
+        alpha = 2.0 * self.lora_rank if self.lora_alpha is None else self.lora_alpha
+        return LoraSettings(rank=self.lora_rank, alpha=alpha, dropout=self.lora_dropout or 0.0, **targets)
+
+
+@dataclass(frozen=True)
+class Seq2SeqSettings(Group):
+    """Sequence-to-sequence tasks"""
+
+    only: ClassVar[tuple[str, ...]] = (FINETUNING,)
+
+    src_seq_length: int | None = option(None, "maximum source length")
+    tgt_seq_length: int | None = option(None, "maximum target length")
+    label_smoothing: float = option(0.0, "label smoothing of the sequence-to-sequence loss")
+    blank_maskratio: float = option(0.1, "mask ratio of the text infilling task")
+    mask_pad_token: bool = option(False, "hide padding of the source from attention")
+
+    def __post_init__(self) -> None:
+        self.require(8, "src_seq_length")
+        self.require(1, "tgt_seq_length")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ValueError(f"--label-smoothing is {self.label_smoothing}; it has to be at least 0 and below 1")
+        if not 0.0 < self.blank_maskratio < 1.0:
+            raise ValueError(f"--blank-maskratio is {self.blank_maskratio}; it has to lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class GenerationSettings(Group):
+    """Text generation: how tokens are chosen"""
+
+    only: ClassVar[tuple[str, ...]] = (FINETUNING, GENERATION)
+
+    out_seq_length: int = option(256, "maximum number of generated tokens")
+    temperature: float = option(1.0, "sampling temperature")
+    top_k: int = option(0, "top-k sampling size")
+    top_p: float = option(0.0, "nucleus sampling threshold")
+    num_beams: int = option(1, "beam count")
+    length_penalty: float = option(0.0, "exponent of the length normalisation of beams and of multi-token cloze scores")
+    no_repeat_ngram_size: int = option(0, "forbid repeated n-grams of this size")
+    min_tgt_length: int = option(0, "minimum generated length")
+    select_topk: bool = option(False, "take the best candidates of beam search instead of sampling them")
+
+
+# Flags of the original that are accepted and change nothing: flag, type (None: a switch), default, reason.
+_FIXED = "GLM is always 4 x hidden wide, epsilon 1e-5, scaled initialisation, fp32 parameters"
+_NEVER = "had none in the original either"
+_CAUSAL = "concerns causal models"
+_OPTIMIZER = "the optimizer lives where the model does"
+WITHOUT_EFFECT: tuple[tuple[str, type | None, Any, str], ...] = (
+    ("--intermediate-size", int, None, _FIXED),
+    ("--layernorm-epsilon", float, 1e-05, _FIXED),
+    ("--deep-init", None, False, _FIXED),
+    ("--fp32-embedding", None, False, _FIXED),
+    ("--fp32-layernorm", None, False, _FIXED),
+    ("--fp32-tokentypes", None, False, _FIXED),
+    ("--fp32-allreduce", None, False, "gradients are fp32 already"),
+    ("--pretrained-bert", None, False, "the model is a GLM; there is no stock BERT here"),
+    ("--vocab-size", int, 30522, "the tokenizer says how large the vocabulary is"),
+    ("--cpu-optimizer", None, False, _OPTIMIZER),
+    ("--cpu_torch_adam", None, False, _OPTIMIZER),
+    ("--deepspeed-activation-checkpointing", None, False,
+     "--checkpoint-activations recomputes with the right random state by itself"),
+    ("--reset-position-ids", None, False, _CAUSAL),
+    ("--reset-attention-mask", None, False, _CAUSAL),
+    ("--mem-length", int, 0, _CAUSAL),
+    ("--resume-dataloader", None, False, "a resumed run always continues at its data position"),
+    ("--DDP-impl", str, "torch", "torch's DistributedDataParallel is used"),
+    ("--input-data-sizes-file", str, "sizes.txt", _NEVER),
+    ("--delim", str, ",", _NEVER),
+    ("--text-key", str, "sentence", _NEVER),
+    ("--eval-text-key", str, None, _NEVER),
+    ("--loose-json", None, False, _NEVER),
+    ("--presplit-sentences", None, False, _NEVER),
+    ("--max-preds-per-seq", int, None, _NEVER),
+    ("--eval-max-preds-per-seq", int, None, _NEVER),
+    ("--use-tfrecords", None, False, _NEVER),
+    ("--deepscale", None, False, _NEVER),
+    ("--deepscale_config", str, None, _NEVER),
+    # A released configuration passes it although the original's own parser rejects it.
+    ("--lazy-loader", None, False, "token stores are memory-mapped unless --no-lazy-loader is given"),
+)  # fmt: skip
+CHOICES_WITHOUT_EFFECT = {"--DDP-impl": ("local", "torch", "none")}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All options of a command line, and what belongs to them. The programs have subclasses with their own refusals.
+
+    Attributes:
+        deepspeed_content: content of the DeepSpeed file, empty when none is named; None without ``--deepspeed``.
+        values: the whole command line by flag, for ``config.json``.
+        notices: lines to print once: what has no effect, what the DeepSpeed file overrides.
+    """
+
+    program: ClassVar[str] = ""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    corpus: CorpusSettings = field(default_factory=CorpusSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    blank: BlankSettings = field(default_factory=BlankSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    precision: PrecisionSettings = field(default_factory=PrecisionSettings)
+    kernels: KernelSettings = field(default_factory=KernelSettings)
+    deepspeed: DeepSpeedSettings = field(default_factory=DeepSpeedSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+    device: DeviceSettings = field(default_factory=DeviceSettings)
+    mixture: MixtureSettings = field(default_factory=MixtureSettings)
+    tuning: TuningSettings = field(default_factory=TuningSettings)
+    task: TaskSettings = field(default_factory=TaskSettings)
+    prompt: PromptSettings = field(default_factory=PromptSettings)
+    adapters: AdapterSettings = field(default_factory=AdapterSettings)
+    seq2seq: Seq2SeqSettings = field(default_factory=Seq2SeqSettings)
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
+    deepspeed_content: Mapping[str, Any] | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what no program can do; subclasses refuse what theirs cannot."""
+        if self.program in (FINETUNING, GENERATION) and self.model.transformer_xl:
+            raise ValueError(
+                f"--transformer-xl is for pre-training of causal models only; leave it out of {self.program}"
+            )
+
+    @classmethod
+    def run_name(cls, values: Mapping[str, Any], *, date: str) -> str:
+        """Return the name of a run of these values that starts at ``date``."""
+        return values["experiment_name"]
+
+    @property
+    def zero_stage(self) -> int:
+        """Return the ZeRO stage that the DeepSpeed file asks for, 0 without one."""
+        return ((self.deepspeed_content or {}).get("zero_optimization") or {}).get("stage", 0)
+
+    def too_long(self) -> tuple[bool, str]:
+        """Return the refusal of samples that are longer than the model has positions."""
+        length, positions = self.batch.seq_length, self.model.max_position_embeddings
+        return (
+            length > positions,
+            f"--seq-length {length} does not fit --max-position-embeddings {positions}: shorten the samples or add "
+            "positions",
+        )
+
+
+@dataclass(frozen=True)
+class PretrainingSettings(Settings):
+    """The options of a pre-training run."""
+
+    program: ClassVar[str] = PRETRAINING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        mixture, checkpoint = self.mixture, self.checkpoint
+        refuse(
+            (
+                not self.corpus.train_data,
+                "no --train-data: name corpora of NAMED_CORPORA (data_utils/corpora/named.py), files or globs",
+            ),
+            (
+                mixture.multi_task_ratio > 0 and not (mixture.multi_task_data and self.data.data_dir),
+                "--multi-task-ratio needs --multi-task-data (names of tasks) and --data-dir (the folder of their "
+                "folders)",
+            ),
+            (
+                not self.model.block_lm or self.model.transformer_xl,
+                "pre-training is blank infilling: give --block-lm and leave --transformer-xl out (plain causal and "
+                "Transformer-XL pre-training are not supported by this version)",
+            ),
+            self.too_long(),
+            (
+                checkpoint.load and checkpoint.load_pretrained,
+                "--load continues a run, --load-pretrained starts one from its weights; give one of them",
+            ),
+        )
+
+    @classmethod
+    def run_name(cls, values: Mapping[str, Any], *, date: str) -> str:
+        """Return the run's name: that of the loaded folder, or the given one with the date."""
+        if values["load"] and not values["new_save_directory"]:
+            return Path(values["load"]).resolve().name
+        return values["experiment_name"] + ("" if values["auto_resume"] else date)
+
+    @property
+    def schedule_length(self) -> int:
+        """Return the updates of the learning rate schedule."""
+        num_updates = self.schedule.lr_decay_iters or self.run.train_iters
+        if self.checkpoint.finetune:
+            num_updates //= self.batch.gradient_accumulation_steps
+        return max(1, num_updates)
