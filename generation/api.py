@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
-from generation.infill import BlankFiller, FilledPrompt, prompt_generator
+from generation.infill import BlankFiller, FilledPrompt
 from generation.inputs import (
     Blank,
     PromptInputs,
@@ -95,12 +95,14 @@ class GLM:
         Returns for each its ``answers``, one a blank, and the ``text`` with them in place. Raises ValueError, with the
         number of the text, for one without a blank or too long for the model.
         """
+        inputs = []
         for number, text in enumerate(texts):
             try:
-                require_blank(self.filler.encode(text, settings=settings), tokenizer=self.tokenizer)
+                inputs.append(self.filler.encode(text, settings=settings))
+                require_blank(inputs[-1], tokenizer=self.tokenizer)
             except ValueError as error:
                 raise ValueError(f"text {number}: {error}") from None
-        return self.filler.fill(texts, settings=settings, seed=seed, batch_size=batch_size)
+        return self.filler.fill_all(inputs, settings=settings, seed=seed, batch_size=batch_size)
 
     def generate(
         self,
@@ -118,17 +120,8 @@ class GLM:
         inputs = [self._prompt(prompt, number, settings=settings) for number, prompt in enumerate(prompts)]
         shortened = sum(len(one) < length for one, length in inputs)
         _warn_shortened(shortened, len(prompts), "prompts", self.model.config.position_rows)
-        texts: dict[int, str] = {}
-        order = sorted(range(len(inputs)), key=lambda number: len(inputs[number][0]))
-        for first in range(0, len(order), batch_size):
-            chosen = order[first : first + batch_size]
-            filled = self.filler.fill_inputs(
-                [inputs[number][0] for number in chosen],
-                settings=settings,
-                generators=[prompt_generator(seed, number) for number in chosen],
-            )
-            texts.update((number, _cut(one.answers[-1], until)) for number, one in zip(chosen, filled))
-        return [texts[number] for number in range(len(prompts))]
+        filled = self.filler.fill_all([one for one, _ in inputs], settings=settings, seed=seed, batch_size=batch_size)
+        return [_cut(one.answers[-1], until) for one in filled]
 
     def score(
         self,

@@ -153,13 +153,25 @@ class BlankFiller:
         inputs = [self.encode(text, settings=settings) for text in prompts]
         for row in inputs:
             require_blank(row, tokenizer=self.tokenizer)
+        return self.fill_all(inputs, settings=settings, seed=seed, batch_size=batch_size, numbers=numbers)
+
+    def fill_all(
+        self,
+        inputs: Sequence[PromptInputs],
+        *,
+        settings: DecodingSettings,
+        seed: int,
+        batch_size: int,
+        numbers: Sequence[int] | None = None,
+    ) -> list[FilledPrompt]:
+        """Fill prompts that are encoded, in batches of similar length; see ``fill``."""
         results: dict[int, FilledPrompt] = {}
         order = sorted(range(len(inputs)), key=lambda number: len(inputs[number]))
         for first in range(0, len(order), batch_size):
-            chosen = order[first : first + batch_size]
-            generators = [prompt_generator(seed, numbers[n] if numbers else n) for n in chosen]
-            filled = self.fill_inputs([inputs[n] for n in chosen], settings=settings, generators=generators)
-            results.update(zip(chosen, filled))
+            batch = order[first : first + batch_size]
+            generators = [prompt_generator(seed, numbers[n] if numbers else n) for n in batch]
+            filled = self.fill_inputs([inputs[n] for n in batch], settings=settings, generators=generators)
+            results.update(zip(batch, filled))
         return [results[number] for number in range(len(inputs))]
 
     @torch.inference_mode()
