@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,8 +28,8 @@ class Batch:
         target_ids: [b,s].
         loss_mask: [b,s], 1 where ``target_ids`` counts.
         position_ids: [b,2,s], positions and block positions; [b,s] for models with one row of positions.
-        attention_mask: prefix lengths [b]: columns below are visible to all, the rest causally. Where samples share
-            rows [b,2,s], see ``pack_batch``; of causal models [b or 1,1,s,k], 1 is visible.
+        attention_mask: what ``layout`` says: for ``prefix`` the prefix lengths [b]: columns below are visible to all,
+            the rest causally; for ``packed`` [b,2,s], see ``pack_batch``; for ``matrix`` [b or 1,1,s,k], 1 is visible.
         mode: what the loss is reported as.
         num_dropped: samples that were left out because their spans did not fit.
     """
@@ -41,6 +41,7 @@ class Batch:
     attention_mask: Any
     mode: Objective
     num_dropped: int = 0
+    layout: Literal["prefix", "packed", "matrix"] = "prefix"
 
     def tensors(self) -> Batch:
         """Return the batch as tensors that share its memory."""
@@ -172,4 +173,5 @@ def pack_batch(
         loss_mask=moved(alone.loss_mask),
         position_ids=moved_positions,
         attention_mask=np.stack([number + 1, visible], axis=1),
+        layout="packed",
     )

@@ -27,6 +27,7 @@ from model.checkpoints.reading import LoadReport, load_model_weights
 from model.modeling_glm import LanguageModelLoss, evaluating
 from mpu.initialize import ParallelTopology
 from mpu.kernels.host_memory import send
+from mpu.masks import PrefixMask
 from training.checkpointing import ResumeState, load_checkpoint, save_checkpoint
 from training.metrics import OBJECTIVE_INDEX, OBJECTIVES, EvaluationResult, EvaluationTotals, StepResult
 from training.optimizer import DynamicLossScaler, clip_gradients
@@ -62,6 +63,14 @@ class Criterion(Protocol):
         """Return the input tokens, padding included."""
 
 
+def prefix_mask(batch: Batch, *, device: torch.device) -> PrefixMask:
+    """Return the mask of a batch of tensors, on ``device``."""
+    mask = send(batch.attention_mask, device)
+    if batch.layout == "packed":
+        return PrefixMask.packed(*mask.unbind(1))
+    return PrefixMask.matrix(mask) if batch.layout == "matrix" else PrefixMask.prefix(mask)
+
+
 class BlankInfilling:
     """Predict the tokens of blanks: cross entropy over the padded vocabulary, computed only where targets are.
 
@@ -77,7 +86,7 @@ class BlankInfilling:
         return model(
             send(tensors.input_ids, device),
             send(tensors.position_ids, device),
-            send(tensors.attention_mask, device),
+            prefix_mask(tensors, device=device),
             labels=send(tensors.target_ids, device),
             loss_mask=tensors.loss_mask,  # on the host, where its targets are counted without a wait
             label_smoothing=self.label_smoothing,

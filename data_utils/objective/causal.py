@@ -244,7 +244,9 @@ class CausalCollator:
             reset_attention_mask=self.reset_attention_mask,
         )
         loss_mask = loss_mask[:, 1:] * masks.loss_mask
-        return Batch(inputs, targets, loss_mask, masks.position_ids, masks.attention_mask, Objective.DOCUMENT)
+        return Batch(
+            inputs, targets, loss_mask, masks.position_ids, masks.attention_mask, Objective.DOCUMENT, layout="matrix"
+        )
 
 
 @dataclass(frozen=True)
@@ -265,4 +267,12 @@ class SegmentCollator:
             attention_mask=np.stack([sample.attention_mask for sample in samples]),
         )
         targets = np.stack([sample.target_ids for sample in samples])
-        return Batch(inputs, targets, masks.loss_mask, masks.position_ids, masks.attention_mask, Objective.DOCUMENT)
+        return Batch(
+            inputs,
+            targets,
+            masks.loss_mask,
+            masks.position_ids,
+            masks.attention_mask,
+            Objective.DOCUMENT,
+            layout="matrix",
+        )

@@ -71,7 +71,7 @@ def test_pretraining_with_recomputed_layers():
 def test_pretraining_in_shared_rows():
     owners = np.zeros((4, 2, 12), dtype=np.int64)
     owners[:, 0, :6], owners[:, 0, 6:], owners[:, 1, :3] = 1, 2, 1
-    update(make_engine(dropout=0.1).model, [replace(make_batch(1), attention_mask=owners)])
+    update(make_engine(dropout=0.1).model, [replace(make_batch(1), attention_mask=owners, layout="packed")])
 
 
 @pytest.mark.parametrize("shared", [False, True])
