@@ -1,6 +1,6 @@
 """Cloze fine-tuning against a classification head, by the number of training examples: a table and a plot.
 
-    python -m benchmarks.ablation --data-dir AGNEWS --checkpoint CHECKPOINT [--runs FOLDER] [--plot FILE.png]
+    python -m benchmarks ablation --data-dir AGNEWS --checkpoint CHECKPOINT [--runs FOLDER] [--plot FILE.png]
 
 Trains on 32 to 600 AG News examples with three seeds each (24 runs of one to three minutes on one core) and evaluates
 on ``test.csv``. A run that has its results is not made again. CHECKPOINT: ``scripts/pretrain_tiny.sh en``.
@@ -19,8 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.corpus import REPOSITORY
-from data_utils.errors import run_main
+from benchmarks.harness import REPOSITORY
 
 EPOCHS = {32: 30, 100: 15, 300: 8, 600: 6}  # by the number of training examples
 SEEDS = (1, 2, 3)
@@ -104,14 +103,16 @@ def plot(scores: Scores, file: Path) -> None:
     figure.savefig(file, dpi=120)
 
 
-def main() -> int:
+def ablation(argv: Sequence[str]) -> int:
     """Make what is missing, print the table, draw the plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks ablation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with train.csv and test.csv")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="where subsets and runs are kept")
     parser.add_argument("--plot", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     runs = arguments.runs.resolve()
     write_subsets(arguments.data_dir, runs / "data")
     checkpoint = arguments.checkpoint.resolve()
@@ -124,7 +125,3 @@ def main() -> int:
     if arguments.plot is not None:
         plot(scores, arguments.plot)
     return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

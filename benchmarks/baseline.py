@@ -180,11 +180,12 @@ def beam_search(
 
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
     """Clip by the global norm, one parameter after the other, and read the norm on the host."""
-    total = sum(float(parameter.grad.norm()) ** 2 for parameter in parameters) ** 0.5
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    total = sum((float(gradient.norm()) ** 2 for gradient in gradients), 0.0) ** 0.5
     factor = max_norm / (total + 1e-6)
     if factor < 1:
-        for parameter in parameters:
-            parameter.grad.mul_(factor)
+        for gradient in gradients:
+            gradient.mul_(factor)
     return total
 
 

@@ -1,6 +1,6 @@
 """Reshard a large checkpoint 1 -> N -> 1 and measure time and peak memory.
 
-    python -m benchmarks.checkpoint [--size GLM-2B] [--ranks 4] [--folder DIR] [--json]
+    python -m benchmarks checkpoint [--size GLM-2B] [--ranks 4] [--folder DIR] [--json]
 
 Random bf16 weights of a released size, change_mp.py in a process of its own for each direction, bit-for-bit comparison.
 """
@@ -13,12 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from data_utils.errors import run_main
+from benchmarks.harness import REPOSITORY
 from model.checkpoints.reading import shard_name
 from model.checkpoints.safe_loading import read_checkpoint_file
 from model.checkpoints.writing import write_shard, write_trackers
@@ -26,7 +27,6 @@ from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from model.released import RELEASED_MODELS
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 TAG = "1"
 # Runs change_mp.py and prints the peak of its resident memory, mapped pages included, in KiB.
 CHILD = """
@@ -71,35 +71,33 @@ def equal(first: Path, second: Path) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def main() -> int:
+def checkpoint(argv: Sequence[str]) -> int:
     """Run the measurement."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks checkpoint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--size", default="GLM-2B", choices=sorted(RELEASED_MODELS))
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--folder", help="where the temporary files go; three times the checkpoint's size is needed")
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
         root = Path(name) / "run"
-        num_bytes = write_random_checkpoint(root, RELEASED_MODELS[arguments.size].config)
-        steps = [reshard(root, arguments.ranks, num_bytes=num_bytes)]
-        cut = root.with_name(f"{root.name}_MP{arguments.ranks}")
+        num_bytes = write_random_checkpoint(root, RELEASED_MODELS[options.size].config)
+        steps = [reshard(root, options.ranks, num_bytes=num_bytes)]
+        cut = root.with_name(f"{root.name}_MP{options.ranks}")
         steps.append(reshard(cut, 1, num_bytes=num_bytes))
         same = equal(root, cut.with_name(f"{cut.name}_MP1"))
-    result = {"size": arguments.size, "checkpoint_gb": num_bytes / 1e9, "steps": steps, "bit_identical": same}
-    if arguments.json:
-        print(json.dumps(result))
-        return 0 if same else 1
-    print(
-        f"{arguments.size}: {num_bytes / 1e9:.2f} GB of bf16 weights; 1 -> {arguments.ranks} -> 1 bit-identical: {same}"
-    )
+    lines = [
+        f"{options.size}: {num_bytes / 1e9:.2f} GB of bf16 weights; 1 -> {options.ranks} -> 1 bit-identical: {same}"
+    ]
     for step in steps:
-        print(
+        lines.append(
             f"to {step['ranks']} file(s): {step['seconds']:.1f} s, {step['gb_per_second']:.2f} GB/s, "
             f"peak resident memory {step['peak_gb']:.2f} GB"
         )
+    result = {"size": options.size, "checkpoint_gb": num_bytes / 1e9, "steps": steps, "bit_identical": same}
+    print(json.dumps(result) if options.json else "\n".join(lines))
     return 0 if same else 1
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -24,7 +24,7 @@ for name in "$@"; do
         export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 # for both sides, as scripts/generate_block.sh has it
     fi
     FILES+=("$RESULTS/$name.json")
-    "$PYTHON" -m "benchmarks.$name" --json > "$RESULTS/$name.json"
+    "$PYTHON" -m benchmarks "$name" --json > "$RESULTS/$name.json"
     echo "$name: $((SECONDS - start)) s"
 done
-"$PYTHON" -m benchmarks.table "${FILES[@]}" "${OPTIONS[@]}"
+"$PYTHON" -m benchmarks table "${FILES[@]}" "${OPTIONS[@]}"

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from tasks.configuration import FinetuningConfiguration, finetuning_configuration
 from torch import nn
 
 from data_utils.batches import Batch
 from mpu.initialize import ParallelTopology
-from tasks.configuration import FinetuningConfiguration, finetuning_configuration
 from tasks.finetuning import FineTuner, FinetuningProgress, find_progress
 from tasks.run import Score, TaskRun
 from tests.helpers.engines import make_batch, make_engine

@@ -10,9 +10,17 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from benchmarks.corpus import REPOSITORY
-from benchmarks.measuring import Row, compare, peak_memory, report, seconds_in_turn, summarize, table
-from benchmarks.table import merged
+from benchmarks.__main__ import PROGRAMS, ROWS, report, subject
+from benchmarks.harness import (
+    REPOSITORY,
+    Row,
+    compare,
+    merged,
+    peak_memory,
+    seconds_in_turn,
+    summarize,
+    table,
+)
 
 ROW = Row("work", 0.5, 0.1, baseline=1.0, ratio=2.0, equal=True, goal=3.0)
 
@@ -59,7 +67,7 @@ def test_new_rows_replace_those_of_the_same_work():
 @pytest.mark.parametrize(("equal", "code"), [(True, 0), (None, 0), (False, 1)])
 def test_different_results_are_an_error(equal: bool | None, code: int, capsys):
     row = replace(ROW, equal=equal)
-    assert report(lambda: [row], description="text", argv=["--json"]) == code
+    assert report([row], as_json=True) == code
     assert [Row(**entry) for entry in json.loads(capsys.readouterr().out)] == [row]
     assert asdict(row)["equal"] is equal
 
@@ -77,12 +85,25 @@ def test_peak_memory_is_that_of_a_moment():
     assert 56 << 20 < peak_memory(touch, 64) < 96 << 20
 
 
-def test_every_benchmark_of_the_list_answers():
+def run(*words: str, code: int = 0) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "benchmarks", *words]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_every_benchmark_of_the_list_is_there():
     script = (REPOSITORY / "benchmarks" / "run.sh").read_text(encoding="utf-8")
     (names,) = [line.split("--", 1)[1].split() for line in script.splitlines() if line.strip().startswith("set -- ")]
-    modules = {path.stem for path in (REPOSITORY / "benchmarks").glob("*.py")}
-    assert set(names) <= modules
-    run = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{names[0]}", "--help"], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    assert run.returncode == 0 and "--json" in run.stdout
+    assert names and set(names) == set(ROWS)
+    for name in ROWS | PROGRAMS:
+        assert callable(subject(name)) and subject(name).__doc__
+
+
+def test_the_command_line():
+    assert "packing" in run().stdout
+    assert "--json" in run("packing", "--help").stdout
+    assert "--questions" in run("record", "--help").stdout
+    assert run("nothing", code=2).stderr.startswith("error: nothing: no such benchmark")
+    (row,) = json.loads(run("packing", "--json").stdout)
+    assert row["work"] == "packing" and row["unit"] == "samples/s" and row["ratio"] > 0

@@ -1,17 +1,46 @@
-"""Measure two ways of computing the same thing in turn, and print them as rows of one table."""
+"""Measure two ways of computing the same thing in turn, and print them as rows of one table; models and text for it."""
 
 from __future__ import annotations
 
-import argparse
+import datetime
 import json
 import multiprocessing
+import os
+import platform
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from data_utils.corpora.store import Document
+from data_utils.tokenizers.tokenizer import Tokenizer, word_list_tokenizer
+from data_utils.whole_files import write_whole
+from model.config import GLMConfig
+from model.released import RELEASED_MODELS, ReleasedModel
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+README = Path(__file__).with_name("README.md")
+BEGIN, END = "<!-- table: begin (bash benchmarks/run.sh) -->", "<!-- table: end -->"
+
+# The models that are measured by name: the released ones by the NAME of config_tasks/model_blocklm_NAME.sh, in lower
+# case, and two that a CPU can run.
+_BASE = RELEASED_MODELS["GLM-Base"]
+MODELS: dict[str, ReleasedModel] = {
+    **{
+        released.config_task.removeprefix("model_blocklm_").removesuffix(".sh").lower(): released
+        for released in RELEASED_MODELS.values()
+    },
+    "tiny": replace(_BASE, name="tiny", config=GLMConfig(6, 256, 4, 30592), config_task="model_blocklm_tiny.sh"),
+    "small": replace(_BASE, name="small", config=GLMConfig(12, 512, 8, 30592, max_position_embeddings=512)),
+}
 
 
 @dataclass(frozen=True)
@@ -186,13 +215,17 @@ def table(rows: Sequence[Row]) -> list[str]:
     """Return the rows as lines of a Markdown table."""
     lines = ["| work | ours | baseline | ratio | goal | memory | rate | equal |", "|---|---|---|---|---|---|---|---|"]
     for row in rows:
+        baseline = "" if row.baseline is None else _seconds(row.baseline)
+        if row.recorded_rate is not None:
+            baseline = f"{row.recorded_rate:,.0f} {row.unit} (recorded)"
+        memory_goal = "" if row.memory_goal is None else f" (goal {row.memory_goal:g})"
         cells = (
             row.work,
             f"{_seconds(row.ours)} ± {100 * row.spread:.0f} %",
-            _baseline(row),
+            baseline,
             "" if row.ratio is None else f"**{row.ratio:.2f}**",
             "" if row.goal is None else f"{row.goal:g}",
-            _memory(row),
+            "" if row.memory_ratio is None else f"{row.memory_ratio:.2f}{memory_goal}",
             "" if row.rate is None else f"{row.rate:,.0f} {row.unit}",
             "" if row.equal is None else ("yes" if row.equal else "NO"),
         )
@@ -200,27 +233,75 @@ def table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _baseline(row: Row) -> str:
-    if row.recorded_rate is not None:
-        return f"{row.recorded_rate:,.0f} {row.unit} (recorded)"
-    return "" if row.baseline is None else _seconds(row.baseline)
-
-
-def _memory(row: Row) -> str:
-    if row.memory_ratio is None:
-        return ""
-    return f"{row.memory_ratio:.2f}" + ("" if row.memory_goal is None else f" (goal {row.memory_goal:g})")
-
-
 def _seconds(value: float) -> str:
     return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.3g} ms"
 
 
-def report(measure: Callable[[], Sequence[Row]], *, description: str | None, argv: Sequence[str] | None = None) -> int:
-    """Parse ``[--json]``, measure, print the rows; the exit code is 1 when results differ."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
-    as_json = parser.parse_args(argv).json
-    rows = measure()
-    print(json.dumps([asdict(row) for row in rows]) if as_json else "\n".join(table(rows)))
-    return 1 if any(row.equal is False for row in rows) else 0
+def machine() -> str:
+    """Return the processor, the number of cores, torch and the day."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
+    today = datetime.date.today().isoformat()
+    return f"{name}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}, {today}"
+
+
+def merged(old: Sequence[str], new: Sequence[str]) -> list[str]:
+    """Return the lines of ``old`` (a table) with those of ``new`` in place of the ones about the same work."""
+    rows = {line.split("|")[1].strip(): line for line in old[2:]}
+    rows |= {line.split("|")[1].strip(): line for line in new[2:]}
+    return [*new[:2], *rows.values()]
+
+
+def write_into_readme(rows: Sequence[Row], *, afresh: bool) -> list[str]:
+    """Put the rows into the table of README.md and return its lines; others are kept, unless it is made ``afresh``."""
+    text = README.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"{README} lacks the lines {BEGIN} and {END}; put them where the table goes")
+    before, rest = text.split(BEGIN)
+    present, after = rest.split(END)
+    old = [] if afresh else [line for line in present.splitlines() if line.startswith("|")]
+    lines = merged(old, table(rows))
+    content = "\n".join([f"{before}{BEGIN}", "", f"Last run: {machine()}.", "", *lines, "", f"{END}{after}"])
+    write_whole(README, content)
+    return lines
+
+
+# Text: random documents that need no vocabulary, and the quickstart's prose
+COMMANDS = {"pad": 0, "eos": 0, "ENC": 1, "MASK": 2, "sMASK": 3, "gMASK": 4, "sop": 5, "eop": 6, "sep": 8}
+SENTENCE_END = 7
+VOCABULARY = 30000
+
+
+def random_vocabulary() -> Tokenizer:
+    """Return a tokenizer of numbered words with a few commands, and one word that ends sentences."""
+    words = ["." if index == SENTENCE_END else f"w{index}" for index in range(VOCABULARY)]
+    return word_list_tokenizer(words, COMMANDS)
+
+
+class RandomDocuments:
+    """Documents of 20 to ``longest`` random tokens with a sentence end every twenty or so."""
+
+    def __init__(self, count: int, *, longest: int = 600, seed: int = 1) -> None:
+        generator = np.random.default_rng(seed)
+        self.lengths = generator.integers(20, longest, count)
+        self._documents = [generator.integers(SENTENCE_END + 1, VOCABULARY, length) for length in self.lengths]
+        for tokens in self._documents:
+            tokens[generator.random(len(tokens)) < 0.05] = SENTENCE_END
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def __getitem__(self, index: int) -> Document:
+        return Document(self._documents[index])
+
+
+def prose() -> list[str]:
+    """Return the documents of the quickstart's corpus."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = REPOSITORY / "scripts" / "quickstart_corpus.py"
+        subprocess.run([sys.executable, str(script), folder], check=True, capture_output=True, cwd=REPOSITORY)
+        lines = (Path(folder) / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["text"] for line in lines]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import mfu, record
-from benchmarks.models import MODELS
+from benchmarks import utilisation
+from benchmarks.harness import MODELS
 from model.config import GLMConfig
 from model.modeling_glm import count_parameters
 from model.released import RELEASED_MODELS
@@ -24,15 +25,15 @@ RUN = ["--model", "tiny", "--steps", "2", "--warmup", "1", "--batch-size", "2", 
 def test_the_formula_by_hand():
     config = GLMConfig(2, 4, 2, 10, max_position_embeddings=50)
     # A layer: query, key, value 3 * 16, output 16, up 64, down 64 = 192; two of them and the output layer of 10 * 4.
-    assert mfu.matmul_parameters(config) == 2 * 192 + 40 == 424
-    assert mfu.flops_per_token(config, 5) == 6 * 424 + 12 * 2 * 4 * 5 == 3024
-    found = mfu.Utilisation(
+    assert utilisation.matmul_parameters(config) == 2 * 192 + 40 == 424
+    assert utilisation.flops_per_token(config, 5) == 6 * 424 + 12 * 2 * 4 * 5 == 3024
+    found = utilisation.Utilisation(
         model="x", matmul_parameters=424, width=5.0, steps=2, tokens=1000, flops=1000 * 3024.0, seconds=0.5,
         peak_flops=24_192_000.0, loss=1.0, memory_gb=0.0,
     )  # fmt: skip
     assert found.tokens_per_second == 2000
     assert found.mfu == pytest.approx(0.25)
-    assert "MFU 25.0 %" in mfu.report(found)[-1]
+    assert "MFU 25.0 %" in utilisation.report(found)[-1]
 
 
 def test_the_matrices_are_those_of_the_model():
@@ -41,21 +42,25 @@ def test_the_matrices_are_those_of_the_model():
         config = released.config
         others = 2 * config.position_rows * config.hidden_size  # tables
         others += config.num_layers * (4 + 1 + 4 + 4) * config.hidden_size + 2 * config.hidden_size  # vectors
-        assert mfu.matmul_parameters(config) + others == count_parameters(config)
+        assert utilisation.matmul_parameters(config) + others == count_parameters(config)
 
 
 def test_goals_of_large_and_2b_are_about_their_shares_of_an_h200():
     """180k tokens/s of GLM-Large are some 40 % of 989 TFLOP/s, 35k of GLM-2B some 42 %."""
     for name, rate, share in (("large", 180e3, 0.40), ("2b", 35e3, 0.42)):
-        assert rate * mfu.flops_per_token(MODELS[name].config, 560) / 989e12 == pytest.approx(share, abs=0.015)
+        assert rate * utilisation.flops_per_token(MODELS[name].config, 560) / 989e12 == pytest.approx(share, abs=0.015)
 
 
 def test_tokens_and_arithmetic_of_every_measured_update_count():
     engine = make_engine()
     batches = iter([make_batch(seed, rows=rows) for seed, rows in enumerate((7, 4, 4, 3, 3))])
-    found = mfu.measure(
-        engine, batches, config=engine.model.config, name="x", warmup=1, steps=2, accumulation_steps=1, given_tflops=2.0
-    )  # fmt: skip
+    found = utilisation.measure(
+        engine,
+        batches,
+        Namespace(model="x", warmup=1, steps=2, peak_tflops=2.0),
+        config=engine.model.config,
+        accumulation_steps=1,
+    )
     assert found.tokens == (4 + 4) * LENGTH and found.width == LENGTH and found.peak_flops == 2e12
     parameters = 12 * 2 * 16**2 + VOCABULARY * 16
     assert found.flops == pytest.approx(8 * LENGTH * (6 * parameters + 12 * 2 * 16 * LENGTH))
@@ -68,7 +73,7 @@ def test_tokens_and_arithmetic_of_every_measured_update_count():
 
 def test_a_run_prints_rates_and_no_share_on_a_cpu(capsys, tmp_path):
     table = tmp_path / "profile.txt"
-    assert mfu.main([*RUN, "--profile", str(table)]) == 0
+    assert utilisation.mfu([*RUN, "--profile", str(table)]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"^[\d,]+ tokens/s, [\d.,]+ TFLOP/s$", printed, re.MULTILINE)
     assert "no MFU" in printed
@@ -76,7 +81,7 @@ def test_a_run_prints_rates_and_no_share_on_a_cpu(capsys, tmp_path):
 
 
 def test_a_run_with_a_peak_prints_one_json_object(capsys):
-    assert mfu.main([*RUN, "--peak-tflops", "0.5", "--json", "--gradient-accumulation-steps", "2"]) == 0
+    assert utilisation.mfu([*RUN, "--peak-tflops", "0.5", "--json", "--gradient-accumulation-steps", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["steps"] == 2 and found["tokens"] >= 2 * 2 * 2 * 16
     assert found["mfu"] == pytest.approx(found["flops"] / found["seconds"] / 0.5e12)
@@ -86,7 +91,7 @@ def test_a_run_with_a_peak_prints_one_json_object(capsys):
 def test_a_corpus_is_read_by_the_real_loader(capsys, tmp_path, vocab_dir):
     corpus = tmp_path / "text.txt"
     corpus.write_text("\n".join(f"Line {n} says that there are {n} of them." for n in range(60)), encoding="utf-8")
-    assert mfu.main([*RUN, "--data", str(corpus), "--vocab-dir", str(vocab_dir)]) == 0
+    assert utilisation.mfu([*RUN, "--data", str(corpus), "--vocab-dir", str(vocab_dir)]) == 0
     printed = capsys.readouterr().out
     assert "documents" in printed and "tokens/s" in printed
 
@@ -94,12 +99,12 @@ def test_a_corpus_is_read_by_the_real_loader(capsys, tmp_path, vocab_dir):
 @pytest.mark.parametrize("wrong", [["--steps", "0"], ["--warmup", "-1"]])
 def test_numbers_of_steps_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match="--steps"):
-        mfu.main([*RUN, *wrong])
+        utilisation.mfu([*RUN, *wrong])
 
 
 def test_a_peak_is_known_of_gpus_alone():
-    assert mfu.peak_flops(torch.device("cpu"), given_tflops=None, num_devices=4) is None
-    assert mfu.peak_flops(torch.device("cpu"), given_tflops=989, num_devices=2) == 2 * 989e12
+    assert utilisation.peak_flops(torch.device("cpu"), given_tflops=None, num_devices=4) is None
+    assert utilisation.peak_flops(torch.device("cpu"), given_tflops=989, num_devices=2) == 2 * 989e12
 
 
 QUESTIONS = ["--model", "tiny", "--steps", "2", "--warmup", "0", "--questions", "3", "--candidates", "4", "--shortest",
@@ -112,7 +117,7 @@ def test_questions_with_candidates(capsys):
     """The same loss in rows of their own and in shared ones, which hold fewer tokens of padding."""
     results = []
     for more in ([], ["--pack-samples"]):
-        assert record.main([*QUESTIONS, *more]) == 0
+        assert utilisation.record([*QUESTIONS, *more]) == 0
         results.append(json.loads(capsys.readouterr().out))
     alone, shared = results
     assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-5)
@@ -123,14 +128,14 @@ def test_questions_with_candidates(capsys):
 
 
 def test_candidates_are_predicted_behind_the_question():
-    sample = record.make_sample(np.random.default_rng(1), 0, candidates=5, length=30)
+    sample = utilisation.make_sample(np.random.default_rng(1), 0, candidates=5, length=30)
     for row in range(5):
         (places,) = sample.loss_mask[row].nonzero()
-        assert places[0] == sample.attention_mask[row] == 30 and 1 <= len(places) <= record.LONGEST_CANDIDATE
+        assert places[0] == sample.attention_mask[row] == 30 and 1 <= len(places) <= utilisation.LONGEST_CANDIDATE
         assert np.array_equal(sample.input_ids[row, places[1:]], sample.target_ids[row, places[:-1]])
         assert np.array_equal(sample.position_ids[row, 1, places], np.arange(1, len(places) + 1))
 
 
 def test_questions_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="--shortest"):
-        record.main([*QUESTIONS, "--shortest", "50"])
+        utilisation.record([*QUESTIONS, "--shortest", "50"])

@@ -1,0 +1,491 @@
+"""Programs for GPUs: the utilisation in pre-training (mfu) and fine-tuning (record), the bandwidth in decoding.
+
+The formula of the model FLOP utilisation (MFU) is fixed: (6 x matmul parameters + 12 x layers x hidden x width) x
+tokens/s / peak. The output layer counts at all tokens although it is computed at targets only; the tables of positions,
+biases and norms do not count. Tokens are those of the input, padding included; raw tokens/s stand beside. On a CPU
+there is no peak, so tokens/s and FLOP/s alone are printed. Under torchrun all ranks count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import itertools
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.decoding import CONTEXT, NEW, make_contexts, number_tokenizer
+from benchmarks.harness import MODELS, VOCABULARY, RandomDocuments, Row, random_vocabulary, seconds_of, table
+from data_utils.batches import Batch
+from generation.api import prepack_for_inference
+from generation.infill import BlankFiller, prompt_generator
+from generation.sampling import DecodingSettings
+from model.config import GLMConfig
+from model.modeling_glm import GLMModel
+from mpu.initialize import ParallelTopology
+from tasks import finetuning
+from tasks.collation import TaskBatch, collate
+from tasks.network import HeadSettings, add_head
+from tasks.objective import TaskCriterion
+from tasks.samples import TaskSample
+from tasks.settings import FinetuningSettings
+from tasks.task_data import WIDTH_MULTIPLE
+from training.arguments import parse_settings
+from training.build import build_engine, seed_model
+from training.data import batch_loader, build_pretraining_data, build_run_tokenizer
+from training.distributed import faults_in_one_line, finish_distributed, seed_everything, start_distributed
+from training.engine import Engine
+from training.metrics import PEAK_FLOPS
+from training.settings import PretrainingSettings
+
+RANDOM_DOCUMENTS, LONGEST_DOCUMENT = 2000, 1000
+PROFILED_STEPS, PROFILED_ROWS = 5, 40
+LONGEST_CANDIDATE = 6
+FIRST_ID = 10  # ids below are commands
+REPEATS = 5
+COPIED = {"cpu": 2**28, "cuda": 2**30}  # bytes of the buffer, many times any cache of the processor
+
+
+@dataclass(frozen=True)
+class Utilisation:
+    """What was measured.
+
+    Attributes:
+        model: its name.
+        matmul_parameters: numbers in the matrices that every token is multiplied with.
+        width: mean columns of a batch.
+        steps: measured updates.
+        tokens: input tokens of all data ranks in these updates, padding included.
+        flops: of these tokens by the formula, forward and backward.
+        seconds: they took.
+        peak_flops: FLOP/s of all devices together; None where it is not known.
+        loss: of the last update.
+        memory_gb: peak memory in use, 1e9 bytes.
+    """
+
+    model: str
+    matmul_parameters: int
+    width: float
+    steps: int
+    tokens: int
+    flops: float
+    seconds: float
+    peak_flops: float | None
+    loss: float
+    memory_gb: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Return the rate."""
+        return self.tokens / self.seconds
+
+    @property
+    def flops_per_second(self) -> float:
+        """Return the rate of useful arithmetic."""
+        return self.flops / self.seconds
+
+    @property
+    def mfu(self) -> float | None:
+        """Return the used share of the peak, None where that is not known."""
+        return None if self.peak_flops is None else self.flops_per_second / self.peak_flops
+
+
+def matmul_parameters(config: GLMConfig) -> int:
+    """Count the numbers in the matrices of the layers (12 h^2 each) and of the output layer."""
+    return 12 * config.num_layers * config.hidden_size**2 + config.vocab_size * config.hidden_size
+
+
+def flops_per_token(config: GLMConfig, width: float) -> float:
+    """Return the arithmetic of one token in rows of ``width``, forward and backward."""
+    return 6.0 * matmul_parameters(config) + 12.0 * config.num_layers * config.hidden_size * width
+
+
+def peak_flops(device: torch.device, *, given_tflops: float | None, num_devices: int) -> float | None:
+    """Return the peak of all devices, FLOP/s: the given one of each, else that of a known GPU, else None."""
+    if given_tflops is not None:
+        return given_tflops * 1e12 * num_devices
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    known = next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+    return None if known is None else known * num_devices
+
+
+def measure(
+    engine: Engine,
+    batches: Iterator[Any],
+    options: argparse.Namespace,
+    *,
+    config: GLMConfig,
+    accumulation_steps: int,
+) -> Utilisation:
+    """Make ``options.warmup`` updates, then ``options.steps`` whose time counts: loader, updates and device."""
+    wait = torch.cuda.synchronize if engine.device.type == "cuda" else lambda: None
+    tokens, flops, columns, count, result, start = 0, 0.0, 0, 0, None, 0.0
+    for step in range(options.warmup + options.steps):
+        if step == options.warmup:
+            wait()
+            start = time.perf_counter()
+        micro_batches = list(itertools.islice(batches, accumulation_steps))
+        result = engine.train_step(micro_batches)
+        if step >= options.warmup:
+            for batch in micro_batches:
+                shared = getattr(batch, "shared_rows", None)
+                width = (batch.input_ids if shared is None else shared).shape[-1]
+                num_tokens = engine.criterion.num_tokens(batch)
+                tokens += num_tokens
+                flops += num_tokens * flops_per_token(config, width)
+                columns, count = columns + width, count + 1
+    wait()
+    seconds = time.perf_counter() - start
+    topology = engine.topology
+    return Utilisation(
+        model=options.model,
+        matmul_parameters=matmul_parameters(config),
+        width=columns / count,
+        steps=options.steps,
+        tokens=tokens * topology.data_parallel_size,
+        flops=flops * topology.data_parallel_size,
+        seconds=seconds,
+        peak_flops=peak_flops(engine.device, given_tflops=options.peak_tflops, num_devices=topology.world_size),
+        loss=float(result.loss) if result is not None else float("nan"),
+        memory_gb=(engine.memory_bytes() or 0) / 1e9,
+    )
+
+
+def profile(engine: Engine, batches: Iterator[Batch], *, accumulation_steps: int) -> str:
+    """Return the table of the operations that take the most time in a few more updates."""
+    on_gpu = engine.device.type == "cuda"
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    activities += [torch.profiler.ProfilerActivity.CUDA] if on_gpu else []
+    with torch.profiler.profile(activities=activities) as profiler:
+        for _ in range(PROFILED_STEPS):
+            engine.train_step(list(itertools.islice(batches, accumulation_steps)))
+        if on_gpu:
+            torch.cuda.synchronize()
+    key = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
+    return profiler.key_averages().table(sort_by=key, row_limit=PROFILED_ROWS)
+
+
+def report(found: Utilisation) -> list[str]:
+    """Return the lines of a result."""
+    lines = [
+        f"{found.model}: {found.matmul_parameters / 1e6:,.1f} M matmul parameters, width {found.width:.0f}, "
+        f"{found.steps} updates in {found.seconds:.2f} s, loss {found.loss:.3f}, {found.memory_gb:.2f} GB",
+        f"{found.tokens_per_second:,.0f} tokens/s, {found.flops_per_second / 1e12:,.3f} TFLOP/s",
+    ]
+    if found.mfu is not None and found.peak_flops is not None:
+        lines.append(f"MFU {100 * found.mfu:.1f} % of {found.peak_flops / 1e12:,.0f} TFLOP/s")
+    else:
+        lines.append("no MFU: the peak of this device is not known (--peak-tflops gives it)")
+    return lines
+
+
+def get_parser(program: Callable[..., int], **numbers: tuple[int, str]) -> argparse.ArgumentParser:
+    """Build the parser of a program's own flags; ``numbers`` gives defaults and texts."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks {program.__name__}", description=inspect.getdoc(program),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--model", choices=sorted(MODELS), default="large")
+    parser.add_argument("--precision", choices=("bf16", "fp16", "fp32"), default="bf16")
+    numbers = {"steps": (100, "measured updates"), "warmup": (20, "updates before"), **numbers}
+    for name, (default, text) in numbers.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=text)
+    parser.add_argument("--peak-tflops", type=float, help="dense peak of one device (default: that of a known GPU)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def model_words(options: argparse.Namespace, **flags: Any) -> list[str]:
+    """Return the flags of a program that describe the measured model and run; None leaves one out."""
+    config = MODELS[options.model].config
+    flags = {
+        "num_layers": config.num_layers, "hidden_size": config.hidden_size,
+        "num_attention_heads": config.num_attention_heads, "max_position_embeddings": config.max_position_embeddings,
+        **flags,
+    }  # fmt: skip
+    words = ["--block-lm", *([] if options.precision == "fp32" else [f"--{options.precision}"])]
+    for name, value in flags.items():
+        words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+def show(found: Utilisation, options: argparse.Namespace, *, samples: int | None = None, unit: str = "") -> None:
+    """Print a result, with the rate of ``samples`` if there are any, as text or as one JSON object."""
+    rates = {"tokens_per_second": found.tokens_per_second, "flops_per_second": found.flops_per_second, "mfu": found.mfu}
+    lines = report(found)
+    if samples is not None:
+        rates["samples_per_second"] = samples / found.seconds
+        lines.append(f"{samples / found.seconds:,.1f} {unit}")
+    print(json.dumps({**asdict(found), **rates}) if options.json else "\n".join(lines), flush=True)
+
+
+def mfu(argv: Sequence[str]) -> int:
+    """Model FLOP utilisation of pre-training: the engine, loader, optimizer and dropout of a real run.
+
+    Any flag of pretrain_glm.py may follow (--compile, --attention ...). Without ``--data`` documents are random.
+    """
+    parser = get_parser(
+        mfu, batch_size=(16, "of each data rank"), seq_length=(512, "tokens of a sample before its blanks are made")
+    )  # fmt: skip
+    parser.add_argument("--data", nargs="+", help="a corpus; it is tokenized by the model's tokenizer")
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="write what takes the time to FILE")
+    options, rest = parser.parse_known_args(argv)
+    if options.steps < 1 or options.warmup < 0:
+        raise ValueError(f"--steps {options.steps} --warmup {options.warmup}: at least 1 and 0 are needed")
+    released = MODELS[options.model]
+    words = model_words(
+        options,
+        seq_length=options.seq_length,
+        batch_size=options.batch_size,
+        tokenizer_type=released.tokenizer_type,
+        tokenizer_model_type=released.tokenizer_model_type,
+        train_iters=options.warmup + options.steps + PROFILED_STEPS,
+        bert_prob=0.5 if released.task_mask else 1.0,
+        gap_sentence_prob=0.3 if released.task_mask else 0.0,
+    )
+    words += ["--train-data", *(options.data or ["random"])]
+    for name in ("task_mask", "fix_command_token"):
+        words += [f"--{name.replace('_', '-')}"] if getattr(released, name) else []
+    configuration = parse_settings(PretrainingSettings, [*words, *rest])
+    with faults_in_one_line(batch_size=configuration.batch.batch_size, checkpoints=None):
+        topology, device = start_distributed(configuration.device)
+        if options.json:
+            logging.getLogger("glm").setLevel(logging.CRITICAL)
+        seed_everything(configuration.run.seed)
+        batches, vocab_size = training_batches(
+            configuration, real=options.data is not None, vocab_size=released.config.vocab_size, topology=topology
+        )
+        engine = build_engine(configuration, vocab_size=vocab_size, topology=topology, device=device)
+        engine.model.train()
+        config, accumulation_steps = engine.model.config, configuration.batch.gradient_accumulation_steps
+        assert isinstance(config, GLMConfig)
+        found = measure(engine, batches, options, config=config, accumulation_steps=accumulation_steps)
+        if topology.rank == 0:
+            show(found, options)
+        if options.profile is not None:
+            text = profile(engine, batches, accumulation_steps=accumulation_steps)
+            if topology.rank == 0:
+                options.profile.write_text(text, encoding="utf-8")
+        return finish_distributed(0)
+
+
+def training_batches(
+    configuration: PretrainingSettings,
+    *,
+    real: bool,
+    vocab_size: int,
+    topology: ParallelTopology,
+) -> tuple[Iterator[Batch], int]:
+    """Return the batches of a run, and the size of the vocabulary (``vocab_size`` for random documents)."""
+    if real:
+        tokenizer = build_run_tokenizer(configuration)
+        data = build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology)
+        return iter(data.train(0)), tokenizer.padded_size(configuration.tokenizer.make_vocab_size_divisible_by)
+    batch = configuration.batch
+    loader = batch_loader(
+        RandomDocuments(RANDOM_DOCUMENTS, longest=LONGEST_DOCUMENT),
+        configuration=configuration,
+        tokenizer=random_vocabulary(),
+        topology=topology,
+        seq_length=batch.seq_length,
+        batch_size=batch.batch_size,
+        num_batches=configuration.run.train_iters * batch.gradient_accumulation_steps,
+        num_workers=batch.num_workers,
+    )
+    return loader.batches(), vocab_size
+
+
+def record(argv: Sequence[str]) -> int:
+    """Fine-tuning as on ReCoRD: questions on a passage with up to ten candidates of a few tokens each; samples/s.
+
+    Any flag of finetune_glm.py may follow (--compile, --pack-samples ...). A sample is a question with all its
+    candidates, each in a row of its own behind the passage, or with ``--pack-samples`` in rows they share. Samples are
+    random; collation, the engine, the optimizer and dropout 0.1 are those of a real run.
+    """
+    options, rest = get_parser(
+        record, questions=(8, "in a batch"), candidates=(10, "of a question"), shortest=(150, "tokens of a question"),
+        longest=(350, "tokens of a question"),
+    ).parse_known_args(argv)  # fmt: skip
+    if not 1 <= options.shortest <= options.longest or min(options.steps, options.questions, options.candidates) < 1:
+        raise ValueError(
+            "--steps, --questions, --candidates and --shortest are at least 1, --longest no less than that"
+        )
+    sizes = MODELS[options.model].config
+    words = model_words(options, seq_length=sizes.max_position_embeddings, batch_size=options.questions)
+    words += ["--task", "record", "--cloze-eval", "--epochs", "1", "--data-dir", "none"]
+    configuration = parse_settings(FinetuningSettings, [*words, *rest])
+    with faults_in_one_line(batch_size=options.questions, checkpoints=None):
+        topology, device = start_distributed(configuration.device)
+        if options.json:
+            logging.getLogger("glm").setLevel(logging.CRITICAL)
+        seed_everything(configuration.run.seed)
+        model = GLMModel(configuration.model.config(vocab_size=sizes.vocab_size), topology=topology)
+        seed_model(model, configuration.run.seed, topology=topology)
+        engine = finetuning.build_engine(
+            add_head(model, HeadSettings("multi_token")).train(),
+            configuration,
+            criterion=TaskCriterion(),
+            num_updates=options.warmup + options.steps,
+            topology=topology,
+            device=device,
+        )
+        batches = question_batches(options, share_rows=configuration.batch.pack_samples)
+        accumulation_steps = configuration.batch.gradient_accumulation_steps
+        found = measure(engine, batches, options, config=model.config, accumulation_steps=accumulation_steps)
+        if topology.rank == 0:
+            samples = options.questions * accumulation_steps * options.steps * topology.data_parallel_size
+            show(found, options, samples=samples, unit=f"samples/s of {options.candidates} candidates")
+        return finish_distributed(0)
+
+
+def make_sample(generator: np.random.Generator, number: int, *, candidates: int, length: int) -> TaskSample:
+    """Return a question of ``length`` tokens and its candidates of one to six, the first of which is right."""
+    answers = generator.integers(1, LONGEST_CANDIDATE + 1, candidates)
+    width = length + int(answers.max()) + 1
+    passage = generator.integers(FIRST_ID, VOCABULARY, length)
+    fields = {name: np.zeros((candidates, width), dtype=np.int32) for name in ("input_ids", "target_ids", "loss_mask")}
+    positions = np.zeros((candidates, 2, width), dtype=np.int32)
+    for row, answer in enumerate(answers):
+        tokens = generator.integers(FIRST_ID, VOCABULARY, answer)
+        end = length + answer
+        fields["input_ids"][row, :length] = passage
+        fields["input_ids"][row, length + 1 : end] = tokens[:-1]
+        fields["target_ids"][row, length:end] = tokens
+        fields["loss_mask"][row, length:end] = 1
+        positions[row, 0, :end] = length // 2  # where the gap is
+        positions[row, 0, :length] = np.arange(length)
+        positions[row, 1, length:end] = np.arange(1, answer + 1)
+    prefix_lengths = np.full(candidates, length, dtype=np.int32)
+    return TaskSample("multi_token", number, 0, position_ids=positions, attention_mask=prefix_lengths, **fields)
+
+
+def question_batches(options: argparse.Namespace, *, share_rows: bool) -> Iterator[TaskBatch]:
+    """Yield batches without end; collation is part of the measured time, drawing the samples hardly counts."""
+    generator = np.random.default_rng(6)
+    number = 0
+    while True:
+        samples = []
+        for _ in range(options.questions):
+            length = int(generator.integers(options.shortest, options.longest + 1))
+            samples.append(make_sample(generator, number, candidates=options.candidates, length=length))
+            number += 1
+        yield collate(samples, pad_id=0, multiple_of=WIDTH_MULTIPLE, share_rows=share_rows)
+
+
+def decode_bandwidth(argv: Sequence[str]) -> int:
+    """Decoding one row: the share of the device's memory bandwidth that it reaches.
+
+    A token that is decoded alone has to read every weight and the cache once. The bound is those bytes over the
+    bandwidth of copying a large buffer (bytes read and written), measured in turn with the decoding; the ratio is the
+    bound over the time of a token, the prompt's share included: 128 tokens of context, 256 new ones, greedy, random
+    weights. On a GPU: bf16, by CUDA graphs and by launching every kernel. On the CPU: bf16, and weights of 8 bits.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks decode_bandwidth", description=decode_bandwidth.__doc__)
+    parser.add_argument("--model", choices=sorted(MODELS), help="default: 2b on a GPU, small elsewhere")
+    parser.add_argument("--json", action="store_true", help="print one JSON list")
+    values = parser.parse_args(argv)
+    rows = decode_rows(values.model)
+    print(json.dumps([asdict(row) for row in rows]) if values.json else "\n".join(table(rows)))
+    return 0
+
+
+def decode_rows(name: str | None) -> list[Row]:
+    """Return a row for each way of decoding that the device has."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = name or ("2b" if device.type == "cuda" else "small")
+    config = MODELS[name].config
+    ways: dict[str, tuple[Callable[[], None], float]] = {}
+    if device.type == "cuda":
+        model = random_model(config, device)
+        for label, static in (("CUDA graphs", True), ("kernel by kernel", False)):
+            ways[f"bf16, {label}"] = decoding(BlankFiller(model, number_tokenizer(), static=static)), 2
+    else:
+        for label, int8 in (("bf16", False), ("int8", True)):
+            model = random_model(config, device)
+            prepack_for_inference(model, int8=int8)
+            ways[label] = decoding(BlankFiller(model, number_tokenizer())), 1 if int8 else 2
+    copy, moved = copying(device)
+
+    def seconds(work: Callable[[], object], times: int = 1) -> float:
+        def run() -> None:
+            for _ in range(times):
+                work()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+
+        return seconds_of(run) / times
+
+    for work in (copy, *(decode for decode, _ in ways.values())):
+        seconds(work)
+    found: dict[str, list[tuple[float, float]]] = {label: [] for label in ways}  # seconds a token, bound
+    for _ in range(REPEATS):
+        for label, (decode, weight_bytes) in ways.items():
+            bandwidth = moved / seconds(copy, times=3)
+            size = bytes_of_a_token(config, weight_bytes=weight_bytes, cache_bytes=2 if device.type == "cuda" else 4)
+            found[label].append((seconds(decode) / NEW, size / bandwidth))
+    return [decode_row(f"decode {name}, batch 1, {label}", pairs) for label, pairs in found.items()]
+
+
+def random_model(config: GLMConfig, device: torch.device) -> GLMModel:
+    """Return a model with random weights in bf16, made where it runs."""
+    model = GLMModel(config, device="meta", dtype=torch.bfloat16).to_empty(device=device).eval().requires_grad_(False)
+    generator = torch.Generator(device).manual_seed(1)
+    for parameter in model.parameters():
+        parameter.normal_(0.0, 0.02, generator=generator)
+    return model
+
+
+def bytes_of_a_token(config: GLMConfig, *, weight_bytes: float, cache_bytes: int) -> float:
+    """Return what the mean token has to read: matrices, the vocabulary, and the cache of the positions before it."""
+    hidden, layers = config.hidden_size, config.num_layers
+    weights = (12 * layers * hidden**2 + config.vocab_size * hidden) * weight_bytes
+    vectors = (13 * layers + 2) * hidden * 2  # biases and LayerNorms, in bf16
+    cache = 2 * layers * hidden * (CONTEXT + NEW / 2) * cache_bytes
+    return weights + vectors + cache
+
+
+def decoding(filler: BlankFiller) -> Callable[[], None]:
+    """Return a function that fills the blank of one context with ``NEW`` tokens."""
+    [inputs] = make_contexts(1)
+    settings = DecodingSettings(max_length=NEW, min_length=NEW, top_k=1)
+
+    def decode() -> None:
+        [filled] = filler.fill_inputs([inputs], settings=settings, generators=[prompt_generator(1, 0)])
+        assert len(filled.pieces[0]) == NEW
+
+    return decode
+
+
+def copying(device: torch.device) -> tuple[Callable[[], object], int]:
+    """Return a function that copies a buffer, and the bytes it moves."""
+    source = torch.zeros(COPIED[device.type], dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source), 2 * source.numel()
+
+
+def decode_row(work: str, pairs: Sequence[tuple[float, float]]) -> Row:
+    """Return the row of (seconds of a token, seconds of the bound) pairs."""
+    times = [own for own, _ in pairs]
+    median = statistics.median(times)
+    low, _, high = statistics.quantiles(times, n=4)
+    return Row(
+        work=work,
+        ours=median,
+        spread=(high - low) / 2 / median,
+        baseline=statistics.median(bound for _, bound in pairs),
+        ratio=statistics.median(bound / own for own, bound in pairs),
+        rate=1 / median,
+        unit="tokens/s",
+        goal=0.5,
+    )
