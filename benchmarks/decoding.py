@@ -91,7 +91,7 @@ def make_contexts(batch: int) -> list[PromptInputs]:
     rows = torch.randint(1000, 30000, (batch, CONTEXT), generator=generator)
     rows[:, 0], rows[:, -1] = COMMANDS["ENC"], COMMANDS["MASK"]
     blank = Blank(index=CONTEXT - 1, start=CONTEXT - 1)
-    return [PromptInputs("", tuple(row), tuple(range(CONTEXT)), (blank,)) for row in rows.tolist()]
+    return [PromptInputs("[MASK]", tuple(row), tuple(range(CONTEXT)), (blank,)) for row in rows.tolist()]
 
 
 def filling(model: GLMModel, batch: int, settings: DecodingSettings) -> Callable[[], list[tuple[int, ...]]]:
