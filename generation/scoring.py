@@ -25,6 +25,7 @@ from data_utils.rows import Row
 from model.modeling_glm import GLMModel, evaluating
 from mpu.initialize import ParallelTopology
 from mpu.mappings import run_shared
+from mpu.masks import PrefixMask
 
 PROJECTED_AT_ONCE = 256  # positions whose logits are in memory at the same time; larger blocks are slower on a CPU
 FEW_TOKENS = 256  # continuations of one row may have that many tokens, or as many as its start
@@ -182,7 +183,7 @@ def _score_rows(model: GLMModel, questions: Sequence[Question]) -> list[list[Sco
             first += len(one.input_ids)
         count = first
     prefix_lengths = torch.tensor([question.prefix_length for question in questions], device=device)
-    mask = prefix_lengths
+    mask = PrefixMask.prefix(prefix_lengths)
     if any(len(question.continuations) > 1 for question in questions):
         mask = _mask(torch.from_numpy(segment_ids).to(device), prefix_lengths)
     hidden = model(
@@ -199,13 +200,13 @@ def _score_rows(model: GLMModel, questions: Sequence[Question]) -> list[list[Sco
     return _collect(questions, log_probabilities, best)
 
 
-def _mask(segment_ids: Tensor, prefix_lengths: Tensor) -> Tensor:
-    """Return which columns every row sees, bool [b,1,s,s], for ``segment_ids`` [b,s]."""
+def _mask(segment_ids: Tensor, prefix_lengths: Tensor) -> PrefixMask:
+    """Let the continuations ``segment_ids`` [b,s] (0: what they continue) see themselves and what they continue."""
     columns = torch.arange(segment_ids.size(1), device=segment_ids.device)
     causal = columns <= columns.unsqueeze(1)  # [s,s]
     seen, by = segment_ids.unsqueeze(1), segment_ids.unsqueeze(2)  # [b,1,s], [b,s,1]
     visible = causal & ((seen == 0) | (seen == by)) | (columns < prefix_lengths.reshape(-1, 1, 1))
-    return visible.unsqueeze(1)
+    return PrefixMask.matrix(visible.unsqueeze(1))  # [b,1,s,s]
 
 
 def _token_scores(

@@ -23,7 +23,7 @@ from generation.inputs import PromptInputs
 from model.modeling_glm import GLMModel
 from mpu.cache import KeyValueCache
 from mpu.kernels.static_cache import StaticKeyValueCache, static_cache
-from mpu.masks import VisibleKeys
+from mpu.masks import PrefixMask, VisibleKeys
 
 CACHE_GROWTH = 256  # positions by which a full cache grows at least
 CAPACITY_BUCKET = 256  # the columns of a step are a multiple of it
@@ -104,16 +104,16 @@ class DecodingState:
         mask = self._mask(width, causal=causal)
         return self.model(input_ids, position_ids, mask, cache=self.cache, output="hidden")
 
-    def _mask(self, width: int, *, causal: bool) -> Tensor:
-        """Return a prefix_length when nothing is hidden, else the mask [b,1,s or 1,k]."""
+    def _mask(self, width: int, *, causal: bool) -> PrefixMask:
+        """Return the mask of ``width`` new columns: of a prefix alone where no earlier column is hidden."""
         if self.all_visible:
-            return torch.tensor(0 if causal else width)
-        mask = self.visible[:, None, None, :]
+            return PrefixMask.prefix(torch.tensor(0 if causal else width))
+        visible = self.visible[:, None, None, :]  # [b,1,1,k]
         if width == 1 or not causal:
-            return mask
+            return PrefixMask.matrix(visible)
         columns = torch.arange(self.visible.size(1), device=self.device)
         last = self.length + torch.arange(width, device=self.device).unsqueeze(1)  # [s,1]: a token's own column
-        return mask & (columns <= last)
+        return PrefixMask.matrix(visible & (columns <= last))
 
     def _reserve(self, num_positions: int) -> None:
         """Make room in the cache for ``num_positions`` more."""

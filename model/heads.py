@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from model.modeling_glm import GLMModel
 from model.shared_rows import states_at
 from mpu.kernels.host_memory import send
+from mpu.masks import PrefixMask
 from mpu.random import Dropout
 
 POOL_TOKENS = ("start", "pad", "cls")
@@ -144,7 +145,11 @@ class MultiTokenClozeFast(_TransparentHead):
             dim=-1,
         )
         hidden = self.model(
-            answer_ids.flatten(0, 1), answer_position_ids.flatten(0, 1), mask, cache=cache, output="hidden"
+            answer_ids.flatten(0, 1),
+            answer_position_ids.flatten(0, 1),
+            PrefixMask.matrix(mask),
+            cache=cache,
+            output="hidden",
         )
         loss_mask = loss_mask.flatten(0, 1)
         targets = loss_mask.nonzero(as_tuple=True)

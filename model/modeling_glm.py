@@ -111,10 +111,10 @@ class GLMModel(nn.Module):
         """Run the network on ``input_ids`` [b,s].
 
         ``position_ids``: [b or 1,2,s] with block positions (row 0 position, row 1 block position), [b or 1,s] without,
-        unused in relative mode. ``attention_mask``: prefix_lengths [] / [1] / [b] / [b,1], or a mask
-        [b or 1,1,s or 1,>= m+s] where nonzero means visible, or one that is made already. ``cache``:
-        earlier positions; the inputs are then only the new ones, which are appended to it. ``prompt_positions`` [b,T]:
-        where the prompt vectors replace word embeddings.
+        unused in relative mode. ``attention_mask``: a ``PrefixMask``, or a tensor as in its ``from_attention_mask``:
+        prefix_lengths [] / [1] / [b] / [b,1], or a mask [b or 1,1,s or 1,>= m+s] where nonzero means visible.
+        ``cache``: earlier positions; the inputs are then only the new ones, which are appended to it.
+        ``prompt_positions`` [b,T]: where the prompt vectors replace word embeddings.
 
         With ``labels`` [b,s] (and ``loss_mask`` [b,s], default all ones) it returns a ``LanguageModelLoss``: the last
         layer and the vocabulary projection are computed only where ``loss_mask`` is not 0. A mask left on the CPU saves

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from model.modeling_glm import GLMModel, target_positions
 from mpu.kernels.host_memory import send
+from mpu.masks import PrefixMask
 
 
 @dataclass(frozen=True)
@@ -21,18 +22,18 @@ class SharedRows:
 
     Attributes:
         sources: int64 [r,w], the position among all b*s of the samples that stands there; -1 for padding.
-        attention_mask: int64 [r,2,w], see ``PrefixMask.from_attention_mask``.
+        mask: of the shared rows.
     """
 
     sources: Tensor
-    attention_mask: Tensor
+    mask: PrefixMask
 
     @classmethod
     def of(cls, sources: Tensor, prefix_lengths: Tensor, *, width: int) -> SharedRows:
         """Lay out samples of ``width`` positions, of which those before ``prefix_lengths`` [b] are visible to all."""
         segment_ids = sources.div(width, rounding_mode="floor")  # [r,w], -1 for padding
         visible = (sources >= 0) & (sources - segment_ids * width < prefix_lengths[segment_ids])
-        return cls(sources, torch.stack([segment_ids + 1, visible], dim=1))
+        return cls(sources, PrefixMask.packed(segment_ids + 1, visible))
 
     def gather(self, values: Tensor) -> Tensor:
         """Return [r,w] of values [b,s], or [r,2,w] of values [b,2,s]; 0 stands in the padding."""
@@ -85,7 +86,7 @@ def states_at(
             raise ValueError("samples with prompt_positions cannot share rows; leave shared_rows out")
         layout = _layout(model, input_ids, position_ids, attention_mask, shared_rows)
         assert position_ids is not None, "models with relative positions are refused above"
-        inputs = (layout.gather(input_ids), layout.gather(position_ids), layout.attention_mask)
+        inputs = (layout.gather(input_ids), layout.gather(position_ids), layout.mask)
         rows = torch.arange(len(input_ids), device=columns.device) if rows is None else rows
         all_places = layout.places((len(input_ids), length))
         places = all_places[send(rows, all_places.device), send(columns, all_places.device)]  # [n], among r*w

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpu.cache import KeyValueCache
+from mpu.kernels.host_memory import send
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -78,6 +79,11 @@ class PrefixMask:
             f"attention_mask has shape {list(shape)}; give prefix lengths of shape [], [b], [b,1], samples that share "
             "rows as [b,2,s] (without a cache), or a mask of shape [b,1,s,k]"
         )
+
+    def to(self, device: torch.device) -> PrefixMask:
+        """Return the mask on ``device``, without waiting for it."""
+        forms = (self.prefix_lengths, self.segment_ids, self.in_prefix, self.visible)
+        return PrefixMask(*(None if form is None else send(form, device) for form in forms))
 
     def padded(self, num_positions: int) -> PrefixMask:
         """Put ``num_positions`` more behind the others; in rows that are shared they are a sample of their own."""

@@ -14,6 +14,7 @@ from data_utils.objective import Objective
 from model.modeling_glm import LanguageModelLoss
 from model.shared_rows import SharedRows
 from mpu.kernels.host_memory import send
+from mpu.masks import PrefixMask
 from tasks.collation import TaskBatch, to_tensors
 
 LOSS_FUNCTIONS = ("cross_entropy", "hinge", "generative", "mix")
@@ -145,11 +146,12 @@ class TaskCriterion:
         if "shared_rows" in tensors:
             rows = SharedRows.of(tensors["shared_rows"], mask, width=input_ids.size(1))
             input_ids, positions, labels, weights = map(rows.gather, (input_ids, positions, labels, weights))
-            mask = rows.attention_mask
-        inputs = (None if each is None else send(each, device) for each in (input_ids, positions, mask))
+            mask = rows.mask
+        inputs = (None if each is None else send(each, device) for each in (input_ids, positions))
+        mask = mask.to(device) if isinstance(mask, PrefixMask) else send(mask, device)
         prompts = tensors.get("prompt_positions")
         prompts = None if prompts is None else send(prompts, device)
-        return model(*inputs, labels=send(labels, device), loss_mask=weights, prompt_positions=prompts)
+        return model(*inputs, mask, labels=send(labels, device), loss_mask=weights, prompt_positions=prompts)
 
     def _infilling_loss(self, model: nn.Module, batch: Batch, *, device: torch.device) -> LanguageModelLoss:
         """Return the token loss; the heads give logits [b,s,v] when they are asked for no targets."""
