@@ -72,26 +72,14 @@ def tokenizer_files(description: TokenizerDescription, *, vocab_size: int, check
 
     Raises ValueError with one line when vocabulary files are missing or of another model.
     """
+    from data_utils.tokenizers.text_tokenizers import WordPiece
     from data_utils.tokenizers.tokenizer import build_tokenizer
-    from data_utils.tokenizers.vocabularies import find_vocabulary
     from model.hub.export import TokenizerFiles
 
     kind = description.hub_class()
     # The classes of the layout have no sentinels and no [dBLOCK].
     description = replace(description, block_symbols=True, decoder_mask=False, num_sentinels=0)
     tokenizer = build_tokenizer(**description.arguments())
-    name = description.model_type or ""
-    cased = kind.vocabulary == "bert" and ("-cased" in name or "chinese" in name)
-    if kind.vocabulary == "sentencepiece":
-        files = [Path(description.path or "")]
-    else:
-        files = find_vocabulary(
-            kind.vocabulary,
-            path=description.path,
-            vocab_dir=description.vocab_dir,
-            cache_dir=description.cache_dir,
-            variant=name if cased and description.path is None else None,
-        )
     padded = tokenizer.padded_size(description.vocab_divisor)
     if padded != vocab_size:
         raise ValueError(
@@ -99,8 +87,10 @@ def tokenizer_files(description: TokenizerDescription, *, vocab_size: int, check
             "choose the tokenizer it was trained with (--tokenizer-type, --tokenizer-model-type, "
             "--make-vocab-size-divisible-by)"
         )
-    token_ids = {"eos_token_id": tokenizer.command_id("eop"), "pad_token_id": tokenizer.command_id("pad")}
-    return TokenizerFiles(kind, files, tokenizer.num_tokens, token_ids, lower_case=not cased)
+    token_ids = {"eos_token_id": tokenizer.special.eop, "pad_token_id": tokenizer.special.pad}
+    pieces = tokenizer.text_tokenizer
+    lower_case = not isinstance(pieces, WordPiece) or pieces.lower_case
+    return TokenizerFiles(kind, tokenizer.files, tokenizer.num_tokens, token_ids, lower_case)
 
 
 def convert(values: argparse.Namespace) -> int:

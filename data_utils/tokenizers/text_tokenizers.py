@@ -148,7 +148,7 @@ class WordPiece:
         self._tokenizer = Tokenizer(model)
         self._tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         self._cache = WordCache(self._encode_words)
-        self._lower_case = lower_case
+        self.lower_case = lower_case
         self._cleaning = _Cleaning()
         self._splitting = _Splitting(drop_accents=lower_case)
         self.size = len(pieces)
@@ -157,7 +157,7 @@ class WordPiece:
     def normalize(self, text: str) -> str:
         """Return the text whose blank-separated words are looked up in the vocabulary."""
         text = text.translate(self._cleaning)
-        if self._lower_case:
+        if self.lower_case:
             text = text.lower()
             if not text.isascii():
                 text = unicodedata.normalize("NFD", text)

@@ -64,10 +64,13 @@ def _valid_unicode(text: str) -> str:
 
 
 class Tokenizer:
-    """Encode and decode text with command tokens such as ``[MASK]`` in it."""
+    """Encode and decode text with command tokens such as ``[MASK]`` in it; ``files`` are those of the vocabulary."""
 
-    def __init__(self, text_tokenizer: TextTokenizer, table: CommandTable, *, family: str) -> None:
+    def __init__(
+        self, text_tokenizer: TextTokenizer, table: CommandTable, *, family: str, files: Sequence[Path] = ()
+    ) -> None:
         self.family = family
+        self.files = tuple(files)
         self.text_tokenizer = text_tokenizer
         self.command_tokens: tuple[CommandToken, ...] = table.tokens
         self.num_tokens = table.num_tokens
@@ -252,20 +255,20 @@ def build_tokenizer(
     if tokenizer_type == "BertWordPieceTokenizer":
         family, name = "bert", model_type or "bert-large-uncased"
         cased = "-cased" in name or "chinese" in name
-        [file] = find_vocabulary(
+        files = find_vocabulary(
             family, path=path, vocab_dir=vocab_dir, cache_dir=cache_dir, variant=name if cased else None
         )
-        text_tokenizer = WordPiece(file, lower_case=not cased)
+        text_tokenizer = WordPiece(files[0], lower_case=not cased)
     elif tokenizer_type == "GPT2BPETokenizer":
         family = "roberta" if (model_type or "").startswith("roberta") else "gpt2"
         if family == "gpt2" and not (model_type or "gpt2").startswith("gpt2"):
             raise ValueError(f"--tokenizer-model-type {model_type} is none of GPT2BPETokenizer; choose gpt2 or roberta")
-        vocabulary, merges = find_vocabulary(family, path=path, vocab_dir=vocab_dir, cache_dir=cache_dir)
-        text_tokenizer = ByteLevelBPE(vocabulary, merges)
+        files = find_vocabulary(family, path=path, vocab_dir=vocab_dir, cache_dir=cache_dir)
+        text_tokenizer = ByteLevelBPE(*files)
     elif tokenizer_type == "ChineseSPTokenizer":
         family = "chinese"
-        [file] = find_vocabulary(family, path=path, vocab_dir=vocab_dir, cache_dir=cache_dir)
-        text_tokenizer = SentencePiece(file)
+        files = find_vocabulary(family, path=path, vocab_dir=vocab_dir, cache_dir=cache_dir)
+        text_tokenizer = SentencePiece(files[0])
     elif tokenizer_type == "SentencePieceTokenizer":
         family = "sentencepiece"
         if path is None or not Path(path).is_file():
@@ -273,7 +276,8 @@ def build_tokenizer(
                 f"{path or '(none)'}: no such SentencePiece model; name one with --tokenizer-path, or train one: "
                 "bash scripts/train_tokenizer.sh FILES --vocab-size N"
             )
-        text_tokenizer = SentencePiece(Path(path))
+        files = [Path(path)]
+        text_tokenizer = SentencePiece(files[0])
     elif tokenizer_type == "CharacterLevelTokenizer":
         raise ValueError(
             "CharacterLevelTokenizer never worked in the original and is not supported; a SentencePiece model of "
@@ -292,4 +296,4 @@ def build_tokenizer(
         return index
 
     table = COMMAND_TABLES[family](text_tokenizer.size, options, id_of)
-    return Tokenizer(text_tokenizer, table, family=family)
+    return Tokenizer(text_tokenizer, table, family=family, files=files)

@@ -167,10 +167,11 @@ class ModelDescription:
                 f"{file} has hidden size {sizes['hidden_size']}, {self.name} {self.sizes['hidden_size']}; "
                 "name the model it is, or give --num-attention-heads"
             )
-        if not {"num_attention_heads"} & {*sizes, *self.sizes}:
+        # Shapes do not tell these two (the heads of relative models alone).
+        sizes |= {name: self.sizes[name] for name in ("num_attention_heads", "attention_scale") if name in self.sizes}
+        if "num_attention_heads" not in sizes:
             raise ValueError(f"{file} does not say its number of heads; give --num-attention-heads")
-        known = {name: self.sizes[name] for name in ("num_attention_heads", "attention_scale") if name in self.sizes}
-        return GLMConfig(**{**sizes, **known})
+        return GLMConfig(**sizes)
 
 
 # Where a description comes from

@@ -156,7 +156,7 @@ def _bare_wordpiece() -> WordPiece:
     from data_utils.tokenizers.text_tokenizers import _Cleaning, _Splitting
 
     tokenizer = object.__new__(WordPiece)
-    tokenizer._lower_case, tokenizer._cleaning = True, _Cleaning()
+    tokenizer.lower_case, tokenizer._cleaning = True, _Cleaning()
     tokenizer._splitting = _Splitting(drop_accents=True)
     return tokenizer
 

@@ -204,7 +204,9 @@ def test_files_of_config_tasks_describe_a_model(checkpoint: Path, vocabulary: li
     assert "# mine" in (one / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_settings_of_a_run_describe_a_model(checkpoint: Path, vocabulary: list[str], tmp_path: Path):
+def test_the_settings_of_a_run_describe_a_model(
+    checkpoint: Path, vocabulary: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     run = {
         "num_layers": 2, "hidden_size": 16, "num_attention_heads": 4, "max_position_embeddings": 40,
         "attention_scale": 1.0, "tokenizer_type": vocabulary[1],
@@ -214,14 +216,19 @@ def test_the_settings_of_a_run_describe_a_model(checkpoint: Path, vocabulary: li
     file = tmp_path / "mine" / "config.json"
     file.parent.mkdir()
     file.write_text(json.dumps(run), encoding="utf-8")
-    one, two, three = (tmp_path / name for name in ("one", "two", "three"))
+    one, two, three, four = (tmp_path / name for name in ("one", "two", "three", "four"))
     to_transformers.main([str(checkpoint), str(file), "--output", str(one)])
     shutil.copy(file, checkpoint)
     to_transformers.main([str(checkpoint), "--output", str(two)])
     (checkpoint / "config.json").unlink()
     to_transformers.main([str(checkpoint), "--output", str(three), *SIZES, *vocabulary])
+    settings = tmp_path / "runs" / checkpoint.name / "config.json"  # where the run left them
+    settings.parent.mkdir(parents=True)
+    shutil.copy(file, settings)
+    monkeypatch.chdir(tmp_path)
+    to_transformers.main([str(checkpoint), "--output", str(four)])
     card = {"README.md": contents(three)["README.md"]}
-    assert contents(one) | card == contents(two) | card == contents(three)
+    assert contents(one) | card == contents(two) | card == contents(three) == contents(four) | card
 
 
 def test_every_recorded_checkpoint(golden: GoldenFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
