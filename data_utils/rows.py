@@ -84,6 +84,7 @@ def infilling_row(
     masked_lm: bool = False,
     answer_position: int | None = None,
     mask_id: int | None = None,
+    num_given: int = 0,
 ) -> Row:
     """Return a context with the answer that fills its last mask.
 
@@ -94,6 +95,7 @@ def infilling_row(
         masked_lm: a single row of positions.
         answer_position: where the answer is; the place of the mask without.
         mask_id: another mask than [MASK].
+        num_given: that many first tokens of the answer are not scored.
 
     Raises:
         ValueError: no mask is left in the context.
@@ -107,7 +109,7 @@ def infilling_row(
     values = np.zeros((5, length + len(fed)), dtype=np.int32)
     values[0] = [*context, *fed]
     values[1, length : length + len(targets)] = targets
-    values[2, length : length + len(targets)] = 1
+    values[2, length + num_given : length + len(targets)] = 1
     values[3, :length] = np.arange(length)
     values[3, length:] = length - 1 - list(context[::-1]).index(mask_id) if answer_position is None else answer_position
     values[4, length:] = np.arange(1, len(fed) + 1) if block_positions else 1

@@ -18,10 +18,9 @@ import numpy as np
 from data_utils.corpora.named import find_corpus
 from data_utils.corpora.store import Document
 from data_utils.errors import run_main
-from data_utils.loaders import BatchLoader
+from data_utils.loaders import BatchLoader, BatchPlan
 from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.packing import BlockDataset
-from data_utils.samplers import BatchPlan
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 
 PICTURE_WIDTH = 48  # columns of a mask's picture; longer rows are drawn coarser

@@ -188,13 +188,3 @@ class BeamSearch:
                         example.add(tokens, total, options=self.options)
                 example.done = True
         return [example.best_first() for example in self.examples]
-
-
-def pad_results(winners: Sequence[Sequence[int]], *, end_id: int, pad_id: int) -> list[list[int]]:
-    """Return rows of equal length: the end token directly after a shorter row, then padding."""
-    width = max(map(len, winners), default=0)
-    rows = []
-    for tokens in winners:
-        ending = [end_id] if len(tokens) < width else []
-        rows.append([*tokens, *ending, *[pad_id] * (width - len(tokens) - len(ending))])
-    return rows

@@ -9,10 +9,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from data_utils.rows import infilling_row
 from data_utils.tokenizers.tokenizer import Tokenizer
-from generation.scoring import Continuation, Question
+from generation.scoring import Question
 
 MASK_COMMANDS = ("MASK", "sMASK", "gMASK")
 MASK_ENDING = "MASK]"  # a prompt that contains it is taken to have a blank, as in the original
@@ -243,25 +242,18 @@ class QuestionEncoder:
         self, context: Sequence[int], given: Sequence[int], answers: Sequence[Sequence[int]], *, mask_index: int
     ) -> Question:
         """Return the question after ``context``, seen in both directions, and the ``given`` start of the piece."""
-        num_given = len(given) + 1  # with the start token
-        positions = self._positions(mask_index, 0, num_given)
-        length = len(context)
-        own = np.stack([np.arange(length), np.zeros(length, dtype=np.int64)])  # [2,s]
-        return Question(
-            input_ids=np.array([*context, self.special.sop, *given], dtype=np.int64),
-            position_ids=np.concatenate([own, positions], axis=1),
-            prefix_length=length,
-            continuations=tuple(
-                Continuation(
-                    input_ids=np.array(ids[:-1], dtype=np.int64),
-                    position_ids=self._positions(mask_index, num_given, len(ids) - 1),
-                    target_ids=np.array(ids, dtype=np.int64),
-                )
-                for ids in answers
-            ),
-        )
-
-    def _positions(self, mask_index: int, first: int, count: int) -> np.ndarray:
-        """Return the positions of tokens of a piece from number ``first`` on, int [2,count]."""
-        blocks = np.arange(first + 1, first + count + 1) if self.block_positions else np.ones(count, dtype=np.int64)
-        return np.stack([np.full(count, mask_index), blocks])
+        rows = [
+            infilling_row(
+                context,
+                [*given, *ids],
+                special=self.special,
+                block_positions=self.block_positions,
+                answer_position=mask_index,
+                mask_id=context[mask_index],
+                num_given=len(given),
+            )
+            for ids in answers
+        ]
+        question = Question.of_rows(rows)
+        assert question is not None, "rows of one context"
+        return question

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from data_utils.batches import Batch
-from data_utils.loaders import BatchLoader
+from data_utils.loaders import BatchLoader, BatchPlan, random_sample_numbers
 from data_utils.mixtures import downstream_draw
-from data_utils.samplers import BatchPlan, random_sample_numbers
 from data_utils.tokenizers.tokenizer import Tokenizer
 from mpu.initialize import ParallelTopology
 from tasks.mixture import FOLDERS, DownstreamCollator, task_mixture

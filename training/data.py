@@ -26,10 +26,9 @@ from data_utils.corpora.splits import (
     split_documents,
 )
 from data_utils.corpora.store import Documents
-from data_utils.loaders import BatchLoader
+from data_utils.loaders import BatchLoader, BatchPlan, random_sample_numbers
 from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.packing import BlockDataset
-from data_utils.samplers import BatchPlan, random_sample_numbers
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from mpu.initialize import ParallelTopology
 from training.loop import TrainingData

@@ -72,16 +72,15 @@ class WindowTable:
             return Row(np.stack([ids[:-1], ids[1:], columns + 1 >= scored_from, columns]), 0)
         special = self.special
         context = [special.cls, *ids[:prompt], special.long_mask, *[special.eos] * self.closed]
-        row = infilling_row(
+        return infilling_row(
             context,
             ids[prompt:],
             special=special,
             block_positions=self.block_positions,
             answer_position=prompt + 1,
             mask_id=special.long_mask,
+            num_given=scored_from - prompt,
         )
-        row.loss_mask[: len(context) + scored_from - prompt] = 0
-        return row
 
     def __getitem__(self, number: int) -> Question:
         """Return a window as the scorer takes it."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_utils.loaders import BatchLoader
+from data_utils.loaders import DEFAULT_GENERATOR_SEED, BatchLoader, BatchPlan, random_sample_numbers
 from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.causal import SegmentPlan
 from data_utils.objective.packing import BlockDataset
-from data_utils.samplers import DEFAULT_GENERATOR_SEED, BatchPlan, random_sample_numbers
 from tests.helpers.stand_ins import RECORDED_FIELDS, StandInDocuments, StandInVocabulary
 
 # Parts of a recorded argument list that the loader has no say in.

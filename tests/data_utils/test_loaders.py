@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from data_utils.loaders import BatchLoader
+from data_utils.loaders import BatchLoader, BatchPlan
 from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.causal import CausalCollator, CausalDataset, SegmentCollator, SegmentDataset, SegmentPlan
 from data_utils.objective.packing import BlockDataset
-from data_utils.samplers import BatchPlan
 from tests.helpers.stand_ins import EOS, VOCABULARY, make_documents
 
 SETTINGS = BlankInfillingSettings(bert_prob=0.4, gap_sentence_prob=0.3, short_seq_prob=0.2, block_mask_prob=0.2)

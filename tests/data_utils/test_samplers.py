@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_utils.loaders import BatchPlan, random_sample_numbers
 from data_utils.objective.causal import SegmentPlan
-from data_utils.samplers import BatchPlan, random_sample_numbers
 
 
 @given(

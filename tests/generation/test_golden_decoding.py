@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 
-from generation.beam_search import BeamOptions, BeamSearch, pad_results
+from generation.beam_search import BeamOptions, BeamSearch
 from generation.sampling import filter_logits, process_scores, repeating_tokens
 from tests.helpers.golden_index import GoldenFolder
 
@@ -20,6 +22,16 @@ BEAM_SETTINGS = {
     "top_k": "top_k",
     "no_block_position": None,
 }
+
+
+def pad_results(winners: Sequence[Sequence[int]], *, end_id: int, pad_id: int) -> list[list[int]]:
+    """Return rows of equal length: the end token directly after a shorter row, then padding."""
+    width = max(map(len, winners), default=0)
+    rows = []
+    for tokens in winners:
+        ending = [end_id] if len(tokens) < width else []
+        rows.append([*tokens, *ending, *[pad_id] * (width - len(tokens) - len(ending))])
+    return rows
 
 
 def kept_indices(logits: torch.Tensor) -> list[list[int]]:
