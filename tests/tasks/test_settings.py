@@ -1,0 +1,81 @@
+"""The settings of fine-tuning: what a command line becomes, and what is refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import generate_samples
+from tasks.settings import FinetuningSettings
+from training.arguments import parse_settings
+
+RTE = ("--task", "rte", "--epochs", "1", "--block-lm", "--cloze-eval")
+SEQ2SEQ = ("--task", "xsum", "--epochs", "1", "--block-lm", "--src-seq-length", "600", "--tgt-seq-length", "60")
+
+
+def configure(*words: str) -> FinetuningSettings:
+    return parse_settings(FinetuningSettings, words, environment={})
+
+
+def test_transformer_xl_is_refused_outside_of_pretraining():
+    with pytest.raises(ValueError, match=r"--transformer-xl is for pre-training of causal models only.*fine-tuning"):
+        configure(*RTE, "--transformer-xl")
+    with pytest.raises(ValueError, match=r"--transformer-xl is for pre-training of causal models only.*generation"):
+        generate_samples.main(["--block-lm", "--load-pretrained", "absent", "--transformer-xl"])
+
+
+def test_mem_length_has_no_effect_and_says_so():
+    settings = configure(*RTE, "--mem-length", "64")
+    assert [notice for notice in settings.notices if "--mem-length" in notice]
+    assert settings.model.config(vocab_size=64) == configure(*RTE).model.config(vocab_size=64)
+    assert configure(*RTE).notices == ()
+
+
+def test_flags_of_pretraining_are_named_in_one_line():
+    [notice] = configure(*RTE, "--train-iters", "9", "--split", "1,1,1", "--multi-batch-size", "2").notices
+    assert notice.startswith("warning: without effect: ")
+    assert all(f"{flag} (concerns pre-training)" in notice for flag in ("--train-iters", "--split"))
+
+
+def test_groups_say_what_the_flags_say(tmp_path: Path):
+    settings = configure(*RTE, "--save", str(tmp_path), "--experiment-name", "e", "--lora-rank", "4",
+                         "--lora-target", "dense", "dense", "--load-pretrained", "p",
+                         "--eval-batch-size", "9", "--valid-data", "dev", "dev32")  # fmt: skip
+    assert settings.checkpoint.save == tmp_path / "e" and settings.run.summary_folder == Path("runs/e")
+    adapters = settings.adapters.new_adapters()
+    assert adapters is not None and (adapters.rank, adapters.alpha, adapters.targets) == (4, 8.0, ("dense",))
+    assert (settings.batch.evaluation_batch_size, settings.data.valid_data) == (9, ("dev", "dev32"))
+    assert settings.values["save"] == str(tmp_path), "config.json keeps the command line"
+    beams = configure(*SEQ2SEQ, "--num-beams", "5", "--compatible", "--no-block-position").beams
+    assert (beams.max_length, beams.num_beams, beams.draw_candidates, beams.block_positions) == (60, 5, True, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--block-lm", "--epochs", "1"], "no --task"),
+        (["--task", "rte"], "no --epochs"),
+        ([*RTE, "--epochs", "-1"], "--epochs is -1; it cannot be negative"),
+        ([*RTE, "--seq-length", "4"], "--seq-length is 4; at least 8 is needed"),
+        ([*RTE, "--seq-length", "600"], "does not fit --max-position-embeddings 512"),
+        ([*RTE, "--prefix-prompt", "2"], "--prefix-prompt needs --continuous-prompt"),
+        ([*RTE, "--continuous-prompt"], "needs --num-prompt-tokens or --prefix-prompt"),
+        ([*RTE, "--freeze-transformer"], "leaves nothing to train"),
+        ([*RTE, "--pack-samples", "--pad-to-max"], "--pack-samples does not go with"),
+        ([*RTE, "--lora-alpha", "2"], "--lora-alpha is for adapters: give --lora-rank as well"),
+        ([*RTE, "--lora-rank", "0", "--load-pretrained", "p"], "--lora-rank is 0"),
+        ([*RTE, "--lora-rank", "2"], "--lora-rank needs --load-pretrained"),
+        ([*RTE, "--lora-adapter", "a", "--lora-rank", "2"], "leave --lora-rank out"),
+        ([*RTE, "--encoder-decoder"], "never finished in the original"),
+        (["--task", "xsum", "--epochs", "1", "--block-lm"], "no --src-seq-length"),
+        ([*SEQ2SEQ, "--label-smoothing", "1"], "--label-smoothing is 1.0"),
+        ([*SEQ2SEQ, "--min-tgt-length", "61"], "--min-tgt-length 61 is above --tgt-seq-length 60"),
+        (["--task", "wikitext", "--block-lm"], "evaluates one file"),
+        (["--task", "wikitext", "--block-lm", "--valid-data", "x", "--epochs", "1"], "only evaluates"),
+    ],
+)
+def test_contradictions_are_refused_in_one_line(words: list[str], message: str):
+    with pytest.raises(ValueError, match=message) as caught:
+        configure(*words)
+    assert "\n" not in str(caught.value)
