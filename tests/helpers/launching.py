@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tests.helpers import REPOSITORY
 
@@ -41,6 +44,24 @@ def run(program: str, *words: str, cwd: Path, ranks: int = 1, code: int = 0, **o
     output, _ = process.communicate(timeout=300)
     assert process.returncode == code, output
     return output
+
+
+def wait_for(process: subprocess.Popen[str], pattern: str) -> str:
+    """Return the first line of the output that matches; fail when the process ends before."""
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if re.search(pattern, line):
+            return line
+    raise AssertionError(f"no line with {pattern!r} in:\n{''.join(seen)}")
+
+
+def workers(launcher: int, program: str) -> list[psutil.Process]:
+    """Return the processes of ``program`` that the launcher started, in the order of their ranks."""
+    children = psutil.Process(launcher).children(recursive=True)
+    found = [child for child in children if any(program in word for word in child.cmdline())]
+    return sorted(found, key=lambda child: int(child.environ()["RANK"]))
 
 
 def metrics(summary: Path, name: str) -> list[dict[str, Any]]:

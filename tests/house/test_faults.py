@@ -7,16 +7,14 @@ import random
 import re
 import resource
 import signal
-import subprocess
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
 from model.checkpoints.safe_loading import read_checkpoint_file
-from tests.helpers.launching import metrics, run, start
+from tests.helpers.launching import metrics, run, start, wait_for, workers
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
 
 NUM_KILLS = 20
@@ -43,17 +41,6 @@ def last_weights(folder: Path) -> dict[str, torch.Tensor]:
     root = folder / "c" / "r"
     tag = (root / "latest_checkpointed_iteration.txt").read_text(encoding="utf-8")
     return read_checkpoint_file(root / tag / "mp_rank_00_model_states.pt")["module"]
-
-
-def wait_for(process: subprocess.Popen[str], pattern: str) -> str:
-    """Return the first line of the output that matches; fail when the process ends before."""
-    assert process.stdout is not None
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if re.search(pattern, line):
-            return line
-    raise AssertionError(f"no line with {pattern!r} in:\n{''.join(seen)}")
 
 
 @pytest.mark.slow
@@ -113,13 +100,6 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_last_checkpoint(
     assert all(torch.equal(before[name], after[name]) for name in before)
     output = run("pretrain_glm.py", *words(corpus, steps=10), cwd=tmp_path, ranks=ranks)
     assert "continuing from iteration 5" in output
-
-
-def workers(launcher: int, program: str) -> list[psutil.Process]:
-    """Return the processes of ``program`` that the launcher started, in the order of their ranks."""
-    children = psutil.Process(launcher).children(recursive=True)
-    found = [child for child in children if any(program in word for word in child.cmdline())]
-    return sorted(found, key=lambda child: int(child.environ()["RANK"]))
 
 
 @pytest.mark.slow

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.launching import losses, run
+from tests.helpers.launching import losses, run, start, wait_for, workers
 from tests.helpers.small_corpus import SmallCorpus, make_corpus, task_flags, write_entailment_split
 
 
@@ -68,6 +71,20 @@ def test_an_interrupted_run_goes_on(corpus: SmallCorpus, folder: Path, straight:
     output = run("finetune_glm.py", *given, "--epochs", "3", cwd=folder)
     assert f"continuing after {stopped // 5} epochs and {stopped} updates" in output
     assert losses(folder, "k") == losses(folder, "s")
+
+
+@pytest.mark.slow
+def test_a_signal_ends_all_ranks_in_order(corpus: SmallCorpus, folder: Path, straight: str) -> None:
+    given = task_flags(corpus, "--save", "c", "--experiment-name", "t", "--auto-resume", "--epochs", "10000")
+    process = start("finetune_glm.py", *given, cwd=folder, ranks=2)
+    wait_for(process, r"^ iteration +3/")
+    for worker in workers(process.pid, "finetune_glm.py"):  # what a batch system does
+        os.kill(worker.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    stopped = int(re.search(r"stopped by a signal after iteration (\d+)", output)[1])
+    assert (folder / "c" / "t" / "latest").read_text(encoding="utf-8") == str(stopped)
+    assert not (folder / "runs" / "t" / "test_results.json").exists() and "baseline" not in output
 
 
 @pytest.mark.slow
