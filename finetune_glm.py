@@ -47,8 +47,8 @@ def prepare_task(configuration: FinetuningSettings, *, tokenizer: Tokenizer, top
 
 def finetune(configuration: FinetuningSettings) -> int:
     """Train, evaluate and predict as ``configuration`` says; return the exit code."""
-    from tasks.finetuning import TEST_RESULTS_FILE, FineTuner, build_engine, find_progress, result_table
-    from training.build import build_log
+    from tasks.finetuning import TEST_RESULTS_FILE, FineTuner, find_progress, result_table
+    from training.build import build_log, wrap_model
     from training.data import build_run_tokenizer
     from training.distributed import finish_distributed, seed_everything, start_distributed
 
@@ -62,9 +62,9 @@ def finetune(configuration: FinetuningSettings) -> int:
     seed_everything(run.seed)
     tokenizer = build_run_tokenizer(configuration)
     task = prepare_task(configuration, tokenizer=tokenizer, topology=topology)
-    engine = build_engine(
-        task.build_network(), configuration, criterion=task.criterion(), num_updates=task.num_updates,
-        topology=topology, device=device,
+    engine = wrap_model(
+        task.build_network(), configuration, schedule_length=task.num_updates, topology=topology, device=device,
+        criterion=task.criterion(),
     )  # fmt: skip
     start = find_progress(engine, configuration, task.name)
     log = build_log(configuration, num_updates=task.num_updates, initial=start.updates, silent=topology.rank > 0)

@@ -44,11 +44,9 @@ def pretrain(configuration: PretrainingSettings) -> int:
     log = build_log(configuration, num_updates=run.train_iters, initial=start.updates, silent=not first)
     trainer = Trainer(
         engine,
+        configuration,
         data=data,
         num_updates=run.train_iters,
-        accumulation_steps=configuration.batch.gradient_accumulation_steps,
-        run=run,
-        checkpoint=configuration.checkpoint,
         log=log,
         progress=start,
         cost=compute_cost(engine, configuration),

@@ -32,7 +32,6 @@ from generation.sampling import DecodingSettings
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
-from tasks import finetuning
 from tasks.collation import TaskBatch, collate
 from tasks.network import HeadSettings, add_head
 from tasks.objective import TaskCriterion
@@ -40,7 +39,7 @@ from tasks.samples import TaskSample
 from tasks.settings import FinetuningSettings
 from tasks.task_data import WIDTH_MULTIPLE
 from training.arguments import parse_settings
-from training.build import build_engine, seed_model
+from training.build import build_engine, seed_model, wrap_model
 from training.data import batch_loader, build_pretraining_data, build_run_tokenizer
 from training.distributed import faults_in_one_line, finish_distributed, seed_everything, start_distributed
 from training.engine import Engine
@@ -332,11 +331,11 @@ def record(argv: Sequence[str]) -> int:
         seed_everything(configuration.run.seed)
         model = GLMModel(configuration.model.config(vocab_size=sizes.vocab_size), topology=topology)
         seed_model(model, configuration.run.seed, topology=topology)
-        engine = finetuning.build_engine(
+        engine = wrap_model(
             add_head(model, HeadSettings("multi_token")).train(),
             configuration,
             criterion=TaskCriterion(),
-            num_updates=options.warmup + options.steps,
+            schedule_length=options.warmup + options.steps,
             topology=topology,
             device=device,
         )

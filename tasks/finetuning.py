@@ -7,17 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-from torch import nn
-
 from model.checkpoints.reading import read_weight_file, resolve_checkpoint
 from model.hub.adapters import save_adapter
 from model.lora import adapted_layers
-from mpu.initialize import ParallelTopology
 from tasks.run import TaskRun
 from tasks.settings import FinetuningSettings
-from training.build import checkpoint_to_load, wrap_model
-from training.engine import Criterion, Engine
+from training.build import checkpoint_to_load
+from training.engine import Engine
 from training.logging import RunLog, store_json
 from training.loop import Progress, Trainer, run_every
 
@@ -73,11 +69,9 @@ class FineTuner(Trainer):
         """Train ``task`` from ``progress`` on (default: a new run)."""
         super().__init__(
             engine,
+            configuration,
             data=task.training_data(),
             num_updates=task.num_updates,
-            accumulation_steps=configuration.batch.gradient_accumulation_steps,
-            run=configuration.run,
-            checkpoint=configuration.checkpoint,
             log=log,
             progress=progress or FinetuningProgress(),
         )
@@ -199,22 +193,6 @@ class FineTuner(Trainer):
                 topology=self.engine.topology,
                 base_model=None if base is None else str(base),
             )
-
-
-def build_engine(
-    network: nn.Module,
-    configuration: FinetuningSettings,
-    *,
-    criterion: Criterion,
-    num_updates: int,
-    topology: ParallelTopology,
-    device: torch.device,
-) -> Engine:
-    """Build the engine around ``network``; the schedule is ``num_updates`` long."""
-    length = max(1, num_updates)
-    return wrap_model(
-        network, configuration, schedule_length=length, topology=topology, device=device, criterion=criterion
-    )
 
 
 def find_progress(engine: Engine, configuration: FinetuningSettings, task_name: str) -> FinetuningProgress:

@@ -26,7 +26,7 @@ from training.metrics import (
     iteration_line,
     iteration_scalars,
 )
-from training.settings import CheckpointSettings, RunSettings
+from training.settings import Settings
 
 # With dynamic loss scaling from 2^32 some thirty updates are skipped at the start of a healthy fp16 run.
 LONGEST_SKIPPED_STREAK = 100
@@ -107,26 +107,24 @@ class Trainer:
     def __init__(
         self,
         engine: Engine,
+        settings: Settings,
         *,
         data: TrainingData,
         num_updates: int,
-        accumulation_steps: int,
-        run: RunSettings,
-        checkpoint: CheckpointSettings,
         log: RunLog,
         progress: Progress | None = None,
         cost: ComputeCost | None = None,
     ) -> None:
         """Start at ``progress`` (default: a new run) of ``num_updates`` updates.
 
-        An update takes ``accumulation_steps`` micro batches. With ``cost`` the utilisation of the devices is reported.
+        With ``cost`` the utilisation of the devices is reported.
         """
         self.engine = engine
+        self.run = settings.run
+        self.checkpoint = settings.checkpoint
+        self.accumulation_steps = settings.batch.gradient_accumulation_steps
         self.data = data
         self.num_updates = num_updates
-        self.accumulation_steps = accumulation_steps
-        self.run = run
-        self.checkpoint = checkpoint
         self.log = log
         self.progress = progress or Progress()
         self.cost = cost

@@ -12,23 +12,22 @@ from typing import Any
 
 import pytest
 import torch
-from tasks.configuration import FinetuningConfiguration, finetuning_configuration
 from torch import nn
 
 from data_utils.batches import Batch
 from mpu.initialize import ParallelTopology
 from tasks.finetuning import FineTuner, FinetuningProgress, find_progress
 from tasks.run import Score, TaskRun
+from tasks.settings import FinetuningSettings
 from tests.helpers.engines import make_batch, make_engine
 from tests.helpers.stand_ins import VOCABULARY
-from training.arguments import parse_arguments
+from training.arguments import parse_settings
 from training.engine import BlankInfilling, Engine, TorchEngine
 from training.logging import Console, JsonLinesWriter, RunLog, read_lines
 from training.loop import LONGEST_SKIPPED_STREAK
 
 UPDATES_PER_EPOCH = 3  # of two micro batches of two samples
 TIMES = {"elapsed_ms", "tokens_per_second", "memory_bytes"}
-EVALUATION_SECONDS = 1.0
 
 
 class Numbers(TaskRun):
@@ -40,7 +39,7 @@ class Numbers(TaskRun):
     validation: Sequence[Any] = ("dev",)
     test: Sequence[Any] = ("test",)
 
-    def __init__(self, configuration: FinetuningConfiguration, quality: Callable[[int], float]) -> None:
+    def __init__(self, configuration: FinetuningSettings, quality: Callable[[int], float]) -> None:
         super().__init__(configuration, tokenizer=VOCABULARY, topology=ParallelTopology.single())
         self.quality = quality
         self.epochs = 0
@@ -66,11 +65,11 @@ def make_tuner(
     flags = ["--task", "numbers", "--epochs", "3", "--batch-size", "2", "--gradient-accumulation-steps", "2",
              "--log-interval", "2", "--eval-interval", "0", "--save", str(folder / "c"), "--experiment-name", "r",
              "--summary-dir", str(folder), "--auto-resume", *words]  # fmt: skip
-    configuration = finetuning_configuration(parse_arguments(flags, environment={}))
+    configuration = parse_settings(FinetuningSettings, flags, environment={})
     task, engine = Numbers(configuration, quality), engine or make_engine(dropout=0.1)
     progress = find_progress(engine, configuration, task.name)
     task.epochs = progress.epochs
-    lines = JsonLinesWriter(configuration.run.metrics_file, iteration=progress.updates)
+    lines = JsonLinesWriter(configuration.run.metrics_path, iteration=progress.updates)
     log = RunLog(Console(total=task.num_updates, initial=progress.updates, progress=False), [lines])
     return FineTuner(engine, task, configuration, progress=progress, log=log)
 
@@ -164,16 +163,19 @@ def test_a_run_that_never_is_finite_stops_with_one_line(tmp_path: Path) -> None:
     assert rows(tmp_path)[-1]["iteration"] == LONGEST_SKIPPED_STREAK
 
 
-def test_the_time_per_update_is_that_of_updates(tmp_path: Path) -> None:
+def test_the_time_per_update_is_that_of_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that only an evaluation moves the updates take no time."""
+    now = 0.0
+
     def slow(epoch: int) -> float:
-        time.sleep(EVALUATION_SECONDS)
+        nonlocal now
+        now += 1000.0
         return float(epoch)
 
-    make_tuner(tmp_path, "--log-interval", "4", "--epochs", "2", quality=slow).train()
-    (line,) = read_lines(tmp_path / "runs" / "r" / "metrics.jsonl")[1:2]
-    measured = json.loads(line)
-    assert measured["iteration"] == 4, "four updates and an evaluation"
-    assert 4 * measured["elapsed_ms"] < 1000.0 * EVALUATION_SECONDS
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    make_tuner(tmp_path, quality=slow).train()
+    lines = [json.loads(line) for line in read_lines(tmp_path / "runs" / "r" / "metrics.jsonl")]
+    assert [row["elapsed_ms"] for row in lines if row["kind"] == "train"] == [0.0] * 4 and now == 4000.0
 
 
 def test_no_epochs_are_an_evaluation(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tasks.registry import find_task
 from tasks.superglue import run as understanding
 from tests.helpers.golden_index import GoldenFolder
 from training.arguments import get_parser
+from training.engine import TorchEngine
 
 RELATIVE = 1e-4  # losses and gradient norms
 ENTRY_KEYS = {
@@ -63,27 +64,19 @@ class Recorder:
     def install(self, patch: pytest.MonkeyPatch) -> None:
         self.real_build_network = understanding.UnderstandingRun.build_network
         patch.setattr(understanding.UnderstandingRun, "build_network", lambda run: self.build_network(run))
-        recorder, real_engine = self, finetuning.build_engine
-        real_score = finetuning.FineTuner.score
+        recorder, real_step, real_score = self, TorchEngine.train_step, finetuning.FineTuner.score
 
-        def build_engine(*args: Any, **options: Any) -> Any:
-            engine = real_engine(*args, **options)
-            real_step = engine.train_step
-
-            def train_step(batches: Any) -> Any:
-                result = real_step(batches)
-                recorder.steps.append(
-                    {
-                        "uids": [uid for batch in batches for uid in batch.uids],
-                        "loss": result.loss.item(),
-                        "lr_used": result.learning_rate,
-                        "grad_norm_before_clip": result.grad_norm.item(),
-                    }
-                )
-                return result
-
-            engine.train_step = train_step
-            return engine
+        def train_step(engine: Any, batches: Any) -> Any:
+            result = real_step(engine, batches)
+            recorder.steps.append(
+                {
+                    "uids": [uid for batch in batches for uid in batch.uids],
+                    "loss": result.loss.item(),
+                    "lr_used": result.learning_rate,
+                    "grad_norm_before_clip": result.grad_norm.item(),
+                }
+            )
+            return result
 
         def score(tuner: Any, sets: Any, **options: Any) -> Any:
             result = real_score(tuner, sets, **options)
@@ -91,7 +84,7 @@ class Recorder:
                 recorder.validation.append(result.metrics)
             return result
 
-        patch.setattr(finetuning, "build_engine", build_engine)
+        patch.setattr(TorchEngine, "train_step", train_step)
         patch.setattr(finetuning.FineTuner, "score", score)
         real_scores = understanding.score_rows
 

@@ -23,10 +23,7 @@ from training.logging import Console, JsonLinesWriter, RunLog, read_lines
 from training.loop import LONGEST_SKIPPED_STREAK, Progress, StopRequest, Trainer, TrainingData, run_every
 from training.metrics import ComputeCost
 from training.settings import (
-    BatchSettings,
-    CheckpointSettings,
     PretrainingSettings,
-    RunSettings,
 )
 
 MODES = ("bert", "sentence", "gpt")
@@ -37,30 +34,26 @@ def batches_from(start: int) -> Iterator[Batch]:
     return (make_batch(number, mode=MODES[number % 3]) for number in itertools.count(start))
 
 
-def settings(folder: Path, *words: str) -> tuple[RunSettings, CheckpointSettings, BatchSettings]:
+def settings(folder: Path, *words: str) -> PretrainingSettings:
     flags = ["--block-lm", "--train-data", "x", "--save", str(folder), "--auto-resume", "--summary-dir", str(folder),
              "--train-iters", "12", "--log-interval", "3", "--save-interval", "5", "--eval-interval", "4",
              "--gradient-accumulation-steps", "2", *words]  # fmt: skip
-    configuration = parse_settings(PretrainingSettings, flags, environment={})
-    return configuration.run, configuration.checkpoint, configuration.batch
+    return parse_settings(PretrainingSettings, flags, environment={})
 
 
 def trainer(
     folder: Path, *words: str, engine: TorchEngine | None = None, progress: Progress | None = None, **data: Any
 ) -> Trainer:
-    run, checkpoint, batch = settings(folder, *words)
-    progress = progress or Progress()
+    given, progress = settings(folder, *words), progress or Progress()
     sources: dict[str, Any] = {"train": batches_from, "valid": lambda: [make_batch(99), make_batch(98, mode="gpt")]}
     return Trainer(
         engine or make_engine(dropout=0.1),
+        given,
         data=TrainingData(**{**sources, **data}, samples_per_batch=4),
-        num_updates=run.train_iters,
-        accumulation_steps=batch.gradient_accumulation_steps,
-        run=run,
-        checkpoint=checkpoint,
+        num_updates=given.run.train_iters,
         log=RunLog(
-            Console(total=run.train_iters, initial=progress.updates, progress=False),
-            [JsonLinesWriter(run.metrics_path, iteration=progress.updates)],
+            Console(total=given.run.train_iters, initial=progress.updates, progress=False),
+            [JsonLinesWriter(given.run.metrics_path, iteration=progress.updates)],
         ),
         progress=progress,
         cost=ComputeCost(1.0, None),
@@ -108,9 +101,9 @@ def test_interrupted_and_resumed_writes_the_same_rows(tmp_path: Path):
     first = trainer(broken, "--exit-after", "7")  # in the middle of a log interval
     assert first.train() and first.progress.updates == 7
     engine = make_engine(dropout=0.1, seed=9)
-    _, checkpoint, batch = settings(broken)
-    state = engine.load(checkpoint.save, checkpoint)
-    start = resume_position(state, batch=batch, data_parallel_size=1)
+    given = settings(broken)
+    state = engine.load(given.checkpoint.save, given.checkpoint)
+    start = resume_position(state, batch=given.batch, data_parallel_size=1)
     assert (start.updates, start.batches) == (7, 14)
     trainer(broken, engine=engine, progress=start).train()
     assert rows(broken) == rows(straight)
@@ -118,8 +111,8 @@ def test_interrupted_and_resumed_writes_the_same_rows(tmp_path: Path):
 
 def test_the_place_in_the_data_is_kept_in_samples(tmp_path: Path):
     trainer(tmp_path, "--exit-after", "3").train()
-    _, checkpoint, batch = settings(tmp_path)
-    state = make_engine().load(checkpoint.save, checkpoint)
+    given = settings(tmp_path)
+    batch, state = given.batch, make_engine().load(given.checkpoint.save, given.checkpoint)
     assert state.data_state["samples"] == 3 * 2 * 4
     larger = replace(batch, batch_size=8)
     assert resume_position(state, batch=larger, data_parallel_size=1).batches == 3
