@@ -107,11 +107,11 @@ def _narrowed(lengths: Sequence[int], width: int) -> list[list[int]]:
     low, high = max(*lengths, -(-sum(lengths) // len(rows))), _used_width(lengths, rows)
     while low < high:
         middle = (low + high) // 2
-        found = first_fit(lengths, middle)
-        if len(found) > len(rows):
+        narrower = first_fit(lengths, middle)
+        if len(narrower) > len(rows):
             low = middle + 1
         else:
-            rows, high = found, _used_width(lengths, found)
+            rows, high = narrower, _used_width(lengths, narrower)
     return rows
 
 
@@ -127,13 +127,13 @@ def shared_positions(
     Position i of sample n is number ``n * stride + i``. ``w`` is rounded up to ``multiple_of``.
     """
     used = [sum(lengths[number] for number in row) for row in rows]
-    found = np.full((len(rows), -(-max(used) // multiple_of) * multiple_of), -1, dtype=np.int64)
-    for values, row in zip(found, rows, strict=True):
+    places = np.full((len(rows), -(-max(used) // multiple_of) * multiple_of), -1, dtype=np.int64)
+    for values, row in zip(places, rows, strict=True):
         start = 0
         for number in row:
             values[start : start + lengths[number]] = np.arange(number * stride, number * stride + lengths[number])
             start += lengths[number]
-    return found
+    return places
 
 
 def pack_batch(

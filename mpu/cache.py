@@ -127,10 +127,10 @@ class KeyValueCache:
         first = shared if same_rows and not self.differentiable else 0
         for tensors in (self.keys, self.values):
             for layer, tensor in enumerate(tensors):
-                chosen = tensor[:, :, first : self.length].index_select(0, row_indices)
+                moved = tensor[:, :, first : self.length].index_select(0, row_indices)  # [new b,n,m - first,d]
                 if self.differentiable:
-                    tensors[layer] = chosen
+                    tensors[layer] = moved
                     continue
                 if not same_rows:
                     tensors[layer] = tensor.new_empty((row_indices.numel(), *tensor.shape[1:]))
-                tensors[layer][:, :, first : self.length] = chosen
+                tensors[layer][:, :, first : self.length] = moved

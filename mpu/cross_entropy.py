@@ -49,8 +49,8 @@ class _VocabParallelCrossEntropy(Function):
         logit_gradient = probabilities * upstream
         if ctx.uniform:
             logit_gradient -= ctx.uniform * upstream
-        own = (1.0 - ctx.label_smoothing) * upstream.masked_fill(foreign.unsqueeze(-1), 0.0)
-        return logit_gradient.scatter_add(-1, local_ids, -own), None, None, None
+        at_target = (1.0 - ctx.label_smoothing) * upstream.masked_fill(foreign.unsqueeze(-1), 0.0)
+        return logit_gradient.scatter_add(-1, local_ids, -at_target), None, None, None
 
 
 def vocab_parallel_cross_entropy(

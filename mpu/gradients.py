@@ -22,14 +22,14 @@ def gradient_norm(
     left out; without any the norm is 0. ``norm_type`` is a positive number or infinity (the largest element).
     """
     parameters = list(parameters)
-    own = [
+    gradients = [
         parameter.grad
         for parameter in parameters
         if parameter.grad is not None
         and (topology.model_parallel_rank == 0 or getattr(parameter, "model_parallel", False))
     ]
-    if own:
-        norms = torch.stack(_norms(own, norm_type))
+    if gradients:
+        norms = torch.stack(_norms(gradients, norm_type))
         total = torch.linalg.vector_norm(norms, norm_type).float()
     else:
         total = torch.zeros((), device=parameters[0].device if parameters else None)

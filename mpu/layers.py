@@ -225,6 +225,6 @@ class RowParallelLinear(_ParallelLinear):
         """Map [...,in/t] (or the whole [...,in] when the input is not parallel) to [...,out], equal on all ranks."""
         if self.topology.model_parallel_size == 1:
             return self.multiply(inputs)
-        own_inputs = inputs if self.input_is_parallel else scatter_to_model_parallel(inputs, self.topology)
-        outputs = reduce_from_model_parallel(self.multiply(own_inputs), self.topology)
+        shard = inputs if self.input_is_parallel else scatter_to_model_parallel(inputs, self.topology)
+        outputs = reduce_from_model_parallel(self.multiply(shard), self.topology)
         return outputs + self.bias.to(outputs.dtype)

@@ -7,8 +7,8 @@ name      forward                     backward
 ========  ==========================  ==========================
 copy      identity                    all-reduce
 reduce    all-reduce                  identity
-scatter   own chunk of the last dim   concatenate the last dim
-gather    concatenate the last dim    own chunk of the last dim
+scatter   chunk of the last dim       concatenate the last dim
+gather    concatenate the last dim    chunk of the last dim
 ========  ==========================  ==========================
 
 c width of the last dimension, t tensor-parallel size
@@ -47,13 +47,13 @@ def concatenate_last_dim(tensor: Tensor, topology: ParallelTopology) -> Tensor:
     """Return the tensors [..., c/t] of the model-parallel group side by side: [..., c]."""
     if topology.model_parallel_size == 1:
         return tensor
-    own = tensor.detach().contiguous()
-    parts = [torch.empty_like(own) for _ in range(topology.model_parallel_size)]
-    dist.all_gather(parts, own, group=topology.model_parallel_group)
+    part = tensor.detach().contiguous()
+    parts = [torch.empty_like(part) for _ in range(topology.model_parallel_size)]
+    dist.all_gather(parts, part, group=topology.model_parallel_group)
     return torch.cat(parts, dim=-1)
 
 
-def own_chunk_of_last_dim(tensor: Tensor, topology: ParallelTopology) -> Tensor:
+def chunk_of_last_dim(tensor: Tensor, topology: ParallelTopology) -> Tensor:
     """Return this rank's [..., c/t] of a tensor [..., c]."""
     width = topology.share(tensor.size(-1), what="the last dimension of a tensor to scatter")
     return tensor.narrow(-1, topology.model_parallel_rank * width, width).contiguous()
@@ -86,12 +86,12 @@ def run_shared(
     them. All run as many as the others, some of them twice: a sharded model works in step. Every rank has to call it.
     """
     size, rank = topology.data_parallel_size, topology.data_parallel_rank
-    found: dict[int, Result] = {}
+    results: dict[int, Result] = {}
     for turn in range(-(-len(batches) // size)):
         batch = batches[(turn * size + rank) % len(batches)]
-        found.update(zip(batch, run(batch), strict=True))
-    found = gather_numbered(found, topology=topology)
-    return [found[number] for number in range(len(found))]
+        results.update(zip(batch, run(batch), strict=True))
+    results = gather_numbered(results, topology=topology)
+    return [results[number] for number in range(len(results))]
 
 
 def broadcast_tensors(
@@ -160,7 +160,7 @@ class _ScatterTo(Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, topology: ParallelTopology) -> Tensor:
         ctx.topology = topology
-        return own_chunk_of_last_dim(tensor, topology)
+        return chunk_of_last_dim(tensor, topology)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -175,7 +175,7 @@ class _GatherFrom(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return own_chunk_of_last_dim(gradient, ctx.topology), None
+        return chunk_of_last_dim(gradient, ctx.topology), None
 
 
 def copy_to_model_parallel(tensor: Tensor, topology: ParallelTopology) -> Tensor:
@@ -194,5 +194,5 @@ def scatter_to_model_parallel(tensor: Tensor, topology: ParallelTopology) -> Ten
 
 
 def gather_from_model_parallel(tensor: Tensor, topology: ParallelTopology) -> Tensor:
-    """Leave a parallel region by concatenating over the last dimension; backward takes the own chunk."""
+    """Leave a parallel region by concatenating over the last dimension; backward takes this rank's chunk."""
     return tensor if topology.model_parallel_size == 1 else _GatherFrom.apply(tensor, topology)

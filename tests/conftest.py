@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.helpers import REPOSITORY
 from tests.helpers.golden_index import GoldenFolder
@@ -22,6 +23,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The code of loaded models goes into a folder of each test process; transformers reads this when it is imported.
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="hf-modules-")
 atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
+settings.register_profile("glm", deadline=None)  # no test asserts a time
+settings.load_profile("glm")
 
 
 @pytest.fixture(scope="session")

@@ -78,17 +78,17 @@ def find_files(location: str | Path, *, any_suffix: bool = False) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = [p for p in sorted(path.rglob("*")) if p.is_file() and _is_corpus_file(p.relative_to(path), any_suffix)]
-        if not found:
+        files = [p for p in sorted(path.rglob("*")) if p.is_file() and _is_corpus_file(p.relative_to(path), any_suffix)]
+        if not files:
             raise ValueError(f"folder {location} holds no corpus file ({', '.join(KNOWN_SUFFIXES)}, also .gz / .zst)")
-        return found
+        return files
     pattern = str(location)
     if not has_magic(pattern):
         raise ValueError(f"no such file or folder: {location}")
-    found = [Path(p) for p in sorted(glob(pattern, recursive=True)) if Path(p).is_file()]
-    if not found:
+    files = [Path(p) for p in sorted(glob(pattern, recursive=True)) if Path(p).is_file()]
+    if not files:
         raise ValueError(f"no file matches {location}")
-    return found
+    return files
 
 
 def _is_corpus_file(relative: Path, any_suffix: bool) -> bool:
@@ -109,7 +109,7 @@ def read_rows(
         keep_line_ends: hand text lines on with their newline, blank ones included, as the original did.
 
     Raises:
-        ValueError: a suffix that tells no format, a missing optional package.
+        ValueError: an unknown suffix, a missing optional package.
         OSError: a file that cannot be opened.
     """
     assert row_format in ROW_FORMATS and text_unit in TEXT_UNITS, (row_format, text_unit)
@@ -123,7 +123,7 @@ def read_rows(
             row_format = "text lines"
         else:
             known = ", ".join(KNOWN_SUFFIXES)
-            raise ValueError(f"{path}: the suffix {suffix!r} tells no format; known are {known}, also with .gz or .zst")
+            raise ValueError(f"{path}: unknown suffix {suffix!r}; known are {known}, also with .gz or .zst")
     if row_format == "json lines" and suffix == ".json":
         row_format = _sniff_json(path)
     if row_format == "text lines" and text_unit != "line":

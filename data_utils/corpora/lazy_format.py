@@ -57,9 +57,9 @@ def read_lengths(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
-        raise ValueError(f"{path} is no list of lengths ({error})") from None
+        raise ValueError(f"{path} is not a list of lengths ({error})") from None
     if not isinstance(lengths, list) or not all(type(n) is int and n >= 0 for n in lengths):
-        raise ValueError(f"{path} is no list of lengths")
+        raise ValueError(f"{path} is not a list of lengths")
     return np.array(lengths, dtype=np.int64)
 
 

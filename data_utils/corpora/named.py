@@ -82,8 +82,8 @@ def text_in(row: Any, name: str, *, required: bool = False) -> str:
     if value is None and not required:
         return ""
     if value is None:
-        found = ", ".join(map(str, row))[:80]
-        raise ValueError(f"no text under the key {name!r} (keys: {found or 'none'})")
+        keys = ", ".join(map(str, row))[:80]
+        raise ValueError(f"no text under the key {name!r} (keys: {keys or 'none'})")
     if not isinstance(value, str):
         raise ValueError(f"{type(value).__name__} under the key {name!r} instead of text")
     return value
@@ -324,13 +324,13 @@ class Corpus:
         for path in self.files():
             for row in self.rows(path):
                 try:
-                    found = self.parse(row, number)
+                    documents = self.parse(row, number)
                 except ValueError:
                     if not skip_malformed:
                         raise
-                    found = []
+                    documents = []
                 number += 1
-                yield from found
+                yield from documents
 
     def _is_english(self, text: str) -> bool:
         if not self._detector:
@@ -407,8 +407,8 @@ def find_corpus(source: str, **options: Any) -> Corpus:
     looks_like_path = any(mark in source for mark in ("/", os.sep, ".", "*", "?", "["))
     if looks_like_path or Path(source).exists():
         return Corpus(source, source, **options)
-    wanted = (name if separator else source).lower()
-    known = sorted(NAMED_CORPORA, key=lambda k: (-difflib.SequenceMatcher(None, wanted, k).ratio(), k))
+    typed = (name if separator else source).lower()
+    known = sorted(NAMED_CORPORA, key=lambda k: (-difflib.SequenceMatcher(None, typed, k).ratio(), k))
     raise ValueError(
         f"no corpus {source!r} and no file or folder of that name; known corpora, nearest first: {', '.join(known)}"
     )

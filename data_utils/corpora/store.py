@@ -263,7 +263,7 @@ def _read_index(path: Path) -> tuple[np.dtype, np.ndarray, np.ndarray]:
     except FileNotFoundError:
         raise ValueError(f"no token store at {path.with_suffix('')}: {path} is missing") from None
     if len(header) < HEADER.size or not header.startswith(MAGIC):
-        raise ValueError(f"{path} is no index in Megatron's layout (it begins with {header[:9]!r})")
+        raise ValueError(f"{path} is not an index in Megatron's layout (it begins with {header[:9]!r})")
     _, version, code, num_sequences, num_entries = HEADER.unpack(header)
     if version != INDEX_VERSION or code not in TYPE_CODES:
         raise ValueError(f"{path}: version {version} with type code {code} is unknown (version 1, codes 1-5 and 8)")
@@ -280,8 +280,8 @@ def _open_array(path: Path, dtype: np.dtype, length: int, *, in_memory: bool) ->
     """Map or read a flat array file of a known length."""
     size = path.stat().st_size if path.is_file() else -1
     if size != length * dtype.itemsize:
-        found = "missing" if size < 0 else f"damaged: {size} bytes, {length * dtype.itemsize} expected"
-        raise ValueError(f"{path} is {found}; tokenize the corpus again")
+        state = "missing" if size < 0 else f"damaged: {size} bytes, {length * dtype.itemsize} expected"
+        raise ValueError(f"{path} is {state}; tokenize the corpus again")
     if length == 0:
         return np.zeros(0, dtype)
     return np.fromfile(path, dtype) if in_memory else np.memmap(path, mode="r", dtype=dtype).view(np.ndarray)

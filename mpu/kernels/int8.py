@@ -28,9 +28,9 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
     for first in range(0, weight.size(0), ROWS_AT_ONCE):
         rows = weight[first : first + ROWS_AT_ONCE].float()
         largest = rows.abs().amax(dim=1)  # [n]
-        chosen = torch.where(largest > 0, largest / LARGEST, 1.0).to(torch.bfloat16)  # rounded first: q makes up for it
-        scales[first : first + ROWS_AT_ONCE] = chosen
-        scaled = rows / chosen.float().unsqueeze(1)
+        scale = torch.where(largest > 0, largest / LARGEST, 1.0).to(torch.bfloat16)  # rounded first: q makes up for it
+        scales[first : first + ROWS_AT_ONCE] = scale
+        scaled = rows / scale.float().unsqueeze(1)
         whole[first : first + ROWS_AT_ONCE] = scaled.round().clamp(-LARGEST, LARGEST).to(torch.int8)
     return whole, scales
 
@@ -65,7 +65,7 @@ def has_int8_kernel() -> bool:
     whole = (torch.arange(4 * COLUMNS_MULTIPLE) % 7 - 3).to(torch.int8).view(4, COLUMNS_MULTIPLE)
     inputs = (torch.arange(COLUMNS_MULTIPLE) % 5 - 2).to(torch.bfloat16).unsqueeze(0)
     try:
-        found = torch._weight_int8pack_mm(inputs, whole, torch.ones(4, dtype=torch.bfloat16))
+        product = torch._weight_int8pack_mm(inputs, whole, torch.ones(4, dtype=torch.bfloat16))
     except (AttributeError, RuntimeError):  # the operator is not part of torch's promised interface
         return False
-    return torch.equal(found, F.linear(inputs.float(), whole.float()).to(torch.bfloat16))  # small whole numbers
+    return torch.equal(product, F.linear(inputs.float(), whole.float()).to(torch.bfloat16))  # small whole numbers

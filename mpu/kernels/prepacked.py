@@ -43,10 +43,10 @@ def can_prepack(dtype: torch.dtype) -> bool:
     weight = torch.arange(-6.0, 6.0).view(4, 3).to(dtype)
     inputs, bias = torch.tensor([[[1.0, -2.0, 3.0]]], dtype=dtype), torch.ones(4, dtype=dtype)
     try:
-        found = PrepackedLinear(weight, bias)(inputs)
+        product = PrepackedLinear(weight, bias)(inputs)
     except (AttributeError, RuntimeError):  # the operators are not part of torch's promised interface
         return False
-    return torch.equal(found, F.linear(inputs, weight, bias))  # small whole numbers: exact
+    return torch.equal(product, F.linear(inputs, weight, bias))  # small whole numbers: exact
 
 
 def replace_weights(

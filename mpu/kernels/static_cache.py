@@ -42,8 +42,8 @@ class StaticKeyValueCache(KeyValueCache):
         pairs = [(self.key_buffers, source.keys), (self.value_buffers, source.values)]
         for buffers, tensors in pairs:
             for buffer, tensor in zip(buffers, tensors, strict=True):
-                chosen = tensor[:, :, :length].index_select(0, row_indices)  # [b,n,m,d], a copy
-                buffer[: row_indices.numel(), :, :length] = chosen
+                moved = tensor[:, :, :length].index_select(0, row_indices)  # [b,n,m,d], a copy
+                buffer[: row_indices.numel(), :, :length] = moved
         self.length = length
         self._use(row_indices.numel())
 

@@ -181,7 +181,7 @@ def test_missing_files(source, tmp_path, monkeypatch):
 
 
 def test_suffix_that_tells_nothing(tmp_path):
-    with pytest.raises(ValueError, match=r"a\.pdf: the suffix '\.pdf' tells no format; known are \.jsonl"):
+    with pytest.raises(ValueError, match=r"a\.pdf: unknown suffix '\.pdf'; known are \.jsonl"):
         texts(write(tmp_path / "a.pdf", b"x"))
 
 

@@ -119,7 +119,7 @@ def test_missing_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no token store"):
         IndexedDataset(tmp_path / "s")
     (tmp_path / "s.idx").write_bytes(b"something else that is long enough")
-    with pytest.raises(ValueError, match="no index in Megatron's layout"):
+    with pytest.raises(ValueError, match="not an index in Megatron's layout"):
         IndexedDataset(tmp_path / "s")
     write_store(tmp_path / "t", DOCUMENTS)
     details = json.loads((tmp_path / "t.json").read_text())

@@ -344,7 +344,7 @@ def test_pickles_that_are_no_lengths(tmp_path, monkeypatch, value):
     monkeypatch.chdir(tmp_path)
     folder = write_lazy(tmp_path / "x.lazy", [TextDocument("ab")])
     (folder / "text.len.pkl").write_bytes(pickle.dumps(value))
-    with pytest.raises(ValueError, match=r"text\.len\.pkl is no list of lengths"):
+    with pytest.raises(ValueError, match=r"text\.len\.pkl is not a list of lengths"):
         LazyDocuments(folder)
     assert not Path("evil").exists()
 
@@ -355,7 +355,7 @@ def test_damaged_lazy_folder(tmp_path):
     with pytest.raises(ValueError, match="damaged"):
         LazyDocuments(folder)
     (folder / "text.len.pkl").write_bytes(b"\x80\x04")
-    with pytest.raises(ValueError, match="no list of lengths"):
+    with pytest.raises(ValueError, match="not a list of lengths"):
         read_lengths(folder / "text.len.pkl")
 
 

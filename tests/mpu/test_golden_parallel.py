@@ -20,9 +20,9 @@ from mpu.initialize import ParallelTopology, initialize_model_parallel
 from mpu.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding, shard_of
 from mpu.mappings import (
     broadcast_tensors,
+    chunk_of_last_dim,
     copy_to_model_parallel,
     gather_from_model_parallel,
-    own_chunk_of_last_dim,
     reduce_from_model_parallel,
     scatter_to_model_parallel,
 )
@@ -80,7 +80,7 @@ def _layer_results(name: str, recorded: dict[str, Any], inputs: dict[str, Tensor
             x.size(-1), gradient.size(-1), topology=topology, input_is_parallel=name == "row_input_parallel"
         )
         if name == "row_input_parallel":
-            x = own_chunk_of_last_dim(x, topology)
+            x = chunk_of_last_dim(x, topology)
     elif name == "vocab_embedding":
         rows = recorded["weight"].size(0) * topology.model_parallel_size
         layer = VocabParallelEmbedding(rows, gradient.size(-1), topology=topology)
@@ -94,7 +94,7 @@ def _layer_results(name: str, recorded: dict[str, Any], inputs: dict[str, Tensor
     x = x.clone().requires_grad_(x.is_floating_point())
     outputs = layer(x)
     if outputs.size(-1) != gradient.size(-1):
-        gradient = own_chunk_of_last_dim(gradient, topology)
+        gradient = chunk_of_last_dim(gradient, topology)
     outputs.backward(gradient)
     bias = getattr(layer, "bias", None)
     return {
