@@ -301,7 +301,7 @@ def make_shared_batch(rows: slice) -> Batch:
         loss_mask=mask[rows],
         position_ids=np.tile(positions, (SHARED_ROWS, 1, 1))[rows],
         attention_mask=np.full(SHARED_ROWS, SHARED_CONTEXT)[rows],
-        mode=Objective.TOKEN,
+        objective=Objective.TOKEN,
     )
 
 

@@ -30,7 +30,7 @@ class Batch:
         position_ids: [b,2,s], positions and block positions; [b,s] for models with one row of positions.
         attention_mask: what ``layout`` says: for ``prefix`` the prefix lengths [b]: columns below are visible to all,
             the rest causally; for ``packed`` [b,2,s], see ``pack_batch``; for ``matrix`` [b or 1,1,s,k], 1 is visible.
-        mode: what the loss is reported as.
+        objective: what the rows ask for; the loss is reported under its name.
         num_dropped: samples that were left out because their spans did not fit.
     """
 
@@ -39,7 +39,7 @@ class Batch:
     loss_mask: Any
     position_ids: Any
     attention_mask: Any
-    mode: Objective
+    objective: Objective
     num_dropped: int = 0
     layout: Literal["prefix", "packed", "matrix"] = "prefix"
 
@@ -54,7 +54,7 @@ class Batch:
 
 def pad_batch(
     rows: Sequence[Row],
-    mode: Objective,
+    objective: Objective,
     *,
     pad_id: int = 0,
     multiple_of: int = 1,
@@ -69,7 +69,7 @@ def pad_batch(
     values = stack_rows(rows, width=width, pad_id=pad_id)
     positions = stacked_positions(values[:4] if masked_lm else values)
     prefix_lengths = np.array([row.prefix_length for row in rows], dtype=np.int64)
-    return Batch(values[0], values[1], values[2], positions, prefix_lengths, mode, num_dropped)
+    return Batch(values[0], values[1], values[2], positions, prefix_lengths, objective, num_dropped)
 
 
 def first_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
@@ -138,7 +138,7 @@ def shared_positions(
 
 def pack_batch(
     samples: Sequence[Row],
-    mode: Objective,
+    objective: Objective,
     *,
     masked_lm: bool = False,
     num_dropped: int = 0,
@@ -150,7 +150,7 @@ def pack_batch(
     number of the sample that a position belongs to from 1 on, 0 for padding; and 1 in part A. The width is rounded up
     to ``multiple_of``.
     """
-    alone = pad_batch(samples, mode, masked_lm=masked_lm, num_dropped=num_dropped)
+    alone = pad_batch(samples, objective, masked_lm=masked_lm, num_dropped=num_dropped)
     lengths, stride = [len(sample) for sample in samples], alone.input_ids.shape[1]
     rows = fitting_rows(lengths)
     places = shared_positions(lengths, rows, stride=stride, multiple_of=multiple_of)  # [r,w]

@@ -172,7 +172,7 @@ def show(values: argparse.Namespace, *, write: Callable[[str], None]) -> None:
     starts = {token.id for token in tokenizer.command_tokens if token.name.startswith("sop")}
     for number, batch in enumerate(loader.batches(values.first_batch, values.batches), start=values.first_batch):
         for row in range(len(batch.input_ids)):
-            write(f"== batch {number}, row {row}, objective {batch.mode}")
+            write(f"== batch {number}, row {row}, objective {batch.objective}")
             for line in describe_row(batch, row, name=tokenizer.id_to_token, starts=starts, width=values.picture_width):
                 write(line)
             write("")

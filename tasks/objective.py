@@ -129,7 +129,7 @@ class TaskCriterion:
 
     def objective(self, batch: TaskBatch | Batch) -> Objective:
         """Return the kind of blanks; that of task batches is one of its own."""
-        return batch.mode if isinstance(batch, Batch) else Objective.DOWNSTREAM
+        return batch.objective if isinstance(batch, Batch) else Objective.DOWNSTREAM
 
     def num_tokens(self, batch: TaskBatch | Batch) -> int:
         """Return the size of the input, answers included."""

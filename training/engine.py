@@ -98,7 +98,7 @@ class BlankInfilling:
 
     def objective(self, batch: Batch) -> Objective:
         """Return the kind of blanks."""
-        return batch.mode
+        return batch.objective
 
     def num_tokens(self, batch: Batch) -> int:
         """Return the size of the input."""

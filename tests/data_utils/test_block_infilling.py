@@ -113,7 +113,7 @@ def test_parts_positions_and_loss(options, seed, batch_index):
         offset = position[0]
         np.testing.assert_array_equal(position[:prefix_length], offset + np.arange(prefix_length))
         assert offset == 0 or (options.random_position and position[:prefix_length].max() <= SEQ_LENGTH)
-        assert not in_span[: prefix_length - (batch.mode == "gpt")].any()
+        assert not in_span[: prefix_length - (batch.objective == "gpt")].any()
         assert not batch.loss_mask[row, :prefix_length].any()
         np.testing.assert_array_equal(
             batch.input_ids[row, : prefix_length - 1], batch.target_ids[row, : prefix_length - 1]
@@ -185,7 +185,7 @@ def test_single_span_batches_have_one_span_per_row():
     collator = collator_of(replace(MIXED, single_span_prob=1.0))
     for index in range(10):
         batch = collator([Sample(make_text(40, seed=index), np.ones(43, dtype=np.int64))] * 2, batch_index=index)
-        assert batch.mode == "bert"
+        assert batch.objective == "bert"
         assert ((batch.input_ids == SOP).sum(axis=1) == 1).all()
 
 
@@ -243,7 +243,7 @@ def test_the_shortest_samples_make_a_batch(tokens, mode):
     sample = Sample(np.array(tokens), np.ones(len(tokens), dtype=np.int64))
     for index in range(10):
         batch = collator_of(options)([sample], batch_index=index)
-        assert (batch.mode, len(batch.input_ids)) == (mode, 1)
+        assert (batch.objective, len(batch.input_ids)) == (mode, 1)
 
 
 def test_masked_lm_predicts_in_place():

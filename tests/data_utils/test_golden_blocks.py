@@ -44,15 +44,15 @@ def check_defect(case: dict, call: dict, batch: Batch) -> None:
     elif batch.num_dropped == len(lengths):  # no sample had room for its spans: one is kept, without blanks
         assert batch.input_ids.tolist() == [call["samples"][0]["text"]]
         assert not batch.loss_mask.any()
-    elif batch.mode == "gpt" and not init["block_position_encoding"]:  # prefix form: zeros, then ones
+    elif batch.objective == "gpt" and not init["block_position_encoding"]:  # prefix form: zeros, then ones
         for row, prefix_length in zip(batch.position_ids[:, 1], batch.attention_mask, strict=True):
             assert not row[:prefix_length].any()
             assert set(row[prefix_length:].tolist()) <= {0, 1}
             assert row[prefix_length] == 1
-    elif batch.mode == "gpt" and int(init["gpt_min_ratio"] * min(lengths)) > max(lengths) - 2:  # no range: clamped
+    elif batch.objective == "gpt" and int(init["gpt_min_ratio"] * min(lengths)) > max(lengths) - 2:  # no range: clamped
         generated = (batch.position_ids[:, 1] > 0).sum(axis=1)
         assert generated.max() <= max(lengths) - 1
-    elif batch.mode == "bert" and init["context_mask_ratio"] > 0.0:  # fewer tokens near blanks than asked for: all
+    elif batch.objective == "bert" and init["context_mask_ratio"] > 0.0:  # fewer tokens near blanks than asked for: all
         part_a = np.arange(batch.input_ids.shape[1]) < batch.attention_mask[:, None]
         assert (batch.input_ids != batch.target_ids)[part_a].any()
     else:
@@ -79,7 +79,7 @@ def test_batches(golden):
             for ours, theirs in RECORDED_FIELDS.items():
                 assert getattr(batch, ours).dtype == np.int64
                 assert getattr(batch, ours).tolist() == expected[theirs], (case["name"], call["count"], ours)
-            assert batch.mode == expected["mode"]
+            assert batch.objective == expected["mode"]
             assert generator.random() == pytest.approx(expected["rng_probe"], abs=1e-15)
 
 
@@ -95,7 +95,7 @@ def test_batches_of_512_tokens(golden):
             batch, generator = collate(call, {**call, "samples": samples}, vocabulary)
             for ours, theirs in RECORDED_FIELDS.items():
                 np.testing.assert_array_equal(getattr(batch, ours), arrays[f"{key}_{theirs}"], err_msg=f"{key} {ours}")
-            assert (batch.mode, len(batch.input_ids)) == (call["mode"], call["rows"])
+            assert (batch.objective, len(batch.input_ids)) == (call["mode"], call["rows"])
             assert generator.random() == pytest.approx(call["rng_probe"], abs=1e-15)
 
 

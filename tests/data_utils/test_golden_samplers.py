@@ -96,7 +96,7 @@ def test_loader(golden):
             assert set(expected) == {*RECORDED_FIELDS.values(), "mode"}
             for ours, theirs in RECORDED_FIELDS.items():
                 assert getattr(batch, ours).tolist() == expected[theirs], (case["name"], ours)
-            assert batch.mode == expected["mode"]
+            assert batch.objective == expected["mode"]
 
 
 def build_loader(

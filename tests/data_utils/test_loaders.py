@@ -36,7 +36,7 @@ def make_loader(*, num_workers: int = 0, rank: int = 0, world_size: int = 1) -> 
 def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):
-        assert one.mode == other.mode
+        assert one.objective == other.objective
         for name in ("input_ids", "target_ids", "loss_mask", "position_ids", "attention_mask"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from data_utils.batches import Batch
+from data_utils.objective import Objective
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
@@ -61,7 +62,7 @@ def make_batch(seed: int, *, rows: int = 4, targets: int = 5, mode: str = "bert"
         loss_mask=mask,
         position_ids=positions,
         attention_mask=np.full(rows, LENGTH - targets),
-        mode=mode,
+        objective=Objective(mode),
     )
 
 

@@ -33,7 +33,7 @@ def rank_of(rank: int, world_size: int) -> ParallelTopology:
 
 def same(left: Batch, right: Batch) -> bool:
     names = ("input_ids", "target_ids", "loss_mask", "position_ids", "attention_mask")
-    return left.mode == right.mode and all(np.array_equal(getattr(left, n), getattr(right, n)) for n in names)
+    return left.objective == right.objective and all(np.array_equal(getattr(left, n), getattr(right, n)) for n in names)
 
 
 @pytest.mark.parametrize("words", [(), ("--shuffle",), ("--short-seq-prob", "0.5")])

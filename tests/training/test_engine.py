@@ -27,7 +27,7 @@ def one_thread():
 def halves(batch: Batch) -> list[Batch]:
     fields = ("input_ids", "target_ids", "loss_mask", "position_ids", "attention_mask")
     return [
-        Batch(**{name: getattr(batch, name)[part] for name in fields}, mode=batch.mode)
+        Batch(**{name: getattr(batch, name)[part] for name in fields}, objective=batch.objective)
         for part in (slice(0, 1), slice(1, None))
     ]
 
