@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
@@ -117,11 +116,7 @@ class PretrainingDocuments:
             order = load_order(corpus.load_splits, count) if corpus.load_splits else document_order(count)
             if corpus.save_splits and not corpus.load_splits and first:
                 save_order(corpus.save_splits, order)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            train_part, valid, test = split_documents(train, fractions, order=order)
-        for message in dict.fromkeys(str(warning.message) for warning in caught):
-            logger.warning(f"{message}")
+        train_part, valid, test = split_documents(train, fractions, order=order)
         if train_part is None:
             raise ValueError(f"--split {corpus.split} leaves no document to train on: there are {len(train)}")
         valid = self.read(data.valid_data) if data.valid_data else valid

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import random
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from data_utils.corpora.store import Documents, DocumentSubset
 from data_utils.whole_files import whole_file
+
+logger = logging.getLogger("glm")
 
 SPLIT_SEED = 1234  # of the order of documents; the original does not use --seed here
 NUM_PARTS = 3
@@ -92,7 +94,7 @@ def split_indices(num_documents: int, fractions: Sequence[float], *, order: np.n
     warning tells.
     """
     parts: list[np.ndarray | None] = []
-    start, residual = 0, 0.0
+    start, residual, rounds_to_none = 0, 0.0, False
     for fraction in fractions:
         if fraction == 0:
             parts.append(None)
@@ -100,16 +102,15 @@ def split_indices(num_documents: int, fractions: Sequence[float], *, order: np.n
         proportion = num_documents * fraction
         residual += proportion % 1
         count = int(int(proportion) + residual)
-        part = order[start : start + max(count, 1)]
-        if count == 0:
-            warnings.warn(
-                f"one part of the split of {num_documents} documents rounds to none; it shares a document with another "
-                "part: give it a larger proportion of --split, or --valid-data / --test-data",
-                stacklevel=2,
-            )
-        parts.append(part)
+        rounds_to_none |= count == 0
+        parts.append(order[start : start + max(count, 1)])
         start += count
         residual %= 1
+    if rounds_to_none:
+        logger.warning(
+            f"one part of the split of {num_documents} documents rounds to none; it shares a document with another "
+            "part: give it a larger proportion of --split, or --valid-data / --test-data"
+        )
     return parts
 
 
@@ -137,7 +138,6 @@ def split_documents(
 
 def save_texts(path: str | Path, documents: Documents, *, decode: Callable[[list[int]], str]) -> None:
     """Write the decoded documents, one per line (``--save-test-data``); line breaks in them become spaces."""
-
     with whole_file(path) as file:
         for index in range(len(documents)):
             text = " ".join(decode(documents[index].tokens.tolist()).splitlines())
