@@ -141,12 +141,12 @@ class GLM:
         lists = _lists(contexts, choices)
         encoder = self._encoder()
         questions = [
-            encoder.question(context, own, unidirectional=unidirectional, place=f"context {number}")
-            for number, (context, own) in enumerate(zip(contexts, lists))
+            encoder.question(context, texts, unidirectional=unidirectional, place=f"context {number}")
+            for number, (context, texts) in enumerate(zip(contexts, lists))
         ]
-        found = self._score(questions, encoder, what="contexts", batch_size=batch_size)
+        scored = self._score(questions, encoder, what="contexts", batch_size=batch_size)
         power = max(0.0, length_penalty)
-        return [[one.log_probability / one.num_tokens**power for one in scores] for scores in found]
+        return [[one.log_probability / one.num_tokens**power for one in scores] for scores in scored]
 
     def loglikelihood(
         self,
@@ -180,8 +180,8 @@ class GLM:
             for context, numbers in groups.items()
         ]
         scores = self._score(questions, encoder, what="contexts", batch_size=batch_size)
-        found = {n: score for numbers, own in zip(groups.values(), scores) for n, score in zip(numbers, own)}
-        return [found[number] for number in range(len(contexts))]
+        by_number = {n: one for numbers, group in zip(groups.values(), scores) for n, one in zip(numbers, group)}
+        return [by_number[number] for number in range(len(contexts))]
 
     def rolling_loglikelihood(
         self,
@@ -203,9 +203,9 @@ class GLM:
             encoder.windows(text, overlap=overlap, unidirectional=unidirectional, skip_first=skip_first)
             for text in texts
         ]
-        questions = [question for own in windows for question in own]
+        questions = [question for text_windows in windows for question in text_windows]
         scores = iter(self._score(questions, encoder, what="windows", batch_size=batch_size))
-        return [_sum([next(scores)[0] for _ in own]) for own in windows]
+        return [_sum([next(scores)[0] for _ in text_windows]) for text_windows in windows]
 
     def _encoder(self) -> QuestionEncoder:
         return QuestionEncoder(self.tokenizer, self.max_length, block_positions=self.block_positions)
@@ -248,8 +248,8 @@ def _last_tokens(inputs: PromptInputs, room: int) -> PromptInputs:
 
 def _cut(text: str, until: Sequence[str]) -> str:
     """Return what stands before the first of the texts ``until``."""
-    found = [text.index(stop) for stop in until if stop and stop in text]
-    return text[: min(found)] if found else text
+    stops = [text.index(stop) for stop in until if stop and stop in text]
+    return text[: min(stops)] if stops else text
 
 
 def _lists(contexts: Sequence[str], choices: Sequence[str] | Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:

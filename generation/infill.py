@@ -180,12 +180,12 @@ class BlankFiller:
     ) -> list[FilledPrompt]:
         """Fill one batch, with a random generator per prompt. A prompt without a blank comes back as it is."""
         pieces: list[list[list[int]]] = [[] for _ in inputs]
-        chosen = [number for number, row in enumerate(inputs) if row.blanks]
-        if chosen:
+        with_blanks = [number for number, row in enumerate(inputs) if row.blanks]
+        if with_blanks:
             search = self._sample if settings.num_beams == 1 else self._beam_search
-            rows = [inputs[number] for number in chosen]
-            found = search(rows, settings=settings, generators=[generators[number] for number in chosen])
-            for number, row_pieces in zip(chosen, found):
+            rows = [inputs[number] for number in with_blanks]
+            filled = search(rows, settings=settings, generators=[generators[number] for number in with_blanks])
+            for number, row_pieces in zip(with_blanks, filled):
                 pieces[number] = row_pieces
         return [self._result(row, row_pieces) for row, row_pieces in zip(inputs, pieces)]
 

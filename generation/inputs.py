@@ -202,9 +202,9 @@ class QuestionEncoder:
             ids = self._shorten(ids, room, mask_id=None)
             return self._question([self.special.cls, self.mask_id("gMASK")], ids, answers, mask_index=1)
         masks = [index for index in ids if index in self.special.masks]
-        chosen = masks[-1] if masks else self.mask_id(mask)
-        ids = self._shorten(ids if masks else [*ids, chosen], room, mask_id=chosen)
-        last = len(ids) - ids[::-1].index(chosen)  # counted from [ENC]
+        mask_id = masks[-1] if masks else self.mask_id(mask)
+        ids = self._shorten(ids if masks else [*ids, mask_id], room, mask_id=mask_id)
+        last = len(ids) - ids[::-1].index(mask_id)  # counted from [ENC]
         return self._question([self.special.cls, *ids, self.special.eos], [], answers, mask_index=last)
 
     def windows(

@@ -19,7 +19,7 @@ from generation.infill import BlankFiller, FilledPrompt, prompt_generator
 from generation.inputs import PromptInputs, complete_prompt, require_blank
 from generation.sampling import DecodingSettings
 from mpu.initialize import ParallelTopology
-from mpu.mappings import gather_numbered
+from mpu.mappings import run_shared
 
 PROMPT_TEXT = "\nContext prompt (stop to exit) >>> "
 STOP_WORD = "stop"
@@ -219,12 +219,15 @@ def fill_records(
         except ValueError as error:
             raise ValueError(f"{record.source}: {error}") from None
     topology = topology or ParallelTopology.single()
-    own = range(len(records))[topology.data_parallel_rank :: topology.data_parallel_size]
-    prompts = [records[number].prompt for number in own]
-    filled = filler.fill(prompts, settings=settings, seed=seed, batch_size=batch_size, numbers=own)
-    rows = {number: result_row(records[number], result) for number, result in zip(own, filled)}
-    rows = gather_numbered(rows, topology=topology)
-    return [rows[number] for number in range(len(records))]
+    ranks = topology.data_parallel_size
+    shares = [range(len(records))[rank::ranks] for rank in range(min(ranks, len(records)))]
+
+    def fill(numbers: Sequence[int]) -> list[dict[str, Any]]:
+        prompts = [records[number].prompt for number in numbers]
+        filled = filler.fill(prompts, settings=settings, seed=seed, batch_size=batch_size, numbers=numbers)
+        return [result_row(records[number], result) for number, result in zip(numbers, filled)]
+
+    return run_shared(shares, fill, topology=topology)
 
 
 def result_row(record: PromptRecord, filled: FilledPrompt) -> dict[str, Any]:

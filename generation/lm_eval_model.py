@@ -115,42 +115,42 @@ class GLMForEvaluation(LM):
         scores = self.glm.loglikelihood(
             contexts, continuations, mask=self.mask, unidirectional=self.unidirectional, batch_size=self.batch_size
         )
-        found = [(score.log_probability, score.greedy) for score in scores]
-        self._keep("loglikelihood", requests, found)
-        return found
+        results = [(score.log_probability, score.greedy) for score in scores]
+        self._keep("loglikelihood", requests, results)
+        return results
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Return the log-probability of every whole text."""
         texts = [request.args[0] for request in requests]
         scores = self.glm.rolling_loglikelihood(texts, unidirectional=self.unidirectional, batch_size=self.batch_size)
-        found = [score.log_probability for score in scores]
-        self._keep("loglikelihood_rolling", requests, found)
-        return found
+        results = [score.log_probability for score in scores]
+        self._keep("loglikelihood_rolling", requests, results)
+        return results
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Return what the model writes after every (context, generation_kwargs)."""
         positions = self.glm.model.config.max_position_embeddings
         groups: dict[GenerationRequest, list[int]] = {}
         for number, request in enumerate(requests):
-            wanted = generation_request(request.args[1], default_length=self.max_gen_toks, positions=positions)
-            groups.setdefault(wanted, []).append(number)
-        found: dict[int, str] = {}
-        for wanted, numbers in groups.items():
+            asked = generation_request(request.args[1], default_length=self.max_gen_toks, positions=positions)
+            groups.setdefault(asked, []).append(number)
+        by_number: dict[int, str] = {}
+        for asked, numbers in groups.items():
             texts = self.glm.generate(
                 [requests[number].args[0] for number in numbers],
-                settings=wanted.settings,
-                until=wanted.until,
+                settings=asked.settings,
+                until=asked.until,
                 seed=self.seed,
                 batch_size=self.batch_size,
             )
-            found.update(zip(numbers, texts))
-        answers = [found[number] for number in range(len(requests))]
+            by_number.update(zip(numbers, texts))
+        answers = [by_number[number] for number in range(len(requests))]
         self._keep("generate_until", requests, answers)
         return answers
 
-    def _keep(self, kind: str, requests: Sequence[Instance], found: Sequence[Any]) -> None:
+    def _keep(self, kind: str, requests: Sequence[Instance], results: Sequence[Any]) -> None:
         """Hand results to the harness's cache."""
-        for request, result in zip(requests, found):
+        for request, result in zip(requests, results):
             self.cache_hook.add_partial(kind, request.args, result)
 
 

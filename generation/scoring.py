@@ -132,8 +132,8 @@ def score_questions(
 def score_batch(model: GLMModel, questions: Sequence[Question]) -> list[list[Score]]:
     """Return the scores of questions that are run together, in one call of the model."""
     split = [_split(question) for question in questions]
-    found = iter(_score_rows(model, [row for rows in split for row in rows]))
-    return [[score for _ in rows for score in next(found)] for rows in split]
+    scores = iter(_score_rows(model, [row for rows in split for row in rows]))
+    return [[score for _ in rows for score in next(scores)] for rows in split]
 
 
 def _split(question: Question) -> list[Question]:
@@ -193,9 +193,9 @@ def _score_rows(model: GLMModel, questions: Sequence[Question]) -> list[list[Sco
         output="hidden",
         query_positions=torch.from_numpy(query_positions),
     )
-    chosen = hidden.flatten(0, 1)[torch.from_numpy(np.concatenate(predicting)).to(device)]  # [n,h]
+    hidden = hidden.flatten(0, 1)[torch.from_numpy(np.concatenate(predicting)).to(device)]  # [n,h]
     log_probabilities, best = _token_scores(
-        model, chosen, np.concatenate(targets), places=np.concatenate(places), device=device
+        model, hidden, np.concatenate(targets), places=np.concatenate(places), device=device
     )
     return _collect(questions, log_probabilities, best)
 

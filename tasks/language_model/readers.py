@@ -132,11 +132,11 @@ def read_endings(path: Path, *, tokenizer: Tokenizer, limit: int | None = None) 
         places.append(f"{row.path}, line {row.line}")
     if not places:
         raise ValueError(f'{path}, line 1: no passages; lines like {{"text": "..."}} are needed')
-    found = list(map(Ending, places, tokenizer.encode_batch(contexts), tokenizer.encode_batch(labels)))
-    for ending in found:
+    endings = list(map(Ending, places, tokenizer.encode_batch(contexts), tokenizer.encode_batch(labels)))
+    for ending in endings:
         if not ending.label:
             raise ValueError(f"{ending.place}: the tokenizer makes nothing of the last word")
-    return found
+    return endings
 
 
 def _read(path: Path) -> str:

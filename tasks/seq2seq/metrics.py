@@ -267,9 +267,9 @@ def multi_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *
             allowed: Counter[tuple[str, ...]] = Counter()
             for truth in true_words:
                 allowed |= _ngrams(truth, size)
-            found = _ngrams(words, size)
-            matches[size - 1] += (found & allowed).total()
-            totals[size - 1] += found.total()
+            said = _ngrams(words, size)
+            matches[size - 1] += (said & allowed).total()
+            totals[size - 1] += said.total()
     precisions = tuple(match / total if total else 0.0 for match, total in zip(matches, totals))
     if hypothesis_length == 0:
         penalty = 0.0

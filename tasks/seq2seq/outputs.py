@@ -29,11 +29,11 @@ def recover_answer(ids: Sequence[int], meta: Mapping[str, Any], *, tokenizer: To
     decoded = tokenizer.decode(ids)
     if tokenizer.family != "bert" or is_no_answer(decoded):
         return decoded
-    wanted, context, offsets = tuple(ids), tuple(meta["context_ids"]), meta["context_offsets"]
-    if offsets is not None and wanted:
-        for start in range(len(context) - len(wanted) + 1):
-            if context[start : start + len(wanted)] == wanted:
-                return meta["context"][offsets[start][0] : offsets[start + len(wanted) - 1][1]]
+    answer, context, offsets = tuple(ids), tuple(meta["context_ids"]), meta["context_offsets"]
+    if offsets is not None and answer:
+        for start in range(len(context) - len(answer) + 1):
+            if context[start : start + len(answer)] == answer:
+                return meta["context"][offsets[start][0] : offsets[start + len(answer) - 1][1]]
     return clean_answer(decoded)
 
 

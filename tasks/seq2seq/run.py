@@ -141,16 +141,16 @@ class Seq2SeqRun(TaskRun):
     def evaluate(self, engine: Engine, split: EvaluationSplit, *, folder: Path | None) -> Score:
         """Write a text for every example and compare; the data ranks share the examples."""
         written = self._write(engine, split.examples)
-        found: list[dict[str, float]] = [{}, {}]
+        scores: list[dict[str, float]] = [{}, {}]
         if self.topology.rank == 0:
             if folder is not None:
                 write_outputs(self.name, [one.text for one in written], split.examples, folder=folder, split=split.name)
             if split.name not in self._baselines:
                 self._baselines[split.name] = self._baseline(split.examples)
-            found = [self._scores(split.examples, written), self._baselines[split.name]]
+            scores = [self._scores(split.examples, written), self._baselines[split.name]]
         if self.topology.world_size > 1:
-            dist.broadcast_object_list(found, src=0)
-        metrics, baseline = found
+            dist.broadcast_object_list(scores, src=0)
+        metrics, baseline = scores
         return Score(f"{self.name}-{split.name}", len(split.examples), metrics or None, baseline)
 
     def _write(self, engine: Engine, examples: Sequence[Seq2SeqExample]) -> list[Written]:
@@ -163,17 +163,17 @@ class Seq2SeqRun(TaskRun):
         )
 
         def decode(numbers: Sequence[int]) -> list[Written]:
-            chosen = [examples[number] for number in numbers]
+            asked = [examples[number] for number in numbers]
             samples = [
                 build_sample(self.name, example, tokenizer=self.tokenizer, options=self.options, for_training=False)
-                for example in chosen
+                for example in asked
             ]
             if self.name in BLANK_TASKS:
                 return [self._filled(text.ids, text.pieces) for text in decoder.fill_blanks(samples)]
             drawn = self.configuration.beams.draw_candidates
             generators = [prompt_generator(self.configuration.run.seed, number) for number in numbers] if drawn else []
-            found = decoder.search(samples, generators=generators)
-            return [self._target(rows[0].tokens if rows else (), example) for rows, example in zip(found, chosen)]
+            hypotheses = decoder.search(samples, generators=generators)
+            return [self._target(rows[0].tokens if rows else (), example) for rows, example in zip(hypotheses, asked)]
 
         with evaluating(engine.model), engine.autocast():
             return decode_shared(
@@ -262,9 +262,9 @@ class Seq2SeqRun(TaskRun):
             return
         first = splits[0].examples[0]
         known = self._scores([first], [Written(first.reference)])
-        chosen = self.configuration.tuning.validation_metric
-        if self.validation and chosen is not None and chosen not in known:
-            raise ValueError(f"--validation-metric {chosen}: {self.name} has {', '.join(known)}")
+        metric = self.configuration.tuning.validation_metric
+        if self.validation and metric is not None and metric not in known:
+            raise ValueError(f"--validation-metric {metric}: {self.name} has {', '.join(known)}")
 
     def _note_flags_without_effect(self) -> None:
         values = self.configuration.values

@@ -123,8 +123,8 @@ def _question_source(example: Seq2SeqExample, *, tokenizer: Tokenizer, size: int
     room = size - 2 - len(answer_part)
     if len(context) > room:
         answer = tokenizer.encode(f" {example.meta['answer']}")
-        found = _find(answer, context)
-        start = 0 if found is None else max(found - room // 2, 0)
+        place = _find(answer, context)
+        start = 0 if place is None else max(place - room // 2, 0)
         context = context[start : start + room]
     return [tokenizer.special.cls, *context, mask, *answer_part], 1 + len(context)
 
@@ -175,13 +175,13 @@ def draw_blanks(text: str, *, ratio: float, generator: random.Random) -> tuple[s
     Adjacent words that are chosen make one blank. A text of few words (``int(words * ratio)`` is 0) keeps them all.
     """
     words = text.split()
-    chosen = set(generator.sample(range(len(words)), int(len(words) * ratio)))
+    hidden = set(generator.sample(range(len(words)), int(len(words) * ratio)))
     source: list[str] = []
     answers: list[list[str]] = []
     for index, word in enumerate(words):
-        if index not in chosen:
+        if index not in hidden:
             source.append(word)
-        elif index - 1 in chosen:
+        elif index - 1 in hidden:
             answers[-1].append(word)
         else:
             source.append(BLANK)
