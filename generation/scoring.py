@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -102,9 +102,17 @@ class Score(NamedTuple):
     greedy: bool
 
 
+class Questions(Protocol):
+    """Questions by number; a sequence of them, or what makes each when it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Question: ...
+
+
 def score_questions(
     model: GLMModel,
-    questions: Sequence[Question],
+    questions: Questions,
     *,
     lengths: Sequence[int] | np.ndarray | None = None,
     batch_size: int = 16,
@@ -117,7 +125,7 @@ def score_questions(
     whatever the model's mode. With their ``lengths`` given, questions are asked for when their batch is due.
     """
     if lengths is None:
-        lengths = [question.length for question in questions]
+        lengths = [questions[number].length for number in range(len(questions))]
     order = sorted(range(len(questions)), key=lambda number: lengths[number])
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     with evaluating(model):

@@ -79,7 +79,7 @@ def wrap_model(
     choose_kernels(model, settings.kernels, device=device)
     optimizer = build_optimizer(model, settings.optimizer)
     scheduler = AnnealingLR.of(settings.schedule, optimizer, num_iters=schedule_length)
-    common = {"optimizer": optimizer, "scheduler": scheduler, "topology": topology, "device": device}
+    common: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler, "topology": topology, "device": device}
     common |= {"clip_grad": settings.optimizer.clip_grad, "criterion": criterion}
     if plan is not None:
         from training.deepspeed.engine import DeepSpeedEngine

@@ -273,7 +273,8 @@ def _read_newest(
 
 
 def _restore_optimizer(optimizer: Optimizer, shards: CheckpointShards, *, topology: ParallelTopology) -> None:
-    folder, states = shards.location.folder, [content.get("optimizer") for content in shards.contents]
+    folder = shards.location.folder
+    states: list[Any] = [content.get("optimizer") for content in shards.contents]
     if not all(isinstance(state, Mapping) for state in states):
         if any(folder.glob("*zero_pp_rank_*")):
             raise ValueError(

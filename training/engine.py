@@ -340,7 +340,7 @@ class TorchEngine(Engine):
             self.loss_scaler.update(overflow)
         elif getattr(self.optimizer, "_step_supports_amp_scaling", False):
             # Fused optimizers leave everything as it is by a flag on the device: nobody has to wait for it.
-            self.optimizer.found_inf = skipped
+            self.optimizer.found_inf = skipped  # type: ignore[attr-defined]  # it is no part of torch's base class
             self.optimizer.step()
             self.scheduler.step()
         else:

@@ -5,7 +5,7 @@ r rows, c columns of a matrix
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -75,7 +75,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, *, topol
     norm = gradient_norm(parameters, topology=topology)
     if max_norm > 0 and parameters:
         factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
-        torch._foreach_mul_([parameter.grad for parameter in parameters], factor)
+        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor)
     return norm
 
 
@@ -92,7 +92,7 @@ class Adafactor(Optimizer):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Any = None) -> Any:
         """Update every parameter that has a gradient; call ``closure`` first when it is given."""
         loss = None
         if closure is not None:
@@ -105,6 +105,7 @@ class Adafactor(Optimizer):
         return loss
 
     def _update(self, parameter: Tensor, *, lr: float, weight_decay: float) -> None:
+        assert parameter.grad is not None
         gradient = parameter.grad.float()
         state = self.state[parameter]
         if not state:

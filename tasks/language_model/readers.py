@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,12 @@ def wikitext_text(text: str) -> str:
     text = re.sub("/' [0-9]/", "/'[0-9]/", text)
     text = replace_all(text, [*_WIKITEXT_NUMBERS[1:], *_WIKITEXT_MARKS])
     for pattern, (opening, closing) in _WIKITEXT_PAIRS:
-        text = pattern.sub(lambda match, a=opening, b=closing: f"{a}{match[1]}{b}", text)
+        text = pattern.sub(partial(_enclosed, opening=opening, closing=closing), text)
     return replace_all(text, _WIKITEXT_REST)
+
+
+def _enclosed(match: re.Match[str], *, opening: str, closing: str) -> str:
+    return f"{opening}{match[1]}{closing}"
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,9 @@ def read_endings(path: Path, *, tokenizer: Tokenizer, limit: int | None = None) 
         ValueError: a file that is missing, empty or malformed; a text without words.
     """
     _read(path)
-    contexts, labels, places = [], [], []
+    contexts: list[str] = []
+    labels: list[str] = []
+    places: list[str] = []
     for row in read_json_lines(path):
         if len(places) == limit:
             break

@@ -71,9 +71,11 @@ class LanguageModelRun(TaskRun):
 
     def evaluate(self, engine: Engine, split: EvaluationSplit, *, folder: Path | None) -> Score:
         """Score all windows; the data ranks share them."""
+        network = engine.network
+        assert isinstance(network, GLMModel)
         with engine.autocast():
             scores = score_windows(
-                engine.network,
+                network,
                 split.windows,
                 batch_size=self.configuration.batch.evaluation_batch_size,
                 topology=self.topology,

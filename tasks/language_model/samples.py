@@ -74,7 +74,7 @@ class WindowTable:
         context = [special.cls, *ids[:prompt], special.long_mask, *[special.eos] * self.closed]
         return infilling_row(
             context,
-            ids[prompt:],
+            ids[prompt:].tolist(),
             special=special,
             block_positions=self.block_positions,
             answer_position=prompt + 1,

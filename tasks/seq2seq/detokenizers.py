@@ -91,7 +91,8 @@ def clean_answer(text: str) -> str:
     text = replace_all(text, [(" - ", "-"), (" – ", "–")])
     for pattern, replacement in _ABBREVIATIONS:
         text = pattern.sub(replacement, text)
-    tokens, kept, index = text.split(), [], 0
+    tokens, index = text.split(), 0
+    kept: list[str] = []
     while index < len(tokens):
         token = tokens[index]
         following = tokens[index + 1] if index + 1 < len(tokens) else ""
@@ -163,7 +164,7 @@ class _PennTreebank:
             output.append("...")
             return 3
         elif _joins_number(last, token, following):
-            output[-1] += token + following
+            output[-1] += token + (following or "")
             return 2
         elif token == "." and self._starts_abbreviation(index, last):
             return self._abbreviation(index)

@@ -151,7 +151,8 @@ class RougeTexts:
 
 def drop_repeated(sentences: Sequence[str], most_seen: float) -> list[str]:
     """Return the sentences of whose distinct words at most a share of ``most_seen`` occurs in any earlier sentence."""
-    kept, seen = [], set()
+    kept: list[str] = []
+    seen: set[str] = set()
     for sentence in sentences:
         words = set(sentence.lower().split())
         if not words or len(words & seen) / len(words) <= most_seen:

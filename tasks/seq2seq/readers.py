@@ -245,15 +245,15 @@ def _read_extraction(folder: Path, split: str) -> list[Seq2SeqExample]:
     examples = []
     for index, (source, target) in enumerate(read_line_pairs(path, targets)):
         _require_blank(source, path=path, line=index + 1, written=BLANK)
-        answers: Sequence[str] | None = tuple(target.split("|"))
-        if len(answers) != source.count(BLANK):
-            if split != "test":
-                raise ValueError(
-                    f"{targets}, line {index + 1}: {len(answers)} answers (separated by |) for {source.count(BLANK)} "
-                    f"blanks in {path}"
-                )
-            answers = None
-        examples.append(Seq2SeqExample(f"{split}-{index}", source, target, target, {"blanks": answers}))
+        answers = tuple(target.split("|"))
+        fit = len(answers) == source.count(BLANK)
+        if not fit and split != "test":
+            raise ValueError(
+                f"{targets}, line {index + 1}: {len(answers)} answers (separated by |) for {source.count(BLANK)} "
+                f"blanks in {path}"
+            )
+        blanks = {"blanks": answers if fit else None}
+        examples.append(Seq2SeqExample(f"{split}-{index}", source, target, target, blanks))
     return examples
 
 

@@ -155,8 +155,10 @@ class Seq2SeqRun(TaskRun):
 
     def _write(self, engine: Engine, examples: Sequence[Seq2SeqExample]) -> list[Written]:
         """Return what the model writes for every example, on every rank."""
+        network = engine.network
+        assert isinstance(network, GLMModel)
         decoder = TargetDecoder(
-            engine.network,
+            network,
             self.tokenizer,
             settings=self.configuration.beams,
             visible_padding=self.visible_padding,
@@ -228,6 +230,7 @@ class Seq2SeqRun(TaskRun):
     def _read(self, split: str) -> Sequence[Seq2SeqExample]:
         """Read a split, or its first examples with ``--limit``; drawn blanks count as the dev and test splits' own."""
         settings = self.configuration.task
+        assert settings.data_folder is not None
         examples = read_examples(
             self.name, self.configuration.data.data_dir, split, tokenizer=self.tokenizer, options=self.options
         )[: settings.limit]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -212,7 +213,7 @@ def build_blank_sample(
     mask = tokenizer.command_id(mask_name(task, options))
     source = [mask if token == special.mask else token for token in tokenizer.encode(f" {example.source}")[:size]]
     masks = tuple(index for index, token in enumerate(source) if token == mask)
-    layout = {"masks": masks, "uid": example.guid, "pad": special.pad, "size": size}
+    layout: dict[str, Any] = {"masks": masks, "uid": example.guid, "pad": special.pad, "size": size}
     if not for_training:
         return _sample(source, [special.sop], None, [masks[0] if masks else 0], [1], slots=1, **layout)
     written: list[int] = []

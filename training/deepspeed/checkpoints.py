@@ -147,8 +147,8 @@ def zero_shape(folder: Path) -> ZeroShape | None:
     if not found:
         return None
     content = read_checkpoint_file(folder / shard_name(0))
-    sizes = (1 + max(int(match[group]) for match in found) for group in (1, 2))
-    return ZeroShape(*sizes, stage=content.get(STAGE_KEY))
+    data_size, model_size = (1 + max(int(match[group]) for match in found) for group in (1, 2))
+    return ZeroShape(data_size, model_size, stage=content.get(STAGE_KEY))
 
 
 def continues_deepspeed(
@@ -364,7 +364,8 @@ def universal_checkpoint_info(model: torch.nn.Module) -> dict[str, Any]:
 
     What it is not told is cut along dimension 0.
     """
-    replicated, columns, fused = [], [], {1: [], 2: []}
+    replicated, columns = [], []
+    fused: dict[int, list[tuple[str, int]]] = {1: [], 2: []}
     for name, parameter in model.named_parameters():
         rule, pattern = rule_for(name), f"{re.escape(name)}$"
         if rule.dim is None:

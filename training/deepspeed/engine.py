@@ -114,7 +114,8 @@ class DeepSpeedEngine(Engine):
     def deepspeed(self) -> Any:
         """Return DeepSpeed's engine around the model, made at the first use."""
         module = prepare_deepspeed(self.device)
-        self.model.universal_checkpoint_info = universal_checkpoint_info(self.model)
+        info = universal_checkpoint_info(self.model)
+        self.model.universal_checkpoint_info = info  # type: ignore[assignment]  # torch expects tensors and modules
         engine, *_ = module.initialize(
             model=self.model,
             optimizer=self.optimizer,
@@ -155,7 +156,7 @@ class DeepSpeedEngine(Engine):
         else:
             grad_norm = clip_gradients(self._parameters, self.clip_grad, topology=self.topology)
             # Fused optimizers leave everything as it is by this flag, as in the torch engine.
-            self.optimizer.found_inf = (~torch.isfinite(grad_norm)).float()
+            self.optimizer.found_inf = (~torch.isfinite(grad_norm)).float()  # type: ignore[attr-defined]  # see there
             engine.step()
         if engine.was_step_applied() or self.precision != "fp16":
             self.scheduler.step()
