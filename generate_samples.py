@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from data_utils.errors import run_main
 from training.arguments import parse_settings
@@ -93,8 +93,10 @@ def load_filler(settings: SampleSettings, *, topology: ParallelTopology, device:
     precision, warning = supported_precision(settings.precision, device=device)
     if warning:
         print(warning)
+    path = settings.checkpoint.load_pretrained or settings.checkpoint.load
+    assert path is not None
     glm = load_model(
-        settings.checkpoint.load_pretrained or settings.checkpoint.load,
+        path,
         config=settings.model.config(vocab_size=vocab_size),
         tokenizer=tokenizer,
         dtype=AUTOCAST_TYPES.get(precision),
@@ -124,7 +126,7 @@ def generate(settings: SampleSettings) -> int:
     files, batch = settings.files, settings.batch
     topology, device = start_distributed(settings.device)
     silence_other_ranks(topology)
-    options = {"settings": decoding_settings(settings), "seed": settings.run.seed, "topology": topology}
+    options: dict[str, Any] = {"settings": decoding_settings(settings), "seed": settings.run.seed, "topology": topology}
     records = [PromptRecord(text, f"--prompt {number}") for number, text in enumerate(files.prompt or (), start=1)]
     records += read_prompts(files.input) if files.input else []
     filler = load_filler(settings, topology=topology, device=device)

@@ -74,7 +74,7 @@ def states_at(
     if columns.device.type == "cpu" and not ((columns >= 0) & (columns < length)).all():
         raise ValueError(f"a state is read at one of the positions {columns.tolist()} of samples of {length}")
     if shared_rows is None:
-        inputs = (input_ids, position_ids, attention_mask)
+        inputs: tuple[Tensor, Tensor | None, Tensor | PrefixMask] = (input_ids, position_ids, attention_mask)
         if rows is None:
             states = model(
                 *inputs, prompt_positions=prompt_positions, output="hidden", query_positions=columns.unsqueeze(1)

@@ -167,7 +167,9 @@ class TaskRun(ABC):
             logger.info(f"adapter of {adapters.lora_adapter}: {len(report.loaded)} parameters loaded")
         else:
             generator = torch.Generator().manual_seed(configuration.run.seed)
-            add_adapters(model, adapters.new_adapters(), generator=generator)
+            new = adapters.new_adapters()
+            assert new is not None
+            add_adapters(model, new, generator=generator)
         used = adapted_layers(network)[0].settings
         trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
         every = sum(parameter.numel() for parameter in network.parameters())

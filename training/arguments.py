@@ -215,7 +215,8 @@ def parse_settings(
     environment = os.environ if environment is None else environment
     parser = get_parser(settings, description=description)
     values = parser.parse_args(argv)
-    notices, content = [], None
+    notices: list[str] = []
+    content: Mapping[str, Any] | None = None
     changed = [
         f"{flag} ({reason})"
         for name, (flag, reason) in flags_without_effect(settings).items()

@@ -6,6 +6,7 @@ import logging
 import math
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn

@@ -39,7 +39,7 @@ def choose_device(settings: DeviceSettings) -> torch.device:
         raise ValueError("--device cuda: torch sees no GPU here; use --device cpu, or install a CUDA build of torch")
     if settings.device == "cpu" or not available:
         return torch.device("cpu")
-    return torch.device("cuda", settings.local_rank % torch.cuda.device_count())
+    return torch.device("cuda", (settings.local_rank or 0) % torch.cuda.device_count())
 
 
 def start_distributed(settings: DeviceSettings) -> tuple[ParallelTopology, torch.device]:
@@ -57,7 +57,7 @@ def start_distributed(settings: DeviceSettings) -> tuple[ParallelTopology, torch
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", settings.world_size))
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":  # unset, or set by torchrun
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world_size))
-    backend = settings.backend if device.type == "cuda" else "gloo"
+    backend = settings.distributed_backend if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=settings.rank, world_size=settings.world_size)
     return initialize_model_parallel(settings.model_parallel_size), device
 

@@ -79,6 +79,7 @@ class Seq2SeqRun(TaskRun):
         if configuration.zero_stage == 3:
             raise ValueError(f"{self.name} writes texts, for which ZeRO stage 3 lacks whole weights: use stage 2 or 1")
         self.visible_padding = task.compatible and not settings.mask_pad_token
+        assert settings.src_seq_length is not None and settings.tgt_seq_length is not None
         self.options = Seq2SeqOptions(
             source_length=settings.src_seq_length,
             target_length=settings.tgt_seq_length,
@@ -229,11 +230,9 @@ class Seq2SeqRun(TaskRun):
 
     def _read(self, split: str) -> Sequence[Seq2SeqExample]:
         """Read a split, or its first examples with ``--limit``; drawn blanks count as the dev and test splits' own."""
-        settings = self.configuration.task
-        assert settings.data_folder is not None
-        examples = read_examples(
-            self.name, self.configuration.data.data_dir, split, tokenizer=self.tokenizer, options=self.options
-        )[: settings.limit]
+        folder, limit = self.configuration.data.data_dir, self.configuration.task.limit
+        assert folder is not None
+        examples = read_examples(self.name, folder, split, tokenizer=self.tokenizer, options=self.options)[:limit]
         logger.info(f"{self.name} {split}: {len(examples):,} examples")
         if self.name in BLANK_TASKS and split != "train":
             return [with_blanks(example, options=self.options) for example in examples]
@@ -249,7 +248,7 @@ class Seq2SeqRun(TaskRun):
 
     def _model_settings(self) -> ModelSettings:
         """Return the sizes of the model; its positions are enough for a source."""
-        model, length = self.configuration.model, self.settings.src_seq_length
+        model, length = self.configuration.model, self.options.source_length
         if not model.block_position_encoding:
             raise ValueError(f"{self.name} needs two rows of positions: leave --masked-lm out")
         if length > model.max_position_embeddings:

@@ -197,4 +197,4 @@ class DeepSpeedEngine(Engine):
                 self.deepspeed, path, settings, scheduler=self.scheduler, topology=self.topology
             )
         assert "deepspeed" not in self.__dict__, "weights are loaded before DeepSpeed starts"
-        return super().load(path, settings if self.plan.stage == 0 else replace(settings, load_optimizer=False))
+        return super().load(path, settings if self.plan.stage == 0 else replace(settings, no_load_optim=True))
