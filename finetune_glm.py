@@ -4,7 +4,7 @@
 
 ``--epochs 0`` evaluates only. ``--help`` lists the flags; ``tasks/registry.py`` lists the tasks. From here to the loss:
 ``training/loop.py`` (the loop; ``tasks/finetuning.py`` adds epochs), ``training/engine.py`` (one update),
-``tasks/objective.py`` (scores and losses; the other families of tasks have their own: ``tasks/run.py``).
+``tasks/superglue/objective.py`` (scores and losses; the other families of tasks have their own: ``tasks/run.py``).
 """
 
 from __future__ import annotations

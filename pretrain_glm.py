@@ -38,7 +38,7 @@ def pretrain(configuration: PretrainingSettings) -> int:
     start = find_starting_point(engine, configuration, tokenizer=tokenizer.fingerprint)
     data = build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology)
     if configuration.mixture.multi_task_ratio > 0:
-        from tasks.pretraining_mix import mix_downstream
+        from tasks.multitask import mix_downstream
 
         data = mix_downstream(data, configuration, tokenizer=tokenizer, topology=topology)
     log = build_log(configuration, num_updates=run.train_iters, initial=start.updates, silent=not first)

@@ -27,6 +27,7 @@ from benchmarks.harness import (
     seconds_of,
     summarize,
 )
+from data_utils import rows as token_rows
 from data_utils.batches import Batch
 from data_utils.objective import Objective
 from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
@@ -36,10 +37,9 @@ from model.heads import SingleTokenCloze
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from mpu.kernels.host_memory import keep_freed_memory
-from tasks.collation import collate
-from tasks.objective import TaskCriterion
-from tasks.samples import TaskSample
-from tasks.task_data import WIDTH_MULTIPLE
+from tasks.superglue.batches import WIDTH_MULTIPLE, collate
+from tasks.superglue.objective import TaskCriterion
+from tasks.superglue.samples import TaskSample
 from training.engine import TorchEngine
 from training.optimizer import build_optimizer, clip_gradients
 from training.schedule import AnnealingLR
@@ -195,13 +195,12 @@ def make_cloze_samples(shortest: int, longest: int) -> list[TaskSample]:
     generator = np.random.default_rng(6)
     samples = []
     for number, length in enumerate(generator.integers(shortest, longest + 1, CLOZE_SAMPLES)):
-        ids = generator.integers(0, VOCABULARY - 600, length)
-        positions = np.stack([np.arange(length), np.zeros(length, dtype=np.int64)])
-        positions[:, -1] = length // 2, 1
-        read = np.zeros(length, dtype=np.int64)
-        read[-1] = 1
-        labels = np.array([7, 11])
-        samples.append(TaskSample("single_token", number, number % 2, ids, positions, length - 1, labels, read))
+        values = np.zeros((5, length), dtype=np.int64)
+        values[0] = generator.integers(0, VOCABULARY - 600, length)
+        values[3] = np.arange(length)
+        values[2:, -1] = 1, length // 2, 1
+        row = token_rows.Row(values, int(length) - 1)
+        samples.append(TaskSample("single_token", number, number % 2, (row,), label_ids=(7, 11)))
     return samples
 
 

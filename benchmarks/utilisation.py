@@ -25,6 +25,7 @@ import torch
 
 from benchmarks.decoding import CONTEXT, NEW, make_contexts, number_tokenizer
 from benchmarks.harness import MODELS, VOCABULARY, RandomDocuments, Row, random_vocabulary, seconds_of, table
+from data_utils import rows as token_rows
 from data_utils.batches import Batch
 from generation.api import prepack_for_inference
 from generation.infill import BlankFiller, prompt_generator
@@ -32,12 +33,11 @@ from generation.sampling import DecodingSettings
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
-from tasks.collation import TaskBatch, collate
-from tasks.network import HeadSettings, add_head
-from tasks.objective import TaskCriterion
-from tasks.samples import TaskSample
 from tasks.settings import FinetuningSettings
-from tasks.task_data import WIDTH_MULTIPLE
+from tasks.superglue.batches import WIDTH_MULTIPLE, TaskBatch, collate
+from tasks.superglue.objective import TaskCriterion
+from tasks.superglue.run import add_head
+from tasks.superglue.samples import TaskSample
 from training.arguments import parse_settings
 from training.build import build_engine, seed_model, wrap_model
 from training.data import batch_loader, build_pretraining_data, build_run_tokenizer
@@ -332,7 +332,7 @@ def record(argv: Sequence[str]) -> int:
         model = GLMModel(configuration.model.config(vocab_size=sizes.vocab_size), topology=topology)
         seed_model(model, configuration.run.seed, topology=topology)
         engine = wrap_model(
-            add_head(model, HeadSettings("multi_token")).train(),
+            add_head(model, "multi_token").train(),
             configuration,
             criterion=TaskCriterion(),
             schedule_length=options.warmup + options.steps,
@@ -350,23 +350,17 @@ def record(argv: Sequence[str]) -> int:
 
 def make_sample(generator: np.random.Generator, number: int, *, candidates: int, length: int) -> TaskSample:
     """Return a question of ``length`` tokens and its candidates of one to six, the first of which is right."""
-    answers = generator.integers(1, LONGEST_CANDIDATE + 1, candidates)
-    width = length + int(answers.max()) + 1
     passage = generator.integers(FIRST_ID, VOCABULARY, length)
-    fields = {name: np.zeros((candidates, width), dtype=np.int32) for name in ("input_ids", "target_ids", "loss_mask")}
-    positions = np.zeros((candidates, 2, width), dtype=np.int32)
-    for row, answer in enumerate(answers):
+    rows = []
+    for answer in generator.integers(1, LONGEST_CANDIDATE + 1, candidates):
         tokens = generator.integers(FIRST_ID, VOCABULARY, answer)
-        end = length + answer
-        fields["input_ids"][row, :length] = passage
-        fields["input_ids"][row, length + 1 : end] = tokens[:-1]
-        fields["target_ids"][row, length:end] = tokens
-        fields["loss_mask"][row, length:end] = 1
-        positions[row, 0, :end] = length // 2  # where the gap is
-        positions[row, 0, :length] = np.arange(length)
-        positions[row, 1, length:end] = np.arange(1, answer + 1)
-    prefix_lengths = np.full(candidates, length, dtype=np.int32)
-    return TaskSample("multi_token", number, 0, position_ids=positions, attention_mask=prefix_lengths, **fields)
+        values = np.zeros((5, length + answer), dtype=np.int32)
+        values[0, :length], values[0, length + 1 :] = passage, tokens[:-1]
+        values[1, length:], values[2, length:] = tokens, 1
+        values[3, :length], values[3, length:] = np.arange(length), length // 2  # where the gap is
+        values[4, length:] = np.arange(1, answer + 1)
+        rows.append(token_rows.Row(values, length))
+    return TaskSample("multi_token", number, 0, tuple(rows), choices=True)
 
 
 def question_batches(options: argparse.Namespace, *, share_rows: bool) -> Iterator[TaskBatch]:

@@ -9,15 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tasks.examples import DataOptions, InputExample
-from tasks.patterns import TemplatePVP
-from tasks.processors import DataProcessor, split_files
-from tasks.readers import Row, read_comma_separated, read_json_lines, read_tab_separated
-
-if TYPE_CHECKING:
-    from tasks.registry import Task
+from tasks.metrics import METRICS
+from tasks.readers import Record, read_comma_separated, read_json_lines, read_tab_separated
+from tasks.superglue.patterns import TemplatePVP
+from tasks.superglue.readers import DataOptions, DataProcessor, InputExample, split_files
+from tasks.superglue.samples import choice_texts, plain_texts
+from tasks.superglue.task import Task
 
 READERS = {
     ".jsonl": read_json_lines,
@@ -60,34 +59,34 @@ class DeclaredProcessor(DataProcessor):
         files: Mapping[str, str],
     ) -> None:
         super().__init__(name, options)
-        self.labels = tuple(labels)  # type: ignore[misc]  # constants of the object here
-        self.files = split_files(**files)  # type: ignore[misc]
-        self.few_files = {}  # type: ignore[misc]
+        self.labels = tuple(labels)
+        self.files = split_files(**files)
+        self.few_files = {}
         self.fields = fields
         for file in files.values():
             if Path(file).suffix not in READERS:
                 raise ValueError(f"task {name}: {file} is no {', '.join(READERS)} file")
 
-    def rows(self, path: Path) -> Iterable[Row]:
+    def records(self, path: Path) -> Iterable[Record]:
         return READERS[path.suffix](path)
 
-    def convert(self, row: Row, set_type: str) -> Iterable[InputExample]:
+    def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
         fields = self.fields
         meta: dict[str, Any] = {}
         if isinstance(fields.choices, tuple):
-            meta["choices"] = [row.text(field) for field in fields.choices]
+            meta["choices"] = [record.text(field) for field in fields.choices]
         elif fields.choices is not None:
-            meta["choices"] = list(row[fields.choices])
+            meta["choices"] = list(record[fields.choices])
         if len(meta.get("choices", ())) > len(self.labels):
-            raise row.error(f"{len(meta['choices'])} choices; {self.name} has labels for {len(self.labels)}")
-        index = _optional(row, fields.index)
+            raise record.error(f"{len(meta['choices'])} choices; {self.name} has labels for {len(self.labels)}")
+        index = _optional(record, fields.index)
         yield InputExample(
-            guid=f"{set_type}-{row.number}",
-            text_a=row.text(fields.text_a),
-            text_b=None if fields.text_b is None else row.text(fields.text_b),
-            label=self._label(_optional(row, fields.label)),
+            guid=f"{set_type}-{record.number}",
+            text_a=record.text(fields.text_a),
+            text_b=None if fields.text_b is None else record.text(fields.text_b),
+            label=self._label(_optional(record, fields.label)),
             meta=meta,
-            idx=row.number if index is None else index,
+            idx=record.number if index is None else index,
         )
 
     def _label(self, value: Any) -> Any:
@@ -98,17 +97,11 @@ class DeclaredProcessor(DataProcessor):
         return written.get(str(value).lower(), value)
 
 
-def _optional(row: Row, field: Field) -> Any:
-    """Return a field, None where the row does not have it."""
-    if isinstance(row.fields, Mapping):
-        return row.fields.get(str(field))
-    return row.fields[field] if isinstance(field, int) and field < len(row.fields) else None
-
-
-def choice_texts(example: InputExample) -> list[tuple[str, tuple[str, ...]]]:
-    """Return what a classification head reads of an example with choices: its texts, and each choice."""
-    texts = f"{example.text_a} {example.text_b}" if example.text_b else example.text_a
-    return [(texts, (choice,)) for choice in example.meta["choices"]]
+def _optional(record: Record, field: Field) -> Any:
+    """Return a field, None where the record does not have it."""
+    if isinstance(record.fields, Mapping):
+        return record.fields.get(str(field))
+    return record.fields[field] if isinstance(field, int) and field < len(record.fields) else None
 
 
 def declare(
@@ -128,7 +121,7 @@ def declare(
         name: in lower case.
         fields: where texts, label and choices stand in a row.
         labels: the classes in order; for choices the numbers that the label may have.
-        patterns: templates, see ``tasks.patterns.TemplatePVP``.
+        patterns: templates, see ``tasks.superglue.patterns.TemplatePVP``.
         words: the word of every label, its leading blank included: one table, or one per pattern. Choices need none.
         metrics: names in ``tasks.metrics.METRICS``; the first selects the best checkpoint.
         files: the file of each split; train.jsonl, dev.jsonl and test.jsonl unless given.
@@ -136,9 +129,6 @@ def declare(
 
     Raises ValueError for a pattern without mask, a label without word, and a metric that does not exist.
     """
-    from tasks.metrics import METRICS
-    from tasks.registry import Task
-
     if unknown := [metric for metric in metrics if metric not in METRICS]:
         raise ValueError(f"task {name}: no metric {unknown[0]!r}; choose among {', '.join(METRICS)}")
     has_choices = fields.choices is not None
@@ -156,5 +146,5 @@ def declare(
         multi_token=multi_token,
         varying_choices=has_choices,
         choice_head=has_choices,
-        head_texts=choice_texts if has_choices else None,
+        head_texts=choice_texts if has_choices else plain_texts,
     )

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from tasks.examples import InputExample
+from tasks.superglue.readers import InputExample
 
 NO_ANSWER = "N/A"
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -1,4 +1,4 @@
-"""Rows of data files: JSON lines, tab-separated and comma-separated values.
+"""Records of data files: JSON lines, tab-separated and comma-separated values.
 
 Every file is UTF-8. What is wrong with a file is said with its name and line.
 """
@@ -19,7 +19,7 @@ class MissingFileError(ValueError):
 
 
 @dataclass(frozen=True)
-class Row:
+class Record:
     """One row of a file.
 
     Attributes:
@@ -71,7 +71,7 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path}, line {line}: not UTF-8 text") from None
 
 
-def read_json_lines(path: Path) -> Iterator[Row]:
+def read_json_lines(path: Path) -> Iterator[Record]:
     """Yield the objects of a JSON lines file; blank lines are skipped."""
     number = 0
     for line, text in enumerate(read_text(path).split("\n"), start=1):
@@ -81,14 +81,14 @@ def read_json_lines(path: Path) -> Iterator[Row]:
             fields = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {line}: not JSON ({error.msg} at column {error.colno})") from None
-        row = Row(path, line, number, fields)
+        record = Record(path, line, number, fields)
         if not isinstance(fields, dict):
-            raise row.error("not a JSON object")
-        yield row
+            raise record.error("not a JSON object")
+        yield record
         number += 1
 
 
-def read_tab_separated(path: Path, *, header: bool = True) -> Iterator[Row]:
+def read_tab_separated(path: Path, *, header: bool = True) -> Iterator[Record]:
     """Yield the rows of a tab-separated file; quotes have no meaning. With ``header`` fields have names."""
     names: list[str] | None = None
     number = 0
@@ -99,18 +99,18 @@ def read_tab_separated(path: Path, *, header: bool = True) -> Iterator[Row]:
         if header and names is None:
             names = values
             continue
-        yield Row(path, line, number, values if names is None else dict(zip(names, values)))
+        yield Record(path, line, number, values if names is None else dict(zip(names, values)))
         number += 1
 
 
-def read_comma_separated(path: Path) -> Iterator[Row]:
+def read_comma_separated(path: Path) -> Iterator[Record]:
     """Yield the rows of a comma-separated file without header; fields may be quoted."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
     number = start = 0
     try:
         for values in reader:
             if values:
-                yield Row(path, start + 1, number, values)
+                yield Record(path, start + 1, number, values)
                 number += 1
             start = reader.line_num
     except csv.Error as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,6 @@ from model.lora import adapted_layers, add_adapters
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from tasks.settings import FinetuningSettings
-from tasks.task_data import batches_per_epoch, training_batches
 from training.build import seed_model
 from training.loop import TrainingData
 
@@ -177,3 +176,42 @@ class TaskRun(ABC):
             f"LoRA: rank {used.rank}, alpha {used.alpha:g} on {', '.join(used.targets)}: {trained:,} of {every:,} "
             f"parameters are trained ({trained / every:.2%})"
         )
+
+
+def epoch_order(num_samples: int, *, epoch: int, seed: int, topology: ParallelTopology) -> list[int]:
+    """Return the samples of this data rank in the order of an epoch.
+
+    A permutation from ``seed + epoch``, made a multiple of the number of ranks by repeating its start.
+    """
+    generator = torch.Generator().manual_seed(seed + epoch)
+    order = torch.randperm(num_samples, generator=generator).tolist()
+    size = topology.data_parallel_size
+    while len(order) % size:
+        order += order[: size - len(order) % size]
+    return order[topology.data_parallel_rank :: size]
+
+
+def batches_per_epoch(num_samples: int, *, batch_size: int, topology: ParallelTopology) -> int:
+    """Return the micro batches of one data rank in an epoch; the last may be smaller."""
+    per_rank = -(-num_samples // topology.data_parallel_size)
+    return -(-per_rank // batch_size)
+
+
+def training_batches(
+    samples: Sequence[Any],
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    topology: ParallelTopology,
+    first_batch: int,
+    collate_samples: Callable[[Sequence[Any]], Any],
+) -> Iterator[Any]:
+    """Yield this data rank's micro batches of all epochs in order, from number ``first_batch`` on."""
+    each = batches_per_epoch(len(samples), batch_size=batch_size, topology=topology)
+    for epoch in range(first_batch // each, epochs):
+        order = epoch_order(len(samples), epoch=epoch, seed=seed, topology=topology)
+        start = first_batch % each if epoch == first_batch // each else 0
+        for number in range(start, each):
+            numbers = order[number * batch_size : (number + 1) * batch_size]
+            yield collate_samples([samples[index] for index in numbers])

@@ -21,7 +21,7 @@ from generation.infill import prompt_generator
 from model.modeling_glm import GLMModel, evaluating
 from mpu.initialize import ParallelTopology
 from tasks.readers import MissingFileError
-from tasks.run import Score, TaskRun
+from tasks.run import Score, TaskRun, training_batches
 from tasks.seq2seq.decoding import TargetDecoder, decode_shared
 from tasks.seq2seq.detokenizers import clean_filled
 from tasks.seq2seq.metrics import metric_names, score_predictions
@@ -30,7 +30,6 @@ from tasks.seq2seq.readers import BLANK, NO_ANSWER, Seq2SeqExample, Seq2SeqOptio
 from tasks.seq2seq.samples import build_sample, collate, with_blanks
 from tasks.seq2seq.settings import BLANK_TASKS, SQUAD_TASKS, SUMMARY_TASKS
 from tasks.settings import FinetuningSettings
-from tasks.task_data import training_batches
 from training.engine import BlankInfilling, Engine
 from training.settings import ModelSettings
 

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from data_utils.objective.block_infilling import BlankInfillingCollator
 from data_utils.objective.packing import Sample
 from data_utils.tokenizers.tokenizer import Tokenizer
 from data_utils.whole_files import write_whole
+from model.heads import MultiTokenCloze, MultiTokenClozeFast, SequenceClassification, SingleTokenCloze
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
-from tasks.collation import TaskBatch
-from tasks.network import HeadSettings, add_head, check_prompt, freeze_transformer, initialize_prompt
-from tasks.objective import TaskCriterion
-from tasks.prediction import average_scores, score_rows
-from tasks.predictions import prediction_lines
+from mpu.mappings import gather_from_model_parallel
+from tasks.readers import MissingFileError
 from tasks.registry import find_task
 from tasks.run import Score, TaskRun
-from tasks.samples import EncodingOptions, TaskSample
 from tasks.settings import FinetuningSettings
-from tasks.task_data import EvaluationSet, TaskData
+from tasks.superglue.batches import WIDTH_MULTIPLE, TaskBatch, collate
+from tasks.superglue.objective import TaskCriterion, average_scores, score_rows
+from tasks.superglue.readers import DataOptions, InputExample
+from tasks.superglue.samples import EncodingOptions, Kind, TaskSample
 from training.data import blank_infilling
 from training.engine import Engine
+
+logger = logging.getLogger("glm")
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """A split to choose answers for: its name in files, its examples in order, and their samples in every pattern."""
+
+    name: str
+    examples: Sequence[InputExample]
+    pattern_samples: Sequence[Sequence[TaskSample]]
+
+    @property
+    def samples(self) -> Sequence[TaskSample]:
+        """Return the samples in the first pattern."""
+        return self.pattern_samples[0]
 
 
 def encoding_options(configuration: FinetuningSettings) -> EncodingOptions:
@@ -67,17 +86,77 @@ class UnderstandingRun(TaskRun):
         topology: ParallelTopology,
     ) -> None:
         super().__init__(configuration, tokenizer=tokenizer, topology=topology)
-        self.task = find_task(configuration.task.name)
+        settings, files = configuration.task, configuration.data
+        self.task = find_task(settings.name)
+        if files.data_dir is None and self.task.needs_folder:
+            raise ValueError("no --data-dir: give the folder of the task's files")
         self.name, self.metrics = self.task.name, self.task.metrics
         self.encoding = encoding_options(configuration)
-        self.data = TaskData(self.task, configuration, tokenizer=tokenizer, encoding=self.encoding)
-        tuning, splits = configuration.tuning, configuration.data
-        self.training = self.data.samples("train") if tuning.epochs else ()
-        self.validation = [] if tuning.no_validation else self.data.evaluation_sets(splits.valid_data, default="dev")
+        self.pattern_ids = self._ensemble() or (self.encoding.pattern_id,)
+        self.data_options = DataOptions(
+            few_superglue=settings.few_superglue, cloze=settings.cloze_eval, wsc_negative=settings.wsc_negative
+        )
+        tuning = configuration.tuning
+        self.training = self._loss_samples("train") if tuning.epochs else ()
+        self.validation = [] if tuning.no_validation else self._evaluation_sets(files.valid_data, default="dev")
         if tuning.epochs and self.validation:
-            self.loss_samples = self.data.samples((splits.valid_data or ("dev",))[0])
-        test = [] if configuration.task.eval_valid else self.data.evaluation_sets(splits.test_data, default="test")
+            self.loss_samples = self._loss_samples((files.valid_data or ("dev",))[0])
+        test = [] if settings.eval_valid else self._evaluation_sets(files.test_data, default="test")
         self.test = test or self.validation
+
+    def examples(self, split: str, *, for_training: bool) -> Sequence[InputExample]:
+        """Read a split, or with ``--limit`` some of its examples."""
+        options = replace(self.data_options, for_training=for_training)
+        folder, limit = self.configuration.data.data_dir, self.configuration.task.limit
+        return limited(self.task.examples(folder, split, options), limit)
+
+    def _ensemble(self) -> tuple[int, ...]:
+        """Return the patterns of ``--pattern-ensemble``, all where it names none; nothing without the flag."""
+        settings = self.configuration.task
+        if settings.pattern_ensemble is None or not settings.cloze_eval:
+            return ()
+        known = self.task.patterns.pattern_ids
+        if unknown := sorted(set(settings.pattern_ensemble) - set(known)):
+            raise ValueError(
+                f"--pattern-ensemble {unknown[0]}: {self.name} has the patterns {', '.join(map(str, known))}"
+            )
+        return tuple(settings.pattern_ensemble) or known
+
+    def _loss_samples(self, split: str) -> Sequence[TaskSample]:
+        """Return the samples of a split for a loss, those of all patterns; say how many texts were shortened."""
+        examples = self.examples(split, for_training=True)
+        return list(itertools.chain.from_iterable(self._encoded(examples, split, for_training=True)))
+
+    def _evaluation_sets(self, names: Sequence[str] | None, *, default: str) -> list[EvaluationSet]:
+        """Return the splits called ``names`` for a metric.
+
+        Without names it is the ``default`` one; when the task has no such split, or its file is not there, none.
+        """
+        if names:
+            return [self._evaluation_set(split) for split in self.task.splits(names)]
+        if not self.task.has_split(default, self.data_options):
+            logger.info(f"{self.name} has no split {default!r}")
+            return []
+        try:
+            return [self._evaluation_set(default)]
+        except MissingFileError as error:
+            logger.info(f"note: {error}")
+            return []
+
+    def _evaluation_set(self, split: str) -> EvaluationSet:
+        examples = self.examples(split, for_training=False)
+        return EvaluationSet(self.task.output_name(split), examples, self._encoded(examples, split, for_training=False))
+
+    def _encoded(
+        self, examples: Sequence[InputExample], split: str, *, for_training: bool
+    ) -> list[Sequence[TaskSample]]:
+        """Return the samples of the examples in every pattern."""
+        options = [replace(self.encoding, pattern_id=pattern_id) for pattern_id in self.pattern_ids]
+        sets = [self.task.build_samples(examples, self.tokenizer, one, for_training=for_training) for one in options]
+        count, truncated = sum(len(one.samples) for one in sets), sum(one.num_truncated for one in sets)
+        shortened = f", {truncated} shortened" if truncated else ""
+        logger.info(f"{self.name} {split}: {len(examples):,} examples, {count:,} samples{shortened}")
+        return [one.samples for one in sets]
 
     def build_network(self) -> nn.Module:
         """Build the GLM with the weights of ``--load-pretrained``, its prompt encoder, and the head of the samples."""
@@ -85,21 +164,25 @@ class UnderstandingRun(TaskRun):
         settings, prompt = configuration.task, configuration.prompt
         vocab_size = self.tokenizer.padded_size(configuration.tokenizer.make_vocab_size_divisible_by)
         config = configuration.model.config(vocab_size=vocab_size)
-        if prompt.continuous_prompt:
-            length = self.task.prompt_length(self.encoding)
-            config = replace(config, prompt_length=length, prompt_function=prompt.prompt_func)
         kind = (self.training or self.test[0].samples)[0].kind
-        check_prompt(config, kind=kind)
+        if prompt.continuous_prompt:
+            self.encoding.check_prompt()
+            if kind in ("fast_decode", "classification"):
+                raise ValueError(
+                    f"--continuous-prompt does not go with {kind.replace('_', ' ')} samples; use --cloze-eval without "
+                    "--fast-decode"
+                )
+            config = replace(config, prompt_length=self.encoding.prompt_length, prompt_function=prompt.prompt_func)
         model = GLMModel(config, topology=self.topology)
-        head = HeadSettings(
-            kind=kind,
+        network = add_head(
+            model,
+            kind,
             num_classes=1 if self.task.choice_head else len(self.task.labels),
             pool_token=settings.pool_token,
             dropout=settings.output_dropout,
             length_penalty=configuration.generation.length_penalty,
             adapet=settings.adapet,
         )
-        network = add_head(model, head)
         self.load_start_weights(network, model)
         if prompt.prompt_init:
             words = self.task.prompt_init_tokens(self.tokenizer, self.encoding)
@@ -113,8 +196,15 @@ class UnderstandingRun(TaskRun):
         return TaskCriterion(function=self.configuration.task.loss_func, adapet=self.configuration.task.adapet)
 
     def collate(self, samples: Sequence[TaskSample]) -> TaskBatch:
-        """Stack samples of one kind."""
-        return self.data.collate(samples)
+        """Stack samples, padded to the longest of them or to ``--seq-length``, or in rows that they share."""
+        settings = self.configuration.batch
+        return collate(
+            samples,
+            pad_id=self.tokenizer.special.pad,
+            pad_to=settings.seq_length if settings.pad_to_max else None,
+            multiple_of=WIDTH_MULTIPLE,
+            share_rows=settings.pack_samples,
+        )
 
     def batches(self, first_batch: int) -> Iterator[Any]:
         """Yield the micro batches of the run, with ``--block-lm-ratio`` updates of blanks in its texts among them."""
@@ -131,23 +221,22 @@ class UnderstandingRun(TaskRun):
 
     def evaluate(self, engine: Engine, split: EvaluationSet, *, folder: Path | None) -> Score:
         """Choose answers for a split; with several patterns their probabilities are averaged."""
-        batch_size = self.configuration.batch.evaluation_batch_size
+        batch_size, pad_id = self.configuration.batch.evaluation_batch_size, self.tokenizer.special.pad
         scores = [
-            score_rows(engine, samples, batch_size=batch_size, pad_id=self.data.pad_id)
-            for samples in split.pattern_samples
+            score_rows(engine, samples, batch_size=batch_size, pad_id=pad_id) for samples in split.pattern_samples
         ]
         kind = split.samples[0].kind
-        rows = [int(row.argmax()) for row in average_scores(scores)]
-        predictions = [self.task.predicted_class(kind, row) for row in rows]
+        best_rows = [int(row.argmax()) for row in average_scores(scores)]
+        predictions = [self.task.predicted_class(kind, row) for row in best_rows]
         settings = self.configuration.task
         if folder is not None and self.topology.rank == 0:
-            lines = prediction_lines(
-                self.task, split.examples, predictions, index_key=settings.index_key, compatible=settings.compatible
+            lines = self.task.prediction_lines(
+                split.examples, predictions, index_key=settings.index_key, compatible=settings.compatible
             )
             write_whole(folder / f"{split.name}.jsonl", "".join(f"{line}\n" for line in lines))
         counted = self.task.counted_rows(split.examples)
         if not counted:
-            return Score(split.name, len(rows), None, {})
+            return Score(split.name, len(predictions), None, {})
         examples = [split.examples[number] for number in counted]
         metrics = self.task.evaluate([predictions[number] for number in counted], examples)
         return Score(split.name, len(counted), metrics, self.task.majority_baseline(examples))
@@ -155,8 +244,7 @@ class UnderstandingRun(TaskRun):
     def _infilling_batches(self) -> Callable[[int], Any]:
         """Return what makes blank-infilling batches of the task's texts with their answers filled in."""
         configuration, topology = self.configuration, self.topology
-        examples = self.data.examples("train", for_training=True)
-        texts = self.task.priming_texts(examples, self.tokenizer, self.encoding)
+        texts = self.task.labelled_texts(self.examples("train", for_training=True), self.tokenizer, self.encoding)
         collator = BlankInfillingCollator(
             self.tokenizer,
             blank_infilling(configuration),
@@ -168,7 +256,74 @@ class UnderstandingRun(TaskRun):
 
         def batch(number: int) -> Any:
             generator = random.Random(f"texts {configuration.run.seed} {number} {topology.data_parallel_rank}")
-            chosen = (np.array(generator.choice(texts), dtype=np.int64) for _ in range(configuration.batch.batch_size))
-            return collator([Sample(tokens, np.ones_like(tokens)) for tokens in chosen], batch_index=number)
+            drawn = (np.array(generator.choice(texts), dtype=np.int64) for _ in range(configuration.batch.batch_size))
+            return collator([Sample(tokens, np.ones_like(tokens)) for tokens in drawn], batch_index=number)
 
         return batch
+
+
+def limited(examples: Sequence[Any], limit: int | None) -> Sequence[Any]:
+    """Return ``limit`` of the examples in their order, drawn at random: files are often sorted by class.
+
+    The choice depends on the two numbers only, so that runs with other seeds are compared on the same examples.
+    """
+    if limit is None or limit >= len(examples):
+        return examples
+    numbers = sorted(random.Random(f"limit {limit} of {len(examples)}").sample(range(len(examples)), limit))
+    return [examples[number] for number in numbers]
+
+
+def add_head(
+    model: GLMModel,
+    kind: Kind,
+    *,
+    num_classes: int = 1,
+    pool_token: str = "cls",
+    dropout: float = 0.1,
+    length_penalty: float = 0.0,
+    adapet: bool = False,
+) -> nn.Module:
+    """Return ``model`` inside the head that scores its kind of samples; a bare one predicts tokens.
+
+    Args:
+        model: the language model.
+        kind: of the samples.
+        num_classes: outputs of a classification head; 1 where choices are scored.
+        pool_token: the position that feeds it.
+        dropout: before its last layer.
+        length_penalty: answers' scores are divided by length ** penalty.
+        adapet: single tokens are scored by log-probability over the vocabulary.
+    """
+    if kind == "single_token":
+        return SingleTokenCloze(model, take_softmax=adapet)
+    if kind == "multi_token":
+        return MultiTokenCloze(model, length_penalty=length_penalty)
+    if kind == "fast_decode":
+        return MultiTokenClozeFast(model, length_penalty=length_penalty)
+    if kind == "classification":
+        return SequenceClassification(model, num_classes, pool_token=pool_token, dropout_probability=dropout)
+    return model
+
+
+def freeze_transformer(model: GLMModel, *, tuned_layers: int = 0) -> None:
+    """Train the prompt encoder and the heads only, and with ``tuned_layers`` the first layers.
+
+    Raises:
+        ValueError: nothing is left to train, or there are fewer layers.
+    """
+    if tuned_layers > model.config.num_layers:
+        raise ValueError(
+            f"--tune-prefix-layers is {tuned_layers}, the model has {model.config.num_layers} layers; give no more"
+        )
+    model.word_embeddings.requires_grad_(False)
+    model.transformer.requires_grad_(False)
+    model.transformer.layers[:tuned_layers].requires_grad_(True)
+
+
+def initialize_prompt(model: GLMModel, *, task_token_ids: Sequence[int], generator: random.Random) -> None:
+    """Start the continuous prompt from word embeddings (``--prompt-init``), the same on all ranks."""
+    assert model.prompt_spell is not None, "no prompt encoder"
+    with torch.no_grad():
+        # Rows are cut over the ranks; gathering works on the last dimension.
+        rows = gather_from_model_parallel(model.word_embeddings.weight.t().contiguous(), model.topology).t()
+    model.prompt_spell.initialize_from_words(rows, task_token_ids=task_token_ids, generator=generator)

@@ -21,9 +21,9 @@ from tasks.language_model.readers import TokenDocuments, read_endings
 from tasks.language_model.run import accuracy, score_windows
 from tasks.language_model.samples import document_windows, ending_windows
 from tasks.language_model.settings import LanguageModelSettings
-from tasks.prediction import score_rows
 from tasks.registry import TASKS
-from tasks.samples import EncodingOptions
+from tasks.superglue.objective import score_rows
+from tasks.superglue.samples import EncodingOptions
 from tests.helpers.engines import scoring_engine
 from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, made_up_texts, random_model
 

@@ -14,10 +14,11 @@ from generation.scoring import Question, Score, score_batch, score_questions
 from model.heads import MultiTokenCloze
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology, initialize_model_parallel
-from tasks.examples import InputExample
-from tasks.prediction import score_rows
 from tasks.registry import TASKS
-from tasks.samples import EncodingOptions
+from tasks.superglue.batches import collate
+from tasks.superglue.objective import score_rows
+from tasks.superglue.readers import InputExample
+from tasks.superglue.samples import EncodingOptions
 from tests.helpers.distributed import run
 from tests.helpers.engines import scoring_engine
 from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, made_up_texts, random_model
@@ -101,9 +102,9 @@ def test_the_task_says_the_same(unidirectional: bool):
     rows = []
     with torch.inference_mode():
         for sample in samples:
-            arrays = (sample.input_ids, sample.position_ids, sample.attention_mask, sample.target_ids)
-            tensors = [torch.from_numpy(array.astype(np.int64)) for array in (*arrays, sample.loss_mask)]
-            rows.append(head(*tensors))
+            batch = collate([sample], pad_id=50).tensors()
+            inputs = batch.input_ids, batch.position_ids, batch.prefix_lengths
+            rows.append(head(*inputs, batch.target_ids, batch.loss_mask)[0])
     found = score_questions(model, questions_of(texts, unidirectional=unidirectional))
     evaluated = score_rows(scoring_engine(head), samples, batch_size=4, pad_id=50)
     for row, scores, values in zip(rows, found, evaluated, strict=True):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from data_utils.rows import Row
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
-from tasks.network import HeadSettings, add_head
-from tasks.samples import Kind, TaskSample
+from tasks.superglue.run import add_head
+from tasks.superglue.samples import Kind, TaskSample
 
 VOCABULARY, LONGEST, PAD = 64, 24, 3
 
@@ -21,23 +22,20 @@ def make_model(kind: Kind, *, one_row: bool = False, pool_token: str = "cls", to
     )  # fmt: skip
     model = GLMModel(config, topology=topology, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(2)
-    head = add_head(model, HeadSettings(kind, num_classes=1, pool_token=pool_token, dropout=0.0, length_penalty=0.5))
+    head = add_head(model, kind, num_classes=1, pool_token=pool_token, dropout=0.0, length_penalty=0.5)
     return head.double()
 
 
-def make_row(generator: np.random.Generator, width: int, *, one_row: bool, room: bool) -> dict[str, np.ndarray]:
-    """Return a row of random length below ``width``, padded to it: context, then an answer."""
+def make_row(generator: np.random.Generator, width: int, *, kind: Kind, one_row: bool) -> Row:
+    """Return a row of at most ``width`` positions: context, then an answer."""
     context = int(generator.integers(1, width - 1))
-    length = int(generator.integers(context + 1, width + 1)) if room else context + 1
-    values = {name: np.zeros(width, dtype=np.int32) for name in ("input_ids", "target_ids", "loss_mask")}
-    values["input_ids"][:] = PAD
-    values["input_ids"][:length] = generator.integers(0, VOCABULARY, length)
-    values["target_ids"][context:length] = generator.integers(0, VOCABULARY, length - context)
-    values["loss_mask"][context:length] = 1
-    positions = np.zeros((2, width), dtype=np.int32)
-    positions[0, :length] = np.minimum(np.arange(length), context)
-    positions[1, context:length] = np.arange(1, length - context + 1)
-    return {**values, "position_ids": positions[0] if one_row else positions, "attention_mask": np.int32(context)}
+    length = context + 1 if kind == "single_token" else int(generator.integers(context + 1, width + 1))
+    values = np.zeros((5, length), dtype=np.int32)
+    values[:2] = generator.integers(0, VOCABULARY, (2, length))
+    values[2, context:] = 1
+    values[3] = np.minimum(np.arange(length), context)
+    values[4, context:] = np.arange(1, length - context + 1)
+    return Row(values[:4] if one_row else values, context)
 
 
 def make_samples(kind: Kind, count: int, seed: int, *, choices: bool, one_row: bool) -> list[TaskSample]:
@@ -46,14 +44,8 @@ def make_samples(kind: Kind, count: int, seed: int, *, choices: bool, one_row: b
     for number in range(count):
         num_rows = int(generator.integers(1, 4)) if choices else 1
         width = int(generator.integers(3, LONGEST))
-        rows = [make_row(generator, width, one_row=one_row, room=kind != "single_token") for _ in range(num_rows)]
-        fields = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        if not choices:
-            fields = {name: value[0] for name, value in fields.items()}
-        if kind == "single_token":
-            fields["target_ids"] = generator.integers(0, VOCABULARY, 3)
-        if kind == "classification":
-            del fields["target_ids"], fields["loss_mask"]
-        labels = num_rows if choices else 1
-        samples.append(TaskSample(kind, number, int(generator.integers(0, labels)), **fields))
+        rows = tuple(make_row(generator, width, kind=kind, one_row=one_row) for _ in range(num_rows))
+        label_ids = tuple(generator.integers(0, VOCABULARY, 3)) if kind == "single_token" else ()
+        label = int(generator.integers(0, num_rows if choices else 1))
+        samples.append(TaskSample(kind, number, label, rows, choices=choices, label_ids=label_ids))
     return samples

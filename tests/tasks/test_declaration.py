@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
-from tasks.collation import collate
 from tasks.declaration import Fields, declare
-from tasks.examples import DataOptions
-from tasks.predictions import prediction_lines
 from tasks.registry import find_task
-from tasks.samples import EncodingOptions
+from tasks.superglue.batches import collate
+from tasks.superglue.readers import DataOptions
+from tasks.superglue.samples import PROMPT, EncodingOptions
 from tests.helpers.launching import run
 
 README = Path(__file__).resolve().parents[2] / "tasks" / "superglue" / "README.md"
@@ -56,10 +55,8 @@ def declared(tmp_path: Path):
     return found
 
 
-def decoded(tokenizer: Tokenizer, sample, row: int | None = None) -> str:
-    ids = sample.input_ids if row is None else sample.input_ids[row]
-    length = int(sample.attention_mask if row is None else sample.attention_mask[row])
-    return tokenizer.decode(ids[:length].tolist())
+def decoded(tokenizer: Tokenizer, sample, row: int = 0) -> str:
+    return tokenizer.decode(sample.rows[row].input_ids[: sample.rows[row].prefix_length].tolist())
 
 
 def test_a_pair_of_texts(declared, tokenizer):
@@ -71,12 +68,12 @@ def test_a_pair_of_texts(declared, tokenizer):
     assert decoded(tokenizer, samples[0]) == (
         "[CLS] the handle broke on the first day . all in all , the hammer was [MASK] . [PAD]"
     )
-    assert samples[0].target_ids.tolist() == [tokenizer.encode("bad")[0], tokenizer.encode("good")[0]]
+    assert list(samples[0].label_ids) == [tokenizer.encode("bad")[0], tokenizer.encode("good")[0]]
     prompted = EncodingOptions(seq_length=64, pattern_id=1, continuous_prompt=True, num_prompt_tokens=3)
     [sample] = task.build_samples(examples[:1], tokenizer, prompted).samples
-    assert len(sample.prompt_positions) == task.prompt_length(prompted) == 3
+    assert (sample.rows[0].input_ids == PROMPT).sum() == prompted.prompt_length == 3
     assert task.evaluate([0, 1, 1, 1], examples) == {"accuracy": 75.0, "f1-macro": pytest.approx(0.7333333)}
-    lines = prediction_lines(task, examples, [0, 1, 1, 1])
+    lines = task.prediction_lines(examples, [0, 1, 1, 1])
     assert json.loads(lines[2]) == {"idx": 2, "label": "good"}
 
 
@@ -86,7 +83,7 @@ def test_choices(declared, tokenizer):
     samples = task.build_samples(examples, tokenizer, EncodingOptions(seq_length=64)).samples
     assert [sample.label for sample in samples] == [1, 0]
     assert decoded(tokenizer, samples[0], 2) == "[CLS] question : what drives in a nail ? answer : [MASK] . [PAD]"
-    answer = samples[0].target_ids[1][samples[0].loss_mask[1].astype(bool)]
+    answer = samples[0].rows[1].target_ids[samples[0].rows[1].loss_mask == 1]
     assert answer.tolist() == [*tokenizer.encode("a hammer"), tokenizer.command_id("eop")]
     assert task.evaluate([1, 3], examples) == {"accuracy": 50.0}
 

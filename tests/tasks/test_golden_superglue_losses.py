@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from data_utils.rows import Row
 from model.checkpoints.format import canonical_name
 from model.config import GLMConfig
 from model.heads import MultiTokenCloze, MultiTokenClozeFast, SequenceClassification, SingleTokenCloze
 from model.modeling_glm import GLMModel
 from model.prompt import PromptEncoder
-from tasks.network import freeze_transformer
-from tasks.objective import decoupled_loss, mask_scores, score_loss
-from tasks.prediction import score_rows
 from tasks.registry import find_task
-from tasks.samples import TaskSample
+from tasks.superglue.objective import decoupled_loss, mask_scores, score_loss, score_rows
+from tasks.superglue.run import freeze_transformer
+from tasks.superglue.samples import TaskSample
 from tests.helpers.engines import make_engine
 from tests.helpers.golden_index import GoldenFolder
 
@@ -107,6 +107,14 @@ class MinusTargets(torch.nn.Module):
         return -(target_ids * loss_mask).sum(-1).float()
 
 
+ROW_NAMES = ("text", "target", "logit_mask", "position", "mask")
+
+
+def recorded_row(ids: list[int], targets: list[int], loss_mask: list[int], positions: list, prefix_length: int) -> Row:
+    """Return a recorded row of a sample."""
+    return Row(np.array([ids, targets, loss_mask, *positions]), prefix_length)
+
+
 def test_choices_of_an_evaluation(recorded: dict[str, Any]) -> None:
     for case in recorded["evaluation"]:
         assert case["score"] == "minus sum of target*logit_mask"
@@ -117,11 +125,8 @@ def test_choices_of_an_evaluation(recorded: dict[str, Any]) -> None:
                 kind="multi_token",
                 uid=sample["uid"],
                 label=sample["label"],
-                input_ids=np.array(sample["text"]),
-                position_ids=np.array(sample["position"]),
-                attention_mask=np.array(sample["mask"]),
-                target_ids=np.array(sample["target"]),
-                loss_mask=np.array(sample["logit_mask"]),
+                rows=tuple(map(recorded_row, *(sample[name] for name in ROW_NAMES))),
+                choices=True,
             )
             for sample in case["samples"]
         ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.examples import InputExample
 from tasks.metrics import (
     accuracy,
     binary_f1,
@@ -17,8 +16,8 @@ from tasks.metrics import (
     normalize_answer,
     token_f1,
 )
-from tasks.predictions import prediction_lines
 from tasks.registry import TASKS
+from tasks.superglue.readers import InputExample
 
 TOLERANCE = 1e-9
 
@@ -74,5 +73,5 @@ def test_prediction_files(golden):
             examples = task.examples(golden.path("superglue/raw") / case["dir"], case["split"])
             if case["reversed_examples"]:
                 examples = examples[::-1]
-        lines = prediction_lines(task, examples, case["predictions"], compatible=True)
+        lines = task.prediction_lines(examples, case["predictions"], compatible=True)
         assert "".join(line + "\n" for line in lines) == case["file"], case["task"]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.collation import collate
 from tasks.registry import TASKS
-from tasks.samples import EncodingOptions
+from tasks.superglue.batches import collate
+from tasks.superglue.samples import EncodingOptions
 from tests.helpers.golden_tokenizers import recorded_tokenizer
 
 NAMES = {
     "text": "input_ids",
     "position": "position_ids",
-    "mask": "attention_mask",
+    "mask": "prefix_lengths",
     "target": "target_ids",
     "logit_mask": "loss_mask",
 }
@@ -37,7 +37,7 @@ def test_multichoice(golden, vocab_dir):
         assert [example.guid for example in examples] == entry["uids"]
         for sample, recorded in zip(samples, entry["samples"], strict=True):
             assert set(recorded) == {*NAMES, "label", "uid"}
-            assert (sample.uid, sample.label) == (recorded["uid"], recorded["label"])
+            assert (sample.uid, sample.label or 0) == (recorded["uid"], recorded["label"])
             batch = collate([sample], pad_id=tokenizer.command_id("pad"), pad_to=case["seq_length"])
             for key, name in NAMES.items():
                 assert (getattr(batch, name)[0] == np.array(recorded[key])).all(), (case, key)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from data_utils.mixtures import MixedDataset
-from tasks.mixture import FOLDERS, DownstreamCollator, PatternEnsemble
+from tasks.multitask import FOLDERS, DownstreamCollator, PatternEnsemble
 from tasks.registry import TASKS
-from tasks.samples import EncodingOptions
+from tasks.superglue.samples import EncodingOptions
 from tests.helpers.golden_tokenizers import recorded_tokenizer
 
 NAMES = {

@@ -16,11 +16,10 @@ import numpy as np
 import pytest
 
 from data_utils.tokenizers.tokenizer import Tokenizer
-from tasks.collation import collate, to_tensors
-from tasks.encoding import labelled_texts
-from tasks.examples import DataOptions, InputExample
 from tasks.registry import TASKS
-from tasks.samples import EncodingOptions, TaskSample
+from tasks.superglue.batches import TaskBatch, collate
+from tasks.superglue.readers import DataOptions, InputExample
+from tasks.superglue.samples import EncodingOptions, TaskSample
 from tests.helpers.golden_tokenizers import recorded_tokenizer
 
 FILES = sorted(
@@ -31,7 +30,7 @@ FILES = sorted(
 NAMES = {
     "text": "input_ids",
     "position": "position_ids",
-    "mask": "attention_mask",
+    "mask": "prefix_lengths",
     "target": "target_ids",
     "logit_mask": "loss_mask",
     "prompt_pos": "prompt_positions",
@@ -40,7 +39,7 @@ NAMES = {
 FAST_NAMES = {
     "text": "input_ids",
     "position": "position_ids",
-    "mask": "attention_mask",
+    "mask": "prefix_lengths",
     "dec_text": "answer_ids",
     "dec_position": "answer_position_ids",
     "dec_mask": "answer_prefix_lengths",
@@ -50,12 +49,11 @@ FAST_NAMES = {
 LANGUAGE_MODEL_NAMES = {
     "text": "input_ids",
     "target": "target_ids",
-    "attention_mask": "attention_mask",
+    "attention_mask": "prefix_lengths",
     "loss_mask": "loss_mask",
     "position_id": "position_ids",
     "prompt_pos": "prompt_positions",
 }
-ENCODER_NAMES = {"text": "input_ids", "types": "token_types", "padding_mask": "padding_mask"}
 CASE_KEYS = {
     "task", "dir", "split", "first_n", "pattern_id", "tokenizer", "task_mask", "seq_length", "priming", "multi_token",
     "fast_decode", "segment_length", "continuous_prompt", "num_prompt_tokens", "prefix_prompt", "wsc_negative",
@@ -80,7 +78,6 @@ def options_of(case: dict[str, Any]) -> EncodingOptions:
         block_positions=not case.get("no_block_position", False),
         masked_lm=case.get("masked_lm", False),
         sentinel_token=case.get("sentinel_token", False),
-        encoder=case.get("pretrained_bert", False),
         compatible=True,
     )
 
@@ -108,31 +105,40 @@ class Case:
 
 
 def names_of(sample: TaskSample) -> dict[str, str]:
-    special = {"fast_decode": FAST_NAMES, "language_model": LANGUAGE_MODEL_NAMES, "encoder": ENCODER_NAMES}
+    special = {"fast_decode": FAST_NAMES, "language_model": LANGUAGE_MODEL_NAMES}
     return special.get(sample.kind, NAMES)
+
+
+def context_of(batch: TaskBatch, *, end: int = 0) -> np.ndarray:
+    """Return 1 in the context but for its last ``end`` positions."""
+    return (np.arange(batch.input_ids.shape[-1]) < batch.prefix_lengths[..., None] - end).astype(np.int64)
+
+
+def fields_of(batch: TaskBatch, recorded: dict[str, Any], names: dict[str, str], sep: int) -> dict[str, Any]:
+    """Return what the recorded fields are of a batch. Those for a stock BERT follow from ids and prefix lengths."""
+    ids = batch.input_ids
+    bert = {"types": ((ids == sep).cumsum(-1) - (ids == sep)) > 0, "padding_mask": context_of(batch)}
+    return {key: bert[key] if key in bert else getattr(batch, names[key]) for key in recorded}
 
 
 def check_sample(sample: TaskSample, recorded: dict[str, Any], case: Case, note: Any):
     names = names_of(sample)
-    assert set(recorded) <= {*names, "guid", "uid", "label"}, (set(recorded), note)
+    expected = {key: value for key, value in recorded.items() if key not in ("guid", "uid", "label")}
     assert sample.uid == recorded["uid"] == recorded["guid"], note
-    assert sample.label == recorded["label"], note
+    assert (sample.label or 0) == recorded["label"], note
     batch = collate([sample], pad_id=case.tokenizer.command_id("pad"), pad_to=case.options.seq_length)
-    for key, name in names.items():
-        if key not in recorded:
-            continue
-        expected = np.array(recorded[key], dtype=np.int64)
-        found = getattr(batch, name)
+    for key, found in fields_of(batch, expected, names, case.tokenizer.command_id("sep")).items():
+        values = np.array(expected[key], dtype=np.int64)
         if key == "types":  # the original fills types up with the id of the end token
-            expected = expected * np.array(recorded["padding_mask"])
+            values, found = values * context_of(batch, end=1)[0], found * context_of(batch, end=1)
         if found is None:
-            assert expected.size == 0, (name, note)
+            assert values.size == 0, (key, note)
         else:
-            assert found[0].shape == expected.shape, (name, note)
-            assert (found[0] == expected).all(), (name, note)
-    recorded_names = {names[key] for key in recorded if key in names}
-    unrecorded = {name for name in batch.arrays() if name not in recorded_names}
-    assert unrecorded <= {"labels", "choice_mask", "answer_prefix_lengths"}, (unrecorded, note)
+            assert found[0].shape == values.shape, (key, note)
+            assert (found[0] == values).all(), (key, note)
+    unrecorded = set(batch.arrays()) - {names[key] for key in expected if key in names}
+    known = {"labels", "choice_mask", "answer_prefix_lengths"}
+    assert unrecorded <= known | ({"position_ids", "prefix_lengths"} if "types" in recorded else set()), note
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if "priming" not in name])
@@ -167,10 +173,10 @@ def test_labelled_texts(golden, vocab_dir, name):
         for example, recorded in zip(case.examples, entry["samples"], strict=True):
             if "error" in recorded:
                 with pytest.raises(ValueError):
-                    labelled_texts(case.task, [example], case.tokenizer, case.options)
+                    case.task.labelled_texts([example], case.tokenizer, case.options)
                 continue
             assert set(recorded) == {"guid", "ids"}
-            [[first, *ids, last]] = labelled_texts(case.task, [example], case.tokenizer, case.options)
+            [[first, *ids, last]] = case.task.labelled_texts([example], case.tokenizer, case.options)
             if recorded["ids"] and isinstance(recorded["ids"][0], str):
                 # The original lists the field names of a language-model sample here; that mode never ran with wsc.
                 assert case.task.name == "wsc" and case.tokenizer.command_id("MASK") not in ids
@@ -188,26 +194,24 @@ def test_collate(golden, vocab_dir):
             samples.append(case.encode(case.examples[source["sample"]])[0])
         pad_id = case.tokenizer.command_id("pad")
         batch = collate(samples, pad_id=pad_id, pad_to=case.options.seq_length)
-        tensors = to_tensors(batch)
-        recorded = entry["batch"]
+        tensors = batch.tensors()
+        recorded = {key: value for key, value in entry["batch"].items() if key != "uid"}
         names = {**names_of(samples[0]), "label": "labels"}
         if samples[0].kind != "language_model":
             names["loss_mask"] = "choice_mask"
-        assert set(recorded) <= {*names, "uid"}, entry["name"]
-        assert list(batch.uids) == recorded["uid"]
-        for key, values in recorded.items():
-            if key == "uid":
-                continue
-            expected = np.array(values, dtype=np.int64)
+        assert list(batch.uids) == entry["batch"]["uid"]
+        for key, found in fields_of(batch, recorded, names, case.tokenizer.command_id("sep")).items():
+            expected = np.array(recorded[key], dtype=np.int64)
             if key == "types":
-                expected = expected * np.array(recorded["padding_mask"])
-            found = getattr(batch, names[key])
+                expected, found = (array * context_of(batch, end=1) for array in (expected, found))
             if found is None:
                 assert expected.size == 0, (entry["name"], key)
                 continue
             assert found.shape == expected.shape, (entry["name"], key)
             assert (found == expected).all(), (entry["name"], key)
-            assert str(getattr(tensors, names[key]).dtype) == entry["dtypes"][key]
+            if key in names:
+                assert str(getattr(tensors, names[key]).dtype) == entry["dtypes"][key]
         # The original adds the mask of choices to fast-decode batches only when their numbers differ.
-        extra = set(batch.arrays()) - {names[key] for key in recorded if key != "uid"}
-        assert extra <= {"choice_mask"} if samples[0].kind == "fast_decode" else not extra, entry["name"]
+        extra = set(batch.arrays()) - {names[key] for key in recorded if key in names}
+        known = {"choice_mask"} if samples[0].kind == "fast_decode" else set()
+        assert extra <= known | ({"position_ids", "prefix_lengths"} if "types" in recorded else set()), entry["name"]

@@ -11,11 +11,12 @@ import pytest
 
 from generation.scoring import score_questions
 from model.heads import MultiTokenCloze
-from tasks.collation import collate
 from tasks.metrics import evaluate
-from tasks.prediction import penalized, score_rows, shared_question
 from tasks.registry import TASKS
-from tasks.samples import EncodingOptions, SampleSet
+from tasks.superglue.batches import collate
+from tasks.superglue.objective import score_rows, shared_question
+from tasks.superglue.samples import EncodingOptions
+from tasks.superglue.task import SampleSet
 from tests.helpers.engines import scoring_engine
 from tests.helpers.golden_models import tiny_model
 from tests.helpers.golden_tokenizers import recorded_tokenizer
@@ -25,7 +26,7 @@ TASK = TASKS["multichoice"]
 NAMES = {
     "text": "input_ids",
     "position": "position_ids",
-    "mask": "attention_mask",
+    "mask": "prefix_lengths",
     "target": "target_ids",
     "logit_mask": "loss_mask",
 }
@@ -57,11 +58,11 @@ def test_items(golden, vocab_dir, tmp_path: Path):
         for sample, item in zip(samples, data["items"], strict=True):
             if "error" in item:  # the original loses the mask; ours keeps it
                 assert item == {"error": "AssertionError"}
-                assert (sample.input_ids == tokenizer.command_id("MASK")).any(axis=1).all()
+                assert all(tokenizer.special.mask in row.input_ids for row in sample.rows)
                 assert sample.length <= data["seq_length"]
                 continue
             assert set(item) == {*NAMES, "label", "uid"}
-            assert (sample.label, sample.uid) == (item["label"], item["uid"])
+            assert (sample.label or 0, sample.uid) == (item["label"], item["uid"])
             batch = collate([sample], pad_id=tokenizer.command_id("pad"), pad_to=data["seq_length"])
             for key, name in NAMES.items():
                 assert (getattr(batch, name)[0] == np.array(item[key])).all(), (data["tokenizer"], key, sample.uid)
@@ -87,7 +88,7 @@ def test_scores(golden, tmp_path: Path, batch_size: int):
             "batch_of_first_three",
         }  # fmt: skip
         examples, samples = tiny_samples(golden, recorded, tmp_path, unidirectional=run["unidirectional"])
-        assert [sample.label for sample in samples.samples] == run["labels"]
+        assert [sample.label or 0 for sample in samples.samples] == run["labels"]
         head = MultiTokenCloze(model, length_penalty=run["length_penalty"])
         engine = scoring_engine(head)
         rows = score_rows(engine, samples.samples, batch_size=batch_size, pad_id=pad)
@@ -96,7 +97,8 @@ def test_scores(golden, tmp_path: Path, batch_size: int):
         alone = score_questions(model, questions, batch_size=batch_size)
         for row, scores, expected in zip(rows, alone, run["choice_scores"], strict=True):
             np.testing.assert_allclose(row[: len(expected)], expected, atol=1e-3)
-            np.testing.assert_allclose(penalized(scores, run["length_penalty"]), expected, atol=1e-3)
+            penalized = [one.log_probability / one.num_tokens ** max(0.0, run["length_penalty"]) for one in scores]
+            np.testing.assert_allclose(penalized, expected, atol=1e-3)
         chosen = [int(row.argmax()) for row in score_rows(engine, samples.samples, batch_size=batch_size, pad_id=pad)]
         assert chosen == run["predictions"]
         assert evaluate(TASK.metrics, chosen, run["labels"], examples)["accuracy"] == pytest.approx(run["accuracy"])

@@ -16,7 +16,7 @@ import torch
 from data_utils.tokenizers.tokenizer import build_tokenizer
 from generation.api import GLM, load_model
 from tasks.registry import TASKS
-from tasks.samples import EncodingOptions
+from tasks.superglue.samples import EncodingOptions
 from tests.helpers.launching import run
 from tests.helpers.small_corpus import WORDS, SmallCorpus, make_corpus, task_flags, write_entailment_split
 from tests.helpers.small_models import random_model

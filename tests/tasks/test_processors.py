@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tasks.examples import DataOptions
 from tasks.registry import TASKS, find_task
-from tasks.superglue.processors_wsc import locate_pronoun, locate_span
-from tasks.task_data import limited
+from tasks.superglue.processors import locate_pronoun, locate_span
+from tasks.superglue.readers import DataOptions
+from tasks.superglue.run import limited
 
 RTE_ROW = {"premise": "It rained.", "hypothesis": "It was wet.", "label": "entailment", "idx": 0}
 WSC_ROW = {
@@ -146,9 +146,9 @@ def test_labels_that_the_file_does_not_have(tmp_path):
     write(tmp_path, "test.jsonl", row)
     wic = TASKS["wic"].examples(tmp_path, "test")
     assert wic[0].label == "false"
-    assert not TASKS["wic"].has_labels(wic)
+    assert TASKS["wic"].counted_rows(wic) == []
     write(tmp_path, "test.jsonl", {**row, "label": False})
-    assert TASKS["wic"].has_labels(TASKS["wic"].examples(tmp_path, "test"))
+    assert TASKS["wic"].counted_rows(TASKS["wic"].examples(tmp_path, "test")) == [0]
 
 
 def test_the_score_of_the_most_frequent_class(tmp_path):
@@ -167,10 +167,10 @@ def test_every_task_has_what_it_needs():
         assert task.labels
         assert task.metrics
         if task.pvp is not None:
-            for pattern_id in task.pattern_ids:
+            for pattern_id in task.patterns.pattern_ids:
                 if not task.patterns.free_answers:
                     assert list(task.patterns.verbalizers(pattern_id)) == list(task.labels)
-    assert "has the patterns 0 to 4" in message(TASKS["rte"].patterns.parts, None, 5)
+    assert "has the patterns 0 to 4" in message(TASKS["rte"].patterns.rendered, None, 5)
     assert "leave out --cloze-eval" in message(lambda: TASKS["wsc1"].patterns)
 
 

@@ -6,7 +6,6 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,12 +15,10 @@ from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from model.config import GLMConfig
 from model.heads import MultiTokenCloze, MultiTokenClozeFast, SingleTokenCloze
 from model.modeling_glm import GLMModel
-from tasks.cloze import ClozeEncoder
-from tasks.collation import TaskBatch, collate, length_buckets, to_tensors
-from tasks.examples import InputExample
-from tasks.layout import Piece, truncate
 from tasks.registry import TASKS
-from tasks.samples import EncodingOptions, TaskSample
+from tasks.superglue.batches import TaskBatch, collate, length_buckets
+from tasks.superglue.readers import InputExample
+from tasks.superglue.samples import ClozeEncoder, EncodingOptions, Piece, TaskSample, truncate
 
 VOCABULARY = """[PAD] [UNK] [CLS] [SEP] [MASK] yes no maybe true false question answer or because so , . ? : ! " ' * ( )
 the rain fell on stones and grew loud at night a it was wet - # ann bea she thanked helped him pronoun refers to in"""
@@ -61,11 +58,11 @@ def samples_of(name: str, examples, tokenizer: Tokenizer, **options) -> tuple[Ta
 
 
 def batch_of(samples, tokenizer: Tokenizer, **options) -> TaskBatch:
-    return to_tensors(collate(samples, pad_id=tokenizer.command_id("pad"), **options))
+    return collate(samples, pad_id=tokenizer.command_id("pad"), **options).tensors()
 
 
 def scores(model: GLMModel, batch: TaskBatch) -> torch.Tensor:
-    common = batch.input_ids, batch.position_ids, batch.attention_mask
+    common = batch.input_ids, batch.position_ids, batch.prefix_lengths
     with torch.no_grad():
         if batch.kind == "single_token":
             return SingleTokenCloze(model)(*common, batch.target_ids)[0]
@@ -106,7 +103,7 @@ def test_fast_decode_keeps_long_answers(model, tokenizer):
     examples = [copa(SHORT, f"{LONG} and {LONG}", "it was wet"), copa(LONG, SHORT, "it fell")]
     full = scores(model, batch_of(samples_of("copa", examples, tokenizer, seq_length=96), tokenizer))
     fast = samples_of("copa", examples, tokenizer, seq_length=96, fast_decode=True)
-    assert fast[0].answer_ids.shape[-1] > 16
+    assert max(map(len, fast[0].answers)) > 16
     torch.testing.assert_close(scores(model, batch_of(fast, tokenizer)), full, atol=1e-5, rtol=1e-5)
 
 
@@ -162,14 +159,14 @@ def test_truncation_fits_and_takes_no_more_than_it_must(sides, answer, max_lengt
 
 def test_classification_reads_what_the_original_cannot(tokenizer):
     [single] = samples_of("sst2", [InputExample("dev-0", SHORT, label="1")], tokenizer, cloze=False)
-    assert tokenizer.decode(single.input_ids.tolist()) == "[CLS] rain fell [PAD]"
-    assert single.attention_mask == 4
+    assert tokenizer.decode(single.rows[0].input_ids.tolist()) == "[CLS] rain fell [PAD]"
+    assert single.rows[0].prefix_length == 4
     [empty] = samples_of("tnews", [InputExample("dev-0", SHORT, "", "100")], tokenizer, cloze=False)
-    assert tokenizer.decode(empty.input_ids.tolist()) == "[CLS] rain fell [SEP] [PAD]"
+    assert tokenizer.decode(empty.rows[0].input_ids.tolist()) == "[CLS] rain fell [SEP] [PAD]"
     meta = {"span1_text": "rain", "span2_text": "it", "span2_index": 5, "span2_length": 2}
     chinese = InputExample("dev-0", "rain it was", 0, "true", meta)
     [spans] = samples_of("cluewsc", [chinese], tokenizer, cloze=False)
-    assert tokenizer.decode(spans.input_ids.tolist()) == "[CLS] rain * it * was [SEP] rain [PAD]"
+    assert tokenizer.decode(spans.rows[0].input_ids.tolist()) == "[CLS] rain * it * was [SEP] rain [PAD]"
     for name, example in (("race", rte(SHORT)), ("squad", rte(SHORT))):
         with pytest.raises(ValueError, match="give --cloze-eval"):
             samples_of(name, [example], tokenizer, cloze=False)
@@ -178,7 +175,7 @@ def test_classification_reads_what_the_original_cannot(tokenizer):
 def test_a_position_after_the_context_for_pooling(tokenizer):
     for text in (SHORT, LONG * 3):
         [sample] = samples_of("rte", [rte(text)], tokenizer, cloze=False, seq_length=16, reserve_position=True)
-        assert sample.attention_mask < sample.length <= 16
+        assert sample.rows[0].prefix_length < sample.length <= 16
 
 
 def test_options_that_exclude_each_other(tokenizer):
@@ -197,7 +194,7 @@ def test_options_that_exclude_each_other(tokenizer):
         samples_of("sst2", [example], tokenizer, continuous_prompt=True, num_prompt_tokens=2, multi_token=True)
     prompt = EncodingOptions(seq_length=64, continuous_prompt=True, num_prompt_tokens=2)
     with pytest.raises(ValueError, match="exclude each other"):
-        TASKS["rte"].priming_texts([rte(SHORT)], tokenizer, prompt)
+        TASKS["rte"].labelled_texts([rte(SHORT)], tokenizer, prompt)
 
 
 def test_a_prefix_needs_no_slot(tokenizer):
@@ -207,8 +204,8 @@ def test_a_prefix_needs_no_slot(tokenizer):
         task.build_samples([example], tokenizer, EncodingOptions(seq_length=64))
     options = EncodingOptions(seq_length=64, continuous_prompt=True, prefix_prompt=3, multi_token=True)
     [sample] = task.build_samples([example], tokenizer, options).samples
-    assert sample.prompt_positions.tolist() == [[1, 2, 3]] * 2
-    assert task.prompt_length(options) == 3
+    assert batch_of([sample], tokenizer).prompt_positions.tolist() == [[[1, 2, 3]] * 2]
+    assert options.prompt_length == 3
 
 
 def test_words_of_several_tokens_are_named_once(tokenizer):
@@ -231,7 +228,7 @@ def test_wsc_without_candidates_is_language_modelling_whatever_the_loss(tokenize
     for loss in ("cross_entropy", "hinge", "generative", "mix"):
         [sample] = samples_of("wsc", [example], tokenizer, loss_func=loss)
         assert sample.kind == "language_model"
-    [text] = TASKS["wsc"].priming_texts([example], tokenizer, EncodingOptions(seq_length=64))
+    [text] = TASKS["wsc"].labelled_texts([example], tokenizer, EncodingOptions(seq_length=64))
     assert tokenizer.command_id("MASK") not in text
     assert (text[0], text[-1]) == (tokenizer.command_id("ENC"), tokenizer.command_id("pad"))
 
@@ -241,10 +238,10 @@ def test_segments_of_an_answer_add_up_to_it(tokenizer):
     [whole] = samples_of("copa", [example], tokenizer)
     [pieces] = samples_of("copa", [example], tokenizer, segment_length=2)
     for choice in range(2):
-        rows = np.flatnonzero(pieces.segment_ids == choice)
-        targets = [t for row in rows for t in pieces.target_ids[row][pieces.loss_mask[row].astype(bool)]]
-        assert targets == whole.target_ids[choice][whole.loss_mask[choice].astype(bool)].tolist()
-        contexts = [int(pieces.attention_mask[row]) for row in rows]
+        rows = [row for row, owner in zip(pieces.rows, pieces.segment_ids, strict=True) if owner == choice]
+        targets = [t for row in rows for t in row.target_ids[row.loss_mask == 1]]
+        assert targets == whole.rows[choice].target_ids[whole.rows[choice].loss_mask == 1].tolist()
+        contexts = [row.prefix_length for row in rows]
         assert contexts == [contexts[0] + 2 * number for number in range(len(rows))]
 
 
@@ -265,4 +262,4 @@ def test_an_empty_answer_is_refused(tokenizer):
 def test_the_encoder_keeps_count(tokenizer, tmp_path: Path):
     result = TASKS["rte"].build_samples([rte(LONG), rte(SHORT)], tokenizer, EncodingOptions(seq_length=20))
     assert result.num_truncated == 1
-    assert isinstance(ClozeEncoder(TASKS["rte"].patterns, tokenizer, EncodingOptions()).commands.mask, int)
+    assert isinstance(ClozeEncoder(TASKS["rte"].patterns, tokenizer, EncodingOptions()).special.mask, int)

@@ -15,12 +15,11 @@ from model.heads import POOL_TOKENS, SequenceClassification, SingleTokenCloze
 from model.modeling_glm import GLMModel
 from model.shared_rows import states_at
 from mpu.initialize import initialize_model_parallel
-from tasks.collation import TaskBatch, collate
-from tasks.objective import ABSENT_SCORE, TaskCriterion, choice_scores, on_device
-from tasks.prediction import score_rows
-from tasks.samples import Kind
 from tasks.seq2seq.samples import Seq2SeqSample
 from tasks.seq2seq.samples import collate as collate_texts
+from tasks.superglue.batches import TaskBatch, collate
+from tasks.superglue.objective import ABSENT_SCORE, TaskCriterion, choice_scores, on_device, score_rows
+from tasks.superglue.samples import Kind
 from tests.helpers.distributed import run
 from tests.helpers.engines import scoring_engine
 from tests.helpers.launching import metrics
@@ -124,7 +123,7 @@ def test_states_at_some_positions_are_those_of_all_positions(seed: int, share_ro
     model = make_model("language_model")
     samples = make_samples("single_token", 5, seed, choices=False, one_row=False)
     batch = on_device(collate(samples, pad_id=PAD, share_rows=share_rows), CPU)
-    inputs = [batch[name] for name in ("input_ids", "position_ids", "attention_mask")]
+    inputs = [batch[name] for name in ("input_ids", "position_ids", "prefix_lengths")]
     length = inputs[0].size(1)
     everything = model(*inputs, output="hidden")  # [5,s,h]
 
@@ -146,7 +145,7 @@ def test_states_at_some_positions_are_those_of_all_positions(seed: int, share_ro
 def test_what_cannot_share_rows_is_refused():
     [sample] = make_samples("single_token", 1, 0, choices=False, one_row=False)
     tensors = on_device(collate([sample], pad_id=PAD, share_rows=True), CPU)
-    names = ("input_ids", "position_ids", "attention_mask", "target_ids")
+    names = ("input_ids", "position_ids", "prefix_lengths", "target_ids")
     inputs, shared = [tensors[name] for name in names], tensors["shared_rows"]
     head = SingleTokenCloze(make_model("language_model").float())
     with pytest.raises(ValueError, match="prompt_positions cannot share rows"):

@@ -17,10 +17,10 @@ import torch
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from mpu.kernels.host_memory import send
-from tasks.collation import collate
-from tasks.objective import TaskCriterion, mask_scores
 from tasks.seq2seq.samples import Seq2SeqSample
 from tasks.seq2seq.samples import collate as collate_texts
+from tasks.superglue.batches import collate
+from tasks.superglue.objective import TaskCriterion, mask_scores
 from tests.helpers.engines import make_batch, make_engine
 from tests.helpers.task_samples import PAD, make_model, make_samples
 from training.engine import BlankInfilling, Criterion, TorchEngine

@@ -1,22 +1,31 @@
-"""Scores of task batches and the losses made of them.
+"""Scores of the choices of an example: the losses made of them, and letting a network choose.
 
 b batch, c choices or labels, s sequence, v vocabulary
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_utils.batches import Batch
 from data_utils.objective import Objective
-from model.modeling_glm import LanguageModelLoss
+from generation.scoring import Question, score_batch
+from model.heads import MultiTokenCloze
+from model.modeling_glm import LanguageModelLoss, evaluating
 from model.shared_rows import SharedRows
 from mpu.kernels.host_memory import send
+from mpu.mappings import run_shared
 from mpu.masks import PrefixMask
-from tasks.collation import TaskBatch, to_tensors
+from tasks.superglue.batches import TaskBatch, collate, length_buckets
+from tasks.superglue.samples import PROMPT, TaskSample
+from training.engine import Engine
 
+ROWS_PER_SAMPLE = 10  # a batch of n samples has at most 10 n rows, unless one sample has more
 LOSS_FUNCTIONS = ("cross_entropy", "hinge", "generative", "mix")
 COUNTED = ("loss_mask", "segment_ids")
 ABSENT_SCORE = -10000.0  # of choices that only fill up the batch
@@ -27,16 +36,16 @@ def on_device(batch: TaskBatch, device: torch.device) -> dict[str, Tensor]:
 
     What is counted (targets, segments) stays on the host: a GPU's answer would have to be waited for.
     """
-    arrays = to_tensors(batch).arrays().items()
+    arrays = batch.tensors().arrays().items()
     return {name: value if name in COUNTED else send(value, device) for name, value in arrays}
 
 
 def choice_scores(model: nn.Module, batch: TaskBatch, tensors: dict[str, Tensor]) -> Tensor:
     """Run the head on a batch of any kind but ``language_model`` and return the fp32 scores [b,c], absent ones masked.
 
-    ``model`` is the head of ``tasks.network`` that belongs to the kind of batch, possibly wrapped.
+    ``model`` is the head that ``run.add_head`` puts around a GLM for the kind of batch, possibly wrapped.
     """
-    inputs = [tensors["input_ids"], tensors.get("position_ids"), tensors["attention_mask"]]
+    inputs = [tensors[name] for name in ("input_ids", "position_ids", "prefix_lengths")]
     options = {name: tensors[name] for name in ("prompt_positions", "shared_rows") if name in tensors}
     if batch.kind == "single_token":
         scores, _ = model(*inputs, tensors["target_ids"], **options)
@@ -70,10 +79,10 @@ def mask_scores(scores: Tensor, choice_mask: Tensor | None, segment_ids: Tensor 
 
 def score_loss(scores: Tensor, labels: Tensor, *, function: str = "cross_entropy") -> Tensor:
     """Return the sum over the batch of the loss of ``scores`` [b,c], masked, with the right choices ``labels`` [b]."""
-    own = scores.gather(1, labels.unsqueeze(1))  # [b,1]
+    right = scores.gather(1, labels.unsqueeze(1))  # [b,1]
     if function == "hinge":
-        return torch.clamp(1.0 + scores - own, min=0.0).sum() - len(labels)
-    generative = -own.sum()
+        return torch.clamp(1.0 + scores - right, min=0.0).sum() - len(labels)
+    generative = -right.sum()
     if function == "generative":
         return generative
     cross_entropy = F.cross_entropy(scores, labels, reduction="sum")
@@ -92,7 +101,7 @@ def answered_exactly(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
 
     ``model`` is a bare GLM; the answer is fed as it stands (teacher forcing).
     """
-    inputs = [tensors["input_ids"], tensors.get("position_ids"), tensors["attention_mask"]]
+    inputs = [tensors[name] for name in ("input_ids", "position_ids", "prefix_lengths")]
     hidden = model(*inputs, prompt_positions=tensors.get("prompt_positions"), output="hidden")
     rows, columns = (send(places, hidden.device) for places in tensors["loss_mask"].nonzero(as_tuple=True))
     best = model.project(hidden[rows, columns]).argmax(dim=-1)
@@ -140,18 +149,16 @@ class TaskCriterion:
 
     def _token_loss(self, model: nn.Module, batch: TaskBatch, *, device: torch.device) -> LanguageModelLoss:
         """Return the loss of the targets; their weights are left on the host, where they are counted without a wait."""
-        tensors = to_tensors(batch).arrays()
-        names = ("input_ids", "position_ids", "attention_mask", "target_ids", "loss_mask")
-        input_ids, positions, mask, labels, weights = (tensors.get(name) for name in names)
-        if "shared_rows" in tensors:
-            rows = SharedRows.of(tensors["shared_rows"], mask, width=input_ids.size(1))
+        tensors = batch.tensors()
+        input_ids, positions, mask = tensors.input_ids, tensors.position_ids, PrefixMask.prefix(tensors.prefix_lengths)
+        labels, weights, prompts = tensors.target_ids, tensors.loss_mask, tensors.prompt_positions
+        if tensors.shared_rows is not None:
+            rows = SharedRows.of(tensors.shared_rows, tensors.prefix_lengths, width=input_ids.size(1))
             input_ids, positions, labels, weights = map(rows.gather, (input_ids, positions, labels, weights))
             mask = rows.mask
-        inputs = (None if each is None else send(each, device) for each in (input_ids, positions))
-        mask = mask.to(device) if isinstance(mask, PrefixMask) else send(mask, device)
-        prompts = tensors.get("prompt_positions")
+        inputs = (send(input_ids, device), send(positions, device), mask.to(device))
         prompts = None if prompts is None else send(prompts, device)
-        return model(*inputs, mask, labels=send(labels, device), loss_mask=weights, prompt_positions=prompts)
+        return model(*inputs, labels=send(labels, device), loss_mask=weights, prompt_positions=prompts)
 
     def _infilling_loss(self, model: nn.Module, batch: Batch, *, device: torch.device) -> LanguageModelLoss:
         """Return the token loss; the heads give logits [b,s,v] when they are asked for no targets."""
@@ -165,3 +172,74 @@ class TaskCriterion:
         )
         weights = tensors.loss_mask[rows, columns].to(device, losses.dtype)
         return LanguageModelLoss((losses * weights).sum(), weights.sum())
+
+
+def average_scores(scores: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Return one score per row of every sample from those of several patterns: the mean of their probabilities.
+
+    ``scores`` has one list of arrays [c] per pattern. A single pattern's scores are returned as they are.
+    """
+    if len(scores) == 1:
+        return list(scores[0])
+    stacked = (torch.from_numpy(np.stack(rows)).double() for rows in zip(*scores, strict=True))  # [patterns,c] each
+    return [rows.softmax(dim=-1).mean(dim=0).numpy() for rows in stacked]
+
+
+def score_rows(engine: Engine, samples: Sequence[TaskSample], *, batch_size: int, pad_id: int) -> list[np.ndarray]:
+    """Return the fp32 scores [c] of every sample's choices, on every rank.
+
+    Without choices (``language_model``) it is [0, 1] when every answer token is the model's first choice, else [1, 0].
+    Samples of similar length share a batch; the scores of a sample do not depend on the others, but for rounding. Every
+    rank has to call it.
+    """
+    with evaluating(engine.model), torch.inference_mode():
+        return run_shared(
+            list(_batches(samples, batch_size)),
+            lambda numbers: _score(engine, [samples[number] for number in numbers], pad_id=pad_id),
+            topology=engine.topology,
+        )
+
+
+def _batches(samples: Sequence[TaskSample], batch_size: int) -> Iterator[list[int]]:
+    """Yield the numbers of samples that share a batch, neighbours in length."""
+    batch: list[int] = []
+    rows = 0
+    for number in length_buckets(samples):
+        more = len(samples[number].rows)
+        if batch and (len(batch) == batch_size or rows + more > ROWS_PER_SAMPLE * batch_size):
+            yield batch
+            batch, rows = [], 0
+        batch.append(number)
+        rows += more
+    if batch:
+        yield batch
+
+
+def shared_question(sample: TaskSample) -> Question | None:
+    """Return a sample as one context with its answers, so that the context is run once.
+
+    None where its rows have contexts of their own (or it has no answers, segments, prompts): those are run row by row.
+    """
+    if sample.kind != "multi_token" or sample.segment_ids is not None or PROMPT in sample.rows[0].input_ids:
+        return None
+    return Question.of_rows(sample.rows)
+
+
+def _score(engine: Engine, samples: Sequence[TaskSample], *, pad_id: int) -> Sequence[np.ndarray]:
+    """Return the scores [c] of every sample of a batch."""
+    questions = [shared_question(sample) for sample in samples]
+    network = engine.network
+    # ZeRO stage 3, which marks its parameters with an id, has whole weights only inside the head: row by row then.
+    whole = isinstance(network, MultiTokenCloze) and not hasattr(network.model.word_embeddings.weight, "ds_id")
+    if whole and network.take_softmax and None not in questions:
+        with engine.autocast():
+            scored = score_batch(network.model, [question for question in questions if question is not None])
+        power = max(0.0, network.length_penalty)
+        return [np.array([s.log_probability / s.num_tokens**power for s in scores], np.float32) for scores in scored]
+    batch = collate(samples, pad_id=pad_id)
+    tensors = on_device(batch, engine.device)
+    with engine.autocast():
+        if batch.kind == "language_model":
+            right = answered_exactly(engine.network, tensors).float()  # [b]
+            return torch.stack([1.0 - right, right], dim=1).cpu().numpy()
+        return choice_scores(engine.network, batch, tensors).float().cpu().numpy()
