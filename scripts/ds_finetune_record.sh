@@ -5,18 +5,12 @@
 #   DEEPSPEED_CONFIG   its batch size, rate and weight decay count  (default: config_tasks/config_blocklm_10B_record.json)
 #   and the variables of scripts/finetune.sh
 set -euo pipefail
-MODEL_FILE="$(realpath -m -- "${1:-.}")" TASK_FILE="$(realpath -m -- "${2:-.}")"
-source "$(dirname "$0")/launch.sh"
-source scripts/finetune.sh
-read_task ${1:+"$MODEL_FILE"} ${2:+"$TASK_FILE"}
-shift 2
+source "$(dirname "$0")/finetune.sh"
 export NUM_GPUS_PER_WORKER="${NUM_GPUS_PER_WORKER:-$(count_gpus 4)}"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}_${DATESTR}"
 
 # shellcheck disable=SC2086  # the variables of the files are lists of words
-LOG_NAME="$EXPERIMENT_NAME" launch_distributed finetune_glm.py \
-    --deepspeed --deepspeed_config "${DEEPSPEED_CONFIG:-config_tasks/config_blocklm_10B_record.json}" \
-    --finetune --cloze-eval --experiment-name "$EXPERIMENT_NAME" --task "$TASK_NAME" --data-dir "$DATA_PATH" \
-    --save "$SAVE_PATH" --seq-length "$MAX_SEQ_LEN" --checkpoint-activations --eval-batch-size 2 --save-epoch 100 \
-    --no-load-optim --no-load-lr-scheduler $MODEL_ARGS $TRAIN_ARGS $COMMON_ARGS  \
-    --fp16 --model-parallel-size "$MP_SIZE" --epochs "${EPOCHS:-$EPOCH_SINGLE}" --overwrite "${SHORTENED[@]}" "$@"
+finetune --deepspeed --deepspeed_config "${DEEPSPEED_CONFIG:-config_tasks/config_blocklm_10B_record.json}" \
+    --cloze-eval --seq-length "$MAX_SEQ_LEN" --checkpoint-activations --eval-batch-size 2 --save-epoch 100 \
+    --no-load-optim --no-load-lr-scheduler $MODEL_ARGS $TRAIN_ARGS $COMMON_ARGS \
+    --fp16 --epochs "${EPOCHS:-$EPOCH_SINGLE}" "$@"

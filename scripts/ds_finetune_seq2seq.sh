@@ -7,17 +7,11 @@
 #                      (default: config_tasks/config_blocklm_10B_cnndm.json)
 #   and the variables of scripts/finetune.sh
 set -euo pipefail
-MODEL_FILE="$(realpath -m -- "${1:-.}")" TASK_FILE="$(realpath -m -- "${2:-.}")"
-source "$(dirname "$0")/launch.sh"
-source scripts/finetune.sh
-read_task ${1:+"$MODEL_FILE"} ${2:+"$TASK_FILE"}
-shift 2
+source "$(dirname "$0")/finetune.sh"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}_${DATESTR}"
 
 # shellcheck disable=SC2086  # the variables of the files are lists of words
-LOG_NAME="$EXPERIMENT_NAME" launch_distributed finetune_glm.py \
-    --deepspeed --deepspeed_config "${DEEPSPEED_CONFIG:-config_tasks/config_blocklm_10B_cnndm.json}" \
-    --finetune --experiment-name "$EXPERIMENT_NAME" --task "$TASK_NAME" --data-dir "$DATA_PATH" \
-    --save "$SAVE_PATH" --checkpoint-activations --save-epoch 100000 --no-load-optim --no-load-lr-scheduler \
-    $MODEL_ARGS ${EPOCH_SINGLE:+--epochs $EPOCH_SINGLE} $TRAIN_ARGS $COMMON_ARGS $TASK_ARGS --fp16 \
-    --model-parallel-size "$MP_SIZE" --overwrite ${EPOCHS:+--epochs $EPOCHS} "${SHORTENED[@]}" "$@"
+finetune --deepspeed --deepspeed_config "${DEEPSPEED_CONFIG:-config_tasks/config_blocklm_10B_cnndm.json}" \
+    --checkpoint-activations --save-epoch 100000 --no-load-optim --no-load-lr-scheduler \
+    $MODEL_ARGS ${EPOCH_SINGLE:+--epochs $EPOCH_SINGLE} $TRAIN_ARGS $COMMON_ARGS $TASK_ARGS \
+    --fp16 ${EPOCHS:+--epochs $EPOCHS} "$@"

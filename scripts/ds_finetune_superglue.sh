@@ -6,17 +6,11 @@
 #   PATTERN_ID         the pattern                                  (default: 0)
 #   and the variables of scripts/finetune.sh
 set -euo pipefail
-MODEL_FILE="$(realpath -m -- "${1:-.}")" TASK_FILE="$(realpath -m -- "${2:-.}")"
-source "$(dirname "$0")/launch.sh"
-source scripts/finetune.sh
-read_task ${1:+"$MODEL_FILE"} ${2:+"$TASK_FILE"}
-shift 2
+source "$(dirname "$0")/finetune.sh"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}_${DATESTR}"
 
 # shellcheck disable=SC2086  # the variables of the files are lists of words
-LOG_NAME="$EXPERIMENT_NAME" launch_distributed finetune_glm.py \
-    --deepspeed --deepspeed_config "${DEEPSPEED_CONFIG:-config_tasks/config_blocklm_10B.json}" \
-    --finetune --cloze-eval --experiment-name "$EXPERIMENT_NAME" --task "$TASK_NAME" --data-dir "$DATA_PATH" \
-    --save "$SAVE_PATH" --seq-length "$MAX_SEQ_LEN" --checkpoint-activations --eval-batch-size 16 --save-epoch 100000 \
+finetune --deepspeed --deepspeed_config "${DEEPSPEED_CONFIG:-config_tasks/config_blocklm_10B.json}" \
+    --cloze-eval --seq-length "$MAX_SEQ_LEN" --checkpoint-activations --eval-batch-size 16 --save-epoch 100000 \
     --no-load-optim --no-load-lr-scheduler $MODEL_ARGS $TRAIN_ARGS $COMMON_ARGS --pattern-id "${PATTERN_ID:-0}" \
-    --fp16 --model-parallel-size "$MP_SIZE" --epochs "${EPOCHS:-$XXLARGE_EPOCH}" --overwrite "${SHORTENED[@]}" "$@"
+    --fp16 --epochs "${EPOCHS:-$XXLARGE_EPOCH}" "$@"

@@ -14,11 +14,7 @@
 #
 # The result is printed and written to runs/<experiment>/test_results.json.
 set -euo pipefail
-MODEL_FILE="$(realpath -m -- "${1:-.}")" TASK_FILE="$(realpath -m -- "${2:-.}")"
-source "$(dirname "$0")/launch.sh"
-source scripts/finetune.sh
-read_task ${1:+"$MODEL_FILE"} ${2:+"$TASK_FILE"}
-shift 2
+source "$(dirname "$0")/finetune.sh"
 export NUM_GPUS_PER_WORKER="${N_GPU:-1}"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}-${DATESTR}"
 

@@ -6,18 +6,11 @@
 #   N_GPU   processes; the batch size is that of each  (default: the GPUs of this machine, at most 4)
 #   and the variables of scripts/finetune.sh
 set -euo pipefail
-MODEL_FILE="$(realpath -m -- "${1:-.}")" TASK_FILE="$(realpath -m -- "${2:-.}")"
-source "$(dirname "$0")/launch.sh"
-source scripts/finetune.sh
-read_task ${1:+"$MODEL_FILE"} ${2:+"$TASK_FILE"}
-shift 2
+source "$(dirname "$0")/finetune.sh"
 export NUM_GPUS_PER_WORKER="${N_GPU:-$(count_gpus 4)}"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}-${DATESTR}"
 
 # shellcheck disable=SC2086  # the variables of the files are lists of words
-LOG_NAME="$EXPERIMENT_NAME" launch_distributed finetune_glm.py \
-    --finetune --experiment-name "$EXPERIMENT_NAME" --task "$TASK_NAME" --data-dir "$DATA_PATH" \
-    --save "$SAVE_PATH" --checkpoint-activations --save-epoch 100000 \
+finetune --checkpoint-activations --save-epoch 100000 \
     $MODEL_ARGS ${EPOCH_SINGLE:+--epochs $EPOCH_SINGLE} ${BATCH_SINGLE:+--batch-size $BATCH_SINGLE} \
-    ${LR_SINGLE:+--lr $LR_SINGLE} $TRAIN_ARGS $COMMON_ARGS $TASK_ARGS --fp16 --model-parallel-size "$MP_SIZE" \
-    --overwrite ${EPOCHS:+--epochs $EPOCHS} "${SHORTENED[@]}" "$@"
+    ${LR_SINGLE:+--lr $LR_SINGLE} $TRAIN_ARGS $COMMON_ARGS $TASK_ARGS --fp16 ${EPOCHS:+--epochs $EPOCHS} "$@"

@@ -9,11 +9,7 @@
 #   N_GPU     processes of each run  (default: 1)
 #   and DATA_ROOT, DATA_PATH, CHECKPOINT_PATH, SAVE_PATH of scripts/finetune.sh
 set -euo pipefail
-MODEL_FILE="$(realpath -m -- "${1:-.}")" TASK_FILE="$(realpath -m -- "${2:-.}")"
-source "$(dirname "$0")/launch.sh"
-source scripts/finetune.sh
-(read_task ${1:+"$MODEL_FILE"} ${2:+"$TASK_FILE"})
-shift 2
+source "$(dirname "$0")/finetune.sh"
 
 as_list() {
     local IFS=,

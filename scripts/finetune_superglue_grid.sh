@@ -7,32 +7,26 @@
 #   N_GPU   processes of each run  (default: the GPUs of this machine, at most 2)
 #   and the variables of scripts/finetune.sh
 set -euo pipefail
-MODEL_FILE="$(realpath -m -- "${1:-.}")" TASK_FILE="$(realpath -m -- "${2:-.}")"
-source "$(dirname "$0")/launch.sh"
-source scripts/finetune.sh
-read_task ${1:+"$MODEL_FILE"} ${2:+"$TASK_FILE"}
-shift 2
+source "$(dirname "$0")/finetune.sh"
 N_GPU="${N_GPU:-$(count_gpus 2)}"
 export NUM_GPUS_PER_WORKER="$N_GPU"
+GRID="$EXPERIMENT_NAME"
 
 # A signal goes to the run of that moment; after it there is no further one.
 trap 'kill -TERM $!; wait $!; exit' TERM
 trap 'kill -USR1 $!; wait $!; exit' USR1
 for lr in ${LRS:-6e-6 1e-5 2e-5}; do
     for seed in ${SEEDS:-1234 5678 3456}; do
-        run="$EXPERIMENT_NAME/$lr-$seed"
-        if [ -f "runs/$run/test_results.json" ]; then
-            echo "runs/$run is done"
+        EXPERIMENT_NAME="$GRID/$lr-$seed"
+        if [ -f "runs/$EXPERIMENT_NAME/test_results.json" ]; then
+            echo "runs/$EXPERIMENT_NAME is done"
             continue
         fi
         # shellcheck disable=SC2086  # the variables of the files are lists of words
-        LOG_NAME="$EXPERIMENT_NAME-$lr-$seed" launch_distributed finetune_glm.py \
-            --finetune --cloze-eval --experiment-name "$run" --task "$TASK_NAME" --data-dir "$DATA_PATH" \
-            --save "$SAVE_PATH" --seq-length "$MAX_SEQ_LEN" --eval-batch-size 16 --save-epoch 100000 \
-            $MODEL_ARGS $TRAIN_ARGS $COMMON_ARGS --fp16 --attention-scale 8.0 \
-            --lr "$lr" --seed "$seed" --batch-size $((BATCH_SIZE / N_GPU)) --model-parallel-size "$MP_SIZE" \
-            --epochs "${EPOCHS:-$EPOCH_SINGLE}" --overwrite "${SHORTENED[@]}" "$@" &
+        LOG_NAME="$GRID-$lr-$seed" finetune --cloze-eval --seq-length "$MAX_SEQ_LEN" --eval-batch-size 16 \
+            --save-epoch 100000 $MODEL_ARGS $TRAIN_ARGS $COMMON_ARGS --fp16 --attention-scale 8.0 \
+            --lr "$lr" --seed "$seed" --batch-size $((BATCH_SIZE / N_GPU)) --epochs "${EPOCHS:-$EPOCH_SINGLE}" "$@" &
         wait $!
     done
 done
-launch_single scripts/process_grid.py "runs/$EXPERIMENT_NAME/*" table
+launch_single scripts/process_grid.py "runs/$GRID/*" table
