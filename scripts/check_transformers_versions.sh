@@ -6,7 +6,7 @@
 #   GLM_TRANSFORMERS  the versions, "newest" for the newest one       (default: "4.40.2 5.0.0 5.23.0 newest")
 #   GLM_PYTHON        the interpreter the environments are made from  (default: .venv/bin/python, else python3)
 #   GLM_TORCH         what pip installs as torch, with any pip option, where the interpreter has none
-#                     (default: torch==2.13.0)
+#                     (default: the version of constraints.txt)
 #
 # The environments stay in build/transformers-VERSION and are used again; remove one to make it anew. They see the
 # packages of the interpreter, so that torch is not installed again; what a version needs otherwise lies in front.
@@ -31,7 +31,7 @@ make_environment() { # folder, version
             echo "$packages" >"$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/interpreter.pth"
         else
             # shellcheck disable=SC2086  # a list of words, on purpose
-            "$1/bin/python" -m pip install --quiet --disable-pip-version-check ${GLM_TORCH:-torch==2.13.0} || return 1
+            "$1/bin/python" -m pip install --quiet --disable-pip-version-check ${GLM_TORCH:-$(sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)} || return 1
         fi
     elif [ "$2" != newest ]; then
         return 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,27 @@ def test_quickstart_names_the_unknown_option(repository: Path):
     run = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert run.returncode == 2
     assert run.stderr.splitlines() == ["error: unknown option '--datum'; known are --data, --steps, --output"]
+
+
+def test_constraints_leave_torch_and_what_it_requires_alone(repository: Path):
+    script = 'source scripts/setup_environment.sh; constraints_beside_torch "$1"'
+    names = {}
+    for file in ("constraints.txt", "none"):
+        run = subprocess.run(
+            ["bash", "-c", script, "-", file], cwd=repository, env={**os.environ, "PYTHON": sys.executable},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        lines = [line for line in run.stdout.splitlines() if not line.startswith("#")]
+        names[file] = [line.split("==")[0] for line in lines]
+        assert names[file][0] == "torch", "what is installed stays, whatever its version"
+    assert names["none"] == ["torch"]
+    assert "transformers" in names["constraints.txt"] and "sympy" not in names["constraints.txt"]
+
+
+def test_constraints_that_are_not_there_are_named(repository: Path):
+    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "GLM_CONSTRAINTS": "nowhere.txt"}
+    run = subprocess.run(
+        ["bash", "scripts/test.sh"], cwd=repository, env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: GLM_CONSTRAINTS nowhere.txt: no such file")
