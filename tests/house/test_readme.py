@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 READMES = ("README.md", "README.zh-CN.md")
+ROOMS = ("mpu", "model", "data_utils", "training", "generation", "tasks", "scripts", "benchmarks")
 COMMENT = re.compile(r"\s+#.*")
 
 
@@ -31,19 +32,15 @@ def listed_commands(text: str) -> list[str]:
 
 
 def commands(repository: Path) -> set[str]:
-    """Return what can be typed: scripts with an interpreter line, and modules that run."""
-    found = {
-        f"bash {path.relative_to(repository)}"
-        for path in [*repository.glob("scripts/*.sh"), *repository.glob("benchmarks/*.sh")]
-        if path.read_text(encoding="utf-8").startswith("#!")
-    }  # the others are sourced
-    for path in repository.rglob("*.py"):
+    """Return what can be typed: scripts with an interpreter line (others are sourced), and modules that run."""
+    scripts = [*repository.glob("scripts/*.sh"), *repository.glob("benchmarks/*.sh")]
+    found = {f"bash {path.relative_to(repository)}" for path in scripts if path.read_text(encoding="utf-8")[:2] == "#!"}
+    for path in [*repository.glob("*.py"), *(file for room in ROOMS for file in (repository / room).rglob("*.py"))]:
         name = path.relative_to(repository)
-        if name.parts[0] in ("tests", "benchmarks") or name.parts[0].startswith((".", "build")):
-            continue
         if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8"):
-            runs = len(name.parts) == 1 or name.parts[0] == "scripts"
-            found.add(f"python {name}" if runs else f"python -m {'.'.join(name.with_suffix('').parts)}")
+            is_file = len(name.parts) == 1 or name.parts[0] == "scripts"
+            module = ".".join(name.with_suffix("").parts).removesuffix(".__main__")
+            found.add(f"python {name}" if is_file else f"python -m {module}")
     return found
 
 
