@@ -147,8 +147,8 @@ def write_checkpoint(
         (first and keep is not None and tag.isdecimal(), lambda: _delete_old(root, tag, keep or 1)),
     ]
     try:
-        for chosen, action in steps:
-            _run_on_ranks(action if chosen else None, root=root, topology=topology, device=device)
+        for due, action in steps:
+            _run_on_ranks(action if due else None, root=root, topology=topology, device=device)
     except OSError:
         if first:
             shutil.rmtree(root / f"{TEMPORARY_PREFIX}{tag}", ignore_errors=True)  # a full disk needs the space
@@ -202,8 +202,8 @@ def _prepare_run_folder(folder: Path) -> None:
     for leftover in root.glob(f"{TEMPORARY_PREFIX}*"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     for replaced in root.glob(f"{REPLACED_PREFIX}*"):
-        own = root / replaced.name.removeprefix(REPLACED_PREFIX)
-        shutil.rmtree(replaced) if own.is_dir() else replaced.rename(own)
+        present = root / replaced.name.removeprefix(REPLACED_PREFIX)
+        shutil.rmtree(replaced) if present.is_dir() else replaced.rename(present)
     prepare_folder(folder)
 
 
@@ -375,5 +375,5 @@ def restore_random_states(
 
 
 def _trackers(model: nn.Module) -> list[ModelParallelRandomState]:
-    found = (getattr(module, "random_state", None) for module in model.modules())
-    return list({id(state): state for state in found if isinstance(state, ModelParallelRandomState)}.values())
+    states = (getattr(module, "random_state", None) for module in model.modules())
+    return list({id(state): state for state in states if isinstance(state, ModelParallelRandomState)}.values())

@@ -238,10 +238,10 @@ def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None
         for parameter, index in zip(group["params"], saved_group["params"], strict=True):
             if index in state["state"]:
                 moments[index] = _moments_of(parameter, state["state"][index], step=saved_group.get("step"))
-    own_groups = optimizer.state_dict()["param_groups"]
-    for own, saved_group in zip(_filled(own_groups), saved_groups, strict=True):
-        own["params"] = saved_group["params"]
-    optimizer.load_state_dict({"state": moments, "param_groups": own_groups})
+    new_groups = optimizer.state_dict()["param_groups"]
+    for group, saved_group in zip(_filled(new_groups), saved_groups, strict=True):
+        group["params"] = saved_group["params"]
+    optimizer.load_state_dict({"state": moments, "param_groups": new_groups})
     if masters is not None:
         _copy_masters(optimizer.param_groups, masters)
 
@@ -251,19 +251,19 @@ def _filled(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _moments_of(parameter: nn.Parameter, saved: Mapping[str, Any], *, step: Any) -> dict[str, Any]:
-    """Return the saved state of one parameter as tensors of its own memory, with its step count."""
-    own = {key: value.clone() if isinstance(value, Tensor) else value for key, value in saved.items()}
-    moment = own.get("exp_avg")
+    """Return the saved state of one parameter as tensors that share no memory with it, with its step count."""
+    state = {key: value.clone() if isinstance(value, Tensor) else value for key, value in saved.items()}
+    moment = state.get("exp_avg")
     if moment is not None and moment.shape != parameter.shape:
         raise ValueError(
             f"the optimizer state holds a moment of shape {tuple(moment.shape)} for a parameter of shape "
             f"{tuple(parameter.shape)}; continue without it (--no-load-optim)"
         )
-    if "step" not in own and step is not None:
-        own["step"] = torch.tensor(float(step))
-    elif isinstance(own.get("step"), int) and moment is not None:
-        own["step"] = torch.tensor(float(own["step"]))
-    return own
+    if "step" not in state and step is not None:
+        state["step"] = torch.tensor(float(step))
+    elif isinstance(state.get("step"), int) and moment is not None:
+        state["step"] = torch.tensor(float(state["step"]))
+    return state
 
 
 @torch.no_grad()

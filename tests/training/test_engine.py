@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from data_utils.batches import Batch
+from model.modeling_glm import evaluating
 from mpu.initialize import initialize_model_parallel
 from tests.helpers.distributed import run
 from tests.helpers.engines import make_batch, make_engine
@@ -135,6 +136,20 @@ def test_activation_checkpointing_takes_the_same_steps():
             engine.train_step([make_batch(step)])
     for name, value in parameters(plain).items():
         torch.testing.assert_close(value, parameters(checkpointed)[name], rtol=1e-4, atol=1e-5)
+
+
+def test_an_evaluation_leaves_every_part_in_its_mode():
+    engine = make_engine(dropout=0.5)
+    frozen = engine.model.transformer.layers[0]
+    frozen.eval()
+    modes = [module.training for module in engine.model.modules()]
+    assert len(set(modes)) == 2
+    first, second = (engine.evaluate([make_batch(0)]).loss for _ in range(2))
+    assert first == second, "no dropout"
+    with pytest.raises(KeyError), evaluating(engine.model):
+        assert not any(module.training for module in engine.model.modules())
+        raise KeyError
+    assert [module.training for module in engine.model.modules()] == modes
 
 
 def settings(folder: Path, **changes: object) -> CheckpointSettings:

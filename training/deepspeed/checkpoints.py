@@ -143,11 +143,11 @@ class ZeroShape:
 
 def zero_shape(folder: Path) -> ZeroShape | None:
     """Return how the optimizer files in ``folder`` are cut; None when there are none."""
-    found = [match for file in folder.iterdir() if (match := OPTIMIZER_FILE.fullmatch(file.name))]
-    if not found:
+    matches = [match for file in folder.iterdir() if (match := OPTIMIZER_FILE.fullmatch(file.name))]
+    if not matches:
         return None
     content = read_checkpoint_file(folder / shard_name(0))
-    data_size, model_size = (1 + max(int(match[group]) for match in found) for group in (1, 2))
+    data_size, model_size = (1 + max(int(match[group]) for match in matches) for group in (1, 2))
     return ZeroShape(data_size, model_size, stage=content.get(STAGE_KEY))
 
 
@@ -210,7 +210,7 @@ def save_zero_checkpoint(
     state: dict[str, Any] = {"iteration": iteration, "data_state": dict(data_state), STAGE_KEY: int(stage)}
     if not settings.no_save_optim:
         state["client_lr_scheduler"] = scheduler.state_dict()
-        steps = [float(own["step"]) for own in engine.optimizer.optimizer.state.values() if "step" in own]
+        steps = [float(kept["step"]) for kept in engine.optimizer.optimizer.state.values() if "step" in kept]
         state[STEP_KEY] = max(steps, default=0.0)
     if not settings.no_save_rng:
         state |= gather_random_states(engine.module, topology=topology)
@@ -287,11 +287,11 @@ def load_zero_checkpoint(
         load_optimizer_states=True,
         load_lr_scheduler_states=False,
     )
-    for group, own in zip(engine.optimizer.param_groups, options, strict=True):
-        group.update(own)  # rate, betas and decay stay those of this run
+    for group, values in zip(engine.optimizer.param_groups, options, strict=True):
+        group.update(values)  # rate, betas and decay stay those of this run
     if settings.universal_checkpoint:
-        for own in engine.optimizer.optimizer.state.values():
-            own["step"] = torch.full_like(torch.as_tensor(own["step"]), content[STEP_KEY])
+        for moments in engine.optimizer.optimizer.state.values():
+            moments["step"] = torch.full_like(torch.as_tensor(moments["step"]), content[STEP_KEY])
         dist.barrier()
         if topology.rank == 0:
             shutil.rmtree(folder)

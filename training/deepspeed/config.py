@@ -64,19 +64,19 @@ def deepspeed_plan(
     stage = zero.get("stage", 0)
     if stage not in (0, 1, 2, 3):
         raise ValueError(f"the DeepSpeed file asks for ZeRO stage {stage!r}; 0, 1, 2 and 3 exist")
-    chosen = precision.kind
-    if chosen == "fp16" and device.type == "cpu":
-        chosen = "bf16"
+    arithmetic = precision.kind
+    if arithmetic == "fp16" and device.type == "cpu":
+        arithmetic = "bf16"
         notices.append("warning: DeepSpeed has no fp16 on a CPU; this run uses bf16 instead")
-    if chosen != "fp32" and stage == 0:
+    if arithmetic != "fp32" and stage == 0:
         # Its half-precision wrappers of stage 0 keep no norm, and that of bf16 takes a step at construction.
         stage = 1
-        notices.append(f"DeepSpeed: {chosen} runs with ZeRO stage 1, the file asks for none")
+        notices.append(f"DeepSpeed: {arithmetic} runs with ZeRO stage 1, the file asks for none")
     for name in ("train_batch_size", "fp16", "bf16", "bfloat16"):
         config.pop(name, None)
-    if chosen == "fp16":
+    if arithmetic == "fp16":
         config["fp16"] = {**_float16(precision), **_known(content.get("fp16")), "enabled": True}
-    elif chosen == "bf16":
+    elif arithmetic == "bf16":
         config["bf16"] = {**_known(content.get("bf16")), "enabled": True}
     config["zero_optimization"] = {**zero, "stage": stage}
     config |= {
@@ -89,7 +89,7 @@ def deepspeed_plan(
     }
     if universal:
         config["checkpoint"] = {**config.get("checkpoint", {}), "load_universal": True}
-    return DeepSpeedPlan(config, stage, chosen, tuple(notices))
+    return DeepSpeedPlan(config, stage, arithmetic, tuple(notices))
 
 
 def _float16(settings: PrecisionSettings) -> dict[str, Any]:
