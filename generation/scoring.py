@@ -27,7 +27,8 @@ from mpu.initialize import ParallelTopology
 from mpu.mappings import run_shared
 from mpu.masks import PrefixMask
 
-PROJECTED_AT_ONCE = 256  # positions whose logits are in memory at the same time; larger blocks are slower on a CPU
+# Positions whose logits are in memory at the same time; larger blocks are slower on a CPU.
+PROJECTED_AT_ONCE = {"cpu": 256, "cuda": 1024}
 FEW_TOKENS = 256  # continuations of one row may have that many tokens, or as many as its start
 
 
@@ -223,8 +224,9 @@ def _token_scores(
     """Return for every target its fp32 log-probability and whether it is the first choice; ``hidden`` [n,h]."""
     order = np.argsort(places, kind="stable")
     values, best = np.empty(len(targets), dtype=np.float32), np.empty(len(targets), dtype=bool)
-    for first in range(0, len(hidden), PROJECTED_AT_ONCE):
-        logits = model.project(hidden[first : first + PROJECTED_AT_ONCE]).float()  # [n,v]
+    at_once = PROJECTED_AT_ONCE.get(device.type, 1024)
+    for first in range(0, len(hidden), at_once):
+        logits = model.project(hidden[first : first + at_once]).float()  # [n,v]
         low, high = np.searchsorted(places[order], [first, first + len(logits)])
         which = order[low:high]
         rows = torch.from_numpy(places[which] - first).to(device)
