@@ -66,18 +66,18 @@ def decoding_settings(settings: SampleSettings) -> DecodingSettings:
     """Return how blanks are filled; a length that the model cannot reach is lowered, with a line that says so."""
     from generation.sampling import DecodingSettings
 
-    chosen, positions = settings.generation, settings.model.max_position_embeddings
-    if positions < chosen.out_seq_length:
-        print(f"note: --out-seq-length {chosen.out_seq_length} is lowered to the model's {positions} positions")
+    options, positions = settings.generation, settings.model.max_position_embeddings
+    if positions < options.out_seq_length:
+        print(f"note: --out-seq-length {options.out_seq_length} is lowered to the model's {positions} positions")
     return DecodingSettings(
-        max_length=min(chosen.out_seq_length, positions),
-        temperature=chosen.temperature,
-        top_k=chosen.top_k,
-        top_p=chosen.top_p,
-        num_beams=chosen.num_beams,
-        length_penalty=chosen.length_penalty,
-        no_repeat_ngram_size=chosen.no_repeat_ngram_size,
-        min_length=chosen.min_tgt_length,
+        max_length=min(options.out_seq_length, positions),
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        num_beams=options.num_beams,
+        length_penalty=options.length_penalty,
+        no_repeat_ngram_size=options.no_repeat_ngram_size,
+        min_length=options.min_tgt_length,
         draw_candidates=settings.files.draw_candidates,
     )
 

@@ -165,10 +165,9 @@ class TaskRun(ABC):
             report = load_adapter(network, model, read_adapter(adapters.lora_adapter), topology=self.topology)
             logger.info(f"adapter of {adapters.lora_adapter}: {len(report.loaded)} parameters loaded")
         else:
-            generator = torch.Generator().manual_seed(configuration.run.seed)
             new = adapters.new_adapters()
             assert new is not None
-            add_adapters(model, new, generator=generator)
+            add_adapters(model, new, generator=torch.Generator().manual_seed(configuration.run.seed))
         used = adapted_layers(network)[0].settings
         trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
         every = sum(parameter.numel() for parameter in network.parameters())

@@ -84,17 +84,17 @@ class FinetuningSettings(Settings):
 
         Candidates are drawn only where the original is asked for: with ``--compatible`` and without ``--select-topk``.
         """
-        chosen, length = self.generation, self.seq2seq.tgt_seq_length
+        options, length = self.generation, self.seq2seq.tgt_seq_length
         assert length is not None
         return BeamSettings(
             max_length=length,
-            num_beams=chosen.num_beams,
-            length_penalty=chosen.length_penalty,
-            no_repeat_ngram_size=chosen.no_repeat_ngram_size,
-            min_length=chosen.min_tgt_length,
-            top_k=chosen.top_k,
-            top_p=chosen.top_p,
-            draw_candidates=self.task.compatible and not chosen.select_topk,
+            num_beams=options.num_beams,
+            length_penalty=options.length_penalty,
+            no_repeat_ngram_size=options.no_repeat_ngram_size,
+            min_length=options.min_tgt_length,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            draw_candidates=self.task.compatible and not options.select_topk,
             block_positions=not self.blank.no_block_position,
         )
 

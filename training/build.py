@@ -119,14 +119,7 @@ def _deepspeed_plan(settings: Settings, *, device: torch.device) -> DeepSpeedPla
     if find_spec("deepspeed") is None:
         logger.warning("DeepSpeed is not installed; the torch engine runs with the values of its file")
         return None
-    plan = deepspeed_plan(
-        settings.deepspeed_content,
-        batch=settings.batch,
-        optimizer=settings.optimizer,
-        precision=settings.precision,
-        device=device,
-        universal=settings.checkpoint.universal_checkpoint,
-    )
+    plan = deepspeed_plan(settings, device=device)
     for notice in plan.notices:
         logger.info(notice)
     return plan

@@ -458,13 +458,7 @@ def make_plan(configuration: PretrainingSettings, *, vocab_size: int | None = No
         states = torch_states(shard, optimizer=optimizer, precision=precision)
         arithmetic = Arithmetic(FP32, bytes_of(precision), on_gpu)
     else:
-        settings = deepspeed_plan(
-            configuration.deepspeed_content,
-            batch=batch,
-            optimizer=configuration.optimizer,
-            precision=configuration.precision,
-            device=device,
-        )
+        settings = deepspeed_plan(configuration, device=device)
         stage, precision, zero = settings.stage, settings.precision, settings.config["zero_optimization"]
         notices += settings.notices
         if find_spec("deepspeed") is None:

@@ -13,7 +13,7 @@ from tests.helpers.engines import make_batch, make_engine
 from training.deepspeed.config import deepspeed_plan
 from training.deepspeed.engine import DeepSpeedEngine
 from training.engine import Engine
-from training.settings import BatchSettings, CheckpointSettings, OptimizerSettings, PrecisionSettings
+from training.settings import BatchSettings, CheckpointSettings, OptimizerSettings, PrecisionSettings, Settings
 
 GLOBAL_BATCHES = 4  # micro batches of one update, over all data ranks
 
@@ -24,14 +24,14 @@ def make_deepspeed(
     """Return an engine with the weights of ``make_engine(seed=seed)``; ``zero`` goes into zero_optimization."""
     universal = zero.pop("universal", False)
     plain = make_engine(seed=seed, topology=topology)
-    plan = deepspeed_plan(
-        {"zero_optimization": {"stage": stage, **zero}},
+    settings = Settings(
         batch=BatchSettings(batch_size=4, gradient_accumulation_steps=GLOBAL_BATCHES // topology.data_parallel_size),
         optimizer=OptimizerSettings("adam", 1e-2, 0.1, 0.9, 0.98, 1e-6, 1.0),
         precision=PrecisionSettings(fp16=precision == "fp16", bf16=precision == "bf16"),
-        device=torch.device("cpu"),
-        universal=universal,
+        checkpoint=CheckpointSettings(universal_checkpoint=universal),
+        deepspeed_content={"zero_optimization": {"stage": stage, **zero}},
     )
+    plan = deepspeed_plan(settings, device=torch.device("cpu"))
     return DeepSpeedEngine(
         plain.model,
         optimizer=plain.optimizer,

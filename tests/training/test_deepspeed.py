@@ -11,7 +11,7 @@ import torch
 from tests.helpers import deepspeed_engines as engines
 from tests.helpers.distributed import run
 from training.deepspeed.config import deepspeed_plan
-from training.settings import BatchSettings, OptimizerSettings, PrecisionSettings
+from training.settings import BatchSettings, OptimizerSettings, PrecisionSettings, Settings
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is an extra")
 
@@ -133,13 +133,13 @@ def test_a_cut_off_file_falls_back_loudly(straight, tmp_path: Path) -> None:
 
 
 def plan_for(content: dict, kind: str = "fp32"):
-    return deepspeed_plan(
-        content,
+    settings = Settings(
         batch=BatchSettings(batch_size=3, gradient_accumulation_steps=2),
         optimizer=OptimizerSettings("adam", 1e-3, 0.1, 0.9, 0.98, 1e-6, 0.7),
         precision=PrecisionSettings(kind == "fp16", kind == "bf16", None, 500, 3, 1.0),
-        device=torch.device("cpu"),
+        deepspeed_content=content,
     )
+    return deepspeed_plan(settings, device=torch.device("cpu"))
 
 
 def test_the_plan_holds_the_values_of_the_run() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from training.settings import BatchSettings, OptimizerSettings, PrecisionSettings
+from training.settings import PrecisionSettings, Settings
 
 ADAM_TYPES = ("adam", "adamw", "fusedadam", "cpuadam")
 
@@ -36,21 +36,14 @@ class DeepSpeedPlan:
         return self.stage > 0
 
 
-def deepspeed_plan(
-    content: Mapping[str, Any],
-    *,
-    batch: BatchSettings,
-    optimizer: OptimizerSettings,
-    precision: PrecisionSettings,
-    device: torch.device,
-    universal: bool = False,
-) -> DeepSpeedPlan:
-    """Resolve the JSON ``content`` for this run and this device.
+def deepspeed_plan(settings: Settings, *, device: torch.device) -> DeepSpeedPlan:
+    """Resolve the JSON file of a run for this device.
 
     Batch size, accumulation, clipping and precision are the run's, which already hold the values of the file. The
-    optimizer is ours on both engines (fused AdamW needs no compiler). ``universal`` lets the engine load a universal
-    checkpoint. Raises ValueError for an optimizer or a ZeRO stage that is not provided.
+    optimizer is ours on both engines (fused AdamW needs no compiler). With ``--universal-checkpoint`` the engine can
+    load a universal checkpoint. Raises ValueError for an optimizer or a ZeRO stage that is not provided.
     """
+    content = settings.deepspeed_content or {}
     config = copy.deepcopy(dict(content))
     notices: list[str] = []
     kind = (config.pop("optimizer", None) or {}).get("type", "AdamW")
@@ -64,7 +57,7 @@ def deepspeed_plan(
     stage = zero.get("stage", 0)
     if stage not in (0, 1, 2, 3):
         raise ValueError(f"the DeepSpeed file asks for ZeRO stage {stage!r}; 0, 1, 2 and 3 exist")
-    arithmetic = precision.kind
+    arithmetic = settings.precision.kind
     if arithmetic == "fp16" and device.type == "cpu":
         arithmetic = "bf16"
         notices.append("warning: DeepSpeed has no fp16 on a CPU; this run uses bf16 instead")
@@ -75,19 +68,19 @@ def deepspeed_plan(
     for name in ("train_batch_size", "fp16", "bf16", "bfloat16"):
         config.pop(name, None)
     if arithmetic == "fp16":
-        config["fp16"] = {**_float16(precision), **_known(content.get("fp16")), "enabled": True}
+        config["fp16"] = {**_float16(settings.precision), **_known(content.get("fp16")), "enabled": True}
     elif arithmetic == "bf16":
         config["bf16"] = {**_known(content.get("bf16")), "enabled": True}
     config["zero_optimization"] = {**zero, "stage": stage}
     config |= {
-        "train_micro_batch_size_per_gpu": batch.batch_size,
-        "gradient_accumulation_steps": batch.gradient_accumulation_steps,
-        "gradient_clipping": optimizer.clip_grad if stage > 0 else 0.0,
+        "train_micro_batch_size_per_gpu": settings.batch.batch_size,
+        "gradient_accumulation_steps": settings.batch.gradient_accumulation_steps,
+        "gradient_clipping": settings.optimizer.clip_grad if stage > 0 else 0.0,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,  # the run's own lines report
     }
-    if universal:
+    if settings.checkpoint.universal_checkpoint:
         config["checkpoint"] = {**config.get("checkpoint", {}), "load_universal": True}
     return DeepSpeedPlan(config, stage, arithmetic, tuple(notices))
 
