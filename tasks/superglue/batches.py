@@ -88,7 +88,8 @@ class TaskBatch:
         """Return the batch as tensors that share its memory."""
         import torch
 
-        return replace(self, **{name: torch.from_numpy(value) for name, value in self.arrays().items()})
+        changes: dict[str, Any] = {name: torch.from_numpy(value) for name, value in self.arrays().items()}
+        return replace(self, **changes)
 
 
 def collate(

@@ -16,7 +16,7 @@ from data_utils.batches import Batch
 from data_utils.objective import Objective
 from generation.scoring import Question, score_batch
 from model.heads import MultiTokenCloze
-from model.modeling_glm import LanguageModelLoss, evaluating
+from model.modeling_glm import GLMModel, LanguageModelLoss, evaluating
 from model.shared_rows import SharedRows
 from mpu.kernels.host_memory import send
 from mpu.mappings import run_shared
@@ -96,7 +96,7 @@ def decoupled_loss(scores: Tensor, labels: Tensor, choice_mask: Tensor | None) -
     return (signs * scores * real).sum()
 
 
-def answered_exactly(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
+def answered_exactly(model: GLMModel, tensors: dict[str, Tensor]) -> Tensor:
     """Tell [b] whether the language model's first choice is the target at every answer position (WSC without choices).
 
     ``model`` is a bare GLM; the answer is fed as it stands (teacher forcing).
@@ -142,7 +142,7 @@ class TaskCriterion:
 
     def num_tokens(self, batch: TaskBatch | Batch) -> int:
         """Return the size of the input, answers included."""
-        if getattr(batch, "shared_rows", None) is not None:
+        if isinstance(batch, TaskBatch) and batch.shared_rows is not None:
             return batch.shared_rows.size
         answers = getattr(batch, "answer_ids", None)
         return batch.input_ids.size + (0 if answers is None else answers.size)
@@ -230,8 +230,12 @@ def _score(engine: Engine, samples: Sequence[TaskSample], *, pad_id: int) -> Seq
     questions = [shared_question(sample) for sample in samples]
     network = engine.network
     # ZeRO stage 3, which marks its parameters with an id, has whole weights only inside the head: row by row then.
-    whole = isinstance(network, MultiTokenCloze) and not hasattr(network.model.word_embeddings.weight, "ds_id")
-    if whole and network.take_softmax and None not in questions:
+    if (
+        isinstance(network, MultiTokenCloze)
+        and network.take_softmax
+        and not hasattr(network.model.word_embeddings.weight, "ds_id")
+        and None not in questions
+    ):
         with engine.autocast():
             scored = score_batch(network.model, [question for question in questions if question is not None])
         power = max(0.0, network.length_penalty)
@@ -240,6 +244,7 @@ def _score(engine: Engine, samples: Sequence[TaskSample], *, pad_id: int) -> Seq
     tensors = on_device(batch, engine.device)
     with engine.autocast():
         if batch.kind == "language_model":
-            right = answered_exactly(engine.network, tensors).float()  # [b]
-            return torch.stack([1.0 - right, right], dim=1).cpu().numpy()
-        return choice_scores(engine.network, batch, tensors).float().cpu().numpy()
+            assert isinstance(network, GLMModel)
+            right = answered_exactly(network, tensors).float()  # [b]
+            return list(torch.stack([1.0 - right, right], dim=1).cpu().numpy())
+        return list(choice_scores(network, batch, tensors).float().cpu().numpy())

@@ -31,7 +31,7 @@ SHUFFLE_SEED = 42
 class RteProcessor(DataProcessor):
     """premise, hypothesis, label, idx."""
 
-    labels = ("entailment", "not_entailment")
+    labels: tuple[str, ...] = ("entailment", "not_entailment")
     premise = "premise"
     hypothesis = "hypothesis"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.superglue.patterns import MASK, PVP, SLOT, Parts, S, lower_first, without_punctuation
+from tasks.superglue.patterns import MASK, PVP, SLOT, Parts, Piece, S, lower_first, without_punctuation
 from tasks.superglue.readers import InputExample
 
 NO_YES = {"0": " No", "1": " Yes"}
@@ -21,7 +21,7 @@ class RtePVP(PVP):
     def render(self, example: InputExample, pattern_id: int) -> Parts:
         premise, hypothesis = example.text_a, without_punctuation(example.text_b)
         if pattern_id in (0, 2):
-            a = [SLOT, '"', S(hypothesis), '" ?']
+            a: list[Piece] = [SLOT, '"', S(hypothesis), '" ?']
             if pattern_id == 0:
                 return Parts(a, [SLOT, MASK, ",", SLOT, ' "', S(premise), '"'])
             return Parts(a, [SLOT, MASK, '. "', SLOT, S(premise), '"'])
@@ -84,6 +84,7 @@ class CopaPVP(PVP):
     def render(self, example: InputExample, pattern_id: int) -> Parts:
         first, second = self.choices(example)
         premise, joiner = S(without_punctuation(" " + example.text_a)), self.joiner(example)
+        a: list[Piece]
         if pattern_id == 0:
             a = [SLOT, '"', first, '" or "', second, '"?', SLOT, premise, joiner, SLOT, MASK, "."]
         elif pattern_id == 1:
@@ -222,16 +223,15 @@ class TopicPVP(PVP):
 
     def render(self, example: InputExample, pattern_id: int) -> Parts:
         texts = [S(example.text_a), S(example.text_b)]
-        return Parts(
-            (
-                [MASK, ":", *texts],
-                [MASK, f" {self.noun}:", *texts],
-                [texts[0], "(", MASK, ")", texts[1]],
-                [*texts, "(", MASK, ")"],
-                ["[ Category:", MASK, "]", *texts],
-                [MASK, "-", *texts],
-            )[pattern_id]
+        patterns: tuple[list[Piece], ...] = (
+            [MASK, ":", *texts],
+            [MASK, f" {self.noun}:", *texts],
+            [texts[0], "(", MASK, ")", texts[1]],
+            [*texts, "(", MASK, ")"],
+            ["[ Category:", MASK, "]", *texts],
+            [MASK, "-", *texts],
         )
+        return Parts(patterns[pattern_id])
 
 
 class AgnewsPVP(TopicPVP):
