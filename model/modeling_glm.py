@@ -70,16 +70,10 @@ class GLMModel(nn.Module):
         self.config = config
         self.topology = topology
         self.random_state = ModelParallelRandomState(topology)
-        self.word_embeddings = VocabParallelEmbedding(
-            config.vocab_size,
-            config.hidden_size,
-            topology=topology,
-            initializer_std=config.initializer_std,
-            generator=generator,
-            device=device,
-            dtype=dtype,
-        )
         context = LayerContext(topology, self.random_state, generator=generator, device=device, dtype=dtype)
+        self.word_embeddings = VocabParallelEmbedding(
+            config.vocab_size, config.hidden_size, context, initializer_std=config.initializer_std
+        )
         stack = RelativeTransformer if config.relative_encoding else Transformer
         self.transformer = stack(config, context)
         self.inference_head: Callable[[Tensor], Tensor] | None = None  # in place of the product with the word table

@@ -88,14 +88,14 @@ class SelfAttention(nn.Module):
         self.head_dim = size // config.num_attention_heads
         self.random_state = context.random_state
         self.add_projections(config, context)
-        self.dense = RowParallelLinear(size, size, initializer_std=config.output_initializer_std, **context.parallel())
+        self.dense = RowParallelLinear(size, size, context, initializer_std=config.output_initializer_std)
         self.output_dropout = Dropout(config.output_dropout, fast=config.fast_dropout)
 
     # ``mpu/relative.py`` extends the next method and replaces ``attend``.
     def add_projections(self, config: TransformerConfig, context: LayerContext) -> None:
         """Make what comes before attention: the fused projection [b,s,h] -> [b,s,3h/t]."""
         size, std = config.hidden_size, config.initializer_std
-        self.query_key_value = ColumnParallelLinear(size, 3 * size, stride=3, initializer_std=std, **context.parallel())
+        self.query_key_value = ColumnParallelLinear(size, 3 * size, context, stride=3, initializer_std=std)
 
     def forward(
         self,

@@ -36,10 +36,6 @@ class LayerContext:
     device: torch.device | str | None = None
     dtype: torch.dtype | None = None
 
-    def parallel(self) -> dict[str, Any]:
-        """Return the keyword arguments of a parallel layer."""
-        return {"topology": self.topology, "generator": self.generator, **self.factory()}
-
     def factory(self) -> dict[str, Any]:
         """Return the keyword arguments of a plain torch layer."""
         return {"device": self.device, "dtype": self.dtype}
@@ -92,28 +88,20 @@ class VocabParallelEmbedding(nn.Module):
     """Look up rows of a table [v,h] of which rank r owns ids [r v/t, (r+1) v/t)."""
 
     def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        *,
-        topology: ParallelTopology,
-        initializer_std: float = 0.02,
-        generator: Generator | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, num_embeddings: int, embedding_dim: int, context: LayerContext, *, initializer_std: float = 0.02
     ) -> None:
         super().__init__()
-        self.topology = topology
+        self.topology = context.topology
         self.num_embeddings = num_embeddings
-        rows = topology.share(num_embeddings, what="the vocabulary size")
-        self.first_id = topology.model_parallel_rank * rows
-        self.weight = mark_model_parallel(nn.Parameter(torch.empty(rows, embedding_dim, device=device, dtype=dtype)))
+        rows = self.topology.share(num_embeddings, what="the vocabulary size")
+        self.first_id = self.topology.model_parallel_rank * rows
+        self.weight = mark_model_parallel(nn.Parameter(torch.empty(rows, embedding_dim, **context.factory())))
         initialize_normal(
             self.weight,
             (num_embeddings, embedding_dim),
             std=initializer_std,
-            generator=generator,
-            topology=topology,
+            generator=context.generator,
+            topology=self.topology,
         )
 
     def forward(self, token_ids: Tensor) -> Tensor:
@@ -127,15 +115,36 @@ class VocabParallelEmbedding(nn.Module):
 
 
 class _ParallelLinear(nn.Module):
-    """What the two kinds have in common: the product of this rank.
+    """A linear layer whose weight [out,in] is cut along ``dim`` over the ranks: 0 with its bias, 1 without.
 
-    ``inference_linear``, where it is set, computes that product in place of ``weight`` and the local bias
+    ``inference_linear``, where it is set, computes the product of this rank in place of ``weight`` and the local bias
     (``mpu/kernels/prepacked.py``); it has no gradients.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter
     inference_linear: Callable[[Tensor], Tensor] | None = None
+
+    def __init__(
+        self, full_shape: tuple[int, int], context: LayerContext, *, dim: int, stride: int, initializer_std: float
+    ) -> None:
+        super().__init__()
+        self.topology = context.topology
+        what = f"the {('output', 'input')[dim]} width of a parallel linear layer"
+        shape = list(full_shape)
+        shape[dim] = self.topology.share(shape[dim], what=what)
+        self.weight = mark_model_parallel(nn.Parameter(torch.empty(shape, **context.factory())))
+        bias = nn.Parameter(torch.zeros(shape[0], **context.factory()))
+        self.bias = mark_model_parallel(bias) if dim == 0 else bias
+        initialize_normal(
+            self.weight,
+            full_shape,
+            std=initializer_std,
+            generator=context.generator,
+            topology=self.topology,
+            dim=dim,
+            stride=stride,
+        )
 
     @property
     def local_bias(self) -> Tensor | None:
@@ -156,29 +165,14 @@ class ColumnParallelLinear(_ParallelLinear):
         self,
         in_features: int,
         out_features: int,
+        context: LayerContext,
         *,
-        topology: ParallelTopology,
         gather_output: bool = False,
         stride: int = 1,
         initializer_std: float = 0.02,
-        generator: Generator | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.topology = topology
+        super().__init__((out_features, in_features), context, dim=0, stride=stride, initializer_std=initializer_std)
         self.gather_output = gather_output
-        rows = topology.share(out_features, what="the output width of a parallel linear layer")
-        self.weight = mark_model_parallel(nn.Parameter(torch.empty(rows, in_features, device=device, dtype=dtype)))
-        self.bias = mark_model_parallel(nn.Parameter(torch.zeros(rows, device=device, dtype=dtype)))
-        initialize_normal(
-            self.weight,
-            (out_features, in_features),
-            std=initializer_std,
-            generator=generator,
-            topology=topology,
-            stride=stride,
-        )
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map [...,in], equal on all ranks, to [...,out/t], or to [...,out] with ``gather_output``."""
@@ -193,28 +187,13 @@ class RowParallelLinear(_ParallelLinear):
         self,
         in_features: int,
         out_features: int,
+        context: LayerContext,
         *,
-        topology: ParallelTopology,
         input_is_parallel: bool = True,
         initializer_std: float = 0.02,
-        generator: Generator | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.topology = topology
+        super().__init__((out_features, in_features), context, dim=1, stride=1, initializer_std=initializer_std)
         self.input_is_parallel = input_is_parallel
-        columns = topology.share(in_features, what="the input width of a parallel linear layer")
-        self.weight = mark_model_parallel(nn.Parameter(torch.empty(out_features, columns, device=device, dtype=dtype)))
-        self.bias = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype))
-        initialize_normal(
-            self.weight,
-            (out_features, in_features),
-            std=initializer_std,
-            generator=generator,
-            topology=topology,
-            dim=1,
-        )
 
     @property
     def local_bias(self) -> Tensor | None:

@@ -93,7 +93,7 @@ class RelativeSelfAttention(SelfAttention):
         """Make the fused projection, and that of the distances [k,h] -> [k,h/t]."""
         super().add_projections(config, context)
         size, std = config.hidden_size, config.initializer_std
-        self.relative = ColumnParallelLinear(size, size, initializer_std=std, **context.parallel())
+        self.relative = ColumnParallelLinear(size, size, context, initializer_std=std)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: VisibleKeys, *, dropout_probability: float

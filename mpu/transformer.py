@@ -35,13 +35,9 @@ class MLP(nn.Module):
 
     def __init__(self, config: TransformerConfig, context: LayerContext) -> None:
         super().__init__()
-        hidden_size = config.hidden_size
-        self.dense_h_to_4h = ColumnParallelLinear(
-            hidden_size, 4 * hidden_size, initializer_std=config.initializer_std, **context.parallel()
-        )
-        self.dense_4h_to_h = RowParallelLinear(
-            4 * hidden_size, hidden_size, initializer_std=config.output_initializer_std, **context.parallel()
-        )
+        size, std, output_std = config.hidden_size, config.initializer_std, config.output_initializer_std
+        self.dense_h_to_4h = ColumnParallelLinear(size, 4 * size, context, initializer_std=std)
+        self.dense_4h_to_h = RowParallelLinear(4 * size, size, context, initializer_std=output_std)
         self.output_dropout = Dropout(config.output_dropout, fast=config.fast_dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:

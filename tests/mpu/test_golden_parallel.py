@@ -17,7 +17,7 @@ from model.modeling_glm import GLMModel
 from mpu.cross_entropy import vocab_parallel_cross_entropy
 from mpu.gradients import gradient_norm
 from mpu.initialize import ParallelTopology, initialize_model_parallel
-from mpu.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding, shard_of
+from mpu.layers import ColumnParallelLinear, LayerContext, RowParallelLinear, VocabParallelEmbedding, shard_of
 from mpu.mappings import (
     broadcast_tensors,
     chunk_of_last_dim,
@@ -26,6 +26,7 @@ from mpu.mappings import (
     reduce_from_model_parallel,
     scatter_to_model_parallel,
 )
+from mpu.random import ModelParallelRandomState
 from tests.helpers.distributed import run
 from tests.helpers.golden_index import GoldenFolder
 from tests.helpers.golden_models import assert_close, config_for, load_vectors
@@ -69,21 +70,22 @@ def vectors(golden: GoldenFolder) -> dict[str, Any]:
 def _layer_results(name: str, recorded: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tensor | None]:
     """Run one layer with the recorded weights of this rank, forward and backward."""
     topology = initialize_model_parallel(recorded["size"])
+    context = LayerContext(topology, ModelParallelRandomState(topology))
     input_name, gradient_name, _, stride = LAYERS[name]
     x, gradient = inputs[input_name], inputs[gradient_name]
     if name.startswith("column"):
         rows = recorded["weight"].size(0) * topology.model_parallel_size
         gathered = name == "column_gather"
-        layer = ColumnParallelLinear(x.size(-1), rows, topology=topology, gather_output=gathered, stride=stride)
+        layer = ColumnParallelLinear(x.size(-1), rows, context, gather_output=gathered, stride=stride)
     elif name.startswith("row"):
         layer = RowParallelLinear(
-            x.size(-1), gradient.size(-1), topology=topology, input_is_parallel=name == "row_input_parallel"
+            x.size(-1), gradient.size(-1), context, input_is_parallel=name == "row_input_parallel"
         )
         if name == "row_input_parallel":
             x = chunk_of_last_dim(x, topology)
     elif name == "vocab_embedding":
         rows = recorded["weight"].size(0) * topology.model_parallel_size
-        layer = VocabParallelEmbedding(rows, gradient.size(-1), topology=topology)
+        layer = VocabParallelEmbedding(rows, gradient.size(-1), context)
     else:  # cut along the embedding dimension: a plain look-up and a gather make it
         table = nn.Embedding.from_pretrained(recorded["weight"], freeze=False)
         outputs = gather_from_model_parallel(table(x), topology)

@@ -14,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology, initialize_model_parallel
-from mpu.layers import ColumnParallelLinear, shard_of
+from mpu.layers import ColumnParallelLinear, LayerContext, shard_of
 from mpu.mappings import broadcast_tensors, concatenate_last_dim
+from mpu.random import ModelParallelRandomState
 from tests.helpers.distributed import RankFailedError, run
 
 CONFIG = GLMConfig(2, 16, num_attention_heads=4, vocab_size=64, max_position_embeddings=20)
@@ -179,7 +180,8 @@ def test_broadcast_of_any_shape() -> None:
 
 def _gather_worker() -> tuple[Tensor, Tensor]:
     topology = initialize_model_parallel(2)
-    layer = ColumnParallelLinear(4, 6, topology=topology, stride=3, generator=torch.Generator().manual_seed(1))
+    context = LayerContext(topology, ModelParallelRandomState(topology), torch.Generator().manual_seed(1))
+    layer = ColumnParallelLinear(4, 6, context, stride=3)
     return layer.weight.detach(), concatenate_last_dim(layer.weight.detach().T, topology)
 
 
