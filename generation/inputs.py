@@ -103,7 +103,7 @@ def require_blank(inputs: PromptInputs, *, tokenizer: Tokenizer) -> None:
     """Raise ValueError when the prompt has no blank to fill."""
     if not inputs.blanks:
         names = ", ".join(f"[{name}]" for name in MASK_COMMANDS if tokenizer.has_command(name))
-        raise ValueError(f"no blank to fill in the prompt {_shorten(inputs.text)!r}: mark it with {names}")
+        raise ValueError(f"no blank to fill in the prompt {_excerpt(inputs.text)!r}: mark it with {names}")
 
 
 def shorten(ids: Sequence[int], room: int, *, mask_id: int | None = None) -> list[int]:
@@ -137,7 +137,7 @@ def insert_answers(text: str, answers: Sequence[str], *, tokenizer: Tokenizer) -
     return filled
 
 
-def _shorten(text: str, *, limit: int = 60) -> str:
+def _excerpt(text: str, *, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
@@ -199,11 +199,11 @@ class QuestionEncoder:
             )
         ids = self.tokenizer.encode(context)
         if unidirectional:
-            ids = self._shorten(ids, room, mask_id=None)
+            ids = self._fit(ids, room, mask_id=None)
             return self._question([self.special.cls, self.mask_id("gMASK")], ids, answers, mask_index=1)
         masks = [index for index in ids if index in self.special.masks]
         mask_id = masks[-1] if masks else self.mask_id(mask)
-        ids = self._shorten(ids if masks else [*ids, mask_id], room, mask_id=mask_id)
+        ids = self._fit(ids if masks else [*ids, mask_id], room, mask_id=mask_id)
         last = len(ids) - ids[::-1].index(mask_id)  # counted from [ENC]
         return self._question([self.special.cls, *ids, self.special.eos], [], answers, mask_index=last)
 
@@ -234,7 +234,7 @@ class QuestionEncoder:
             questions.append(self._question(context, window[shown:known], [predicted], mask_index=shown + 1))
         return questions
 
-    def _shorten(self, ids: Sequence[int], room: int, *, mask_id: int | None) -> list[int]:
+    def _fit(self, ids: Sequence[int], room: int, *, mask_id: int | None) -> list[int]:
         self.num_shortened += len(ids) > room
         return shorten(ids, room, mask_id=mask_id)
 
