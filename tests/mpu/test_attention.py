@@ -141,3 +141,18 @@ def test_attention_dropout_keeps_the_mean(monkeypatch: pytest.MonkeyPatch) -> No
     for fast in (True, False):
         draws = [attend(query, key, value, mask, dropout_probability=0.25, fast_dropout=fast) for _ in range(4000)]
         torch.testing.assert_close(torch.stack(draws).mean(dim=0), expected, atol=0.08, rtol=0.0)
+
+
+def test_constructors_make_the_masks_of_the_tensor_forms() -> None:
+    generator = torch.Generator().manual_seed(5)
+    segment_ids = torch.tensor([[1, 1, 2, 2, 0], [1, 1, 1, 1, 1]])
+    in_prefix = torch.tensor([[1, 0, 1, 0, 0], [1, 1, 0, 0, 0]])
+    visible = torch.rand(2, 1, 5, 5, generator=generator) < 0.5
+    pairs = [
+        (PrefixMask.prefix(torch.tensor([1, 4])), torch.tensor([1, 4])),
+        (PrefixMask.packed(segment_ids, in_prefix), torch.stack([segment_ids, in_prefix], dim=1)),
+        (PrefixMask.matrix(visible), visible),
+    ]
+    for mask, tensor in pairs:
+        made = mask.to(torch.device("cpu")).visible_keys(query_length=5, key_length=5, device="cpu")
+        assert torch.equal(made.visible, _keys(tensor, query_length=5, key_length=5).visible)
