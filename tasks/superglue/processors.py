@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -316,40 +316,37 @@ class MnliMismatchedProcessor(MnliProcessor):
     )
 
 
-class Sst2Processor(TableProcessor):
+class GlueProcessor(TableProcessor):
+    """A tab-separated file for each split; classes are 0 and 1 unless it says otherwise."""
+
+    labels: Sequence[str] = ("0", "1")
+    files = same_named_files(".tsv")
+    clean = staticmethod(standardize)
+
+
+class Sst2Processor(GlueProcessor):
     """sentence, label."""
 
-    labels = ("0", "1")
-    files = same_named_files(".tsv")
     text_a = "sentence"
-    clean = staticmethod(standardize)
 
 
-class MrpcProcessor(TableProcessor):
+class MrpcProcessor(GlueProcessor):
     """#1 String, #2 String, Quality."""
 
-    labels = ("0", "1")
-    files = same_named_files(".tsv")
     text_a, text_b, label = "#1 String", "#2 String", "Quality"
-    clean = staticmethod(standardize)
 
 
-class QqpProcessor(TableProcessor):
+class QqpProcessor(GlueProcessor):
     """question1, question2, is_duplicate."""
 
-    labels = ("0", "1")
-    files = same_named_files(".tsv")
     text_a, text_b, label = "question1", "question2", "is_duplicate"
-    clean = staticmethod(standardize)
 
 
-class QnliProcessor(TableProcessor):
+class QnliProcessor(GlueProcessor):
     """question, sentence, label."""
 
     labels = ("entailment", "not_entailment")
-    files = same_named_files(".tsv")
     text_a, text_b = "question", "sentence"
-    clean = staticmethod(standardize)
 
 
 class ColaProcessor(DataProcessor):
@@ -509,25 +506,28 @@ class SquadProcessor(DataProcessor):
             yield InputExample(question["id"], record.text("context"), question["question"], "0", meta)
 
 
-class AfqmcProcessor(TableProcessor):
+class ClueProcessor(TableProcessor):
+    """A file of JSON lines for each split; the texts are used as they are."""
+
+    files = same_named_files(".json")
+    read = staticmethod(read_json_lines)
+    indexed = True
+
+
+class AfqmcProcessor(ClueProcessor):
     """sentence1, sentence2, label."""
 
     labels = ("0", "1")
-    files = same_named_files(".json")
     text_a, text_b = "sentence1", "sentence2"
-    read = staticmethod(read_json_lines)
-    indexed = True
 
 
-class TnewsProcessor(TableProcessor):
+class TnewsProcessor(ClueProcessor):
     """sentence, keywords, label."""
 
-    numbers = (100, 101, 102, 103, 104, 106, 107, 108, 109, 110, 112, 113, 114, 115, 116)
-    labels = tuple(map(str, numbers))
-    files = same_named_files(".json")
+    labels = tuple(
+        ["100", "101", "102", "103", "104", "106", "107", "108", "109", "110", "112", "113", "114", "115", "116"]
+    )
     text_a, text_b = "sentence", "keywords"
-    read = staticmethod(read_json_lines)
-    indexed = True
 
 
 class CluewscProcessor(DataProcessor):
