@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,27 @@ def test_what_pages_name_exists(page: Path):
 def test_what_the_code_cites_exists():
     wrong = {name_of(path): list(missing(path.read_text(encoding="utf-8"))) for path in SOURCES}
     assert not {name: cited for name, cited in wrong.items() if cited}
+
+
+def defined_in(file: Path) -> set[str]:
+    """Return the functions and classes of a file, and the methods of its classes as ``Class.method``."""
+    found = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{method.name}" for method in node.body if isinstance(method, ast.FunctionDef)}
+    return found
+
+
+def test_the_walks_name_functions_that_are_there():
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    walks = re.search(r"^## Four walks\n(.*?)^## ", text, flags=re.MULTILINE | re.DOTALL)[1]
+    steps = re.findall(r"^\d+\. \[([^\]]+)\]\(\1\): ([^-\n]+)", walks, flags=re.MULTILINE)
+    assert len(steps) == len(re.findall(r"^\d+\. ", walks, flags=re.MULTILINE)) > 40
+    for file, names in steps:
+        lacking = set(re.findall(r"`([^`]+)`", names)) - defined_in(REPOSITORY / file)
+        assert not lacking, (file, lacking)
 
 
 def test_nothing_outside_of_the_repository_is_cited():
