@@ -524,9 +524,7 @@ class AfqmcProcessor(ClueProcessor):
 class TnewsProcessor(ClueProcessor):
     """sentence, keywords, label."""
 
-    labels = tuple(
-        ["100", "101", "102", "103", "104", "106", "107", "108", "109", "110", "112", "113", "114", "115", "116"]
-    )
+    labels = ("100", "101", "102", "103", "104", "106", "107", "108", "109", "110", "112", "113", "114", "115", "116")
     text_a, text_b = "sentence", "keywords"
 
 
