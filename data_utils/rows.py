@@ -2,6 +2,8 @@
 
     [CLS] text with a [MASK] [SEP] more text [end] | [sop] answer ...
 
+Ids, targets and positions of one are worked out in docs/formats.md#samples.
+
 n positions of a row, r rows, s width of their stack
 """
 

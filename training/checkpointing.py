@@ -1,7 +1,8 @@
 """Save and restore a run. A checkpoint appears as a whole or not at all.
 
 Files are written to ``<root>/.tmp-<tag>``, made durable, and the folder gets its name ``<root>/<tag>``; the trackers
-are replaced last. Whatever moment the process dies at, the trackers name a complete checkpoint.
+are replaced last. Whatever moment the process dies at, the trackers name a complete checkpoint. What a file holds:
+docs/formats.md#checkpoints.
 """
 
 from __future__ import annotations

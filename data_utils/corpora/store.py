@@ -1,4 +1,4 @@
-"""Memory-mapped store of documents in Megatron's public .bin/.idx layout.
+"""Memory-mapped store of documents in Megatron's public .bin/.idx layout (docs/formats.md#token-store).
 
 ``<prefix>.idx``  9 bytes ``MMIDIDX\\0\\0``, u64 version 1, u8 type code, u64 number of sequences n, u64 number of
 document entries (n + 1), int32 lengths [n], int64 byte offsets [n], int64 document index [n + 1]; little endian.

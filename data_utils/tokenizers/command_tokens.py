@@ -1,4 +1,4 @@
-"""The command tokens of every tokenizer family, with the ids of the released models.
+"""The command tokens of every tokenizer family, with the ids of the released models (docs/formats.md#command-tokens).
 
 Order matters: it is the order in which texts are split, and of names that share an id the later one names it.
 """

@@ -1,4 +1,4 @@
-"""Predictions as the files that the benchmarks' sites take: JSON objects, one a line.
+"""Predictions as the files that the benchmarks' sites take: JSON objects, one a line (docs/formats.md#predictions).
 
 A format is called with the labels, the examples, and their predicted classes (or choices) in the same order, and
 returns the file's objects.
