@@ -1,6 +1,6 @@
 """The names of a GLM's parameters, and how each is cut over model-parallel ranks.
 
-One table says it for loading, for resharding and for conversions; docs/formats.md#parameters shows it. Imports no torch.
+One table says it for loading, for resharding and for conversions (docs/formats.md#parameters). Imports no torch.
 """
 
 from __future__ import annotations
