@@ -11,7 +11,6 @@ divide each other. ZeRO's optimizer files are not converted: --universal-checkpo
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 from data_utils.errors import run_main
@@ -32,7 +31,7 @@ def change_model_parallel_size(folder: Path, size: int) -> Path | None:
     """
     from model.checkpoints.reading import read_weight_file, resolve_checkpoint, shard_name
     from model.checkpoints.resharding import dropped_keys, reshard_content
-    from model.checkpoints.writing import prepare_folder, publish_folder, write_shard, write_trackers
+    from model.checkpoints.writing import new_folder, write_shard, write_trackers
 
     if size < 1:
         raise ValueError(f"model-parallel size {size} is not possible; give a number of at least 1")
@@ -48,18 +47,16 @@ def change_model_parallel_size(folder: Path, size: int) -> Path | None:
     root = source.with_name(f"{source.name}_MP{size}")
     # A folder that holds the files itself becomes another one like it, without a tracker.
     target = root if location.root is None else root / location.tag
-    temporary = prepare_folder(target)
     try:
-        for rank in range(size):  # one at a time: memory holds one new shard, the present ones are mapped
-            content = reshard_content(contents, size=size, rank=rank, file=location.folder)
-            write_shard(temporary / shard_name(rank), content)
-            del content
-    except BaseException:  # an interrupt leaves nothing behind either
-        shutil.rmtree(temporary)
+        with new_folder(target) as temporary:
+            for rank in range(size):  # one at a time: memory holds one new shard, the present ones are mapped
+                content = reshard_content(contents, size=size, rank=rank, file=location.folder)
+                write_shard(temporary / shard_name(rank), content)
+                del content
+    except BaseException:
         if location.root is not None and not any(root.iterdir()):
             root.rmdir()
         raise
-    publish_folder(target)
     if location.root is not None:
         write_trackers(root, f"{location.tag}\n")
     _tell_what_is_left_out(dropped_keys(contents[0]), zero=any(location.folder.glob("*optim_states.pt")))

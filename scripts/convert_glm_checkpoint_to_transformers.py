@@ -97,7 +97,8 @@ def convert(values: argparse.Namespace) -> int:
     """Convert, and print what was written."""
     description = describe(values)
     from model.checkpoints.reading import read_whole_weights
-    from model.hub.export import ExportOptions, check_is_new, export_bin, export_folder, parse_size
+    from model.checkpoints.writing import check_is_new
+    from model.hub.export import ExportOptions, export_bin, export_folder, parse_size
 
     options = ExportOptions(
         max_shard_size=parse_size(values.max_shard_size), purpose=values.purpose, pool_token=values.pool_token

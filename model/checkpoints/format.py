@@ -29,6 +29,7 @@ HUB_HEAD_NAMES = {
     "out_proj.bias": "multichoice_head.bias",
 }
 HUB_HEAD = frozenset(HUB_HEAD_NAMES)
+HEAD_NAMES = tuple(HUB_HEAD_NAMES.values())
 HUB_PREFIX = "glm."  # of the language model inside the classes of the Hugging Face layout
 PROMPT_PREFIX = "prompt_spell."
 WORD_TABLE = "word_embeddings.weight"
@@ -71,6 +72,12 @@ def canonical_name(name: str) -> str:
     while name.startswith(WRAPPER_PREFIXES):
         name = name.split(".", 1)[1]
     return FOREIGN_NAMES.get(name, name)
+
+
+def hub_name(name: str) -> str:
+    """Return the name of a parameter in the classes of the Hugging Face layout."""
+    heads = {ours: theirs for theirs, ours in HUB_HEAD_NAMES.items()}
+    return heads.get(name) or f"{HUB_PREFIX}{name}"
 
 
 def rule_for(name: str) -> ParameterRule:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,30 @@ import torch
 from model.checkpoints.reading import REPLACED_PREFIX, TRACKERS
 
 TEMPORARY_PREFIX = ".tmp-"
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to write files into, which becomes ``folder`` when the block ends.
+
+    When the block fails, nothing is left behind. An older folder of that name is replaced.
+    """
+    temporary = prepare_folder(folder)
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        publish_folder(folder)
+    except BaseException:  # an interrupt leaves nothing behind either
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def check_is_new(folder: Path) -> None:
+    """Raise ValueError when ``folder`` holds something already, which would be replaced."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not empty; name a new folder")
 
 
 def prepare_folder(folder: Path) -> Path:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,16 @@ from typing import Any
 
 from torch import Generator, Tensor, nn
 
-from model.checkpoints.format import ADAPTER_NAME, canonical_name, merge_tensors, rule_for, split_tensor
+from model.checkpoints.format import (
+    ADAPTER_NAME,
+    HEAD_NAMES,
+    HUB_HEAD_NAMES,
+    canonical_name,
+    hub_name,
+    merge_tensors,
+    rule_for,
+    split_tensor,
+)
 from model.checkpoints.reading import (
     CheckpointLocation,
     CheckpointShards,
@@ -33,7 +40,7 @@ from model.checkpoints.reading import (
     shard_name,
     weights_in,
 )
-from model.checkpoints.writing import prepare_folder, publish_folder, write_shard
+from model.checkpoints.writing import check_is_new, new_folder, write_shard
 from model.config import LORA_TARGETS, LoraSettings
 from model.hub.weight_files import read_hub_file
 from model.lora import adapted_layers, add_adapters, low_rank_product
@@ -45,9 +52,6 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 HEAD_FILE = "head_model.safetensors"
 PEFT_PREFIX = "base_model.model."
-HUB_PREFIX = "glm."
-# The classifier's layers, and their names in the exported model.
-HEAD_LAYERS = {"pool_layer": "dense", "multichoice_head": "out_proj"}
 
 # Options of PEFT that change what an adapter computes. Adapters that use one of them are refused.
 UNSUPPORTED_OPTIONS = (
@@ -88,7 +92,7 @@ def gather_adapter(network: nn.Module, *, topology: ParallelTopology) -> dict[st
     whole = {}
     for full_name, parameter in network.named_parameters():
         name = canonical_name(full_name)
-        if not (ADAPTER_NAME.fullmatch(name) or name.split(".")[0] in HEAD_LAYERS):
+        if not (ADAPTER_NAME.fullmatch(name) or name in HEAD_NAMES):
             continue
         value = parameter.detach()
         if size > 1 and rule_for(name).dim is not None:
@@ -110,35 +114,22 @@ def save_adapter(
     settings = adapted_layers(network)[0].settings
     if topology.rank != 0:
         return
-    factors = {hub_name(name): value for name, value in weights.items() if ADAPTER_NAME.fullmatch(name)}
+    factors = {
+        f"{PEFT_PREFIX}{hub_name(name)}": value for name, value in weights.items() if ADAPTER_NAME.fullmatch(name)
+    }
     head = {hub_name(name): value for name, value in weights.items() if not ADAPTER_NAME.fullmatch(name)}
-    temporary = prepare_folder(folder)
-    try:
+    with new_folder(folder) as temporary:
         config = json.dumps(peft_config(settings, base_model=base_model), indent=2)
-        _write(temporary / CONFIG_FILE, f"{config}\n".encode())
-        _write(temporary / WEIGHT_FILES[0], _packed(factors))
+        (temporary / CONFIG_FILE).write_text(f"{config}\n", encoding="utf-8")
+        (temporary / WEIGHT_FILES[0]).write_bytes(_packed(factors))
         if head:
-            _write(temporary / HEAD_FILE, _packed(head))
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    publish_folder(folder)
-
-
-def hub_name(name: str) -> str:
-    """Return the name of a factor in PEFT's files, or that of a head layer's parameter in the exported model."""
-    if ADAPTER_NAME.fullmatch(name):
-        return f"{PEFT_PREFIX}{HUB_PREFIX}{name}"
-    layer, _, kind = name.partition(".")
-    return f"{HEAD_LAYERS[layer]}.{kind}"
+            (temporary / HEAD_FILE).write_bytes(_packed(head))
 
 
 def native_name(name: str) -> str:
-    """Return the name of the table for one of PEFT's files; the opposite of ``hub_name``."""
+    """Return the name of the table for that of a factor or a head's parameter in PEFT's files."""
     name = canonical_name(name.removeprefix(PEFT_PREFIX))
-    layer, _, kind = name.partition(".")
-    heads = {hub: native for native, hub in HEAD_LAYERS.items()}
-    return f"{heads[layer]}.{kind}" if layer in heads else name
+    return HUB_HEAD_NAMES.get(name, name)
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -163,7 +154,7 @@ def read_adapter(folder: Path) -> Adapter:
         present = {**present, **read_hub_file(folder / HEAD_FILE)["module"]}
     weights = {native_name(name): tensor for name, tensor in present.items()}
     for name in weights:
-        if not (ADAPTER_NAME.fullmatch(name) or name.split(".")[0] in HEAD_LAYERS):
+        if not (ADAPTER_NAME.fullmatch(name) or name in HEAD_NAMES):
             raise ValueError(f"{path} holds {name!r}, which is no adapter of a GLM; give one made for it")
     modules = [name.removesuffix(".weight") for name in adapted_weights(weights)]
     settings = settings_of_peft(config, modules=modules, file=str(file))
@@ -255,14 +246,12 @@ def merge_into_checkpoint(checkpoint: Path, adapter: Adapter, output: Path) -> P
     """Write the checkpoint's weights with the adapter added to ``output``, in as many shards, and return it.
 
     ``checkpoint`` is what the adapter was trained on, of any model-parallel size and either layout. Weights keep their
-    type; memory holds one shard. Raises ValueError when the adapter does not fit, or ``output`` exists.
+    type; memory holds one shard. Raises ValueError when the adapter does not fit, or ``output`` is not new.
     """
-    if output.exists():
-        raise ValueError(f"{output} exists; give another folder for the merged weights")
+    check_is_new(output)
     location = resolve_checkpoint(checkpoint)
     files = location.shard_files()
-    temporary = prepare_folder(output)
-    try:
+    with new_folder(output) as temporary:
         for rank, file in enumerate(files):
             content = read_weight_file(file)
             weights = {canonical_name(name): tensor for name, tensor in weights_in(content, file=file).items()}
@@ -270,10 +259,6 @@ def merge_into_checkpoint(checkpoint: Path, adapter: Adapter, output: Path) -> P
             iteration = iteration_of(content, location)
             shard = {"module": merged, "iteration": iteration, "mp_world_size": len(files)}
             write_shard(temporary / shard_name(rank), shard)
-    except BaseException:  # an interrupt leaves nothing behind either
-        shutil.rmtree(temporary)
-        raise
-    publish_folder(output)
     return output
 
 
@@ -302,10 +287,3 @@ def _packed(weights: Mapping[str, Tensor]) -> bytes:
     except ImportError as error:
         raise ValueError("adapters need the package safetensors: pip install safetensors") from error
     return save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata={"format": "pt"})
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -11,7 +11,6 @@ One weight file is in memory at a time. The folder appears as a whole or not at 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,9 +20,9 @@ from typing import Any
 
 from torch import Tensor
 
-from model.checkpoints.format import HUB_HEAD_NAMES, HUB_PREFIX, WORD_TABLE
+from model.checkpoints.format import HEAD_NAMES, WORD_TABLE, hub_name
 from model.checkpoints.reading import WholeWeights
-from model.checkpoints.writing import TEMPORARY_PREFIX, prepare_folder, publish_folder, sync_folder, write_shard
+from model.checkpoints.writing import TEMPORARY_PREFIX, check_is_new, new_folder, sync_folder, write_shard
 from model.config import GLMConfig
 from model.hub.describe import (
     CLASSIFIER_CLASS,
@@ -116,19 +115,13 @@ def parse_size(text: str) -> int:
     return size
 
 
-def check_is_new(folder: Path) -> None:
-    """Raise ValueError when ``folder`` holds something already, which would be replaced."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not empty; name a new folder")
-
-
 def check_weights(weights: WholeWeights, config: GLMConfig) -> list[str]:
     """Return the names of the model's parameters in their order, those of a classifier's head last.
 
     Raises ValueError with one line when parameters are missing, unknown or of another shape.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in GLMModel(config, device="meta").state_dict().items()}
-    head = [name for name in HUB_HEAD_NAMES.values() if name in weights.pieces]
+    head = [name for name in HEAD_NAMES if name in weights.pieces]
     missing = [name for name in expected if name not in weights.pieces]
     if missing:
         raise ValueError(
@@ -145,12 +138,6 @@ def check_weights(weights: WholeWeights, config: GLMConfig) -> list[str]:
                 "describe the model it is"
             )
     return [*expected, *head]
-
-
-def hub_name(name: str) -> str:
-    """Return the name of a parameter in the classes of the Hugging Face layout."""
-    heads = {ours: theirs for theirs, ours in HUB_HEAD_NAMES.items()}
-    return heads.get(name) or f"{HUB_PREFIX}{name}"
 
 
 def read_exported(weights: WholeWeights, name: str, *, shared_row: tuple[int, int] | None) -> Tensor:
@@ -176,7 +163,7 @@ def export_bin(weights: WholeWeights, *, shared_row: tuple[int, int] | None = No
     # No parameter's shape depends on the number of heads, except where the weights tell it.
     config = GLMConfig(**{"num_attention_heads": 1} | sizes_from_shapes(weights.shapes(), file=weights.file))
     names = check_weights(weights, config)
-    rename = hub_name if any(name in HUB_HEAD_NAMES.values() for name in names) else str
+    rename = hub_name if any(name in HEAD_NAMES for name in names) else str
     content = {rename(name): read_exported(weights, name, shared_row=shared_row) for name in names}
     path = weights.location.folder / BIN_FILE
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{BIN_FILE}")
@@ -216,8 +203,7 @@ def export_folder(
             f"the tokenizer has {tokenizer.num_tokens} ids, the model of {weights.file} a vocabulary of "
             f"{config.vocab_size}; choose the tokenizer it was trained with"
         )
-    temporary = prepare_folder(folder)
-    try:
+    with new_folder(folder) as temporary:
         _write_weights(weights, names, temporary, options=options)
         fields = _config_file(weights, config, architecture=architecture, options=options)
         _write_json(temporary / CONFIG_FILE, fields)
@@ -230,13 +216,6 @@ def export_folder(
         (temporary / CARD_FILE).write_text(card, encoding="utf-8")
         for file in temporary.iterdir():
             shutil.copymode(temporary / CONFIG_FILE, file)  # some libraries keep their files from everyone else
-            _make_durable(file)
-        if folder.exists():
-            folder.rmdir()
-        publish_folder(folder)
-    except BaseException:  # an interrupt leaves nothing behind either
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return sorted(folder.iterdir())
 
 
@@ -365,8 +344,3 @@ def model_card(name: str, config: GLMConfig, *, architecture: str, has_tokenizer
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _make_durable(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -9,7 +9,6 @@ One new weight file is in memory at a time. The folder appears as a whole or not
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from model.checkpoints.format import HUB_HEAD_NAMES, reshard_tensor
+from model.checkpoints.format import HEAD_NAMES, reshard_tensor
 from model.checkpoints.reading import WholeWeights, read_whole_weights, shard_name
 from model.checkpoints.safe_loading import release_pages
-from model.checkpoints.writing import prepare_folder, publish_folder, write_shard
+from model.checkpoints.writing import check_is_new, new_folder, write_shard
 from model.config import GLMConfig
 from model.hub.describe import (
     CONFIG_FILE,
@@ -30,7 +29,7 @@ from model.hub.describe import (
     read_fields,
     tokenizer_of_folder,
 )
-from model.hub.export import GENERATION_FILE, check_is_new, check_weights
+from model.hub.export import GENERATION_FILE, check_weights
 from model.hub.weight_files import HUB_FILES, SAFETENSORS
 
 TOKENIZER_FILES = (
@@ -98,8 +97,7 @@ def import_folder(model: HubModel, folder: Path, *, size: int = 1) -> list[Path]
         raise ValueError(f"--model-parallel-size is {size}; give a number of at least 1")
     check_is_new(folder)
     names = check_weights(model.weights, model.config)
-    temporary = prepare_folder(folder)
-    try:
+    with new_folder(folder) as temporary:
         for rank in range(size):  # one at a time: memory holds one new shard, the present files are mapped
             write_shard(temporary / shard_name(rank), {"module": _shard(model.weights, names, size=size, rank=rank)})
         for name in KEPT_FILES:
@@ -107,25 +105,15 @@ def import_folder(model: HubModel, folder: Path, *, size: int = 1) -> list[Path]
                 shutil.copyfile(model.folder / name, temporary / name)
         flags = model_file(model.folder.resolve().name, model.config, model.tokenizer)
         (temporary / "model.sh").write_text(flags, encoding="utf-8")
-        for file in temporary.iterdir():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-        if folder.exists():
-            folder.rmdir()
-        publish_folder(folder)
-    except BaseException:  # an interrupt leaves nothing behind either
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return [folder / shard_name(rank) for rank in range(size)]
 
 
 def _shard(weights: WholeWeights, names: list[str], *, size: int, rank: int) -> Mapping[str, Tensor]:
     """Return the parameters of one rank under the names of the class the checkpoint is of."""
-    heads = set(HUB_HEAD_NAMES.values())
-    prefix = MODEL_PREFIX if heads.intersection(names) else ""
+    prefix = MODEL_PREFIX if set(HEAD_NAMES).intersection(names) else ""
     shard = {}
     for name in names:
         part = reshard_tensor(name, weights.pieces[name], size=size, rank=rank)
-        shard[name if name in heads else f"{prefix}{name}"] = part.clone()
+        shard[name if name in HEAD_NAMES else f"{prefix}{name}"] = part.clone()
         release_pages(weights.pieces[name])
     return shard

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.checkpoints.format import FOREIGN_NAMES, split_tensor
+from model.checkpoints.format import FOREIGN_NAMES, hub_name, split_tensor
 from model.checkpoints.reading import load_model_weights, read_whole_weights, shard_name
 from model.config import GLMConfig
 from model.heads import SequenceClassification
 from model.hub.describe import HUB_TOKENIZERS, config_fields, config_from_fields, sizes_from_shapes
-from model.hub.export import ExportOptions, TokenizerFiles, export_bin, export_folder, hub_name, parse_size, plan_files
+from model.hub.export import ExportOptions, TokenizerFiles, export_bin, export_folder, parse_size, plan_files
 from model.hub.importing import import_folder, open_hub_model
 from model.modeling_glm import GLMModel
 
