@@ -75,7 +75,7 @@ def test_links_lead_somewhere(page: Path):
         assert not section or section in anchors(file), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name_of)
 def test_what_pages_name_exists(page: Path):
     assert not list(missing(page.read_text(encoding="utf-8")))
 
