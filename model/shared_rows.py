@@ -44,9 +44,9 @@ class SharedRows:
     def places(self, shape: tuple[int, int]) -> Tensor:
         """Return for every position of the samples [b,s] its place among r*w; 0 for those that are in no row."""
         size = shape[0] * shape[1]
-        found = self.sources.new_zeros(size + 1)  # padding is put behind the end
-        numbers = torch.arange(self.sources.numel(), device=found.device)
-        return found.scatter(0, self.sources.flatten() % (size + 1), numbers)[:size].view(shape)
+        places = self.sources.new_zeros(size + 1)  # padding is put behind the end
+        numbers = torch.arange(self.sources.numel(), device=places.device)
+        return places.scatter(0, self.sources.flatten() % (size + 1), numbers)[:size].view(shape)
 
 
 def states_at(

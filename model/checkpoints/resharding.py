@@ -60,10 +60,10 @@ def reshard_content(contents: Sequence[dict[str, Any]], *, size: int, rank: int,
 
 def _without_trackers(content: dict[str, Any]) -> dict[str, Any]:
     """Return the keys of random states, with those of single model-parallel ranks left empty."""
-    own: dict[str, Any] = {TRACKER_KEY: {}} if TRACKER_KEY in content else {}
+    states: dict[str, Any] = {TRACKER_KEY: {}} if TRACKER_KEY in content else {}
     if content.get(ALL_RANKS_KEY):
-        own[ALL_RANKS_KEY] = [{**states, TRACKER_KEY: {}} for states in content[ALL_RANKS_KEY]]
-    return own
+        states[ALL_RANKS_KEY] = [{**rank, TRACKER_KEY: {}} for rank in content[ALL_RANKS_KEY]]
+    return states
 
 
 def has_torch_optimizer(content: dict[str, Any]) -> bool:
@@ -104,10 +104,10 @@ def parameter_groups(names: Sequence[str]) -> list[list[str]]:
     no_decay: list[str] = []
     for name in names:
         canonical = canonical_name(name)
-        own = canonical.rsplit(".", 1)[-1]
-        if own == "inv_freq":
+        kind = canonical.rsplit(".", 1)[-1]
+        if kind == "inv_freq":
             continue
-        (no_decay if own == "bias" or "layernorm" in canonical else decay).append(name)
+        (no_decay if kind == "bias" or "layernorm" in canonical else decay).append(name)
     return [decay, no_decay]
 
 

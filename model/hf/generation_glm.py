@@ -132,7 +132,7 @@ class BlankFilling(GenerationMixin):
         context = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         positions = (context.cumsum(dim=1) - 1).clamp(min=0)  # [b,c]
         is_blank = torch.isin(input_ids, torch.tensor(list(known["mask_token_ids"]), device=device)) & (context != 0)
-        blanks = [positions[row, found].tolist() for row, found in enumerate(is_blank)]
+        blanks = [positions[row, columns].tolist() for row, columns in enumerate(is_blank)]
         if not all(blanks):
             raise ValueError(f"text {blanks.index([])} of the batch has no blank to fill; mark it with [MASK]")
         pieces: list[list[list[int]]] = [[] for _ in blanks]
@@ -141,7 +141,7 @@ class BlankFilling(GenerationMixin):
         position_ids = torch.stack([positions, torch.zeros_like(positions)], dim=1)  # [b,2,n]
         options = {"pad_token_id": min(ends), **options}
         for number in range(max(map(len, blanks))):
-            rows = [row for row, own in enumerate(blanks) if number < len(own)]
+            rows = [row for row, places in enumerate(blanks) if number < len(places)]
             here = torch.tensor([blanks[row][number] for row in rows], device=device)
             steps = torch.arange(1, max_gen_length + 1, device=device)
             new = torch.stack([here[:, None].expand(-1, max_gen_length), steps.expand(len(rows), -1)], dim=1)
@@ -158,12 +158,11 @@ class BlankFilling(GenerationMixin):
                 eos_token_id=sorted(ends),
                 **options,
             )[:, ids.size(1) + 1 :].tolist()
-            found = [_before_end(result, ends) for result in results]
-            for row, piece in zip(rows, found):
+            filled = [_before_end(result, ends) for result in results]
+            for row, piece in zip(rows, filled):
                 pieces[row].append(piece)
-            fed = [
-                piece[: max_gen_length - 1] for piece in found
-            ]  # the last token of a piece that was cut off is not fed
+            # The last token of a piece that was cut off is not fed.
+            fed = [piece[: max_gen_length - 1] for piece in filled]
             added = max(map(len, fed)) + 1
             place = ids.size(1)
             ids = torch.cat([ids, ids.new_full((len(ids), added), start)], dim=1)

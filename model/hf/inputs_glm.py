@@ -140,11 +140,11 @@ def multiple_choice_inputs(
 
 def _first_index(input_ids: Tensor, mask_token_ids: Sequence[int]) -> Tensor:
     """Return the index [b] of the first blank in each row; raise ValueError when a row has none."""
-    found = torch.isin(input_ids, torch.tensor(list(mask_token_ids), device=input_ids.device))  # [b,s]
-    lacking = (~found.any(dim=1)).nonzero().flatten().tolist()
-    if lacking:
-        raise ValueError(f"text {lacking[0]} of the batch has no blank to fill; mark it with [MASK]")
-    return found.int().argmax(dim=1)
+    is_blank = torch.isin(input_ids, torch.tensor(list(mask_token_ids), device=input_ids.device))  # [b,s]
+    without = (~is_blank.any(dim=1)).nonzero().flatten().tolist()
+    if without:
+        raise ValueError(f"text {without[0]} of the batch has no blank to fill; mark it with [MASK]")
+    return is_blank.int().argmax(dim=1)
 
 
 def _context_positions(attention_mask: Tensor, *, skip_padding: bool) -> Tensor:

@@ -71,11 +71,11 @@ class GLMTokenizerMixin(PreTrainedTokenizerBase):
         whole = names.pop("tokenizer_file", None)
         if whole is not None and Path(files.get("tokenizer_file") or "").is_file():
             return
-        lacking = [name for key, name in names.items() if not Path(files.get(key) or "").is_file()]
-        if lacking:
+        missing = [name for key, name in names.items() if not Path(files.get(key) or "").is_file()]
+        if missing:
             alternative = f" (or {whole})" if whole else ""
             raise ValueError(
-                f"{cls.__name__} lacks {' and '.join(lacking)}{alternative}; copy it into the model's folder"
+                f"{cls.__name__} lacks {' and '.join(missing)}{alternative}; copy it into the model's folder"
             )
 
     @property
@@ -263,9 +263,9 @@ class GLMBertTokenizer(GLMFastTokenizer):
         """Return the tokenizer of a vocab.txt; raise ValueError when it is of another kind."""
         pieces = Path(vocab_file).read_bytes().decode("utf-8").removesuffix("\n").split("\n")
         vocabulary = {piece.removesuffix("\r"): index for index, piece in enumerate(pieces)}
-        lacking = [text for text in (PAD, CLS, SEP, UNK, MASK) if text not in vocabulary]
-        if lacking:
-            raise ValueError(f"{vocab_file} has no {lacking[0]}; is it a BERT vocab.txt?")
+        missing = [text for text in (PAD, CLS, SEP, UNK, MASK) if text not in vocabulary]
+        if missing:
+            raise ValueError(f"{vocab_file} has no {missing[0]}; is it a BERT vocab.txt?")
         tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNK, max_input_chars_per_word=100))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=do_lower_case)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
