@@ -16,6 +16,8 @@ import numpy as np
 
 from data_utils.tokenizers.command_tokens import SpecialTokens
 
+LOST_MASK = "the context has lost its mask: raise --seq-length"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -104,7 +106,7 @@ def infilling_row(
     """
     mask_id = special.mask if mask_id is None else mask_id
     if mask_id not in context:
-        raise ValueError("the context has lost its mask: raise --seq-length")
+        raise ValueError(LOST_MASK)
     fed = [special.sop] if answer is None else [special.sop, *answer[:-1]]
     targets = [0] if answer is None else answer
     length = len(context)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from data_utils.rows import Row, answer_row, context_ids, context_row, infilling_row, unidirectional_row
+from data_utils.rows import LOST_MASK, Row, answer_row, context_ids, context_row, infilling_row, unidirectional_row
 from generation.inputs import shorten
 from tasks.readers import standardize
 from tasks.superglue.patterns import MASK, PVP, Parts, PromptTokens, Shortenable
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Kind = Literal["single_token", "multi_token", "fast_decode", "language_model", "classification"]
 PROMPT = -1  # stands in rows for a token of the continuous prompt
 COMPATIBLE_FAST_ANSWER = 16  # positions that the original gives every answer in the fast-decode form
-LOST_MASK = "the context has lost its mask: raise --seq-length"
 
 
 @dataclass(frozen=True)
