@@ -152,14 +152,14 @@ def generate(
     """Return ``num_tokens`` greedy tokens for each context [b,s], none of them of ``banned_ids``."""
     state = BaselineDecoding(model, context_ids)
     tokens = [start_id] * len(context_ids)
-    found: list[list[int]] = [[] for _ in tokens]
+    continuations: list[list[int]] = [[] for _ in tokens]
     for step in range(1, num_tokens + 1):
         logits = state.feed(tokens, position=position, step=step)
         logits[:, list(banned_ids)] = -math.inf
         tokens = logits.argmax(dim=-1).tolist()
-        for row, token in zip(found, tokens, strict=True):
+        for row, token in zip(continuations, tokens, strict=True):
             row.append(token)
-    return found
+    return continuations
 
 
 @torch.no_grad()

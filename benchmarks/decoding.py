@@ -127,16 +127,16 @@ def greedy_rows(batch: int, plain: baseline.BaselineGLM, *, runs: int) -> list[R
     rows = []
     for precision in PRECISIONS:
         fill = filling(prepared(precision), batch, settings)
-        found = [list(row) for row in fill()]
-        [own] = seconds_in_turn([fill], repeats=3, warm=True)
+        filled = [list(row) for row in fill()]
+        [times] = seconds_in_turn([fill], repeats=3, warm=True)
         rows.append(
             summarize(
                 f"generate, batch {batch}, {precision}",
-                own,
-                [statistics.median(seconds)] * len(own),
+                times,
+                [statistics.median(seconds)] * len(times),
                 amount=batch * NEW,
                 unit="tokens/s",
-                equal=found == expected if precision == "fp32" else None,
+                equal=filled == expected if precision == "fp32" else None,
                 goal=GREEDY_GOALS.get((batch, precision)),
             )
         )
@@ -282,19 +282,19 @@ def make_questions(context_length: int, choice_length: int) -> list[Question]:
 def together(model: GLMModel, questions: Sequence[Question]) -> np.ndarray:
     """Return the scores [questions, choices] with the context run once."""
     scores = score_questions(model, questions, batch_size=QUESTION_BATCH)
-    return np.array([[one.log_probability for one in own] for own in scores])
+    return np.array([[one.log_probability for one in question] for question in scores])
 
 
 def row_by_row(model: GLMModel, questions: Sequence[Question]) -> np.ndarray:
     """Return the scores with a row per choice, as fine-tuning runs them."""
-    head, found = MultiTokenCloze(model), []
+    head, scores = MultiTokenCloze(model), []
     for start in range(0, len(questions), QUESTION_BATCH):
         rows = [_rows(question) for question in questions[start : start + QUESTION_BATCH]]
         ids, positions, targets, mask = (torch.from_numpy(np.stack(parts)) for parts in zip(*rows))  # [b,c,...]
         prefix_lengths = torch.tensor([[q.prefix_length] * CHOICES for q in questions[start : start + QUESTION_BATCH]])
         with torch.inference_mode():
-            found.append(head(ids, positions, prefix_lengths, targets, mask).numpy())
-    return np.concatenate(found)
+            scores.append(head(ids, positions, prefix_lengths, targets, mask).numpy())
+    return np.concatenate(scores)
 
 
 def _rows(question: Question) -> tuple[np.ndarray, ...]:
@@ -328,8 +328,8 @@ def evaluate() -> list[Row]:
     tokens, and scores within rounding.
     """
     model, samples = make_model(4, 256, 4, positions=SOURCE_LONGEST, seed=3), make_sources()
-    found, expected = search_together(model, samples), search_one_by_one(model, samples)
-    equal = all(a.tokens == b.tokens and abs(a.score - b.score) < 1e-3 for a, b in zip(found, expected, strict=True))
+    batched, expected = search_together(model, samples), search_one_by_one(model, samples)
+    equal = all(a.tokens == b.tokens and abs(a.score - b.score) < 1e-3 for a, b in zip(batched, expected, strict=True))
     return [
         compare(
             f"beam search, {SOURCES} sources, {SOURCE_BEAMS} beams",

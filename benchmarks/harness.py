@@ -95,8 +95,7 @@ def compare(
     ``warm``: both were called before, for the comparison of their results.
     """
     works = [ours] if baseline is None else [ours, baseline]
-    own, *others = seconds_in_turn(works, repeats=repeats, warm=warm)
-    return summarize(name, own, others[0] if others else None, **columns)
+    return summarize(name, *seconds_in_turn(works, repeats=repeats, warm=warm), **columns)
 
 
 def seconds_in_turn(works: Sequence[Callable[[], Any]], *, repeats: int, warm: bool = False) -> list[list[float]]:
@@ -110,8 +109,8 @@ def seconds_in_turn(works: Sequence[Callable[[], Any]], *, repeats: int, warm: b
 
 def summarize(
     name: str,
-    own: Sequence[float],
-    other: Sequence[float] | None = None,
+    ours: Sequence[float],
+    baseline: Sequence[float] | None = None,
     *,
     amount: float | None = None,
     unit: str = "",
@@ -125,18 +124,18 @@ def summarize(
 
     Where there is no baseline to run, ``recorded_rate`` is one to compare the rate with.
     """
-    median = statistics.median(own)
+    median = statistics.median(ours)
     rate = None if amount is None else amount / median
-    ratio = None if other is None else statistics.median(b / a for a, b in zip(own, other, strict=True))
+    ratio = None if baseline is None else statistics.median(b / a for a, b in zip(ours, baseline, strict=True))
     if recorded_rate is not None:
-        assert rate is not None and other is None, name
+        assert rate is not None and baseline is None, name
         ratio = rate / recorded_rate
-    quartiles = statistics.quantiles(own, n=4) if len(own) > 1 else [median] * 3
+    quartiles = statistics.quantiles(ours, n=4) if len(ours) > 1 else [median] * 3
     return Row(
         work=name,
         ours=median,
         spread=(quartiles[2] - quartiles[0]) / 2 / median,
-        baseline=None if other is None else statistics.median(other),
+        baseline=None if baseline is None else statistics.median(baseline),
         ratio=ratio,
         memory_ratio=memory_ratio,
         rate=rate,
@@ -191,9 +190,9 @@ def peak_memory(work: Callable[..., Callable[[], Any]], *arguments: Any) -> int:
     queue = context.Queue()
     process = context.Process(target=_report_peak, args=(queue, work, arguments))
     process.start()
-    found = queue.get()
+    num_bytes = queue.get()
     process.join()
-    return found
+    return num_bytes
 
 
 def _report_peak(queue: Any, work: Callable[..., Callable[[], Any]], arguments: Sequence[Any]) -> None:

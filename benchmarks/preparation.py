@@ -123,12 +123,12 @@ def two_processes(texts: Sequence[str]) -> Row:
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts) * COPIES, encoding="utf-8")
         runs = [[tokenize_corpus(path, num_workers) for num_workers in (PROCESSES, 1)] for _ in range(REPEATS)]
     (together, alone), *_ = runs
-    name, own, other = f"tokenizing, WordPiece, {PROCESSES} processes against 1", *zip(*runs, strict=True)
+    name, ours, baseline = f"tokenizing, WordPiece, {PROCESSES} processes against 1", *zip(*runs, strict=True)
     amount = together[1]
     return summarize(
         name,
-        [seconds for seconds, *_ in own],
-        [seconds for seconds, *_ in other],
+        [seconds for seconds, *_ in ours],
+        [seconds for seconds, *_ in baseline],
         amount=amount,
         unit="tokens/s",
         equal=np.array_equal(together[2], alone[2]),

@@ -145,14 +145,14 @@ def training_rows(dropout: float) -> list[Row]:
     original = OwnProcess(baseline_step, dropout)
     expected = original()  # also the warm-up
     losses = {precision: step() for precision, step in ours.items()}
-    *own, other = seconds_in_turn([*ours.values(), original], repeats=REPEATS, warm=True)
+    *times, baseline_times = seconds_in_turn([*ours.values(), original], repeats=REPEATS, warm=True)
     original.close()
     memory = peak_memory(baseline_step, dropout)
     return [
         summarize(
             f"training step {precision}, dropout {dropout:g}",
-            times,
-            other,
+            ours_times,
+            baseline_times,
             amount=BATCH * WIDTH,
             unit="tokens/s",
             equal=None if dropout else abs(losses[precision] - expected) <= tolerance * abs(expected),
@@ -160,7 +160,7 @@ def training_rows(dropout: float) -> list[Row]:
             memory_ratio=peak_memory(our_step, precision, dropout) / memory,
             memory_goal=MEMORY_GOALS[dropout] if precision == "fp32" else None,
         )
-        for (precision, tolerance), times in zip(TOLERANCES.items(), own, strict=True)
+        for (precision, tolerance), ours_times in zip(TOLERANCES.items(), times, strict=True)
     ]
 
 
@@ -326,7 +326,7 @@ def times_of_rank(model_parallel_size: int) -> tuple[list[float], list[float], b
             dist.all_reduce(losses[-1], group=topology.data_parallel_group)
         if alone is not None:
             single.append(seconds_of(lambda: losses.append(alone.train_step([make_shared_batch(slice(None))]).loss)))
-    found, expected = torch.stack(losses[::2]), torch.stack(losses[1::2]) if alone is not None else None
-    same = expected is not None and bool(((found - expected).abs() <= 2e-6 * expected.abs()).all())
+    joined, expected = torch.stack(losses[::2]), torch.stack(losses[1::2]) if alone is not None else None
+    same = expected is not None and bool(((joined - expected).abs() <= 2e-6 * expected.abs()).all())
     dist.destroy_process_group()
     return together[1:], single[1:], same

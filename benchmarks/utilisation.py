@@ -175,15 +175,15 @@ def profile(engine: Engine, batches: Iterator[Batch], *, accumulation_steps: int
     return profiler.key_averages().table(sort_by=key, row_limit=PROFILED_ROWS)
 
 
-def report(found: Utilisation) -> list[str]:
+def report(result: Utilisation) -> list[str]:
     """Return the lines of a result."""
     lines = [
-        f"{found.model}: {found.matmul_parameters / 1e6:,.1f} M matmul parameters, width {found.width:.0f}, "
-        f"{found.steps} updates in {found.seconds:.2f} s, loss {found.loss:.3f}, {found.memory_gb:.2f} GB",
-        f"{found.tokens_per_second:,.0f} tokens/s, {found.flops_per_second / 1e12:,.3f} TFLOP/s",
+        f"{result.model}: {result.matmul_parameters / 1e6:,.1f} M matmul parameters, width {result.width:.0f}, "
+        f"{result.steps} updates in {result.seconds:.2f} s, loss {result.loss:.3f}, {result.memory_gb:.2f} GB",
+        f"{result.tokens_per_second:,.0f} tokens/s, {result.flops_per_second / 1e12:,.3f} TFLOP/s",
     ]
-    if found.mfu is not None and found.peak_flops is not None:
-        lines.append(f"MFU {100 * found.mfu:.1f} % of {found.peak_flops / 1e12:,.0f} TFLOP/s")
+    if result.mfu is not None and result.peak_flops is not None:
+        lines.append(f"MFU {100 * result.mfu:.1f} % of {result.peak_flops / 1e12:,.0f} TFLOP/s")
     else:
         lines.append("no MFU: the peak of this device is not known (--peak-tflops gives it)")
     return lines
@@ -219,14 +219,18 @@ def model_words(options: argparse.Namespace, **flags: Any) -> list[str]:
     return words
 
 
-def show(found: Utilisation, options: argparse.Namespace, *, samples: int | None = None, unit: str = "") -> None:
+def show(result: Utilisation, options: argparse.Namespace, *, samples: int | None = None, unit: str = "") -> None:
     """Print a result, with the rate of ``samples`` if there are any, as text or as one JSON object."""
-    rates = {"tokens_per_second": found.tokens_per_second, "flops_per_second": found.flops_per_second, "mfu": found.mfu}
-    lines = report(found)
+    rates = {
+        "tokens_per_second": result.tokens_per_second,
+        "flops_per_second": result.flops_per_second,
+        "mfu": result.mfu,
+    }
+    lines = report(result)
     if samples is not None:
-        rates["samples_per_second"] = samples / found.seconds
-        lines.append(f"{samples / found.seconds:,.1f} {unit}")
-    print(json.dumps({**asdict(found), **rates}) if options.json else "\n".join(lines), flush=True)
+        rates["samples_per_second"] = samples / result.seconds
+        lines.append(f"{samples / result.seconds:,.1f} {unit}")
+    print(json.dumps({**asdict(result), **rates}) if options.json else "\n".join(lines), flush=True)
 
 
 def mfu(argv: Sequence[str]) -> int:
@@ -269,9 +273,9 @@ def mfu(argv: Sequence[str]) -> int:
         engine.model.train()
         config, accumulation_steps = engine.model.config, configuration.batch.gradient_accumulation_steps
         assert isinstance(config, GLMConfig)
-        found = measure(engine, batches, options, config=config, accumulation_steps=accumulation_steps)
+        result = measure(engine, batches, options, config=config, accumulation_steps=accumulation_steps)
         if topology.rank == 0:
-            show(found, options)
+            show(result, options)
         if options.profile is not None:
             text = profile(engine, batches, accumulation_steps=accumulation_steps)
             if topology.rank == 0:
@@ -341,10 +345,10 @@ def record(argv: Sequence[str]) -> int:
         )
         batches = question_batches(options, share_rows=configuration.batch.pack_samples)
         accumulation_steps = configuration.batch.gradient_accumulation_steps
-        found = measure(engine, batches, options, config=model.config, accumulation_steps=accumulation_steps)
+        result = measure(engine, batches, options, config=model.config, accumulation_steps=accumulation_steps)
         if topology.rank == 0:
             samples = options.questions * accumulation_steps * options.steps * topology.data_parallel_size
-            show(found, options, samples=samples, unit=f"samples/s of {options.candidates} candidates")
+            show(result, options, samples=samples, unit=f"samples/s of {options.candidates} candidates")
         return finish_distributed(0)
 
 
@@ -421,13 +425,13 @@ def decode_rows(name: str | None) -> list[Row]:
 
     for work in (copy, *(decode for decode, _ in ways.values())):
         seconds(work)
-    found: dict[str, list[tuple[float, float]]] = {label: [] for label in ways}  # seconds a token, bound
+    pairs_of: dict[str, list[tuple[float, float]]] = {label: [] for label in ways}  # seconds a token, bound
     for _ in range(REPEATS):
         for label, (decode, weight_bytes) in ways.items():
             bandwidth = moved / seconds(copy, times=3)
             size = bytes_of_a_token(config, weight_bytes=weight_bytes, cache_bytes=2 if device.type == "cuda" else 4)
-            found[label].append((seconds(decode) / NEW, size / bandwidth))
-    return [decode_row(f"decode {name}, batch 1, {label}", pairs) for label, pairs in found.items()]
+            pairs_of[label].append((seconds(decode) / NEW, size / bandwidth))
+    return [decode_row(f"decode {name}, batch 1, {label}", pairs) for label, pairs in pairs_of.items()]
 
 
 def random_model(config: GLMConfig, device: torch.device) -> GLMModel:
@@ -469,7 +473,7 @@ def copying(device: torch.device) -> tuple[Callable[[], object], int]:
 
 def decode_row(work: str, pairs: Sequence[tuple[float, float]]) -> Row:
     """Return the row of (seconds of a token, seconds of the bound) pairs."""
-    times = [own for own, _ in pairs]
+    times = [seconds for seconds, _ in pairs]
     median = statistics.median(times)
     low, _, high = statistics.quantiles(times, n=4)
     return Row(
@@ -477,7 +481,7 @@ def decode_row(work: str, pairs: Sequence[tuple[float, float]]) -> Row:
         ours=median,
         spread=(high - low) / 2 / median,
         baseline=statistics.median(bound for _, bound in pairs),
-        ratio=statistics.median(bound / own for own, bound in pairs),
+        ratio=statistics.median(bound / seconds for seconds, bound in pairs),
         rate=1 / median,
         unit="tokens/s",
         goal=0.5,

@@ -157,9 +157,9 @@ def count_machines(environment: Mapping[str, str], hosts: Sequence[str]) -> int:
     available = len(hosts) or allocated
     num_nodes = number(environment, "NUM_WORKERS", available)
     if num_nodes > available and (hosts or not by_hand):
-        found = f"{len(hosts)} hosts ({', '.join(hosts)})" if hosts else "no more than this one"
+        known = f"{len(hosts)} hosts ({', '.join(hosts)})" if hosts else "no more than this one"
         raise ValueError(
-            f"NUM_WORKERS is {num_nodes}, but there are {found}: name the machines (HOST_FILE_PATH), or start this on "
+            f"NUM_WORKERS is {num_nodes}, but there are {known}: name the machines (HOST_FILE_PATH), or start this on "
             "each of them with NODE_RANK, MASTER_ADDR and MASTER_PORT; see docs/launching.md"
         )
     return num_nodes
