@@ -129,11 +129,12 @@ def test_questions_with_candidates(capsys):
 
 def test_candidates_are_predicted_behind_the_question():
     sample = utilisation.make_sample(np.random.default_rng(1), 0, candidates=5, length=30)
-    for row in range(5):
-        (places,) = sample.loss_mask[row].nonzero()
-        assert places[0] == sample.attention_mask[row] == 30 and 1 <= len(places) <= utilisation.LONGEST_CANDIDATE
-        assert np.array_equal(sample.input_ids[row, places[1:]], sample.target_ids[row, places[:-1]])
-        assert np.array_equal(sample.position_ids[row, 1, places], np.arange(1, len(places) + 1))
+    assert len(sample.rows) == 5
+    for row in sample.rows:
+        (places,) = row.loss_mask.nonzero()
+        assert places[0] == row.prefix_length == 30 and 1 <= len(places) <= utilisation.LONGEST_CANDIDATE
+        assert np.array_equal(row.input_ids[places[1:]], row.target_ids[places[:-1]])
+        assert np.array_equal(row.position_ids[1, places], np.arange(1, len(places) + 1))
 
 
 def test_questions_that_cannot_be_are_refused():
