@@ -49,6 +49,7 @@ class BlankFilling(GenerationMixin):
         mask = kwargs.get("generation_attention_mask")
         if mask is not None and input_ids is not None:
             kwargs["generation_attention_mask"] = mask != 0
+            kwargs.pop("attention_mask", None)  # what the library made of it for an assistant
             if "position_ids" in kwargs:  # under this name the library would cut and continue them, as [b,n]
                 kwargs["generation_position_ids"] = kwargs.pop("position_ids")
             room = self._room(kwargs["generation_position_ids"], input_ids.size(1))

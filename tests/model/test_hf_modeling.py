@@ -293,6 +293,7 @@ def test_a_cache_of_the_user_is_filled_and_goes_on(name: str):
 def test_assisted_generation_gives_the_same(assistant: str):
     model = fresh_model()
     inputs = blank_inputs(["w1 w2 w3 [MASK] w1 w2"], max_gen_length=20)
+    inputs["eos_token_id"] = 63  # 5.0 looks up prompts only where there is one
     expected = model.generate(**inputs, pad_token_id=50)
     if assistant == "prompt lookup":
         options: dict[str, Any] = {"prompt_lookup_num_tokens": 3}
