@@ -69,16 +69,8 @@ def decoding_settings(settings: SampleSettings) -> DecodingSettings:
     options, positions = settings.generation, settings.model.max_position_embeddings
     if positions < options.out_seq_length:
         print(f"note: --out-seq-length {options.out_seq_length} is lowered to the model's {positions} positions")
-    return DecodingSettings(
-        max_length=min(options.out_seq_length, positions),
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        num_beams=options.num_beams,
-        length_penalty=options.length_penalty,
-        no_repeat_ngram_size=options.no_repeat_ngram_size,
-        min_length=options.min_tgt_length,
-        draw_candidates=settings.files.draw_candidates,
+    return settings.select(
+        DecodingSettings, max_length=min(options.out_seq_length, positions), min_length=options.min_tgt_length
     )
 
 

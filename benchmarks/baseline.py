@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generation.beam_search import BeamOptions, BeamSearch
+from generation.beam_search import BeamSearch
 from model.config import GLMConfig
 
 HIDDEN_SCORE = 65504.0  # subtracted where the mask is 0
@@ -164,12 +164,12 @@ def generate(
 
 @torch.no_grad()
 def beam_search(
-    model: BaselineGLM, context_ids: Tensor, *, start_id: int, position: int, options: BeamOptions
+    model: BaselineGLM, context_ids: Tensor, *, start_id: int, position: int, search: BeamSearch
 ) -> list[tuple[int, ...]]:
-    """Return the best continuation of each context [b,s]; the choice among candidates is that of our search."""
-    search = BeamSearch(len(context_ids), options=options)
-    state = BaselineDecoding(model, context_ids.repeat_interleave(options.num_beams, dim=0))
-    tokens = [start_id] * (len(context_ids) * options.num_beams)
+    """Return the best continuation of each context [b,s]; ``search``, not begun yet, chooses among candidates."""
+    num_beams = search.settings.num_beams
+    state = BaselineDecoding(model, context_ids.repeat_interleave(num_beams, dim=0))
+    tokens = [start_id] * (len(context_ids) * num_beams)
     while True:
         logits = state.feed(tokens, position=position, step=search.num_steps + 1)
         tokens, rows = search.step(logits)

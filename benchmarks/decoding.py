@@ -24,7 +24,7 @@ from data_utils.batches import pad_batch
 from data_utils.objective import Objective
 from data_utils.tokenizers.tokenizer import Tokenizer, word_list_tokenizer
 from generation.api import prepack_for_inference
-from generation.beam_search import BeamOptions, BeamSearch, Hypothesis
+from generation.beam_search import BeamSearch, Hypothesis
 from generation.infill import BlankFiller, prompt_generator
 from generation.inputs import Blank, PromptInputs
 from generation.sampling import DecodingSettings
@@ -39,7 +39,6 @@ from tasks.language_model.samples import WindowTable, document_windows, ending_w
 from tasks.language_model.settings import LanguageModelSettings
 from tasks.seq2seq.decoding import TargetDecoder, decode_shared
 from tasks.seq2seq.samples import Seq2SeqSample
-from tasks.seq2seq.settings import BeamSettings
 
 VOCABULARY, NUM_TOKENS = 30592, 30524
 COMMANDS = {"pad": 0, "eos": 0, "ENC": 101, "sep": 102, "MASK": 103, "sop": 30522, "eop": 30523}
@@ -147,14 +146,12 @@ def beam_row(plain: baseline.BaselineGLM) -> Row:
     """Measure beam search on one context."""
     settings = DecodingSettings(max_length=BEAM_TOKENS, num_beams=BEAMS)
     ends = (COMMANDS["eop"], COMMANDS["eos"])
-    options = BeamOptions(
-        num_beams=BEAMS, end_ids=ends, pad_id=COMMANDS["pad"], max_steps=BEAM_TOKENS, length_penalty=0.0, start_length=1
-    )
     context = torch.tensor([row.input_ids for row in make_contexts(1)])
     fill = filling(prepared("fp32"), 1, settings)
 
     def original() -> list[tuple[int, ...]]:
-        return baseline.beam_search(plain, context, start_id=COMMANDS["sop"], position=CONTEXT - 1, options=options)
+        search = BeamSearch(1, settings=settings, end_ids=ends, pad_id=COMMANDS["pad"], start_length=1)
+        return baseline.beam_search(plain, context, start_id=COMMANDS["sop"], position=CONTEXT - 1, search=search)
 
     return compare(
         f"beam search, {BEAMS} beams, fp32",
@@ -313,7 +310,7 @@ def _rows(question: Question) -> tuple[np.ndarray, ...]:
 # Sequence to sequence
 
 SOURCE_SHORTEST, SOURCE_LONGEST, TARGET, SOURCE_BEAMS, SOURCES = 40, 128, 24, 5, 8
-SOURCE_SETTINGS = BeamSettings(
+SOURCE_SETTINGS = DecodingSettings(
     max_length=TARGET, num_beams=SOURCE_BEAMS, length_penalty=0.7, no_repeat_ngram_size=3, min_length=TARGET // 2
 )
 TOKENIZER = number_tokenizer()
@@ -377,16 +374,8 @@ def search_one_by_one(model: GLMModel, samples: list[Seq2SeqSample]) -> list[Hyp
 
 
 def _search(model: GLMModel, sample: Seq2SeqSample) -> Hypothesis:
-    options = BeamOptions(
-        num_beams=SOURCE_BEAMS, end_ids=(SPECIAL.eop,), pad_id=SPECIAL.pad, max_steps=TARGET,
-        length_penalty=SOURCE_SETTINGS.length_penalty, no_repeat_ngram_size=SOURCE_SETTINGS.no_repeat_ngram_size,
-        min_length=SOURCE_SETTINGS.min_length,
-    )  # fmt: skip
-    search, length, mask = (
-        BeamSearch(1, options=options),
-        sample.context_length,
-        int(sample.position_ids[0, SOURCE_LONGEST]),
-    )
+    search = BeamSearch(1, settings=SOURCE_SETTINGS, end_ids=(SPECIAL.eop,), pad_id=SPECIAL.pad)
+    length, mask = sample.context_length, int(sample.position_ids[0, SOURCE_LONGEST])
     source = sample.input_ids[:length].tolist()
     pieces = [[SPECIAL.sop] for _ in range(SOURCE_BEAMS)]
     while not search.finished:

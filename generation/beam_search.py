@@ -12,34 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor
 
-from generation.sampling import filter_logits, process_scores
-
-
-@dataclass(frozen=True)
-class BeamOptions:
-    """How a search runs.
-
-    ``max_steps`` tokens at most. A hypothesis of l tokens scores its sum of log-probabilities divided by
-    (``start_length`` + l) ^ ``length_penalty``; ``start_length`` counts a start token as part of it.
-    ``draw_candidates`` draws the candidates without replacement instead of taking the best.
-    """
-
-    num_beams: int
-    end_ids: tuple[int, ...]
-    pad_id: int
-    max_steps: int
-    length_penalty: float = 0.0
-    start_length: int = 0
-    top_k: int = 0
-    top_p: float = 0.0
-    min_length: int = 0
-    no_repeat_ngram_size: int = 0
-    draw_candidates: bool = False
-
-    @property
-    def num_candidates(self) -> int:
-        """Return how many candidates always hold enough live ones: every beam may meet every end token."""
-        return (1 + len(self.end_ids)) * self.num_beams
+from generation.sampling import DecodingSettings, filter_logits, process_scores
 
 
 @dataclass(frozen=True)
@@ -59,11 +32,9 @@ class _Example:
     finished: list[Hypothesis] = field(default_factory=list)
     done: bool = False
 
-    def add(self, tokens: tuple[int, ...], total: float, *, options: BeamOptions) -> None:
+    def add(self, new: Hypothesis, *, num_beams: int) -> None:
         """Keep a hypothesis if it is among the n best; of equal worst ones the oldest leaves."""
-        length = max(options.start_length + len(tokens), 1)
-        new = Hypothesis(tokens, total / length**options.length_penalty)
-        if len(self.finished) < options.num_beams:
+        if len(self.finished) < num_beams:
             self.finished.append(new)
         elif new.score > (worst := min(h.score for h in self.finished)):
             self.finished.pop(next(i for i, h in enumerate(self.finished) if h.score == worst))
@@ -76,41 +47,57 @@ class _Example:
 
 
 class BeamSearch:
-    """Search for b examples at once.
+    """Search for b examples at once, ``settings.max_length`` tokens at most.
+
+    A hypothesis of l tokens scores its sum of log-probabilities divided by (``start_length`` + l) ^ ``length_penalty``;
+    ``start_length`` counts a start token as part of it. With ``draw_candidates`` candidates are drawn without
+    replacement; otherwise they are the best.
 
     Row i * n + k of the model's batch is beam k of example i. At the start all beams of an example are equal and only
     the first one counts. Feed the model, call ``step`` with its logits, feed it what ``step`` returns, and so on until
     ``finished``. ``drop_done`` takes examples that are done out of the batch.
     """
 
-    def __init__(self, num_examples: int, *, options: BeamOptions, generators: Sequence[Generator] = ()) -> None:
+    def __init__(
+        self,
+        num_examples: int,
+        *,
+        settings: DecodingSettings,
+        end_ids: Sequence[int],
+        pad_id: int,
+        start_length: int = 0,
+        generators: Sequence[Generator] = (),
+    ) -> None:
         """Start a search; ``generators`` (CPU, one per example) are needed only to draw candidates."""
-        assert not options.draw_candidates or len(generators) == num_examples, (len(generators), num_examples)
-        self.options = options
+        assert not settings.draw_candidates or len(generators) == num_examples, (len(generators), num_examples)
+        self.settings = settings
+        self.end_ids = end_ids
+        self.pad_id = pad_id
+        self.start_length = start_length
         self.generators = generators
-        others = [-math.inf] * (options.num_beams - 1)
-        self.examples = [_Example([()] * options.num_beams, [0.0, *others]) for _ in range(num_examples)]
+        others = [-math.inf] * (settings.num_beams - 1)
+        self.examples = [_Example([()] * settings.num_beams, [0.0, *others]) for _ in range(num_examples)]
         self.active = self.examples  # those in the batch
         self.num_steps = 0
 
     @property
     def finished(self) -> bool:
         """Tell whether nothing is left to search."""
-        return self.num_steps >= self.options.max_steps or all(example.done for example in self.examples)
+        return self.num_steps >= self.settings.max_length or all(example.done for example in self.examples)
 
     def step(self, logits: Tensor) -> tuple[list[int], list[int]]:
         """Extend every beam by one token, given the next-token ``logits`` [b*n,v].
 
         Returns the tokens to feed next [b*n] and, for each row, the row of the present batch that it continues.
         """
-        options, num_beams = self.options, self.options.num_beams
-        filtered = filter_logits(logits.float(), top_k=options.top_k, top_p=options.top_p)
+        settings, num_beams = self.settings, self.settings.num_beams
+        filtered = filter_logits(logits.float(), top_k=settings.top_k, top_p=settings.top_p)
         log_probabilities = process_scores(
             filtered.log_softmax(dim=-1),
             [tokens for example in self.active for tokens in example.beams],
-            end_ids=options.end_ids,
-            min_length=options.min_length,
-            no_repeat_ngram_size=options.no_repeat_ngram_size,
+            end_ids=self.end_ids,
+            min_length=settings.min_length,
+            no_repeat_ngram_size=settings.no_repeat_ngram_size,
         )
         sums = torch.tensor([example.sums for example in self.active], device=logits.device)  # [b,n]
         totals = (log_probabilities + sums.view(-1, 1)).view(len(self.active), -1)  # [b,n*v]
@@ -120,11 +107,11 @@ class BeamSearch:
         for number, example in enumerate(self.active):
             row = number * num_beams
             if example.done:
-                next_tokens += [options.pad_id] * num_beams
+                next_tokens += [self.pad_id] * num_beams
                 source_rows += range(row, row + num_beams)
                 continue
             parents = self._walk(example, scores[number], indices[number], vocabulary=logits.size(-1))
-            next_tokens += [tokens[-1] if total > -math.inf else options.pad_id
+            next_tokens += [tokens[-1] if total > -math.inf else self.pad_id
                             for tokens, total in zip(example.beams, example.sums)]  # fmt: skip
             source_rows += [row + parent for parent in parents]
         self.num_steps += 1
@@ -135,13 +122,14 @@ class BeamSearch:
         kept = [number for number, example in enumerate(self.active) if not example.done]
         self.active = [self.active[number] for number in kept]
         self.generators = [self.generators[number] for number in kept] if self.generators else ()
-        num_beams = self.options.num_beams
+        num_beams = self.settings.num_beams
         return [number * num_beams + beam for number in kept for beam in range(num_beams)]
 
     def _candidates(self, totals: Tensor) -> tuple[list[list[float]], list[list[int]]]:
         """Return scores and flat indices of the candidates of each example, best first."""
-        count = min(self.options.num_candidates, totals.size(-1))
-        if not self.options.draw_candidates:
+        enough = (1 + len(self.end_ids)) * self.settings.num_beams  # every beam may meet every end token
+        count = min(enough, totals.size(-1))
+        if not self.settings.draw_candidates:
             scores, indices = totals.topk(count, dim=-1)
             return scores.tolist(), indices.tolist()
         # The largest of log-probability + Gumbel noise are draws without replacement from the softmax.
@@ -154,30 +142,36 @@ class BeamSearch:
 
     def _walk(self, example: _Example, scores: list[float], indices: list[int], *, vocabulary: int) -> list[int]:
         """Turn candidates into finished hypotheses and new beams; return the parent beam of each new one."""
-        options = self.options
+        num_beams = self.settings.num_beams
         beams: list[tuple[int, ...]] = []
         sums: list[float] = []
         parents: list[int] = []
         for rank, (total, index) in enumerate(zip(scores, indices)):
-            if total == -math.inf or len(beams) == options.num_beams:
+            if total == -math.inf or len(beams) == num_beams:
                 break
             parent, token = divmod(index, vocabulary)
-            if token in options.end_ids:
-                if rank < options.num_beams:
-                    example.add(example.beams[parent], total, options=options)
+            if token in self.end_ids:
+                if rank < num_beams:
+                    self._finish(example, example.beams[parent], total)
                 continue
             beams.append((*example.beams[parent], token))
             sums.append(total)
             parents.append(parent)
-        length = max(options.start_length + self.num_steps, 1)
-        if len(example.finished) == options.num_beams:
+        if len(example.finished) == num_beams:
             worst = min(hypothesis.score for hypothesis in example.finished)
-            example.done = worst >= scores[0] / length**options.length_penalty
+            example.done = worst >= self._score(scores[0], self.num_steps)
         example.done = example.done or not beams
-        lacking = options.num_beams - len(beams)  # fewer tokens are allowed than there are beams
+        lacking = num_beams - len(beams)  # fewer tokens are allowed than there are beams
         example.beams = beams + [()] * lacking
         example.sums = sums + [-math.inf] * lacking
         return parents + [0] * lacking
+
+    def _score(self, total: float, length: int) -> float:
+        """Return the score of ``length`` tokens whose log-probabilities add up to ``total``."""
+        return total / max(self.start_length + length, 1) ** self.settings.length_penalty
+
+    def _finish(self, example: _Example, tokens: tuple[int, ...], total: float) -> None:
+        example.add(Hypothesis(tokens, self._score(total, len(tokens))), num_beams=self.settings.num_beams)
 
     def results(self) -> list[list[Hypothesis]]:
         """Return the hypotheses of each example, best first; the live beams of an unfinished one count too."""
@@ -185,6 +179,6 @@ class BeamSearch:
             if not example.done:
                 for tokens, total in zip(example.beams, example.sums):
                     if total > -math.inf:
-                        example.add(tokens, total, options=self.options)
+                        self._finish(example, tokens, total)
                 example.done = True
         return [example.best_first() for example in self.examples]

@@ -7,7 +7,7 @@ The way: text, ``inputs.py`` (ids, positions, blanks), ``state.py`` (cache), ``s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Generator
 
 from data_utils.tokenizers.command_tokens import SpecialTokens
 from data_utils.tokenizers.tokenizer import Tokenizer
-from generation.beam_search import BeamOptions, BeamSearch
+from generation.beam_search import BeamSearch
 from generation.inputs import (
     Blank,
     PromptInputs,
@@ -259,18 +259,14 @@ class BlankFiller:
         generators: Sequence[Generator],
     ) -> list[tuple[int, ...]]:
         """Return the best piece for one blank of each row; leave ``state`` as it was."""
-        options = BeamOptions(
-            num_beams=settings.num_beams,
+        search = BeamSearch(
+            len(blanks),
+            settings=replace(settings, top_k=0, top_p=0.0),  # the interactive original has no filters here
             end_ids=self.special.ends,
             pad_id=self.special.pad,
-            max_steps=settings.max_length,
-            length_penalty=settings.length_penalty,
-            start_length=1,  # the interactive original counts the start token
-            min_length=settings.min_length,
-            no_repeat_ngram_size=settings.no_repeat_ngram_size,
-            draw_candidates=settings.draw_candidates,
+            start_length=1,  # it counts the start token
+            generators=generators if settings.draw_candidates else (),
         )
-        search = BeamSearch(len(blanks), options=options, generators=generators if settings.draw_candidates else ())
         length, num_beams = state.length, settings.num_beams
         rows = [row for row in range(len(blanks)) for _ in range(num_beams)]
         logits = state.feed(

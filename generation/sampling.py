@@ -15,13 +15,14 @@ from torch import Generator, Tensor
 
 @dataclass(frozen=True)
 class DecodingSettings:
-    """How blanks are filled; raises ValueError for values that make no sense.
+    """How blanks are filled and targets are written; raises ValueError for values that make no sense.
 
-    At most ``max_length`` tokens per blank. With one beam a token is drawn after dividing by ``temperature`` and
-    keeping the ``top_k`` best (0: all; 1: greedy) and then the ``top_p`` nucleus (0: off). With more beams these three
-    do not matter: the best of ``num_beams`` under ``length_penalty`` wins; ``draw_candidates`` draws the candidates at
-    random, as the original does. No n-gram of ``no_repeat_ngram_size`` (0: off) occurs twice in a piece, and a piece
-    has at least ``min_length`` tokens.
+    At most ``max_length`` tokens per blank or target. With one beam a token is drawn after dividing by ``temperature``
+    and keeping the ``top_k`` best (0: all; 1: greedy) and then the ``top_p`` nucleus (0: off). With more beams these
+    three do not matter to blanks: the best of ``num_beams`` under ``length_penalty`` wins; ``draw_candidates`` draws
+    the candidates at random, as the original does. No n-gram of ``no_repeat_ngram_size`` (0: off) occurs twice in a
+    piece, and a piece has at least ``min_length`` tokens. Targets are searched with one beam, too: of the three only
+    the temperature does not matter to them.
     """
 
     max_length: int = 256

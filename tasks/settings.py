@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tasks.language_model.settings import LanguageModelSettings
-from tasks.seq2seq.settings import SEQ2SEQ_TASKS, BeamSettings
 from training.settings import FINETUNING, Settings, refuse
 
+if TYPE_CHECKING:
+    from generation.sampling import DecodingSettings
+
+SUMMARY_TASKS = ("gigaword", "cnn_dm", "cnn_dm_original", "xsum")
+SQUAD_TASKS = ("squad", "squad_v1")
+BLANK_TASKS = ("blank", "extraction")
+SEQ2SEQ_TASKS = (*SUMMARY_TASKS, "squad_generation", *SQUAD_TASKS, "cmrc", *BLANK_TASKS, "customization")
 LANGUAGE_MODEL_TASKS = ("lambda", "lambada", "wikitext", "language_model")
 
 
@@ -79,23 +85,19 @@ class FinetuningSettings(Settings):
         return "understanding"
 
     @property
-    def beams(self) -> BeamSettings:
+    def decoding(self) -> DecodingSettings:
         """Return how the targets of a sequence-to-sequence task are searched.
 
         Candidates are drawn only where the original is asked for: with ``--compatible`` and without ``--select-topk``.
         """
-        options, length = self.generation, self.seq2seq.tgt_seq_length
-        assert length is not None
-        return BeamSettings(
-            max_length=length,
-            num_beams=options.num_beams,
-            length_penalty=options.length_penalty,
-            no_repeat_ngram_size=options.no_repeat_ngram_size,
-            min_length=options.min_tgt_length,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            draw_candidates=self.task.compatible and not options.select_topk,
-            block_positions=not self.blank.no_block_position,
+        from generation.sampling import DecodingSettings
+
+        return self.select(
+            DecodingSettings,
+            max_length=self.seq2seq.tgt_seq_length,
+            min_length=self.generation.min_tgt_length,
+            temperature=1.0,  # candidates are drawn without
+            draw_candidates=self.task.compatible and not self.generation.select_topk,
         )
 
     @property
@@ -124,16 +126,25 @@ class FinetuningSettings(Settings):
         )
 
     def _check_seq2seq(self) -> None:
-        name, lengths = self.task.name, self.seq2seq
-        for flag, length in (
-            ("--src-seq-length", lengths.src_seq_length),
-            ("--tgt-seq-length", lengths.tgt_seq_length),
-        ):
+        name, source, target = self.task.name, self.seq2seq.src_seq_length, self.seq2seq.tgt_seq_length
+        for flag, length in (("--src-seq-length", source), ("--tgt-seq-length", target)):
             if length is None:
                 raise ValueError(f"no {flag}: {name} needs the longest source and target in tokens")
-        if not self.model.block_lm:
-            raise ValueError(f"{name} needs --block-lm: targets are generated as blanks")
-        assert self.beams  # refuses values that make no sense
+        assert source is not None and target is not None
+        shortest, positions = self.generation.min_tgt_length, max(self.model.max_position_embeddings, source)
+        refuse(
+            (not self.model.block_lm, f"{name} needs --block-lm: targets are generated as blanks"),
+            (
+                shortest > target,
+                f"--min-tgt-length {shortest} is above --tgt-seq-length {target}; change one of them",
+            ),
+            (
+                target > positions and not self.blank.no_block_position,
+                f"--tgt-seq-length {target} is above the model's {positions} block positions; lower it, or raise "
+                "--max-position-embeddings",
+            ),
+        )
+        assert self.decoding  # refuses values that make no sense
 
     def _check_language_model(self) -> None:
         name, files = self.task.name, self.data.valid_data or ()

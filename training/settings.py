@@ -14,9 +14,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from model.config import LORA_TARGETS, GLMConfig, LoraSettings
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+R = TypeVar("R", bound="DataclassInstance")
 
 PRETRAINING, FINETUNING, GENERATION = "pre-training", "fine-tuning", "generation"
 
@@ -744,6 +749,13 @@ class Settings:
     def run_name(cls, values: Mapping[str, Any], *, date: str) -> str:
         """Return the name of a run of these values that starts at ``date``."""
         return values["experiment_name"]
+
+    def select(self, record: type[R], **others: Any) -> R:
+        """Return a ``record`` of the options that its fields are named after; ``others`` are the rest of them."""
+        groups = [group for group in vars(self).values() if isinstance(group, Group)]
+        options = {name: value for group in groups for name, value in vars(group).items()}
+        shared = {one.name for one in fields(record)} & set(options)
+        return record(**{name: options[name] for name in shared} | others)
 
     @property
     def zero_stage(self) -> int:

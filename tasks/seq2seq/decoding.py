@@ -17,15 +17,14 @@ from torch import Generator
 
 from data_utils.tokenizers.command_tokens import SpecialTokens
 from data_utils.tokenizers.tokenizer import Tokenizer
-from generation.beam_search import BeamOptions, BeamSearch, Hypothesis
+from generation.beam_search import BeamSearch, Hypothesis
 from generation.inputs import PromptInputs
-from generation.sampling import process_scores
+from generation.sampling import DecodingSettings, process_scores
 from generation.state import DecodingState
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from mpu.mappings import run_shared
 from tasks.seq2seq.samples import Seq2SeqSample
-from tasks.seq2seq.settings import BeamSettings
 
 Result = TypeVar("Result")
 
@@ -38,17 +37,28 @@ class FilledText(NamedTuple):
 
 
 class TargetDecoder:
-    """Write targets, or fill blanks, with a model in evaluation mode."""
+    """Write targets, or fill blanks, with a model in evaluation mode.
+
+    ``settings.max_length`` is that of a target, or of all blanks of a text together. Without ``block_positions`` the
+    second position of every token of a target is 1.
+    """
 
     def __init__(
-        self, model: GLMModel, tokenizer: Tokenizer, *, settings: BeamSettings, visible_padding: bool = False
+        self,
+        model: GLMModel,
+        tokenizer: Tokenizer,
+        *,
+        settings: DecodingSettings,
+        block_positions: bool = True,
+        visible_padding: bool = False,
     ) -> None:
-        """Raises ValueError when a target may be longer than the model has block positions."""
-        settings.check_positions(model.config.max_position_embeddings)
+        positions = model.config.max_position_embeddings
+        assert settings.max_length <= positions or not block_positions, (settings.max_length, positions)
         self.model = model
         self.tokenizer = tokenizer
         self.special = tokenizer.special
         self.settings = settings
+        self.block_positions = block_positions
         self.visible_padding = visible_padding
 
     def search(
@@ -59,19 +69,9 @@ class TargetDecoder:
         ``generators`` (CPU, one per sample) are needed only to draw candidates.
         """
         settings, special = self.settings, self.special
-        options = BeamOptions(
-            num_beams=settings.num_beams,
-            end_ids=(special.eop,),
-            pad_id=special.pad,
-            max_steps=settings.max_length,
-            length_penalty=settings.length_penalty,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-            min_length=settings.min_length,
-            no_repeat_ngram_size=settings.no_repeat_ngram_size,
-            draw_candidates=settings.draw_candidates,
+        search = BeamSearch(
+            len(samples), settings=settings, end_ids=(special.eop,), pad_id=special.pad, generators=generators
         )
-        search = BeamSearch(len(samples), options=options, generators=generators)
         masks = [int(sample.position_ids[0, sample.prefix_length]) for sample in samples]
         state = self._context(samples)
         source_length = state.length
@@ -86,7 +86,7 @@ class TargetDecoder:
             kept = search.drop_done()
             rows = [rows[row] for row in kept]
             state.reorder([source_rows[row] for row in kept], shared=source_length)
-            block = search.num_steps + 1 if settings.block_positions else 1
+            block = search.num_steps + 1 if self.block_positions else 1
             logits = state.feed([next_tokens[row] for row in kept], [(masks[row], block) for row in rows])
 
     def fill_blanks(self, samples: Sequence[Seq2SeqSample]) -> list[FilledText]:
@@ -103,7 +103,7 @@ class TargetDecoder:
         for _ in range(settings.max_length):
             if not active:
                 break
-            positions = [(text.blanks[text.current], text.block if settings.block_positions else 1) for text in active]
+            positions = [(text.blanks[text.current], text.block if self.block_positions else 1) for text in active]
             scores = process_scores(
                 state.feed([text.next_token for text in active], positions),
                 [text.generated for text in active],

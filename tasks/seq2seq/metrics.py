@@ -17,7 +17,7 @@ from typing import Any
 from tasks.metrics import exact_match, grouped_span_score, token_f1
 from tasks.seq2seq.detokenizers import clean_filled, fix_tokenization
 from tasks.seq2seq.readers import Seq2SeqExample
-from tasks.seq2seq.settings import BLANK_TASKS, SEQ2SEQ_TASKS, SQUAD_TASKS
+from tasks.settings import BLANK_TASKS, SEQ2SEQ_TASKS, SQUAD_TASKS
 
 SENTENCE_BREAK = "[SEP]"
 FEWEST_WORDS = 5  # shorter sentences of a prediction are dropped

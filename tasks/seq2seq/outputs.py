@@ -11,7 +11,7 @@ from data_utils.tokenizers.tokenizer import Tokenizer
 from data_utils.whole_files import write_whole
 from tasks.seq2seq.detokenizers import clean_answer
 from tasks.seq2seq.readers import NO_ANSWER, Seq2SeqExample
-from tasks.seq2seq.settings import SQUAD_TASKS
+from tasks.settings import SQUAD_TASKS
 
 
 def is_no_answer(text: str) -> bool:

@@ -17,13 +17,14 @@ import numpy as np
 
 from tasks.readers import read_text, standardize
 from tasks.seq2seq import detokenizers
-from tasks.seq2seq.settings import SEQ2SEQ_TASKS, SPLITS, SQUAD_TASKS
+from tasks.settings import SEQ2SEQ_TASKS, SQUAD_TASKS
 
 if TYPE_CHECKING:
     import tokenizers
 
     from data_utils.tokenizers.tokenizer import Tokenizer
 
+SPLITS = ("train", "dev", "test")
 BLANK = "[MASK]"
 XSUM_SPLITS_FILE = "XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json"
 NO_ANSWER = "N/A"

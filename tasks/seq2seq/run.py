@@ -28,8 +28,7 @@ from tasks.seq2seq.metrics import metric_names, score_predictions
 from tasks.seq2seq.outputs import recover_answer, write_outputs
 from tasks.seq2seq.readers import BLANK, NO_ANSWER, Seq2SeqExample, Seq2SeqOptions, read_examples
 from tasks.seq2seq.samples import build_sample, collate, with_blanks
-from tasks.seq2seq.settings import BLANK_TASKS, SQUAD_TASKS, SUMMARY_TASKS
-from tasks.settings import FinetuningSettings
+from tasks.settings import BLANK_TASKS, SQUAD_TASKS, SUMMARY_TASKS, FinetuningSettings
 from training.engine import BlankInfilling, Engine
 from training.settings import ModelSettings
 
@@ -157,10 +156,12 @@ class Seq2SeqRun(TaskRun):
         """Return what the model writes for every example, on every rank."""
         network = engine.network
         assert isinstance(network, GLMModel)
+        settings = self.configuration.decoding
         decoder = TargetDecoder(
             network,
             self.tokenizer,
-            settings=self.configuration.beams,
+            settings=settings,
+            block_positions=self.options.block_positions,
             visible_padding=self.visible_padding,
         )
 
@@ -172,8 +173,8 @@ class Seq2SeqRun(TaskRun):
             ]
             if self.name in BLANK_TASKS:
                 return [self._filled(text.ids, text.pieces) for text in decoder.fill_blanks(samples)]
-            drawn = self.configuration.beams.draw_candidates
-            generators = [prompt_generator(self.configuration.run.seed, number) for number in numbers] if drawn else []
+            seed = self.configuration.run.seed
+            generators = [prompt_generator(seed, number) for number in numbers] if settings.draw_candidates else []
             hypotheses = decoder.search(samples, generators=generators)
             return [self._target(rows[0].tokens if rows else (), example) for rows, example in zip(hypotheses, asked)]
 
@@ -253,7 +254,6 @@ class Seq2SeqRun(TaskRun):
         if length > model.max_position_embeddings:
             logger.info(f"note: --max-position-embeddings {model.max_position_embeddings} is raised to {length}")
             model = replace(model, max_position_embeddings=length)
-        self.configuration.beams.check_positions(model.max_position_embeddings)
         return model
 
     def _check_metric(self) -> None:

@@ -17,7 +17,7 @@ from data_utils.objective import Objective
 from data_utils.rows import Row
 from data_utils.tokenizers.tokenizer import Tokenizer
 from tasks.seq2seq.readers import BLANK, Seq2SeqExample, Seq2SeqOptions
-from tasks.seq2seq.settings import BLANK_TASKS, SQUAD_TASKS, SUMMARY_TASKS
+from tasks.settings import BLANK_TASKS, SQUAD_TASKS, SUMMARY_TASKS
 
 
 @dataclass(frozen=True)

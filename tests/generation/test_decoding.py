@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from generation.beam_search import BeamOptions, BeamSearch
+from generation.beam_search import BeamSearch
 from generation.infill import prompt_generator
 from generation.sampling import DecodingSettings, choose_tokens, draw_tokens, filter_logits
 
@@ -65,10 +65,10 @@ def test_processors_come_before_the_filters():
     assert token in (0, 1)
 
 
-def run_table(table: torch.Tensor, options: BeamOptions, **arguments) -> BeamSearch:
+def run_table(table: torch.Tensor, settings: DecodingSettings, **arguments) -> BeamSearch:
     """Search next-token logits [step, token, next token] for one example."""
-    search = BeamSearch(1, options=options, **arguments)
-    tokens = [0] * options.num_beams
+    search = BeamSearch(1, settings=settings, pad_id=0, **arguments)
+    tokens = [0] * settings.num_beams
     while not search.finished:
         tokens, _ = search.step(table[search.num_steps, tokens])
     return search
@@ -89,8 +89,8 @@ def exhaustive_best(table: torch.Tensor, *, end_id: int, max_steps: int) -> floa
 
 def test_wide_beams_find_the_best_sequence():
     table = 2 * torch.randn(4, 5, 5, generator=torch.Generator().manual_seed(5))
-    options = BeamOptions(num_beams=64, end_ids=(4,), pad_id=0, max_steps=3)
-    [[best, *_]] = run_table(table, options).results()
+    settings = DecodingSettings(num_beams=64, max_length=3)
+    [[best, *_]] = run_table(table, settings, end_ids=(4,)).results()
     assert best.score == pytest.approx(exhaustive_best(table, end_id=4, max_steps=3), abs=1e-4)
 
 
@@ -99,8 +99,8 @@ def test_two_end_tokens_leave_enough_live_beams():
     table = torch.zeros(6, 6, 6)
     table[:, :, 4:] = 8.0  # two end tokens far ahead of everything else
     table += 0.1 * torch.randn(table.shape, generator=torch.Generator().manual_seed(0))
-    options = BeamOptions(num_beams=3, end_ids=(4, 5), pad_id=0, max_steps=4, length_penalty=3.0, start_length=1)
-    [hypotheses] = run_table(table, options).results()
+    settings = DecodingSettings(num_beams=3, max_length=4, length_penalty=3.0)
+    [hypotheses] = run_table(table, settings, end_ids=(4, 5), start_length=1).results()
     assert len(hypotheses) == 3
     assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
 
@@ -108,25 +108,26 @@ def test_two_end_tokens_leave_enough_live_beams():
 def test_fewer_tokens_than_beams():
     """Beams that no token is left for stay out of the results."""
     table = torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(2))
-    options = BeamOptions(num_beams=8, end_ids=(2,), pad_id=0, max_steps=2, no_repeat_ngram_size=1)
-    [hypotheses] = run_table(table, options).results()
+    settings = DecodingSettings(num_beams=8, max_length=2, no_repeat_ngram_size=1)
+    [hypotheses] = run_table(table, settings, end_ids=(2,)).results()
     assert {h.tokens for h in hypotheses} == {(), (0,), (1,), (0, 1), (1, 0)}
     assert all(math.isfinite(h.score) for h in hypotheses)
 
 
 def test_everything_forbidden_gives_no_hypothesis():
     table = torch.zeros(3, 2, 2)
-    options = BeamOptions(num_beams=2, end_ids=(1,), pad_id=0, max_steps=3, min_length=3, no_repeat_ngram_size=1)
-    search = run_table(table, options)
+    settings = DecodingSettings(num_beams=2, max_length=3, min_length=3, no_repeat_ngram_size=1)
+    search = run_table(table, settings, end_ids=(1,))
     assert search.num_steps == 2
     assert search.results() == [[]]
 
 
 def test_drawn_candidates_depend_on_the_seed_only():
     table = torch.randn(8, 20, 20, generator=torch.Generator().manual_seed(3))
-    options = BeamOptions(num_beams=3, end_ids=(19,), pad_id=0, max_steps=6, draw_candidates=True)
+    settings = DecodingSettings(num_beams=3, max_length=6, draw_candidates=True)
     first, again, other = (
-        run_table(table, options, generators=[prompt_generator(seed, 0)]).results() for seed in (1, 1, 2)
+        run_table(table, settings, end_ids=(19,), generators=[prompt_generator(seed, 0)]).results()
+        for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other

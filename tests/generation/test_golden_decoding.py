@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from generation.beam_search import BeamOptions, BeamSearch
-from generation.sampling import filter_logits, process_scores, repeating_tokens
+from generation.beam_search import BeamSearch
+from generation.sampling import DecodingSettings, filter_logits, process_scores, repeating_tokens
 from tests.helpers.golden_index import GoldenFolder
 
 # Short names of the settings and the options they set; the last changes nothing without a model.
@@ -18,7 +19,7 @@ BEAM_SETTINGS = {
     "lp": "length_penalty",
     "min_len": "min_length",
     "ngram": "no_repeat_ngram_size",
-    "tgt": "max_steps",
+    "tgt": "max_length",
     "top_k": "top_k",
     "no_block_position": None,
 }
@@ -85,10 +86,10 @@ def test_min_length(golden: GoldenFolder):
         assert [row.isinf().nonzero().flatten().tolist() for row in processed] == case["banned"]
 
 
-def search(table: torch.Tensor, options: BeamOptions) -> BeamSearch:
+def search(table: torch.Tensor, settings: DecodingSettings, content: dict[str, Any]) -> BeamSearch:
     """Search the table of next-token logits [example, step, token, next token]."""
-    beams = BeamSearch(len(table), options=options)
-    examples = [number for number in range(len(table)) for _ in range(options.num_beams)]
+    beams = BeamSearch(len(table), settings=settings, end_ids=(content["eop"],), pad_id=content["pad"])
+    examples = [number for number in range(len(table)) for _ in range(settings.num_beams)]
     tokens = [0] * len(examples)
     while not beams.finished:
         tokens, _ = beams.step(table[examples, beams.num_steps, tokens])
@@ -104,8 +105,7 @@ def test_beam_search(golden: GoldenFolder):
         assert set(case) == {"settings", "min_gap", "output_ids", "padded_rows", "scores", "hypotheses"}
         settings = {BEAM_SETTINGS[name]: value for name, value in case["settings"].items()}
         settings.pop(None, None)
-        options = BeamOptions(end_ids=(content["eop"],), pad_id=content["pad"], **settings)
-        results = search(table, options).results()
+        results = search(table, DecodingSettings(**settings), content).results()
         winners = [hypotheses[0] for hypotheses in results]
         assert [list(winner.tokens) for winner in winners] == case["output_ids"], case["settings"]
         assert [winner.score for winner in winners] == pytest.approx(case["scores"], abs=1e-4)
@@ -119,6 +119,6 @@ def test_beam_search(golden: GoldenFolder):
 def test_examples_do_not_influence_each_other(golden: GoldenFolder):
     content = golden.json("generation/beam_table.json")
     table = torch.from_numpy(np.load(golden.path(f"generation/{content['table']}"))["T"])
-    options = BeamOptions(4, (content["eop"],), content["pad"], table.size(1) - 1, length_penalty=1.0)
-    together = search(table, options).results()
-    assert together == [search(table[i : i + 1], options).results()[0] for i in range(len(table))]
+    settings = DecodingSettings(max_length=table.size(1) - 1, num_beams=4, length_penalty=1.0)
+    together = search(table, settings, content).results()
+    assert together == [search(table[i : i + 1], settings, content).results()[0] for i in range(len(table))]

@@ -10,15 +10,15 @@ import torch
 
 from data_utils.batches import Batch
 from data_utils.objective import Objective
+from generation.sampling import DecodingSettings
 from model.modeling_glm import GLMModel
 from tasks.seq2seq.decoding import TargetDecoder
 from tasks.seq2seq.samples import Seq2SeqSample
-from tasks.seq2seq.settings import BeamSettings
 from tests.helpers.golden_models import tiny_model
 from tests.helpers.small_models import WordTokenizer
 from training.engine import BlankInfilling
 
-# Settings of the recorded runs that are fields of ``BeamSettings``.
+# Settings of the recorded runs that are fields of ``DecodingSettings``.
 BEAM_NAMES = {
     "num_beams": "num_beams",
     "length_penalty": "length_penalty",
@@ -29,9 +29,8 @@ BEAM_NAMES = {
 }
 
 
-def beam_settings(recorded: dict[str, Any]) -> BeamSettings:
-    named = {name: recorded[key] for key, name in BEAM_NAMES.items() if key in recorded}
-    return BeamSettings(**named, block_positions=not recorded.get("no_block_position", False))
+def decoding_settings(recorded: dict[str, Any]) -> DecodingSettings:
+    return DecodingSettings(**{name: recorded[key] for key, name in BEAM_NAMES.items() if key in recorded})
 
 
 def beam_sample(item: dict[str, Any], *, mask_pad_token: bool, mask_id: int) -> Seq2SeqSample:
@@ -79,7 +78,11 @@ def test_beam_search(recorded, model_and_tokenizer, extra_size: int | None):
         mask_id = recorded["command_ids"]["sMASK" if options["task_mask"] else "MASK"]
         samples = [beam_sample(i, mask_pad_token=options["mask_pad_token"], mask_id=mask_id) for i in run["inputs"]]
         decoder = TargetDecoder(
-            model, tokenizer, settings=beam_settings(options), visible_padding=not options["mask_pad_token"]
+            model,
+            tokenizer,
+            settings=decoding_settings(options),
+            block_positions=not options["no_block_position"],
+            visible_padding=not options["mask_pad_token"],
         )
         starts = iter(samples)
         sizes = [extra_size] if extra_size else options["batch_sizes"]
@@ -101,7 +104,7 @@ def test_blank_filling(recorded, model_and_tokenizer):
             blanks = tuple(index for index, token in enumerate(row) if token == ids["MASK"])
             positions = np.array([[*range(run["sep"]), blanks[0]], [*[0] * run["sep"], 1]])
             samples.append(Seq2SeqSample(np.array(row), positions, run["sep"], run["sep"], None, None, blanks, "0"))
-        decoder = TargetDecoder(model, tokenizer, settings=beam_settings(run["settings"]), visible_padding=True)
+        decoder = TargetDecoder(model, tokenizer, settings=decoding_settings(run["settings"]), visible_padding=True)
         for size in (*run["settings"]["batch_sizes"], len(samples)):
             with torch.inference_mode():
                 filled = [text for batch in batches(samples, size) for text in decoder.fill_blanks(batch)]

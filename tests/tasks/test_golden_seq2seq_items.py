@@ -13,7 +13,7 @@ import pytest
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from tasks.seq2seq.readers import Seq2SeqExample, Seq2SeqOptions, read_examples
 from tasks.seq2seq.samples import Seq2SeqSample, build_blank_sample, build_sample, with_blanks
-from tasks.seq2seq.settings import SEQ2SEQ_TASKS
+from tasks.settings import SEQ2SEQ_TASKS
 from tests.helpers.golden_index import GoldenFolder
 from tests.helpers.golden_tokenizers import TOKENIZERS
 

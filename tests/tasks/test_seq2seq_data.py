@@ -16,7 +16,7 @@ from data_utils.tokenizers.tokenizer import Tokenizer
 from tasks.seq2seq.outputs import recover_answer
 from tasks.seq2seq.readers import BLANK, ContextOffsets, Seq2SeqExample, Seq2SeqOptions, find_answers, read_examples
 from tasks.seq2seq.samples import Seq2SeqSample, build_sample, draw_blanks, mask_name, with_blanks
-from tasks.seq2seq.settings import SEQ2SEQ_TASKS
+from tasks.settings import SEQ2SEQ_TASKS
 from tests.helpers.golden_tokenizers import recorded_tokenizer
 
 WORDS = st.lists(st.sampled_from(["red", "car", "of", "the", "a", "b"]), max_size=30).map(" ".join)

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generation.infill import prompt_generator
+from generation.sampling import DecodingSettings
 from model.modeling_glm import GLMModel
 from mpu.cross_entropy import vocab_parallel_cross_entropy
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from tasks.seq2seq.decoding import TargetDecoder, decode_shared
 from tasks.seq2seq.samples import Seq2SeqSample, collate
-from tasks.seq2seq.settings import BeamSettings
 from tests.helpers.distributed import run
 from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, random_model
 from training.engine import BlankInfilling
@@ -24,7 +24,7 @@ from training.engine import BlankInfilling
 IDS = TINY_COMMAND_IDS
 TOKENIZER = WordTokenizer(IDS, num_tokens=58)
 SOURCE, TARGET = 24, 7
-BEAMS = BeamSettings(max_length=TARGET, num_beams=3, length_penalty=0.7, no_repeat_ngram_size=3, min_length=2)
+BEAMS = DecodingSettings(max_length=TARGET, num_beams=3, length_penalty=0.7, no_repeat_ngram_size=3, min_length=2)
 
 
 def make_samples(count: int, *, seed: int, num_masks: int = 1, training: bool = False) -> list[Seq2SeqSample]:
@@ -67,7 +67,7 @@ def written(
     model: GLMModel,
     *,
     batch_size: int,
-    settings: BeamSettings = BEAMS,
+    settings: DecodingSettings = BEAMS,
     visible_padding: bool = False,
     topology: ParallelTopology | None = None,
     blanks: bool = False,
@@ -100,7 +100,7 @@ def assert_equal(found: list, expected: list) -> None:
 @given(seed=st.integers(0, 1000), draws=st.booleans(), visible=st.booleans())
 def test_hypotheses_do_not_depend_on_the_batch(seed: int, draws: bool, visible: bool) -> None:
     samples, model = make_samples(9, seed=seed), ending_model(seed=seed)
-    options = BeamSettings(**{**vars(BEAMS), "draw_candidates": draws})
+    options = DecodingSettings(**{**vars(BEAMS), "draw_candidates": draws})
     alone = written(samples, model, batch_size=1, settings=options, visible_padding=visible)
     assert any(len(row[0].tokens) for row in alone)
     for size in (4, 16):
@@ -110,7 +110,7 @@ def test_hypotheses_do_not_depend_on_the_batch(seed: int, draws: bool, visible: 
 def test_texts_that_are_done_leave_the_batch() -> None:
     samples, model, fed = make_samples(12, seed=5), ending_model(seed=5), []
     model.register_forward_pre_hook(lambda _module, inputs: fed.append(inputs[0].size(0)))
-    options = BeamSettings(max_length=TARGET, num_beams=2)
+    options = DecodingSettings(max_length=TARGET, num_beams=2)
     found = written(samples, model, batch_size=12, settings=options)
     assert fed[:3] == [12, 12, 24], "contexts, start tokens, beams"
     assert fed[2:] == sorted(fed[2:], reverse=True) and fed[-1] < 24
@@ -121,7 +121,7 @@ def test_texts_that_are_done_leave_the_batch() -> None:
 @given(seed=st.integers(0, 1000))
 def test_filled_blanks_do_not_depend_on_the_batch(seed: int) -> None:
     samples, model = make_samples(9, seed=seed, num_masks=2), ending_model(seed=seed)
-    options = BeamSettings(max_length=2 * TARGET, no_repeat_ngram_size=3)
+    options = DecodingSettings(max_length=2 * TARGET, no_repeat_ngram_size=3)
     alone = written(samples, model, batch_size=1, settings=options, blanks=True)
     for size in (4, 16):
         assert written(samples, model, batch_size=size, settings=options, blanks=True) == alone
@@ -140,7 +140,7 @@ def test_a_text_without_blanks_stays_as_it_is() -> None:
 def test_search_equals_a_search_without_cache() -> None:
     """Greedy search token by token, the whole row run anew each time."""
     samples, model = make_samples(6, seed=3), ending_model(seed=3)
-    found = written(samples, model, batch_size=4, settings=BeamSettings(max_length=TARGET))
+    found = written(samples, model, batch_size=4, settings=DecodingSettings(max_length=TARGET))
     for sample, hypotheses in zip(samples, found, strict=True):
         length, mask = sample.context_length, int(sample.position_ids[0, SOURCE])
         ids, tokens, total = [*sample.input_ids[:length].tolist(), IDS["sop"]], [], 0.0
@@ -199,7 +199,7 @@ def _ranks(model_parallel_size: int) -> tuple[list, list, list[int]]:
     found = written(samples, model, batch_size=2, topology=topology, seen=seen)
     filled = written(
         make_samples(5, seed=6, num_masks=2), model, batch_size=2, topology=topology, blanks=True,
-        settings=BeamSettings(max_length=TARGET),
+        settings=DecodingSettings(max_length=TARGET),
     )  # fmt: skip
     return found, filled, seen
 
@@ -210,7 +210,7 @@ def test_two_ranks_write_what_one_writes(model_parallel_size: int) -> None:
     expected = written(make_samples(11, seed=5), model, batch_size=16)
     blanks = written(
         make_samples(5, seed=6, num_masks=2), model, batch_size=16, blanks=True,
-        settings=BeamSettings(max_length=TARGET),
+        settings=DecodingSettings(max_length=TARGET),
     )  # fmt: skip
     results = run(_ranks, 2, model_parallel_size)
     for found, filled, _ in results:
@@ -246,23 +246,3 @@ def test_label_smoothing_under_tensor_parallelism() -> None:
     for found, _ in shards:
         torch.testing.assert_close(found, losses)
     torch.testing.assert_close(torch.cat([part for _, part in shards], dim=-1), gradient)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"max_length": 0}, "--tgt-seq-length is 0"),
-        ({"num_beams": 0}, "--num-beams is 0"),
-        ({"min_length": 9}, "--min-tgt-length 9 is above"),
-        ({"length_penalty": float("nan")}, "--length-penalty is nan"),
-        ({"top_p": 2.0}, "--top-p is 2.0"),
-    ],
-)
-def test_settings_that_make_no_sense(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        BeamSettings(**{"max_length": 8, **options})
-
-
-def test_targets_longer_than_the_model() -> None:
-    with pytest.raises(ValueError, match="--tgt-seq-length 65 is above the model's 64 block positions"):
-        TargetDecoder(random_model(), TOKENIZER, settings=BeamSettings(max_length=65))

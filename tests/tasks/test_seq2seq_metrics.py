@@ -27,7 +27,7 @@ from tasks.seq2seq.metrics import (
 from tasks.seq2seq.outputs import write_outputs
 from tasks.seq2seq.readers import Seq2SeqExample
 from tasks.seq2seq.scoring import main
-from tasks.seq2seq.settings import SEQ2SEQ_TASKS
+from tasks.settings import SEQ2SEQ_TASKS
 
 SENTENCES = st.lists(st.sampled_from(["red", "car", "of", "the", "a"]), max_size=12).map(" ".join)
 

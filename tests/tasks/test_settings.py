@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import generate_samples
+from generation.sampling import DecodingSettings
 from tasks.settings import FinetuningSettings
 from training.arguments import parse_settings
 
@@ -47,8 +48,11 @@ def test_groups_say_what_the_flags_say(tmp_path: Path):
     assert adapters is not None and (adapters.rank, adapters.alpha, adapters.targets) == (4, 8.0, ("dense",))
     assert (settings.batch.evaluation_batch_size, settings.data.valid_data) == (9, ("dev", "dev32"))
     assert settings.values["save"] == str(tmp_path), "config.json keeps the command line"
-    beams = configure(*SEQ2SEQ, "--num-beams", "5", "--compatible", "--no-block-position").beams
-    assert (beams.max_length, beams.num_beams, beams.draw_candidates, beams.block_positions) == (60, 5, True, False)
+    words = ("--num-beams", "5", "--length-penalty", "0.7", "--min-tgt-length", "2", "--top-k", "9", "--compatible")
+    assert configure(*SEQ2SEQ, *words).decoding == DecodingSettings(
+        max_length=60, num_beams=5, length_penalty=0.7, min_length=2, top_k=9, draw_candidates=True
+    )
+    assert not configure(*SEQ2SEQ, *words, "--select-topk").decoding.draw_candidates
 
 
 @pytest.mark.parametrize(
@@ -71,6 +75,11 @@ def test_groups_say_what_the_flags_say(tmp_path: Path):
         (["--task", "xsum", "--epochs", "1", "--block-lm"], "no --src-seq-length"),
         ([*SEQ2SEQ, "--label-smoothing", "1"], "--label-smoothing is 1.0"),
         ([*SEQ2SEQ, "--min-tgt-length", "61"], "--min-tgt-length 61 is above --tgt-seq-length 60"),
+        ([*SEQ2SEQ, "--tgt-seq-length", "0"], "--tgt-seq-length is 0"),
+        ([*SEQ2SEQ, "--tgt-seq-length", "601"], "--tgt-seq-length 601 is above the model's 600 block positions"),
+        ([*SEQ2SEQ, "--num-beams", "0"], "--num-beams is 0"),
+        ([*SEQ2SEQ, "--length-penalty", "nan"], "--length-penalty is nan"),
+        ([*SEQ2SEQ, "--top-p", "2"], "--top-p is 2.0"),
         (["--task", "wikitext", "--block-lm"], "evaluates one file"),
         (["--task", "wikitext", "--block-lm", "--valid-data", "x", "--epochs", "1"], "only evaluates"),
     ],
