@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import fields
 
 import numpy as np
 
@@ -142,12 +143,11 @@ def get_parser() -> argparse.ArgumentParser:
 
 def show(values: argparse.Namespace, *, write: Callable[[str], None]) -> None:
     """Write a description of every row of the asked-for batches."""
+    shared = {one.name for one in fields(BlankInfillingSettings)} & set(vars(values))
     settings = BlankInfillingSettings(
-        **{name: getattr(values, name) for name in PROBABILITIES},
-        average_block_length=values.avg_block_length,
+        **{name: getattr(values, name) for name in shared},
         block_position_encoding=not values.no_block_position,
         shuffle_blocks=not values.no_shuffle_block,
-        **{name: getattr(values, name) for name in ("task_mask", "random_position", "sentinel_token", "masked_lm")},
     )
     tokenizer = build_tokenizer(
         values.tokenizer_type,

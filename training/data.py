@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -62,14 +61,11 @@ def build_run_tokenizer(settings: Settings) -> Tokenizer:
 
 
 def blank_infilling(settings: Settings) -> BlankInfillingSettings:
-    """Return how blanks are made; most options have the name of their flag."""
-    shared = {one.name for one in fields(BlankInfillingSettings)} & {one.name for one in fields(settings.blank)}
-    return BlankInfillingSettings(
-        **{name: getattr(settings.blank, name) for name in shared},
-        average_block_length=settings.blank.avg_block_length,
+    """Return how blanks are made."""
+    return settings.select(
+        BlankInfillingSettings,
         shuffle_blocks=not settings.blank.no_shuffle_block,
         block_position_encoding=not settings.blank.no_block_position,
-        masked_lm=settings.model.masked_lm,
     )
 
 

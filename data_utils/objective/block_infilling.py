@@ -45,7 +45,7 @@ class BlankInfillingSettings:
         gpt_infill_prob: of a suffix, not a span in the middle, as the blank of the document objective.
         gpt_min_ratio: of a text that this blank takes at least.
         bert_ratio, gap_sentence_ratio: of a text that short spans, and sentences, cover.
-        average_block_length, max_block_length: of short spans, in tokens.
+        avg_block_length, max_block_length: of short spans, in tokens.
         block_mask_prob: of an input token of part B to be hidden by [dBLOCK].
         context_mask_ratio, context_mask_range: of tokens of part A to be hidden, and how far from a blank they are.
         short_seq_prob: of batches of short pieces.
@@ -64,7 +64,7 @@ class BlankInfillingSettings:
     gpt_min_ratio: float = 0.5
     bert_ratio: float = 0.15
     gap_sentence_ratio: float = 0.15
-    average_block_length: float = 3
+    avg_block_length: float = 3
     max_block_length: int = 40
     block_mask_prob: float = 0.0
     context_mask_ratio: float = 0.0
@@ -149,7 +149,7 @@ class BlankInfillingCollator:
         self.rank = rank
         self.world_size = world_size
         self.pack = pack
-        self._lengths = SpanLengths(settings.average_block_length, settings.max_block_length)
+        self._lengths = SpanLengths(settings.avg_block_length, settings.max_block_length)
         self._sentence_end = tokenizer.sentence_end_table("span")
         special = tokenizer.special
         self._eos, self._enc, self._sop, self._eop = special.eos, special.cls, special.sop, special.eop

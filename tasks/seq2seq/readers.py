@@ -56,39 +56,29 @@ class Seq2SeqExample:
 
 @dataclass(frozen=True, kw_only=True)
 class Seq2SeqOptions:
-    """How examples are read and become samples.
+    """How examples are read and become samples; most fields are options of the command line.
 
     Attributes:
-        source_length: S, ``--src-seq-length``.
-        target_length: T, ``--tgt-seq-length``.
-        task_mask: the tokenizer has sMASK and gMASK (``--task-mask``), and the blank to fill is sMASK.
+        src_seq_length: S.
+        tgt_seq_length: T.
+        task_mask: the tokenizer has sMASK and gMASK, and the blank to fill is sMASK.
         mask_pad_token: padding of the source is hidden (customization only).
         block_positions: False: all block positions of the target are 1 (``--no-block-position``).
-        blank_mask_ratio: share of the words that become blanks (``--blank-maskratio``).
+        blank_maskratio: share of the words that become blanks.
         seed: of the drawing of blanks.
         compatible: do as the original where ours is better: windows without the answer are skipped in evaluation, too
             (squad_v1), the reference of a generated question is the answer, a mask in the user's text is taken for the
             appended one, and the shorter of two files decides (customization).
     """
 
-    source_length: int
-    target_length: int
+    src_seq_length: int
+    tgt_seq_length: int
     task_mask: bool = False
     mask_pad_token: bool = False
     block_positions: bool = True
-    blank_mask_ratio: float = 0.1
+    blank_maskratio: float = 0.1
     seed: int = 1234
     compatible: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the lengths. Raises ValueError."""
-        if self.source_length < 4 or self.target_length < 1:
-            raise ValueError(
-                f"--src-seq-length {self.source_length}, --tgt-seq-length {self.target_length}: at least 4 and 1 are "
-                "needed"
-            )
-        if not 0 < self.blank_mask_ratio < 1:
-            raise ValueError(f"--blank-maskratio {self.blank_mask_ratio}: a share of the words, between 0 and 1")
 
 
 def read_examples(
@@ -201,7 +191,7 @@ def _read_blank(folder: Path, split: str, *, options: Seq2SeqOptions) -> list[Se
             if BLANK in text:
                 raise ValueError(f"{path}, line {line}: a blank in the text; blanks are drawn while training")
         return [Seq2SeqExample(f"{split}-{index}", text, text, text) for index, text in enumerate(texts)]
-    blanks = folder / "blank" / f"test.maskratio{options.blank_mask_ratio:.1f}.blank"
+    blanks = folder / "blank" / f"test.maskratio{options.blank_maskratio:.1f}.blank"
     examples = []
     for index, pair in enumerate(read_line_pairs(blanks, path)):
         source, target = map(detokenizers.blank_text, pair)
@@ -354,7 +344,7 @@ def read_squad(
         ids = encoded[question.context]
         answers = question.answers or (NO_ANSWER,)
         expected = tokenizer.decode(tokenizer.encode(answers[0]))
-        for text, is_last in _windows(question, ids, tokenizer=tokenizer, size=options.source_length):
+        for text, is_last in _windows(question, ids, tokenizer=tokenizer, size=options.src_seq_length):
             present = bool(expected) and expected in text
             if needs_answer and not present:
                 continue

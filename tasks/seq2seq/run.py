@@ -77,17 +77,7 @@ class Seq2SeqRun(TaskRun):
         if configuration.zero_stage == 3:
             raise ValueError(f"{self.name} writes texts, for which ZeRO stage 3 lacks whole weights: use stage 2 or 1")
         self.visible_padding = task.compatible and not settings.mask_pad_token
-        assert settings.src_seq_length is not None and settings.tgt_seq_length is not None
-        self.options = Seq2SeqOptions(
-            source_length=settings.src_seq_length,
-            target_length=settings.tgt_seq_length,
-            task_mask=configuration.blank.task_mask,
-            mask_pad_token=settings.mask_pad_token,
-            block_positions=not configuration.blank.no_block_position,
-            blank_mask_ratio=settings.blank_maskratio,
-            seed=configuration.run.seed,
-            compatible=task.compatible,
-        )
+        self.options = configuration.select(Seq2SeqOptions, block_positions=not configuration.blank.no_block_position)
         self.model_settings = self._model_settings()
         self._note_flags_without_effect()
         self.training = self._read("train") if tuning.epochs else ()
@@ -248,7 +238,7 @@ class Seq2SeqRun(TaskRun):
 
     def _model_settings(self) -> ModelSettings:
         """Return the sizes of the model; its positions are enough for a source."""
-        model, length = self.configuration.model, self.options.source_length
+        model, length = self.configuration.model, self.options.src_seq_length
         if not model.block_position_encoding:
             raise ValueError(f"{self.name} needs two rows of positions: leave --masked-lm out")
         if length > model.max_position_embeddings:

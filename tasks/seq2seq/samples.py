@@ -1,6 +1,6 @@
 """An example becomes ids, positions and targets, and samples become batches.
 
-S source length, T target slots (``target_length``; of the blank task ``int(S * blank_mask_ratio)``)
+S source length, T target slots (``tgt_seq_length``; of the blank task ``int(S * blank_maskratio)``)
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def build_sample(
     source, position = _source_ids(task, example, tokenizer=tokenizer, options=options, mask=mask)
     if options.compatible:
         position = source.index(mask)
-    target = [*tokenizer.encode(f" {example.target}"), tokenizer.special.eop][: options.target_length]
-    slots = options.target_length if for_training else 1
+    target = [*tokenizer.encode(f" {example.target}"), tokenizer.special.eop][: options.tgt_seq_length]
+    slots = options.tgt_seq_length if for_training else 1
     return _sample(
         source,
         [tokenizer.special.sop, *target] if for_training else [tokenizer.special.sop],
@@ -90,7 +90,7 @@ def build_sample(
         masks=(position,),
         uid=example.guid,
         pad=tokenizer.special.pad,
-        size=options.source_length,
+        size=options.src_seq_length,
     )
 
 
@@ -98,7 +98,7 @@ def _source_ids(
     task: str, example: Seq2SeqExample, *, tokenizer: Tokenizer, options: Seq2SeqOptions, mask: int
 ) -> tuple[list[int], int]:
     """Return at most S ids of the source, and where among them the mask stands."""
-    size, encode, meta = options.source_length, tokenizer.encode, example.meta
+    size, encode, meta = options.src_seq_length, tokenizer.encode, example.meta
     first = tokenizer.special.cls
     if task in SUMMARY_TASKS:
         return [first, mask, *encode(" Content:"), *encode(f" {example.source}")][:size], 1
@@ -201,7 +201,7 @@ def with_blanks(
     if "blanks" in example.meta:
         return example
     generator = generator or random.Random(f"{options.seed} {epoch} {example.guid}")
-    source, answers = draw_blanks(example.source, ratio=options.blank_mask_ratio, generator=generator)
+    source, answers = draw_blanks(example.source, ratio=options.blank_maskratio, generator=generator)
     return replace(example, source=source, meta={**example.meta, "blanks": answers})
 
 
@@ -209,7 +209,7 @@ def build_blank_sample(
     task: str, example: Seq2SeqExample, *, tokenizer: Tokenizer, options: Seq2SeqOptions, for_training: bool
 ) -> Seq2SeqSample:
     """Return the sample of an example whose blanks are drawn; a blank that truncation cuts off is not asked for."""
-    size, special = options.source_length, tokenizer.special
+    size, special = options.src_seq_length, tokenizer.special
     mask = tokenizer.command_id(mask_name(task, options))
     source = [mask if token == special.mask else token for token in tokenizer.encode(f" {example.source}")[:size]]
     masks = tuple(index for index, token in enumerate(source) if token == mask)
@@ -227,7 +227,7 @@ def build_blank_sample(
         targets += [*answer, special.eop]
         positions += [position] * length
         blocks += range(1, length + 1) if options.block_positions else [1] * length
-    slots = int(size * options.blank_mask_ratio) if task == "blank" else options.target_length
+    slots = int(size * options.blank_maskratio) if task == "blank" else options.tgt_seq_length
     return _sample(source, written, targets, positions, blocks, slots=slots, **layout)
 
 

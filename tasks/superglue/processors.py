@@ -199,7 +199,7 @@ class WscProcessor(DataProcessor):
     def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
         example, candidates = self.read(record, set_type)
         for_training = set_type == "train" or self.options.for_training
-        if for_training and self.options.cloze and example.label != "True":
+        if for_training and self.options.cloze_eval and example.label != "True":
             return
         if candidates is None:
             yield example

@@ -47,13 +47,13 @@ class DataOptions:
 
     Attributes:
         few_superglue: the files of FewGLUE: dev is ``dev32.jsonl`` and test is ``val.jsonl``.
-        cloze: examples are scored by the language model, not by a classification head.
+        cloze_eval: examples are scored by the language model, not by a classification head.
         wsc_negative: WSC with a list of candidates.
         for_training: the examples are for a loss, not for a metric: ReCoRD has one example per answer then.
     """
 
     few_superglue: bool = False
-    cloze: bool = True
+    cloze_eval: bool = True
     wsc_negative: bool = False
     for_training: bool = False
 

@@ -50,31 +50,6 @@ class EvaluationSet:
         return self.pattern_samples[0]
 
 
-def encoding_options(configuration: FinetuningSettings) -> EncodingOptions:
-    """Return how examples become samples."""
-    task, prompt = configuration.task, configuration.prompt
-    return EncodingOptions(
-        seq_length=configuration.batch.seq_length,
-        cloze=task.cloze_eval,
-        pattern_id=task.pattern_id,
-        multi_token=task.multi_token,
-        fast_decode=task.fast_decode,
-        segment_length=task.segment_length,
-        continuous_prompt=prompt.continuous_prompt,
-        num_prompt_tokens=prompt.num_prompt_tokens,
-        prefix_prompt=prompt.prefix_prompt,
-        wsc_negative=task.wsc_negative,
-        loss_func=task.loss_func,
-        block_positions=not configuration.blank.no_block_position,
-        masked_lm=configuration.model.masked_lm,
-        sentinel_token=configuration.blank.sentinel_token,
-        max_position_embeddings=configuration.model.max_position_embeddings,
-        unidirectional=task.unidirectional,
-        reserve_position=task.pool_token == "start",
-        compatible=task.compatible,
-    )
-
-
 class UnderstandingRun(TaskRun):
     """One run of a task of ``tasks/registry.py``."""
 
@@ -91,11 +66,9 @@ class UnderstandingRun(TaskRun):
         if files.data_dir is None and self.task.needs_folder:
             raise ValueError("no --data-dir: give the folder of the task's files")
         self.name, self.metrics = self.task.name, self.task.metrics
-        self.encoding = encoding_options(configuration)
+        self.encoding = configuration.select(EncodingOptions, block_positions=not configuration.blank.no_block_position)
         self.pattern_ids = self._ensemble() or (self.encoding.pattern_id,)
-        self.data_options = DataOptions(
-            few_superglue=settings.few_superglue, cloze=settings.cloze_eval, wsc_negative=settings.wsc_negative
-        )
+        self.data_options = configuration.select(DataOptions)
         tuning = configuration.tuning
         self.training = self._loss_samples("train") if tuning.epochs else ()
         self.validation = [] if tuning.no_validation else self._evaluation_sets(files.valid_data, default="dev")

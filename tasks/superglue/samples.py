@@ -71,11 +71,11 @@ class TaskSample:
 
 @dataclass(frozen=True)
 class EncodingOptions:
-    """How examples become samples.
+    """How examples become samples; all fields but ``block_positions`` are options of the command line.
 
     Attributes:
         seq_length: the longest sample, all its positions counted.
-        cloze: score answers by the language model; otherwise a classification head.
+        cloze_eval: score answers by the language model; otherwise a classification head.
         pattern_id: the pattern.
         multi_token: score the verbalizer of a label as a sequence of tokens.
         fast_decode: encode the context once and the answers after it.
@@ -89,13 +89,13 @@ class EncodingOptions:
         sentinel_token: the answer's position is ``max_position_embeddings``.
         max_position_embeddings: of the model.
         unidirectional: generic multiple choice, left to right.
-        reserve_position: classification samples keep one position after the context (``--pool-token start`` reads it).
+        pool_token: what a classification head reads; for ``start`` samples keep one position after the context.
         compatible: do as the original where ours is better: prefix prompts as ordinary tokens, continuous prompts in
             labelled texts, answers of fast decode cut to 16 tokens, WSC without candidates in rows.
     """
 
     seq_length: int = 512
-    cloze: bool = True
+    cloze_eval: bool = True
     pattern_id: int = 0
     multi_token: bool = False
     fast_decode: bool = False
@@ -110,7 +110,7 @@ class EncodingOptions:
     sentinel_token: bool = False
     max_position_embeddings: int = 512
     unidirectional: bool = False
-    reserve_position: bool = False
+    pool_token: str = "cls"
     compatible: bool = False
 
     @property
@@ -461,7 +461,7 @@ class ClassificationEncoder(Encoder):
         return TaskSample("classification", example.guid, label, rows, choices=choices)
 
     def _row(self, text_a: str, texts_b: tuple[str, ...] | None) -> Row:
-        encode, reserved = self.tokenizer.encode, self.options.reserve_position
+        encode, reserved = self.tokenizer.encode, self.options.pool_token == "start"
         a = encode(text_a)
         b = None if texts_b is None else [index for text in texts_b for index in encode(text)]
         max_length = self.options.seq_length - reserved

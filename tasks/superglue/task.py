@@ -114,7 +114,7 @@ class Task:
 
     def encoder(self, tokenizer: Tokenizer, options: EncodingOptions) -> Encoder:
         """Return what turns examples into samples. Raise ValueError for options that the task does not have."""
-        return self.cloze_encoder(tokenizer, options) if options.cloze else self.head_encoder(tokenizer, options)
+        return self.cloze_encoder(tokenizer, options) if options.cloze_eval else self.head_encoder(tokenizer, options)
 
     def head_encoder(self, tokenizer: Tokenizer, options: EncodingOptions) -> ClassificationEncoder:
         """Return what makes samples for a classification head. Raise ValueError for a task that has none."""
@@ -219,7 +219,7 @@ class WscTask(Task):
     def models_language(self, options: EncodingOptions) -> bool:
         """Return whether samples are plain language modelling."""
         one_row = options.compatible and options.loss_func not in ("cross_entropy", "hinge")
-        return options.cloze and not options.wsc_negative and not one_row
+        return options.cloze_eval and not options.wsc_negative and not one_row
 
     def head_encoder(self, tokenizer: Tokenizer, options: EncodingOptions) -> ClassificationEncoder:
         if options.wsc_negative:
@@ -231,7 +231,7 @@ class WscTask(Task):
         return ClozeEncoder(self.patterns, tokenizer, options, multi_token=True, language_model=alone)
 
     def sample_label(self, example: InputExample, options: EncodingOptions, *, for_training: bool) -> int | None:
-        if for_training and options.cloze and not self.models_language(options):
+        if for_training and options.cloze_eval and not self.models_language(options):
             return 0  # the first row is the span that is right
         return super().sample_label(example, options, for_training=for_training)
 
@@ -277,7 +277,7 @@ class MultichoiceTask(Task):
         return int(example.label)
 
     def encoder(self, tokenizer: Tokenizer, options: EncodingOptions) -> Encoder:
-        return MultichoiceEncoder(tokenizer, options) if options.cloze else self.head_encoder(tokenizer, options)
+        return MultichoiceEncoder(tokenizer, options) if options.cloze_eval else self.head_encoder(tokenizer, options)
 
     def counted_rows(self, examples: Sequence[InputExample]) -> list[int]:
         return [number for number, example in enumerate(examples) if example.label is not None]

@@ -47,7 +47,7 @@ mixes = st.builds(
     gpt_infill_prob=st.sampled_from([0.0, 0.5, 1.0]),
     gpt_min_ratio=st.floats(0.0, 1.0),
     gap_sentence_ratio=st.floats(0.0, 0.5),
-    average_block_length=st.integers(1, 8),
+    avg_block_length=st.integers(1, 8),
     short_seq_prob=st.sampled_from([0.0, 0.5]),
     single_span_prob=st.sampled_from([0.0, 0.3]),
     block_position_encoding=st.booleans(),
@@ -229,7 +229,7 @@ def test_the_batch_depends_on_its_number_and_rank_only():
 def test_samples_too_short_for_their_spans_never_leave_a_batch_empty():
     tokens = np.array([ENC, 100, EOS])
     sample = Sample(tokens, np.ones_like(tokens))
-    options = BlankInfillingSettings(bert_prob=1.0, single_span_prob=1.0, average_block_length=20)
+    options = BlankInfillingSettings(bert_prob=1.0, single_span_prob=1.0, avg_block_length=20)
     batch = collator_of(options)([sample, sample], batch_index=0)
     assert batch.num_dropped == 2
     assert batch.input_ids.tolist() == [tokens.tolist()]

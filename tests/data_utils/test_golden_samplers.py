@@ -117,7 +117,6 @@ def build_loader(
     )
     num_workers = arguments.pop("num_workers")
     settings = BlankInfillingSettings(
-        average_block_length=arguments.pop("avg_block_length"),
         shuffle_blocks=not arguments.pop("no_shuffle_block"),
         block_position_encoding=not arguments.pop("no_block_position"),
         **{name: arguments.pop(name) for name in list(arguments) if hasattr(BlankInfillingSettings, name)},

@@ -65,7 +65,8 @@ class StandInDocuments:
 
 def settings_of(recorded: dict[str, Any]) -> BlankInfillingSettings:
     """Return the settings of a recorded constructor call; an option we do not know is an error."""
-    options = dict(recorded)
+    renamed = {"average_block_length": "avg_block_length"}
+    options = {renamed.get(name, name): value for name, value in recorded.items()}
     assert options.pop("encoder_decoder") is False
     return BlankInfillingSettings(**options)
 

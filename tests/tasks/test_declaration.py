@@ -91,10 +91,10 @@ def test_choices(declared, tokenizer):
 @pytest.mark.parametrize("name", ["tool-reviews", "tool-quiz"])
 def test_every_mode(declared, tokenizer, name):
     task, folder = declared[name]
-    for changes in ({}, {"multi_token": True}, {"multi_token": True, "fast_decode": True}, {"cloze": False},
+    for changes in ({}, {"multi_token": True}, {"multi_token": True, "fast_decode": True}, {"cloze_eval": False},
                     {"multi_token": True, "segment_length": 1}):  # fmt: skip
         options = EncodingOptions(seq_length=48, **changes)
-        examples = task.examples(folder, "train", DataOptions(cloze=options.cloze))
+        examples = task.examples(folder, "train", DataOptions(cloze_eval=options.cloze_eval))
         samples = task.build_samples(examples, tokenizer, options, for_training=True).samples
         batch = collate(samples, pad_id=tokenizer.command_id("pad"))
         assert len(batch) == len(examples)

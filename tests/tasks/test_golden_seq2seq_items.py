@@ -35,13 +35,13 @@ def options_of(case: dict[str, Any]) -> Seq2SeqOptions:
     while flags:
         flag = flags.pop(0)
         if flag == "--blank-maskratio":
-            options["blank_mask_ratio"] = float(flags.pop(0))
+            options["blank_maskratio"] = float(flags.pop(0))
         else:
             options |= SWITCHES[flag]
     assert "--block-lm" in case["flags"]
     return Seq2SeqOptions(
-        source_length=case["src_seq_length"],
-        target_length=case["tgt_seq_length"],
+        src_seq_length=case["src_seq_length"],
+        tgt_seq_length=case["tgt_seq_length"],
         seed=case["seed"],
         compatible=True,
         **options,

@@ -23,7 +23,7 @@ def read(golden, case: dict[str, Any]) -> list[InputExample]:
     assert set(case) <= CASE_KEYS, case
     options = DataOptions(
         few_superglue=case.get("few_superglue", False),
-        cloze=case.get("cloze_eval", True),
+        cloze_eval=case.get("cloze_eval", True),
         for_training=case.get("for_train", False),
         wsc_negative=case.get("wsc_negative", False),
     )

@@ -65,7 +65,7 @@ CASE_KEYS = {
 def options_of(case: dict[str, Any]) -> EncodingOptions:
     return EncodingOptions(
         seq_length=case["seq_length"],
-        cloze=case.get("cloze_eval", True),
+        cloze_eval=case.get("cloze_eval", True),
         pattern_id=case.get("pattern_id", 0),
         multi_token=case.get("multi_token", False),
         fast_decode=case.get("fast_decode", False),
@@ -94,7 +94,7 @@ class Case:
             task_mask=case.get("task_mask", False),
             num_sentinels=case.get("add_sentinel_token", 0),
         )
-        data = DataOptions(cloze=self.options.cloze, wsc_negative=self.options.wsc_negative)
+        data = DataOptions(cloze_eval=self.options.cloze_eval, wsc_negative=self.options.wsc_negative)
         processor = self.task.processor(self.task.name, data)
         self.examples = processor.examples(golden.path("superglue/raw") / case["dir"], case["split"])[: case["first_n"]]
 

@@ -158,23 +158,23 @@ def test_truncation_fits_and_takes_no_more_than_it_must(sides, answer, max_lengt
 
 
 def test_classification_reads_what_the_original_cannot(tokenizer):
-    [single] = samples_of("sst2", [InputExample("dev-0", SHORT, label="1")], tokenizer, cloze=False)
+    [single] = samples_of("sst2", [InputExample("dev-0", SHORT, label="1")], tokenizer, cloze_eval=False)
     assert tokenizer.decode(single.rows[0].input_ids.tolist()) == "[CLS] rain fell [PAD]"
     assert single.rows[0].prefix_length == 4
-    [empty] = samples_of("tnews", [InputExample("dev-0", SHORT, "", "100")], tokenizer, cloze=False)
+    [empty] = samples_of("tnews", [InputExample("dev-0", SHORT, "", "100")], tokenizer, cloze_eval=False)
     assert tokenizer.decode(empty.rows[0].input_ids.tolist()) == "[CLS] rain fell [SEP] [PAD]"
     meta = {"span1_text": "rain", "span2_text": "it", "span2_index": 5, "span2_length": 2}
     chinese = InputExample("dev-0", "rain it was", 0, "true", meta)
-    [spans] = samples_of("cluewsc", [chinese], tokenizer, cloze=False)
+    [spans] = samples_of("cluewsc", [chinese], tokenizer, cloze_eval=False)
     assert tokenizer.decode(spans.rows[0].input_ids.tolist()) == "[CLS] rain * it * was [SEP] rain [PAD]"
     for name, example in (("race", rte(SHORT)), ("squad", rte(SHORT))):
         with pytest.raises(ValueError, match="give --cloze-eval"):
-            samples_of(name, [example], tokenizer, cloze=False)
+            samples_of(name, [example], tokenizer, cloze_eval=False)
 
 
 def test_a_position_after_the_context_for_pooling(tokenizer):
     for text in (SHORT, LONG * 3):
-        [sample] = samples_of("rte", [rte(text)], tokenizer, cloze=False, seq_length=16, reserve_position=True)
+        [sample] = samples_of("rte", [rte(text)], tokenizer, cloze_eval=False, seq_length=16, pool_token="start")
         assert sample.rows[0].prefix_length < sample.length <= 16
 
 
@@ -185,7 +185,7 @@ def test_options_that_exclude_each_other(tokenizer):
         ({"continuous_prompt": True, "num_prompt_tokens": 1, "fast_decode": True}, "exclude each other"),
         ({"fast_decode": True, "segment_length": 2}, "exclude each other"),
         ({"pattern_id": 9}, "rte has the patterns 0 to 4"),
-        ({"wsc_negative": False, "cloze": False, "continuous_prompt": True}, "give --cloze-eval"),
+        ({"wsc_negative": False, "cloze_eval": False, "continuous_prompt": True}, "give --cloze-eval"),
     ):
         with pytest.raises(ValueError, match=message):
             samples_of("rte", [rte(SHORT)], tokenizer, **changes)

@@ -27,8 +27,8 @@ def bert(vocab_dir: Path) -> Tokenizer:
     return recorded_tokenizer("bert", vocab_dir)
 
 
-def options(source_length: int = 32, target_length: int = 8, **chosen: Any) -> Seq2SeqOptions:
-    return Seq2SeqOptions(source_length=source_length, target_length=target_length, **chosen)
+def options(src_seq_length: int = 32, tgt_seq_length: int = 8, **chosen: Any) -> Seq2SeqOptions:
+    return Seq2SeqOptions(src_seq_length=src_seq_length, tgt_seq_length=tgt_seq_length, **chosen)
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -52,7 +52,7 @@ def read(task: str, folder: Path, split: str, tokenizer: Tokenizer, **chosen: An
 
 def check_layout(sample: Seq2SeqSample, chosen: Seq2SeqOptions, tokenizer: Tokenizer, *, slots: int) -> None:
     """Check what every sample has: shapes, padding, positions, and targets that are the next ids."""
-    size, pad = chosen.source_length, tokenizer.command_id("pad")
+    size, pad = chosen.src_seq_length, tokenizer.command_id("pad")
     assert sample.prefix_length == size
     assert sample.input_ids.shape == (size + slots,)
     assert sample.position_ids.shape == (2, size + slots)
@@ -111,19 +111,6 @@ def test_unknown_names(bert, tmp_path):
         read("gigaword", tmp_path, "val", bert)
 
 
-@pytest.mark.parametrize(
-    ("chosen", "problem"),
-    [
-        ({"source_length": 3}, "--src-seq-length 3"),
-        ({"target_length": 0}, "--tgt-seq-length 0"),
-        ({"blank_mask_ratio": 1.5}, "--blank-maskratio 1.5"),
-    ],
-)
-def test_lengths_and_ratio(chosen: dict[str, Any], problem: str):
-    with pytest.raises(ValueError, match=problem):
-        options(**chosen)
-
-
 @pytest.mark.parametrize("task", ["squad_generation", "cmrc"])
 @pytest.mark.parametrize(
     ("content", "problem"),
@@ -180,13 +167,13 @@ SQUAD_FILE = nested(
 def test_windows_do_not_depend_on_the_answer_when_evaluating(bert, tmp_path):
     for name in ("train-v1.1.json", "dev-v1.1.json", "dev-v2.0.json"):
         (tmp_path / name).write_text(SQUAD_FILE, encoding="utf-8")
-    kept = read("squad_v1", tmp_path, "train", bert, source_length=16)
+    kept = read("squad_v1", tmp_path, "train", bert, src_seq_length=16)
     assert kept and all("oslo" in example.source for example in kept)
     assert {example.meta["idx"] for example in kept} == {"q"}
-    shown = read("squad_v1", tmp_path, "dev", bert, source_length=16)
+    shown = read("squad_v1", tmp_path, "dev", bert, src_seq_length=16)
     assert {example.meta["idx"] for example in shown} == {"q", "r"}
-    assert [e.source for e in shown] == [e.source for e in read("squad", tmp_path, "test", bert, source_length=16)]
-    assert [e.source for e in read("squad_v1", tmp_path, "dev", bert, source_length=16, compatible=True)] == [
+    assert [e.source for e in shown] == [e.source for e in read("squad", tmp_path, "test", bert, src_seq_length=16)]
+    assert [e.source for e in read("squad_v1", tmp_path, "dev", bert, src_seq_length=16, compatible=True)] == [
         e.source for e in kept
     ]
     words = {word for example in shown for word in example.source.split()}
@@ -196,7 +183,7 @@ def test_windows_do_not_depend_on_the_answer_when_evaluating(bert, tmp_path):
 def test_a_question_too_long_for_the_source(bert, tmp_path):
     (tmp_path / "dev-v2.0.json").write_text(SQUAD_FILE, encoding="utf-8")
     with pytest.raises(ValueError, match=r"qas\[0\]: the question leaves no room in --src-seq-length 6"):
-        read("squad", tmp_path, "dev", bert, source_length=6)
+        read("squad", tmp_path, "dev", bert, src_seq_length=6)
 
 
 def test_answers_come_back_as_they_are_written(bert):
@@ -249,7 +236,7 @@ def test_blanks_must_be_there(bert, tmp_path):
     (tmp_path / "test.txt").write_text("a b c\nd e f\n", encoding="utf-8")
     (tmp_path / "blank" / "test.maskratio0.3.blank").write_text("a <blank> c\nd e f\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"test\.maskratio0\.3\.blank, line 2: no <blank> to fill in 'd e f'"):
-        read("blank", tmp_path, "test", bert, blank_mask_ratio=0.3)
+        read("blank", tmp_path, "test", bert, blank_maskratio=0.3)
     (tmp_path / "train.txt").write_text("a b\nc <blank>\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"train\.txt, line 2: a blank in the text"):
         read("blank", tmp_path, "train", bert)
@@ -309,12 +296,12 @@ def test_blanks_follow_from_seed_epoch_and_example():
 def test_blanks_that_are_cut_off_are_not_asked_for(bert):
     text = "one two three four five six [MASK] seven [MASK] eight"
     example = Seq2SeqExample("train-0", text, "", "", {"blanks": ("x", "y")})
-    chosen = options(source_length=7)
+    chosen = options(src_seq_length=7)
     sample = build_sample("extraction", example, tokenizer=bert, options=chosen, for_training=True)
     assert sample.mask_positions == (6,)
     assert sample.loss_mask.sum() == 2
     check_layout(sample, chosen, bert, slots=8)
-    chosen = options(source_length=6)
+    chosen = options(src_seq_length=6)
     sample = build_sample("extraction", example, tokenizer=bert, options=chosen, for_training=False)
     assert sample.mask_positions == ()
     check_layout(sample, chosen, bert, slots=1)
@@ -322,7 +309,7 @@ def test_blanks_that_are_cut_off_are_not_asked_for(bert):
 
 def test_blank_task_writes_the_mask_of_the_task(vocab_dir):
     tokenizer = recorded_tokenizer("bert", vocab_dir, task_mask=True)
-    chosen = options(task_mask=True, blank_mask_ratio=0.5)
+    chosen = options(task_mask=True, blank_maskratio=0.5)
     example = Seq2SeqExample("test-0", "a [MASK] c [MASK]", "a b c d", "a b c d", {"blanks": ("b", "d")})
     for task, name in (("blank", "gMASK"), ("extraction", "MASK")):
         assert mask_name(task, chosen) == name
@@ -342,7 +329,7 @@ def test_the_appended_mask_is_the_one_to_fill(bert):
 
 def test_over_long_questions_and_answers_are_cut(vocab_dir, bert):
     chinese = recorded_tokenizer("chinese", vocab_dir)
-    chosen = options(source_length=12)
+    chosen = options(src_seq_length=12)
     example = Seq2SeqExample("dev-0", "文" * 20, "答案", "答案", {"question": "很长的问题" * 20, "answer": "答案"})
     sample = build_sample("cmrc", example, tokenizer=chinese, options=chosen, for_training=True)
     check_layout(sample, chosen, chinese, slots=8)
@@ -361,28 +348,28 @@ EXAMPLE_META = {"question": "what is it ?", "answer": "the car", "idx": "q"}
     task=st.sampled_from(SEQ2SEQ_TASKS),
     source=WORDS.filter(bool),
     target=WORDS,
-    source_length=st.integers(14, 40),
-    target_length=st.integers(1, 12),
+    src_seq_length=st.integers(14, 40),
+    tgt_seq_length=st.integers(1, 12),
     for_training=st.booleans(),
     block_positions=st.booleans(),
 )
 def test_every_sample_has_the_layout(
-    bert, task, source, target, source_length, target_length, for_training, block_positions
+    bert, task, source, target, src_seq_length, tgt_seq_length, for_training, block_positions
 ):
-    chosen = options(source_length, target_length, block_positions=block_positions, blank_mask_ratio=0.4)
+    chosen = options(src_seq_length, tgt_seq_length, block_positions=block_positions, blank_maskratio=0.4)
     meta = {**EXAMPLE_META, "blanks": ("red car",)} if task == "extraction" else EXAMPLE_META
     text = f"{BLANK} {source}" if task == "extraction" else source
     example = Seq2SeqExample("train-3", text, target, target, meta)
     sample = build_sample(task, example, tokenizer=bert, options=chosen, for_training=for_training)
-    slots = {True: int(source_length * 0.4) if task == "blank" else target_length, False: 1}[for_training]
+    slots = {True: int(src_seq_length * 0.4) if task == "blank" else tgt_seq_length, False: 1}[for_training]
     check_layout(sample, chosen, bert, slots=slots)
     assert sample.uid == "train-3"
     if not block_positions:
-        assert set(sample.position_ids[1, source_length:]) <= {0, 1}
+        assert set(sample.position_ids[1, src_seq_length:]) <= {0, 1}
     if for_training and task not in ("blank", "extraction"):
-        expected = [*bert.encode(f" {target}"), bert.command_id("eop")][:target_length]
+        expected = [*bert.encode(f" {target}"), bert.command_id("eop")][:tgt_seq_length]
         assert sample.target_ids[sample.loss_mask == 1].tolist() == expected
-        assert (sample.position_ids[0, source_length:] == sample.mask_positions[0]).all()
+        assert (sample.position_ids[0, src_seq_length:] == sample.mask_positions[0]).all()
 
 
 REAL = {  # folder of each task's real data, and how many examples its splits have
@@ -401,7 +388,7 @@ REAL = {  # folder of each task's real data, and how many examples its splits ha
 @pytest.mark.parametrize("task", REAL)
 def test_real_data(task: str, data_dir: Path, bert):
     folder, splits = data_dir / "seq2seq" / REAL[task][0], REAL[task][1]
-    chosen = options(192, 32, blank_mask_ratio=0.3)
+    chosen = options(192, 32, blank_maskratio=0.3)
     for split in splits:
         examples = read_examples(task, folder, split, tokenizer=bert, options=chosen)
         assert [example.guid for example in examples] == [f"{split}-{n}" for n in range(len(examples))]
@@ -418,13 +405,13 @@ def test_real_data(task: str, data_dir: Path, bert):
 
 def test_real_answers_are_found_in_their_contexts(data_dir: Path, bert):
     """Nearly every gold answer that a window holds comes back letter by letter."""
-    examples = read("squad_v1", data_dir / "seq2seq" / "squad", "train", bert, source_length=384)
+    examples = read("squad_v1", data_dir / "seq2seq" / "squad", "train", bert, src_seq_length=384)
     same = [recover_answer(bert.encode(e.target), e.meta, tokenizer=bert).lower() == e.target.lower() for e in examples]
     assert len(same) > 500 and sum(same) > 0.97 * len(same)
 
 
 def test_real_blanks_have_answers(data_dir: Path, bert):
-    examples = read("blank", data_dir / "seq2seq" / "blank_yahoo", "test", bert, blank_mask_ratio=0.1)
+    examples = read("blank", data_dir / "seq2seq" / "blank_yahoo", "test", bert, blank_maskratio=0.1)
     known = [example for example in examples if example.meta["blanks"] is not None]
     assert len(known) > 0.95 * len(examples)
     for example in known:

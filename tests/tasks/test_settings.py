@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 import generate_samples
+from data_utils.objective.block_infilling import BlankInfillingSettings
 from generation.sampling import DecodingSettings
+from tasks.seq2seq.readers import Seq2SeqOptions
 from tasks.settings import FinetuningSettings
+from tasks.superglue.readers import DataOptions
+from tasks.superglue.samples import EncodingOptions
 from training.arguments import parse_settings
+from training.settings import Group
 
 RTE = ("--task", "rte", "--epochs", "1", "--block-lm", "--cloze-eval")
 SEQ2SEQ = ("--task", "xsum", "--epochs", "1", "--block-lm", "--src-seq-length", "600", "--tgt-seq-length", "60")
@@ -73,6 +79,8 @@ def test_groups_say_what_the_flags_say(tmp_path: Path):
         ([*RTE, "--lora-adapter", "a", "--lora-rank", "2"], "leave --lora-rank out"),
         ([*RTE, "--encoder-decoder"], "never finished in the original"),
         (["--task", "xsum", "--epochs", "1", "--block-lm"], "no --src-seq-length"),
+        ([*SEQ2SEQ, "--src-seq-length", "7"], "--src-seq-length is 7; at least 8 is needed"),
+        ([*SEQ2SEQ, "--blank-maskratio", "1.5"], "--blank-maskratio is 1.5"),
         ([*SEQ2SEQ, "--label-smoothing", "1"], "--label-smoothing is 1.0"),
         ([*SEQ2SEQ, "--min-tgt-length", "61"], "--min-tgt-length 61 is above --tgt-seq-length 60"),
         ([*SEQ2SEQ, "--tgt-seq-length", "0"], "--tgt-seq-length is 0"),
@@ -88,3 +96,23 @@ def test_contradictions_are_refused_in_one_line(words: list[str], message: str):
     with pytest.raises(ValueError, match=message) as caught:
         configure(*words)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("record", "others"),
+    [
+        (EncodingOptions, {"block_positions"}),
+        (DataOptions, {"for_training"}),
+        (Seq2SeqOptions, {"block_positions"}),
+        (DecodingSettings, {"max_length", "min_length", "draw_candidates"}),
+        (BlankInfillingSettings, {"block_position_encoding", "shuffle_blocks", "bert_ratio", "max_block_length",
+                                  "context_mask_range"}),
+    ],
+)  # fmt: skip
+def test_fields_are_named_after_flags(record: type, others: set[str]):
+    """Those that are not are given where the record is made, or fixed: no flag loses its effect by a new name."""
+    settings = configure(*RTE)
+    groups = [group for group in vars(settings).values() if isinstance(group, Group)]
+    names = [name for group in groups for name in vars(group)]
+    assert {one.name for one in fields(record)} - set(names) == others
+    assert len(names) == len(set(names)), "no two groups have an option of the same name"
