@@ -5,25 +5,26 @@ The original's metrics come first, under its names and on its scales; the figure
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.metrics import exact_match, grouped_span_score, token_f1
 from tasks.seq2seq.detokenizers import clean_filled, fix_tokenization
 from tasks.seq2seq.readers import Seq2SeqExample
 from tasks.settings import BLANK_TASKS, SEQ2SEQ_TASKS, SQUAD_TASKS
 
+if TYPE_CHECKING:
+    from sacrebleu.metrics.bleu import BLEUScore
+
 SENTENCE_BREAK = "[SEP]"
 FEWEST_WORDS = 5  # shorter sentences of a prediction are dropped
 MOST_SEEN = 0.7  # share of a sentence's words that may have been seen before
 ROUGE_TYPES = {"rouge-1": "rouge1", "rouge-2": "rouge2", "rouge-l": "rougeLsum"}
-LONGEST_NGRAM = 4
 
 
 def metric_names(task: str) -> tuple[str, ...]:
@@ -223,66 +224,27 @@ class CharacterTokenizer:
         return self._UNITS.findall(text.lower())
 
 
-@dataclass(frozen=True)
-class Bleu:
-    """BLEU of a corpus.
+def multi_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, lowercase: bool = False) -> BLEUScore:
+    """Return BLEU as ``multi-bleu.perl`` computes it: of the words as they are, not smoothed.
 
-    Attributes:
-        score: 0 to 100; 0 when no n-gram of some length matches.
-        precisions: of n-grams of 1 to 4 words, 0 to 100.
-        brevity_penalty: 0 to 1.
-        hypothesis_length, reference_length: words; of several references the closest in length counts.
-    """
-
-    score: float
-    precisions: tuple[float, ...]
-    brevity_penalty: float
-    hypothesis_length: int
-    reference_length: int
-
-    def __str__(self) -> str:
-        """Return the line that ``multi-bleu.perl`` prints."""
-        ratio = self.hypothesis_length / self.reference_length if self.reference_length else 0.0
-        precisions = "/".join(f"{precision:.1f}" for precision in self.precisions)
-        return (
-            f"BLEU = {self.score:.2f}, {precisions} (BP={self.brevity_penalty:.3f}, ratio={ratio:.3f}, "
-            f"hyp_len={self.hypothesis_length}, ref_len={self.reference_length})"
-        )
-
-
-def multi_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, lowercase: bool = False) -> Bleu:
-    """Return the BLEU of ``hypotheses``; ``references`` holds one list of as many texts per set of references.
-
-    Raises ValueError when the numbers of texts differ.
+    ``references`` holds one list of as many texts per set of references. Raises ValueError when the numbers of texts
+    differ, or when sacrebleu is missing.
     """
     for texts in references:
         if len(texts) != len(hypotheses):
             raise ValueError(f"{len(hypotheses)} hypotheses and {len(texts)} references: BLEU needs one for each")
-    matches, totals = [0] * LONGEST_NGRAM, [0] * LONGEST_NGRAM
-    hypothesis_length = reference_length = 0
-    for hypothesis, *truths in zip(hypotheses, *references, strict=True):
-        words, *true_words = ((text.lower() if lowercase else text).split() for text in (hypothesis, *truths))
-        hypothesis_length += len(words)
-        reference_length += min((len(truth) for truth in true_words), key=lambda n: (abs(n - len(words)), n))
-        for size in range(1, LONGEST_NGRAM + 1):
-            allowed: Counter[tuple[str, ...]] = Counter()
-            for truth in true_words:
-                allowed |= _ngrams(truth, size)
-            said = _ngrams(words, size)
-            matches[size - 1] += (said & allowed).total()
-            totals[size - 1] += said.total()
-    precisions = tuple(match / total if total else 0.0 for match, total in zip(matches, totals))
-    if hypothesis_length == 0:
-        penalty = 0.0
-    else:
-        penalty = min(1.0, math.exp(1 - reference_length / hypothesis_length))
-    score = penalty * math.exp(sum(map(math.log, precisions)) / LONGEST_NGRAM) if all(precisions) else 0.0
-    percents = tuple(100 * precision for precision in precisions)
-    return Bleu(100 * score, percents, penalty, hypothesis_length, reference_length)
+    return _library().corpus_bleu(
+        hypotheses, references, smooth_method="none", force=True, lowercase=lowercase, tokenize="none"
+    )
 
 
-def _ngrams(words: Sequence[str], size: int) -> Counter[tuple[str, ...]]:
-    return Counter(tuple(words[start : start + size]) for start in range(len(words) - size + 1))
+def bleu_line(bleu: BLEUScore) -> str:
+    """Return the line that ``multi-bleu.perl`` prints."""
+    precisions = "/".join(f"{precision:.1f}" for precision in bleu.precisions)
+    return (
+        f"BLEU = {bleu.score:.2f}, {precisions} (BP={bleu.bp:.3f}, ratio={bleu.ratio:.3f}, "
+        f"hyp_len={bleu.sys_len}, ref_len={bleu.ref_len})"
+    )
 
 
 def library_scores(hypotheses: Sequence[str], references: Sequence[str], *, chinese: bool = False) -> dict[str, float]:

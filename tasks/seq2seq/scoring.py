@@ -16,7 +16,7 @@ from pathlib import Path
 from data_utils.errors import run_main
 from data_utils.whole_files import write_whole
 from tasks.readers import read_text
-from tasks.seq2seq.metrics import SENTENCE_BREAK, RougeTexts, library_scores, multi_bleu, rouge
+from tasks.seq2seq.metrics import SENTENCE_BREAK, RougeTexts, bleu_line, library_scores, multi_bleu, rouge
 
 EXTERNAL_SCORER = "files2rouge"
 
@@ -61,7 +61,7 @@ def bleu_report(hypotheses: Sequence[str], references: Sequence[str], *, lowerca
     """Return the lines that show BLEU as multi-bleu computes it, and by sacrebleu."""
     scores = library_scores(hypotheses, references, chinese=chinese)
     return [
-        str(multi_bleu(hypotheses, [references], lowercase=lowercase)),
+        bleu_line(multi_bleu(hypotheses, [references], lowercase=lowercase)),
         f"sacrebleu = {scores['sacrebleu']:.2f}, chrF = {scores['chrf']:.2f}",
     ]
 

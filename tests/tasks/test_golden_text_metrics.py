@@ -11,7 +11,15 @@ from tasks.language_model import readers as language_model
 from tasks.metrics import normalize_answer
 from tasks.readers import standardize
 from tasks.seq2seq import detokenizers
-from tasks.seq2seq.metrics import drop_repeated, metric_names, multi_bleu, rouge_texts, score_predictions, word_f1
+from tasks.seq2seq.metrics import (
+    bleu_line,
+    drop_repeated,
+    metric_names,
+    multi_bleu,
+    rouge_texts,
+    score_predictions,
+    word_f1,
+)
 from tasks.seq2seq.readers import Seq2SeqExample
 
 
@@ -100,4 +108,4 @@ def test_squad(recorded):
 def test_multi_bleu(recorded):
     for case in recorded.get("multi_bleu", []):
         assert set(case) == {"lowercase", "hyps", "refs", "output"}
-        assert str(multi_bleu(case["hyps"], [case["refs"]], lowercase=case["lowercase"])) == case["output"]
+        assert bleu_line(multi_bleu(case["hyps"], [case["refs"]], lowercase=case["lowercase"])) == case["output"]

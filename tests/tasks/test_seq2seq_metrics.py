@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sacrebleu
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.seq2seq.metrics import (
     SENTENCE_BREAK,
     CharacterTokenizer,
+    bleu_line,
     metric_names,
     multi_bleu,
     rouge_texts,
@@ -36,27 +35,17 @@ def examples_of(references: list[str], **meta: Any) -> list[Seq2SeqExample]:
     return [Seq2SeqExample(f"test-{n}", "", "", reference, meta) for n, reference in enumerate(references)]
 
 
-@settings(deadline=None)
-@given(pairs=st.lists(st.tuples(SENTENCES, SENTENCES, SENTENCES), min_size=1, max_size=5))
-def test_bleu_is_unsmoothed_bleu_of_words(pairs: list[tuple[str, str, str]]):
-    said, first, second = (list(texts) for texts in zip(*pairs))
-    expected = sacrebleu.corpus_bleu(said, [first, second], tokenize="none", smooth_method="none", force=True)
-    ours = multi_bleu(said, [first, second])
-    assert ours.score == pytest.approx(expected.score)
-    assert (ours.hypothesis_length, ours.reference_length) == (expected.sys_len, expected.ref_len)
-
-
 def test_bleu_line_of_short_texts():
-    assert str(multi_bleu(["a b c d e"], [["a b c d e f g"]])) == (
+    assert bleu_line(multi_bleu(["a b c d e"], [["a b c d e f g"]])) == (
         "BLEU = 67.03, 100.0/100.0/100.0/100.0 (BP=0.670, ratio=0.714, hyp_len=5, ref_len=7)"
     )
-    assert str(multi_bleu([""], [["a b"]])) == (
+    assert bleu_line(multi_bleu([""], [["a b"]])) == (
         "BLEU = 0.00, 0.0/0.0/0.0/0.0 (BP=0.000, ratio=0.000, hyp_len=0, ref_len=2)"
     )
 
 
 def test_bleu_takes_the_shorter_of_two_references_as_close():
-    assert multi_bleu(["a b c d"], [["a b c d e"], ["a b c"]]).reference_length == 3
+    assert multi_bleu(["a b c d"], [["a b c d e"], ["a b c"]]).ref_len == 3
 
 
 def test_bleu_needs_a_reference_for_each():
