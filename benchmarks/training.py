@@ -6,7 +6,6 @@ The model of most of them has 33M parameters: 12 layers, hidden 384, 6 heads, vo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -65,17 +64,6 @@ def train_step() -> list[Row]:
     return [row for dropout in MEMORY_GOALS for row in training_rows(dropout)]
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """A random batch: ids [b,s], positions [b,2,s], prefix_lengths [b], loss mask [b,s]."""
-
-    input_ids: Tensor
-    position_ids: Tensor
-    prefix_lengths: Tensor
-    labels: Tensor
-    loss_mask: Tensor
-
-
 def make_config(dropout: float) -> GLMConfig:
     """Return the sizes of the measured model."""
     return GLMConfig(
@@ -84,15 +72,22 @@ def make_config(dropout: float) -> GLMConfig:
     )  # fmt: skip
 
 
-def make_inputs() -> Inputs:
+def make_batch() -> Batch:
     """Draw the batch; the positions behind the context are predicted."""
     generator = torch.Generator().manual_seed(1)
-    ids, labels = torch.randint(VOCABULARY - 600, (2, BATCH, WIDTH), generator=generator)
+    ids, targets = torch.randint(VOCABULARY - 600, (2, BATCH, WIDTH), generator=generator)
     places = torch.arange(WIDTH).clamp(max=CONTEXT)
     blocks = (torch.arange(WIDTH) - CONTEXT).clamp(min=0)
     positions = torch.stack([places, blocks]).expand(BATCH, 2, WIDTH).contiguous()
     predicted = (torch.arange(WIDTH) >= WIDTH - round(LOSS_SHARE * WIDTH)).long().expand(BATCH, WIDTH).contiguous()
-    return Inputs(ids, positions, torch.full((BATCH,), CONTEXT), labels, predicted)
+    return Batch(ids, targets, predicted, positions, torch.full((BATCH,), CONTEXT), Objective.TOKEN)
+
+
+def loss_of(model: GLMModel, batch: Batch) -> Tensor:
+    """Return the mean loss of a batch of tensors."""
+    return model(
+        batch.input_ids, batch.position_ids, batch.attention_mask, labels=batch.target_ids, loss_mask=batch.loss_mask
+    ).mean
 
 
 def our_step(precision: str, dropout: float) -> Callable[[], float]:
@@ -101,14 +96,11 @@ def our_step(precision: str, dropout: float) -> Callable[[], float]:
     topology = ParallelTopology.single()
     model = GLMModel(make_config(dropout), generator=torch.Generator().manual_seed(2)).train()
     optimizer = build_optimizer(model, OptimizerSettings(lr=1e-4))
-    inputs = make_inputs()
+    batch = make_batch()
 
     def step() -> float:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = model(
-                inputs.input_ids, inputs.position_ids, inputs.prefix_lengths,
-                labels=inputs.labels, loss_mask=inputs.loss_mask,
-            ).mean  # fmt: skip
+            loss = loss_of(model, batch)
         loss.backward()
         clip_gradients(model.parameters(), 1.0, topology=topology)
         optimizer.step()
@@ -124,11 +116,11 @@ def baseline_step(dropout: float) -> Callable[[], float]:
     source = GLMModel(config, generator=torch.Generator().manual_seed(2))
     model = baseline.BaselineGLM(config, source.state_dict()).train()
     optimizer = baseline.build_optimizer(model, lr=1e-4)
-    inputs = make_inputs()
+    batch = make_batch()
 
     def step() -> float:
         loss = model.loss(
-            inputs.input_ids, inputs.position_ids, inputs.prefix_lengths, inputs.labels, inputs.loss_mask
+            batch.input_ids, batch.position_ids, batch.attention_mask, batch.target_ids, batch.loss_mask
         )  # fmt: skip
         loss.backward()
         baseline.clip_gradients(list(model.parameters()), 1.0)
@@ -228,10 +220,7 @@ def shared_rows() -> list[Row]:
 
         def work() -> float:
             model.zero_grad()
-            loss = model(
-                batch.input_ids, batch.position_ids, batch.attention_mask,
-                labels=batch.target_ids, loss_mask=batch.loss_mask,
-            ).mean  # fmt: skip
+            loss = loss_of(model, batch)
             loss.backward()
             return loss.item()
 

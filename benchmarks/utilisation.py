@@ -13,7 +13,6 @@ import inspect
 import itertools
 import json
 import logging
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.decoding import CONTEXT, NEW, make_contexts, number_tokenizer
-from benchmarks.harness import MODELS, VOCABULARY, RandomDocuments, Row, random_vocabulary, seconds_of, table
+from benchmarks.harness import MODELS, VOCABULARY, RandomDocuments, Row, random_vocabulary, seconds_of, summarize, table
 from data_utils import rows as token_rows
 from data_utils.batches import Batch
 from generation.api import prepack_for_inference
@@ -425,13 +424,18 @@ def decode_rows(name: str | None) -> list[Row]:
 
     for work in (copy, *(decode for decode, _ in ways.values())):
         seconds(work)
-    pairs_of: dict[str, list[tuple[float, float]]] = {label: [] for label in ways}  # seconds a token, bound
+    times: dict[str, list[float]] = {label: [] for label in ways}  # of a token
+    bounds: dict[str, list[float]] = {label: [] for label in ways}
     for _ in range(REPEATS):
         for label, (decode, weight_bytes) in ways.items():
             bandwidth = moved / seconds(copy, times=3)
             size = bytes_of_a_token(config, weight_bytes=weight_bytes, cache_bytes=2 if device.type == "cuda" else 4)
-            pairs_of[label].append((seconds(decode) / NEW, size / bandwidth))
-    return [decode_row(f"decode {name}, batch 1, {label}", pairs) for label, pairs in pairs_of.items()]
+            times[label].append(seconds(decode) / NEW)
+            bounds[label].append(size / bandwidth)
+    return [
+        summarize(f"decode {name}, batch 1, {label}", times[label], bounds[label], amount=1, unit="tokens/s", goal=0.5)
+        for label in ways
+    ]
 
 
 def random_model(config: GLMConfig, device: torch.device) -> GLMModel:
@@ -469,20 +473,3 @@ def copying(device: torch.device) -> tuple[Callable[[], object], int]:
     source = torch.zeros(COPIED[device.type], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source), 2 * source.numel()
-
-
-def decode_row(work: str, pairs: Sequence[tuple[float, float]]) -> Row:
-    """Return the row of (seconds of a token, seconds of the bound) pairs."""
-    times = [seconds for seconds, _ in pairs]
-    median = statistics.median(times)
-    low, _, high = statistics.quantiles(times, n=4)
-    return Row(
-        work=work,
-        ours=median,
-        spread=(high - low) / 2 / median,
-        baseline=statistics.median(bound for _, bound in pairs),
-        ratio=statistics.median(bound / seconds for seconds, bound in pairs),
-        rate=1 / median,
-        unit="tokens/s",
-        goal=0.5,
-    )

@@ -16,6 +16,7 @@ from dataclasses import fields
 
 import numpy as np
 
+from data_utils.corpora.files import TEXT_UNITS
 from data_utils.corpora.named import find_corpus
 from data_utils.corpora.store import Document
 from data_utils.errors import run_main
@@ -120,7 +121,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--train-data", nargs="+", required=True, help="corpora, files, folders or globs")
     parser.add_argument("--text-field", default="text")
-    parser.add_argument("--text-unit", default="line", choices=("line", "paragraph", "file"))
+    parser.add_argument("--text-unit", default="line", choices=TEXT_UNITS)
     parser.add_argument("--tokenizer-type", default="BertWordPieceTokenizer")
     for flag in ("--tokenizer-model-type", "--tokenizer-path", "--vocab-dir", "--cache-dir"):
         parser.add_argument(flag)

@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from data_utils.corpora.files import TEXT_UNITS
 from data_utils.corpora.preparation import Preparation
@@ -55,20 +56,21 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the stores."""
     values = get_parser().parse_args(argv)
-    settings = {
-        "tokenizer_type": values.tokenizer_type,
-        "model_type": values.tokenizer_model_type,
-        "path": values.tokenizer_path,
-        "task_mask": values.task_mask,
-        "decoder_mask": values.decoder_mask,
-        "num_sentinels": values.num_sentinels,
-        "fix_command_token": values.fix_command_token,
-        "vocab_dir": values.vocab_dir,
-        "cache_dir": values.cache_dir,
-    }
+    build = partial(
+        build_tokenizer,
+        values.tokenizer_type,
+        model_type=values.tokenizer_model_type,
+        path=values.tokenizer_path,
+        task_mask=values.task_mask,
+        decoder_mask=values.decoder_mask,
+        num_sentinels=values.num_sentinels,
+        fix_command_token=values.fix_command_token,
+        vocab_dir=values.vocab_dir,
+        cache_dir=values.cache_dir,
+    )
     preparation = Preparation(
-        build_tokenizer(**settings),
-        tokenizer_settings=settings,
+        build(),
+        build,
         cache_dir=values.output,
         text_field=values.text_field,
         text_unit=values.text_unit,

@@ -128,7 +128,7 @@ class PretrainingDocuments:
         corpus = self.settings.corpus
         preparation = Preparation(
             tokenizer=self.tokenizer,
-            tokenizer_settings=tokenizer_keywords(self.settings),
+            build_tokenizer=partial(build_tokenizer, **tokenizer_keywords(self.settings)),
             cache_dir=corpus.data_cache_dir,
             text_field=corpus.text_field,
             text_unit=corpus.text_unit,

@@ -97,16 +97,13 @@ def _is_corpus_file(relative: Path, any_suffix: bool) -> bool:
     return any_suffix or inner_suffix(relative) in KNOWN_SUFFIXES
 
 
-def read_rows(
-    path: Path, *, row_format: str = "by name", text_unit: str = "line", keep_line_ends: bool = False
-) -> Iterator[Row]:
+def read_rows(path: Path, *, row_format: str = "by name", text_unit: str = "line") -> Iterator[Row]:
     """Yield the rows of one file in order; blank lines are no rows.
 
     Args:
         path: the file.
         row_format: one of ``ROW_FORMATS``; parquet files are always read as such.
         text_unit: what of a text file is one row: a line, a paragraph (up to a blank line) or the whole file.
-        keep_line_ends: hand text lines on with their newline, blank ones included, as the original did.
 
     Raises:
         ValueError: an unknown suffix, a missing optional package.
@@ -129,7 +126,7 @@ def read_rows(
     if row_format == "text lines" and text_unit != "line":
         return _read_blocks(path, whole_file=text_unit == "file")
     if row_format in ("json lines", "text lines"):
-        return _read_lines(path, keep_line_ends=keep_line_ends and row_format == "text lines")
+        return _read_lines(path)
     if row_format == "one object":
         return _read_object(path)
     return _read_list(path)
@@ -240,9 +237,9 @@ def _lines(path: Path) -> Iterator[Row]:
 # ------------------------------------------------------------------------------------------------------ formats
 
 
-def _read_lines(path: Path, *, keep_line_ends: bool) -> Iterator[Row]:
+def _read_lines(path: Path) -> Iterator[Row]:
     for row in _lines(path):
-        if row.problem or keep_line_ends:
+        if row.problem:
             yield row
         elif row.value.strip():
             yield Row(path, row.line, row.value.rstrip(b"\r\n"), position=row.position)

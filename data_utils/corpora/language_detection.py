@@ -15,17 +15,16 @@ class DetectorMissingError(Exception):
     """Say that languages cannot be told apart here: a matter of the set-up, never of a row."""
 
 
-def english_detector(model_path: str | None = None) -> Callable[[str], bool]:
+def english_detector() -> Callable[[str], bool]:
     """Return a function that tells whether a text is English; line breaks in the text do not count.
 
-    Args:
-        model_path: fastText language model; None takes the environment variable ``GLM_LANGUAGE_DETECTOR``. Without
-            either the package langdetect answers (slower, less exact).
+    The environment variable ``GLM_LANGUAGE_DETECTOR`` names a fastText language model. Without it the package
+    langdetect answers (slower, less exact).
 
     Raises:
         DetectorMissingError: neither is there; the message says what to install.
     """
-    model_path = model_path or os.environ.get(MODEL_VARIABLE)
+    model_path = os.environ.get(MODEL_VARIABLE)
     return _fasttext_detector(model_path) if model_path else _langdetect_detector()
 
 

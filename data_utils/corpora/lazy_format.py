@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_utils.corpora.store import Document, TextDocuments, checked_index
+from data_utils.corpora.store import Document, checked_index, map_array
 
 FIELDS = ("prompt", "text")
 LENGTHS_SUFFIX = ".len.pkl"
@@ -64,27 +63,10 @@ def read_lengths(path: Path) -> np.ndarray:
 
 
 class LazyDocuments:
-    """The documents of a ``.lazy`` folder, mapped (or read) into memory; text is tokenized on access."""
+    """The documents of a ``.lazy`` folder as they are stored: ids, or where ``is_text`` UTF-8 bytes."""
 
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        encode: Callable[[str], Sequence[int]] | None = None,
-        prepare: Callable[[str], str] | None = None,
-        in_memory: bool = False,
-    ) -> None:
-        """Open a folder.
-
-        Args:
-            folder: the cache.
-            encode: tokenizes a cache of text.
-            prepare: changes a text before that.
-            in_memory: read the files instead of mapping them.
-
-        Raises:
-            ValueError: files missing, damaged, or no cache at all; text without ``encode``.
-        """
+    def __init__(self, folder: str | Path, *, in_memory: bool = False) -> None:
+        """Map the files into memory, or read them. Raise ValueError for files that are missing or damaged."""
         self.folder = Path(folder)
         fields = [field for field in FIELDS if (self.folder / field).is_file()]
         if "text" not in fields:
@@ -97,50 +79,21 @@ class LazyDocuments:
         totals = {field: int(lengths[field].sum()) for field in fields}
         self.is_text = any(sizes.values()) and sizes == totals
         if not self.is_text and any(sizes[field] != 4 * totals[field] for field in fields):
-            raise ValueError(f"{folder} is damaged: its files do not have the length that the lists of lengths tell")
+            raise ValueError(f"{folder} is damaged: the sizes of its files are not those of the lists of lengths")
         dtype = np.dtype(np.uint8 if self.is_text else "<i4")
-        self._arrays = {field: _open(self.folder / field, dtype, in_memory=in_memory) for field in fields}
+        self._arrays = {field: map_array(self.folder / field, dtype, in_memory=in_memory) for field in fields}
         self._ends = {field: np.cumsum(lengths[field]) for field in fields}
         self.field_lengths = lengths
         #: tokens (or bytes) of each document, prompt and text, int64 [n]
         self.lengths = np.sum([lengths[field] for field in fields], axis=0)
-        self._text = None
-        if self.is_text:
-            if encode is None:
-                raise ValueError(f"{folder} holds text, not ids: a tokenizer is needed")
-            self._text = TextDocuments(_Raw(self), encode=encode, prepare=prepare)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> Document:
         index = checked_index(index, len(self))
-        return self.raw(index) if self._text is None else self._text[index]
-
-    def raw(self, index: int) -> Document:
-        """Return a document as it is stored: ids, or UTF-8 bytes."""
         parts = []
         for field, array in self._arrays.items():
             end = int(self._ends[field][index])
             parts.append(array[end - int(self.field_lengths[field][index]) : end])
         return Document(np.concatenate(parts), len(parts[0]) if len(parts) > 1 else 0)
-
-
-class _Raw:
-    """The stored bytes of a cache as documents."""
-
-    def __init__(self, documents: LazyDocuments) -> None:
-        self._documents = documents
-        self.lengths = documents.lengths
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, index: int) -> Document:
-        return self._documents.raw(index)
-
-
-def _open(path: Path, dtype: np.dtype, *, in_memory: bool) -> np.ndarray:
-    if path.stat().st_size == 0:
-        return np.zeros(0, dtype)
-    return np.fromfile(path, dtype) if in_memory else np.memmap(path, mode="r", dtype=dtype).view(np.ndarray)

@@ -11,8 +11,8 @@ import difflib
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class TextDocument:
 
 @dataclass(frozen=True)
 class RowContext:
-    """What a rule may ask for beside the row: a uniform number in [0, 1), and whether a text is English."""
+    """What a rule may ask for beside the row: one uniform number in [0, 1), and whether a text is English."""
 
     draw: Callable[[], float]
     is_english: Callable[[str], bool]
@@ -211,7 +211,7 @@ class NamedCorpus:
 
     Attributes:
         rule: from a row to its documents.
-        row_format: what its files hold, whatever their suffix (``corpus_files.ROW_FORMATS``).
+        row_format: what its files hold, whatever their suffix (``files.ROW_FORMATS``).
         keeps_curly_quotes: leave curly quotes and en dashes; otherwise they become ASCII when tokenized.
         has_prompts_inside: its documents may have more than one prompt.
     """
@@ -240,11 +240,6 @@ NAMED_CORPORA: dict[str, NamedCorpus] = {
 }
 
 
-def plain_punctuation(text: str) -> str:
-    """Replace curly quotes and en dashes by their ASCII forms."""
-    return text.translate(PLAIN_PUNCTUATION)
-
-
 @dataclass(frozen=True)
 class Corpus:
     """A corpus to read: where its files are and how their rows become documents.
@@ -255,8 +250,6 @@ class Corpus:
         named: key of NAMED_CORPORA; None: any files.
         text_field: key of the text in JSON rows of any files.
         text_unit: what of any text files is a document: ``line``, ``paragraph`` or ``file``.
-        keep_line_ends: keep the newlines of text lines, as the original did.
-        language_model: fastText model for corpora that keep English only.
     """
 
     name: str
@@ -264,16 +257,13 @@ class Corpus:
     named: str | None = None
     text_field: str = "text"
     text_unit: str = "line"
-    keep_line_ends: bool = False
-    language_model: str | None = None
-    _detector: list[Callable[[str], bool]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse an unknown unit of text."""
         if self.text_unit not in TEXT_UNITS:
             raise ValueError(f"unit of text {self.text_unit!r}; known: {', '.join(TEXT_UNITS)}")
 
-    @property
+    @cached_property
     def kind(self) -> NamedCorpus:
         """Return how rows become documents."""
         if self.named is not None:
@@ -287,9 +277,8 @@ class Corpus:
 
     def rows(self, path: Path) -> Iterator[Row]:
         """Yield the rows of one file."""
-        kind = self.kind
         text_unit = "line" if self.named else self.text_unit
-        return read_rows(path, row_format=kind.row_format, text_unit=text_unit, keep_line_ends=self.keep_line_ends)
+        return read_rows(path, row_format=self.kind.row_format, text_unit=text_unit)
 
     def parse(self, row: Row, row_number: int) -> list[TextDocument]:
         """Turn row ``row_number`` of the corpus into documents; the same row always gives the same ones.
@@ -298,7 +287,7 @@ class Corpus:
             ValueError: the row is malformed; the message names file and line.
         """
         kind = self.kind
-        context = RowContext(draw=_Draw(row_number), is_english=self._is_english)
+        context = RowContext(lambda: random.Random(f"{DRAW_SEED}:{row_number}").random(), self._is_english)
         try:
             documents = kind.rule(parse_value(row, text_lines=kind.row_format == "text lines"), context)
             for document in documents:
@@ -312,7 +301,7 @@ class Corpus:
 
     def for_tokens(self, text: str) -> str:
         """Return ``text`` as it is tokenized: curly quotes and en dashes are replaced in most named corpora."""
-        return text if self.kind.keeps_curly_quotes else plain_punctuation(text)
+        return text if self.kind.keeps_curly_quotes else text.translate(PLAIN_PUNCTUATION)
 
     def documents(self, *, skip_malformed: bool = False) -> Iterator[TextDocument]:
         """Yield the documents in the order of the files.
@@ -333,22 +322,11 @@ class Corpus:
                 yield from documents
 
     def _is_english(self, text: str) -> bool:
-        if not self._detector:
-            self._detector.append(english_detector(self.language_model))
-        return self._detector[0](text)
+        return self._detector(text)
 
-
-class _Draw:
-    """Uniform numbers that depend on the number of the row alone; few rows ask for one."""
-
-    def __init__(self, row_number: int) -> None:
-        self._row_number = row_number
-        self._generator: random.Random | None = None
-
-    def __call__(self) -> float:
-        if self._generator is None:
-            self._generator = random.Random(f"{DRAW_SEED}:{self._row_number}")
-        return self._generator.random()
+    @cached_property
+    def _detector(self) -> Callable[[str], bool]:
+        return english_detector()
 
 
 def _check_unicode(document: TextDocument) -> None:
@@ -387,13 +365,13 @@ def _location_of(name: str) -> str:
     return str(candidates[0])
 
 
-def find_corpus(source: str, **options: Any) -> Corpus:
+def find_corpus(source: str, *, text_field: str = "text", text_unit: str = "line") -> Corpus:
     """Return the corpus that one argument of ``--train-data`` means.
 
     Args:
         source: ``name``, ``name=path``, or a path (file, folder, glob; the ``.lazy`` cache of the original may stand in
             for a file that is gone).
-        options: further fields of ``Corpus``.
+        text_field, text_unit: see ``Corpus``.
 
     Raises:
         ValueError: neither a registered name nor a path (the registered names are listed, nearest first), or a
@@ -401,12 +379,12 @@ def find_corpus(source: str, **options: Any) -> Corpus:
     """
     name, separator, location = source.partition("=")
     if separator and name in NAMED_CORPORA:
-        return Corpus(source, location, named=name, **options)
+        return Corpus(source, location, name, text_field, text_unit)
     if source in NAMED_CORPORA:
-        return Corpus(source, _location_of(source), named=source, **options)
+        return Corpus(source, _location_of(source), source, text_field, text_unit)
     looks_like_path = any(mark in source for mark in ("/", os.sep, ".", "*", "?", "["))
     if looks_like_path or Path(source).exists():
-        return Corpus(source, source, **options)
+        return Corpus(source, source, None, text_field, text_unit)
     typed = (name if separator else source).lower()
     known = sorted(NAMED_CORPORA, key=lambda k: (-difflib.SequenceMatcher(None, typed, k).ratio(), k))
     raise ValueError(
@@ -419,8 +397,7 @@ def read_documents(
 ) -> Iterator[TextDocument]:
     """Yield the documents of one argument of ``--train-data``; see ``Corpus.documents``."""
     try:
-        yield from find_corpus(source, text_field=text_field, text_unit=text_unit).documents(
-            skip_malformed=skip_malformed
-        )
+        corpus = find_corpus(source, text_field=text_field, text_unit=text_unit)
+        yield from corpus.documents(skip_malformed=skip_malformed)
     except DetectorMissingError as error:
         raise ValueError(str(error)) from None

@@ -21,7 +21,6 @@ import re
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from glob import has_magic
 from itertools import chain
 from pathlib import Path
@@ -65,8 +64,7 @@ class Preparation:
 
     Attributes:
         tokenizer: makes and reads the ids.
-        tokenizer_settings: keyword arguments of ``build_tokenizer`` that make the same tokenizer in another process (or
-            a picklable function that does).
+        build_tokenizer: makes the same tokenizer in another process; picklable.
         cache_dir: folder of the stores; None: beside each source.
         text_field, text_unit: of files given by path; see ``Corpus``.
         num_workers: processes that tokenize (0 and 1 use this one); the result does not depend on it.
@@ -79,7 +77,7 @@ class Preparation:
     """
 
     tokenizer: Tokenizer
-    tokenizer_settings: Mapping[str, Any] | Callable[[], Tokenizer]
+    build_tokenizer: Callable[[], Tokenizer]
     cache_dir: str | Path | None = None
     text_field: str = "text"
     text_unit: str = "line"
@@ -114,9 +112,10 @@ class Preparation:
         lazy = _lazy_folder(corpus.location)
         if lazy is not None:
             logger.info(f"{source}: reading the original's cache {lazy}, which does not say which tokenizer made it")
-            return LazyDocuments(
-                lazy, encode=self.tokenizer.encode, prepare=corpus.for_tokens, in_memory=self.in_memory
-            )
+            cache = LazyDocuments(lazy, in_memory=self.in_memory)
+            if not cache.is_text:
+                return cache
+            return TextDocuments(cache, encode=self.tokenizer.encode, prepare=corpus.for_tokens)
         if corpus.kind.has_prompts_inside and not self.pre_tokenize:
             raise ValueError(f"corpus {source!r} has prompts inside of documents: it needs to be tokenized in advance")
         prefix = self.find_or_build(corpus)
@@ -173,7 +172,9 @@ class Preparation:
         parallel = self.num_workers if total >= MINIMUM_PARALLEL_BYTES else 0
         if self.pre_tokenize:
             dtype = np.uint16 if self.tokenizer.num_tokens <= LARGEST_UINT16_VOCABULARY else np.int32
-            chunk_tokenizer = ChunkTokenizer(corpus, dtype, self._tokenizer_maker(parallel=parallel > 1))
+            chunk_tokenizer = ChunkTokenizer(
+                corpus, dtype, self.build_tokenizer if parallel > 1 else lambda: self.tokenizer
+            )
         else:
             chunk_tokenizer = ChunkTokenizer(corpus, np.uint8, None)
         sources = _source_list(prefix, files)
@@ -220,13 +221,6 @@ class Preparation:
         for group, count in sorted(groups.items()):
             logger.info(f"{corpus.name}: {group}: {count} {what}")
 
-    def _tokenizer_maker(self, *, parallel: bool) -> Callable[[], Tokenizer]:
-        """Return what makes the tokenizer where the work is done."""
-        if not parallel:
-            return lambda: self.tokenizer
-        settings = self.tokenizer_settings
-        return settings if callable(settings) else partial(_build_from_settings, settings)
-
     def _check(self, chunk: TokenizedChunk) -> None:
         """Stop at malformed rows, and where a process has another tokenizer than this one."""
         if chunk.malformed and not self.skip_malformed:
@@ -250,13 +244,6 @@ class Preparation:
 
 def _stop_line(malformed: str) -> str:
     return f"{malformed}; correct the row, or pass over malformed rows with --skip-malformed"
-
-
-def _build_from_settings(settings: Mapping[str, Any]) -> Tokenizer:
-    """Build the tokenizer that keyword arguments of ``build_tokenizer`` describe."""
-    from data_utils.tokenizers.tokenizer import build_tokenizer
-
-    return build_tokenizer(**settings)
 
 
 # ------------------------------------------------------------------------------------------------------ chunks
@@ -462,7 +449,7 @@ def store_places(corpus: Corpus, *, cache_dir: str | Path | None, fingerprint: s
         "named": corpus.named,
         "text_field": None if corpus.named else corpus.text_field,
         "text_unit": None if corpus.named else corpus.text_unit,
-        "keep_line_ends": corpus.keep_line_ends,
+        "keep_line_ends": False,  # an option of earlier versions: the stores they made keep their names
     }
     stem = re.sub(r"[^\w.-]+", "_", Path(corpus.location).name).strip("_") or "all"
     absolute = os.path.abspath(corpus.location)

@@ -276,15 +276,20 @@ def _read_index(path: Path) -> tuple[np.dtype, np.ndarray, np.ndarray]:
     return np.dtype(TYPE_CODES[code]).newbyteorder("<"), lengths, offsets
 
 
+def map_array(path: Path, dtype: np.dtype, *, in_memory: bool) -> np.ndarray:
+    """Map a flat array file into memory, or read it."""
+    if path.stat().st_size == 0:
+        return np.zeros(0, dtype)
+    return np.fromfile(path, dtype) if in_memory else np.memmap(path, mode="r", dtype=dtype).view(np.ndarray)
+
+
 def _open_array(path: Path, dtype: np.dtype, length: int, *, in_memory: bool) -> np.ndarray:
     """Map or read a flat array file of a known length."""
     size = path.stat().st_size if path.is_file() else -1
     if size != length * dtype.itemsize:
         state = "missing" if size < 0 else f"damaged: {size} bytes, {length * dtype.itemsize} expected"
         raise ValueError(f"{path} is {state}; tokenize the corpus again")
-    if length == 0:
-        return np.zeros(0, dtype)
-    return np.fromfile(path, dtype) if in_memory else np.memmap(path, mode="r", dtype=dtype).view(np.ndarray)
+    return map_array(path, dtype, in_memory=in_memory)
 
 
 def _read_prompts(path: Path, num_documents: int, *, in_memory: bool) -> np.ndarray:

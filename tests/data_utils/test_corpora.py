@@ -89,13 +89,6 @@ def test_text_units(tmp_path):
         texts(path, text_unit="page")
 
 
-def test_line_ends_are_kept_on_demand(tmp_path):
-    path = write(tmp_path / "wiki", b"line\n\nlast")
-    corpus = Corpus("w", str(path), named="wikibook", keep_line_ends=True)
-    assert [d.text for d in corpus.documents()] == ["line\n", "\n", "last"]
-    assert [d.text for d in Corpus("w", str(path), named="wikibook").documents()] == ["line", "last"]
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     values=st.lists(st.one_of(st.text(max_size=5), st.integers(), st.booleans(), st.lists(st.none(), max_size=2))),

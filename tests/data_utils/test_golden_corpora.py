@@ -22,7 +22,7 @@ from data_utils.corpora.splits import (
     split_documents,
     split_indices,
 )
-from data_utils.corpora.store import Document, concatenate_documents
+from data_utils.corpora.store import Document, TextDocuments, concatenate_documents
 
 
 def load(golden, name: str, keys: set[str]) -> dict:
@@ -156,10 +156,11 @@ def test_lazy_folder_of_text(golden, tmp_path, in_memory):
     assert set(case) == {"source_path", "folder", "documents", "files_base64", "lengths"}
     assert lazy_path(case["source_path"]) == case["folder"]
     folder = write_lazy(tmp_path / case["folder"], case["files_base64"])
-    documents = LazyDocuments(folder, encode=lambda text: list(map(ord, text)), in_memory=in_memory)
+    documents = LazyDocuments(folder, in_memory=in_memory)
     assert documents.is_text
     assert {name: lengths.tolist() for name, lengths in documents.field_lengths.items()} == case["lengths"]
-    for document, (prompt, text) in zip(documents, case["documents"], strict=True):
+    texts = TextDocuments(documents, encode=lambda text: list(map(ord, text)))
+    for document, (prompt, text) in zip(texts, case["documents"], strict=True):
         assert document.tokens.tolist() == list(map(ord, prompt + text))
         assert document.prompt_length == len(prompt)
 
