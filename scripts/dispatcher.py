@@ -95,12 +95,12 @@ class Experiment:
 
     def flags(self, config: Mapping[str, Any], *, n_gpu: int, overwrite: bool) -> list[str]:
         """Return the command line of one run; each of ``n_gpu`` processes takes its share of the batch."""
-        own = {name: value // n_gpu if name == "batch-size" else value for name, value in sorted(config.items())}
+        options = {name: value // n_gpu if name == "batch-size" else value for name, value in sorted(config.items())}
+        options["overwrite"] = overwrite
         evaluation = "" if "--eval-batch-size" in self.task_flags else "--eval-batch-size 16"
         text = (
             f"--finetune {self.model_flags} {self.task_flags} --experiment-name {self.run_name(config)} "
-            f"--save {self.save} --checkpoint-activations {evaluation} {as_flags(own)} "
-            f"{as_flags({'overwrite': overwrite})}"
+            f"--save {self.save} --checkpoint-activations {evaluation} {as_flags(options)}"
         )
         return shlex.split(text)
 
@@ -158,9 +158,10 @@ def run_grid(
     waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     results: dict[str, Any] = {}
     for config in configurations(grid):
-        if experiment.result_path(config).is_file() and not overwrite:
-            print(f"{experiment.run_name(config)} is done", flush=True)
-            results[experiment.run_name(config)] = json.loads(experiment.result_path(config).read_text("utf-8"))
+        name, path = experiment.run_name(config), experiment.result_path(config)
+        if path.is_file() and not overwrite:
+            print(f"{name} is done", flush=True)
+            results[name] = json.loads(path.read_text("utf-8"))
         else:
             waiting.put(config)
 
@@ -221,8 +222,7 @@ def main() -> int:
         return 0
     numbers = arguments.gpu.split(",")
     groups = [",".join(numbers[i : i + arguments.n_gpu]) for i in range(0, len(numbers), arguments.n_gpu)]
-    options = {"groups": groups, "n_gpu": arguments.n_gpu, "overwrite": arguments.overwrite}
-    results = run_grid(experiment, grid, **options)
+    results = run_grid(experiment, grid, groups=groups, n_gpu=arguments.n_gpu, overwrite=arguments.overwrite)
     if not results:
         raise ValueError("no run has results; see logs/")
     print(*table(dict(sorted(results.items()))), sep="\n")

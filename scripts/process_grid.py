@@ -32,32 +32,26 @@ def read_results(pattern: str) -> dict[str, dict[str, Any]]:
     Raises ValueError when no folder matches or none has results.
     """
     folders = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_dir()]
-    found = {}
+    results = {}
     for folder in folders:
         file = folder / "results.json"
         if not file.is_file():
             print(f"{folder}: no results.json")
             continue
         try:
-            found[str(folder)] = json.loads(file.read_text(encoding="utf-8"))
+            results[str(folder)] = json.loads(file.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"{file} is not valid JSON ({error})") from None
         if not (folder / "test_results.json").is_file():
             print(f"{folder}: no test_results.json, the run is not finished")
-    if not found:
+    if not results:
         raise ValueError(f"{pattern}: {len(folders)} folders, none with a results.json; quote the pattern")
-    return found
+    return results
 
 
 def metrics_of(results: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics of one run."""
     return {name: value for name, value in results.items() if name not in NOT_METRICS}
-
-
-def statistic_of(runs: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
-    """Return the mean or median of every metric over the runs."""
-    metrics = [metrics_of(run) for run in runs]
-    return {metric: STATISTICS[name]([own[metric] for own in metrics]) for metric in metrics[0]}
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -90,7 +84,8 @@ def main() -> int:
         best = max(results, key=lambda folder: results[folder][arguments.metric])
         print(best, json.dumps(results[best]))
     else:
-        print(json.dumps(statistic_of(list(results.values()), arguments.what)))
+        metrics, statistic = list(map(metrics_of, results.values())), STATISTICS[arguments.what]
+        print(json.dumps({name: statistic([run[name] for run in metrics]) for name in metrics[0]}))
     return 0
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_utils.corpora.named import PLAIN_PUNCTUATION
+
 
 class MissingFileError(ValueError):
     """A split's file is not there."""
@@ -119,7 +121,4 @@ def read_comma_separated(path: Path) -> Iterator[Record]:
 
 def standardize(text: str) -> str:
     """Return ``text`` with plain quotes and dashes for typographic ones; nothing else changes."""
-    return text.translate(_PLAIN)
-
-
-_PLAIN = str.maketrans({"\u201c": '"', "\u201d": '"', "\u2018": "'", "\u2019": "'", "\u2013": "-"})
+    return text.translate(PLAIN_PUNCTUATION)

@@ -30,6 +30,7 @@ from training.loop import TrainingData
 if TYPE_CHECKING:
     from data_utils.tokenizers.tokenizer import Tokenizer
     from training.engine import Criterion, Engine
+    from training.settings import ModelSettings
 
 logger = logging.getLogger("glm")
 
@@ -136,6 +137,13 @@ class TaskRun(ABC):
             first_batch=first_batch,
             collate_samples=self.collate,
         )
+
+    def build_glm(self, settings: ModelSettings) -> GLMModel:
+        """Build a GLM of these sizes with the weights to start from."""
+        vocab_size = self.tokenizer.padded_size(self.configuration.tokenizer.make_vocab_size_divisible_by)
+        model = GLMModel(settings.config(vocab_size=vocab_size), topology=self.topology)
+        self.load_start_weights(model, model)
+        return model
 
     def load_start_weights(self, network: nn.Module, model: GLMModel) -> None:
         """Give ``network``, which holds ``model``, seeded weights, those of ``--load-pretrained``, and its adapters."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,10 @@ _PTB = [(" '", "'"), *_LINE_ENDS, (" n't", "n't"), (" N ", "1 "), ("$ 1", "$1"),
 _WIKITEXT_NUMBERS = [("s '", "s'"), (" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", ".")]
 _WIKITEXT_MARKS = [(f" {mark} ", f"{mark} ") for mark in ":;.!?,"]
 _WIKITEXT_PAIRS = [
-    (re.compile(rf"{re.escape(opening)}\s*([^{re.escape(closing)}]*?)\s*{re.escape(closing)}"), (opening, closing))
+    (
+        re.compile(rf"{re.escape(opening)}\s*([^{re.escape(closing)}]*?)\s*{re.escape(closing)}"),
+        rf"{opening}\1{closing}",
+    )
     for opening, closing in ("()", "[]", "{}", '""', "''")
 ]
 _WIKITEXT_REST = [
@@ -49,13 +51,9 @@ def wikitext_text(text: str) -> str:
     text = replace_all(text, _WIKITEXT_NUMBERS[:1])
     text = re.sub("/' [0-9]/", "/'[0-9]/", text)
     text = replace_all(text, [*_WIKITEXT_NUMBERS[1:], *_WIKITEXT_MARKS])
-    for pattern, (opening, closing) in _WIKITEXT_PAIRS:
-        text = pattern.sub(partial(_enclosed, opening=opening, closing=closing), text)
+    for pattern, replacement in _WIKITEXT_PAIRS:
+        text = pattern.sub(replacement, text)
     return replace_all(text, _WIKITEXT_REST)
-
-
-def _enclosed(match: re.Match[str], *, opening: str, closing: str) -> str:
-    return f"{opening}{match[1]}{closing}"
 
 
 @dataclass(frozen=True)

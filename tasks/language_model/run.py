@@ -50,16 +50,14 @@ class LanguageModelRun(TaskRun):
         super().__init__(configuration, tokenizer=tokenizer, topology=topology)
         self.settings = configuration.windows
         self.name = configuration.task.name.lower()
-        self._check()
+        if configuration.zero_stage == 3:
+            raise ValueError(f"{self.name} needs whole weights, which ZeRO stage 3 lacks: use stage 2 or 1")
         self.metrics = ("accuracy",) if self.name in ENDINGS else ("avg loss",)
         self.test = [self._read(Path((configuration.data.valid_data or ("",))[0]))]
 
     def build_network(self) -> nn.Module:
         """Build the GLM with the weights of ``--load-pretrained``."""
-        vocab_size = self.tokenizer.padded_size(self.configuration.tokenizer.make_vocab_size_divisible_by)
-        model = GLMModel(self.configuration.model.config(vocab_size=vocab_size), topology=self.topology)
-        self.load_start_weights(model, model)
-        return model
+        return self.build_glm(self.configuration.model)
 
     def criterion(self) -> BlankInfilling:
         """Return a loss for the engine; no update is made."""
@@ -111,11 +109,6 @@ class LanguageModelRun(TaskRun):
             + (f"; {skipped:,} documents of less than two tokens are left out" if skipped else "")
         )
         return EvaluationSplit(self.name, windows, documents)
-
-    def _check(self) -> None:
-        """Raise ValueError for a model or an engine that cannot run the windows."""
-        if self.configuration.zero_stage == 3:
-            raise ValueError(f"{self.name} needs whole weights, which ZeRO stage 3 lacks: use stage 2 or 1")
 
 
 def score_windows(

@@ -79,7 +79,9 @@ class Seq2SeqRun(TaskRun):
         self.visible_padding = task.compatible and not settings.mask_pad_token
         self.options = configuration.select(Seq2SeqOptions, block_positions=not configuration.blank.no_block_position)
         self.model_settings = self._model_settings()
-        self._note_flags_without_effect()
+        for flag in WITHOUT_EFFECT:
+            if configuration.values.get(flag):
+                logger.info(f"note: --{flag.replace('_', '-')} has no effect on {self.name}")
         self.training = self._read("train") if tuning.epochs else ()
         dev = self._evaluation_split("dev") if not tuning.no_validation or task.eval_valid else None
         self.validation = [dev] if dev and not tuning.no_validation else []
@@ -93,10 +95,7 @@ class Seq2SeqRun(TaskRun):
 
     def build_network(self) -> nn.Module:
         """Build the GLM with the weights of ``--load-pretrained``."""
-        vocab_size = self.tokenizer.padded_size(self.configuration.tokenizer.make_vocab_size_divisible_by)
-        model = GLMModel(self.model_settings.config(vocab_size=vocab_size), topology=self.topology)
-        self.load_start_weights(model, model)
-        return model
+        return self.build_glm(self.model_settings)
 
     def criterion(self) -> BlankInfilling:
         """Return the loss of target ids."""
@@ -166,7 +165,7 @@ class Seq2SeqRun(TaskRun):
             seed = self.configuration.run.seed
             generators = [prompt_generator(seed, number) for number in numbers] if settings.draw_candidates else []
             hypotheses = decoder.search(samples, generators=generators)
-            return [self._target(rows[0].tokens if rows else (), example) for rows, example in zip(hypotheses, asked)]
+            return [self._answer(rows[0].tokens if rows else (), example) for rows, example in zip(hypotheses, asked)]
 
         with evaluating(engine.model), engine.autocast():
             return decode_shared(
@@ -176,8 +175,9 @@ class Seq2SeqRun(TaskRun):
                 topology=self.topology,
             )
 
-    def _target(self, ids: Sequence[int], example: Seq2SeqExample) -> Written:
-        ids = [token for token in ids if token not in self._silent]
+    def _answer(self, ids: Sequence[int], example: Seq2SeqExample) -> Written:
+        special = self.tokenizer.special
+        ids = [token for token in ids if token not in (special.eop, special.pad)]
         if self.name in SQUAD_TASKS:
             return Written(recover_answer(ids, example.meta, tokenizer=self.tokenizer))
         return Written(self.tokenizer.decode(ids))
@@ -185,10 +185,6 @@ class Seq2SeqRun(TaskRun):
     def _filled(self, ids: Sequence[int], pieces: Sequence[Sequence[int]]) -> Written:
         decode = self.tokenizer.decode
         return Written(clean_filled(decode(ids)), tuple(clean_filled(decode(piece)) for piece in pieces))
-
-    @property
-    def _silent(self) -> tuple[int, int]:
-        return self.tokenizer.special.eop, self.tokenizer.special.pad
 
     def _scores(self, examples: Sequence[Seq2SeqExample], written: Sequence[Written]) -> dict[str, float]:
         return score_predictions(
@@ -256,9 +252,3 @@ class Seq2SeqRun(TaskRun):
         metric = self.configuration.tuning.validation_metric
         if self.validation and metric is not None and metric not in known:
             raise ValueError(f"--validation-metric {metric}: {self.name} has {', '.join(known)}")
-
-    def _note_flags_without_effect(self) -> None:
-        values = self.configuration.values
-        for name in WITHOUT_EFFECT:
-            if values.get(name):
-                logger.info(f"note: --{name.replace('_', '-')} has no effect on {self.name}")

@@ -73,8 +73,8 @@ def mask_scores(scores: Tensor, choice_mask: Tensor | None, segment_ids: Tensor 
     num_answers = int(segment_ids.max()) + 1
     segment_ids = send(segment_ids, scores.device)
     sums = scores.new_zeros(scores.size(0), num_answers).scatter_add(1, segment_ids, scores * real)
-    found = torch.zeros_like(sums).scatter_add(1, segment_ids, real)
-    return sums.masked_fill(found == 0, ABSENT_SCORE)
+    num_segments = torch.zeros_like(sums).scatter_add(1, segment_ids, real)
+    return sums.masked_fill(num_segments == 0, ABSENT_SCORE)
 
 
 def score_loss(scores: Tensor, labels: Tensor, *, function: str = "cross_entropy") -> Tensor:

@@ -51,9 +51,9 @@ def passage_entries(labels: Sequence[Any], examples: Sequence[InputExample], pre
     return [
         {
             "idx": passage,
-            "passage": {"questions": [{"idx": question, "answers": found} for question, found in questions.items()]},
+            "passage": {"questions": [{"idx": index, "answers": answers} for index, answers in asked.items()]},
         }
-        for passage, questions in passages.items()
+        for passage, asked in passages.items()
     ]
 
 
