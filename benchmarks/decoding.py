@@ -35,8 +35,7 @@ from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from tasks.language_model.readers import Ending, TokenDocuments
 from tasks.language_model.run import score_windows
-from tasks.language_model.samples import WindowTable, document_windows, ending_windows
-from tasks.language_model.settings import LanguageModelSettings
+from tasks.language_model.samples import LanguageModelSettings, WindowTable, document_windows, ending_windows
 from tasks.seq2seq.decoding import TargetDecoder, decode_shared
 from tasks.seq2seq.samples import Seq2SeqSample
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tasks.language_model.settings import LanguageModelSettings
 from training.settings import FINETUNING, Settings, refuse
 
 if TYPE_CHECKING:
@@ -98,18 +97,6 @@ class FinetuningSettings(Settings):
             min_length=self.generation.min_tgt_length,
             temperature=1.0,  # candidates are drawn without
             draw_candidates=self.task.compatible and not self.generation.select_topk,
-        )
-
-    @property
-    def windows(self) -> LanguageModelSettings:
-        """Return how the texts of a language-model evaluation are cut."""
-        return LanguageModelSettings(
-            seq_length=self.batch.seq_length,
-            overlap=max(1, self.task.overlapping_eval),
-            unidirectional=self.task.unidirectional,
-            block=self.model.block_lm,
-            block_positions=not self.blank.no_block_position,
-            compatible=self.task.compatible,
         )
 
     def _check_adapters(self) -> None:

@@ -17,7 +17,7 @@ from generation.scoring import score_questions
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from tasks.language_model.readers import TokenDocuments, read_documents, read_endings
-from tasks.language_model.samples import WindowTable, document_windows, ending_windows
+from tasks.language_model.samples import LanguageModelSettings, WindowTable, document_windows, ending_windows
 from tasks.run import Score, TaskRun
 from tasks.settings import FinetuningSettings
 from training.engine import BlankInfilling, Engine
@@ -48,7 +48,11 @@ class LanguageModelRun(TaskRun):
         topology: ParallelTopology,
     ) -> None:
         super().__init__(configuration, tokenizer=tokenizer, topology=topology)
-        self.settings = configuration.windows
+        self.settings = configuration.select(
+            LanguageModelSettings,
+            overlap=max(1, configuration.task.overlapping_eval),
+            block_positions=not configuration.blank.no_block_position,
+        )
         self.name = configuration.task.name.lower()
         if configuration.zero_stage == 3:
             raise ValueError(f"{self.name} needs whole weights, which ZeRO stage 3 lacks: use stage 2 or 1")

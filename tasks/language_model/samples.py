@@ -22,7 +22,49 @@ from data_utils.tokenizers.command_tokens import SpecialTokens
 from data_utils.tokenizers.tokenizer import Tokenizer
 from generation.scoring import Question
 from tasks.language_model.readers import Ending, TokenDocuments
-from tasks.language_model.settings import LanguageModelSettings
+
+
+@dataclass(frozen=True)
+class LanguageModelSettings:
+    """How texts are cut into windows.
+
+    Attributes:
+        seq_length: ids of a window, and of a LAMBADA example, with the command tokens.
+        overlap: ids by which a window of a long document moves on; that many of it are scored.
+        unidirectional: the context is written as well, so that every id sees only those before it.
+        block_lm: the text follows a mask in a context; without, it is plain left to right.
+        block_positions: ids of the text count in the second row of positions; without, it stays 1.
+        compatible: accept an overlap so large that the first id of a window is not scored, as the original does.
+    """
+
+    seq_length: int
+    overlap: int = 32
+    unidirectional: bool = False
+    block_lm: bool = True
+    block_positions: bool = True
+    compatible: bool = False
+
+    @property
+    def window_length(self) -> int:
+        """Return the most ids of a text in one window."""
+        return self.seq_length - 1
+
+    @property
+    def left_to_right(self) -> bool:
+        """Tell whether every id sees only those before it."""
+        return self.unidirectional or not self.block_lm
+
+    def check_overlap(self) -> None:
+        """Raise ValueError where windows that move on by the overlap would leave ids out."""
+        length = self.window_length
+        assert self.overlap >= 1
+        left_out = self.overlap > length or (self.overlap == length and self.left_to_right and not self.compatible)
+        if left_out:
+            most = length - 1 if self.left_to_right else length
+            raise ValueError(
+                f"--overlapping-eval {self.overlap} would leave ids unscored in windows of --seq-length "
+                f"{self.seq_length}; at most {most} is possible"
+            )
 
 
 @dataclass(frozen=True)
@@ -123,7 +165,7 @@ def document_windows(
         lengths=lengths[kept],
         prompts=prompts[kept],
         scored_from=scored_from[kept],
-        special=tokenizer.special if settings.block else None,
+        special=tokenizer.special if settings.block_lm else None,
         block_positions=settings.block_positions,
     )
 
@@ -136,7 +178,7 @@ def ending_windows(endings: Sequence[Ending], *, settings: LanguageModelSettings
     Raises:
         ValueError: a last word that does not fit; plain left to right, one without a word before it.
     """
-    around = 3 if settings.block else -1  # columns of a row besides its ids
+    around = 3 if settings.block_lm else -1  # columns of a row besides its ids
     pieces, contexts, prompts = [], [], []
     for ending in endings:
         room = settings.seq_length - around - len(ending.label)
@@ -147,9 +189,9 @@ def ending_windows(endings: Sequence[Ending], *, settings: LanguageModelSettings
                 f"raise --seq-length {settings.seq_length}"
             )
         if len(context) > room:
-            kept = int(settings.unidirectional and settings.block)  # the first id stays before the mask
+            kept = int(settings.unidirectional and settings.block_lm)  # the first id stays before the mask
             context = context[:kept] + context[len(context) - room + kept :]
-        if not context and not settings.block:
+        if not context and not settings.block_lm:
             raise ValueError(f"{ending.place}: one word; without --block-lm another one has to come before it")
         pieces.append(np.array([*context, *ending.label], dtype=np.int32))
         contexts.append(len(context))
@@ -161,7 +203,7 @@ def ending_windows(endings: Sequence[Ending], *, settings: LanguageModelSettings
         lengths=lengths,
         prompts=np.array(prompts, dtype=np.int64),
         scored_from=np.array(contexts, dtype=np.int64),
-        special=tokenizer.special if settings.block else None,
+        special=tokenizer.special if settings.block_lm else None,
         closed=True,
         block_positions=settings.block_positions,
     )

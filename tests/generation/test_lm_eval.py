@@ -19,8 +19,7 @@ from generation.sampling import DecodingSettings
 from model.heads import MultiTokenCloze
 from tasks.language_model.readers import TokenDocuments, read_endings
 from tasks.language_model.run import accuracy, score_windows
-from tasks.language_model.samples import document_windows, ending_windows
-from tasks.language_model.settings import LanguageModelSettings
+from tasks.language_model.samples import LanguageModelSettings, document_windows, ending_windows
 from tasks.registry import TASKS
 from tasks.superglue.objective import score_rows
 from tasks.superglue.samples import EncodingOptions

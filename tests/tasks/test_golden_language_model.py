@@ -12,8 +12,7 @@ from data_utils.batches import Batch, pad_batch
 from data_utils.objective import Objective
 from tasks.language_model.readers import Ending, TokenDocuments, read_documents, read_endings
 from tasks.language_model.run import accuracy, perplexity, score_windows
-from tasks.language_model.samples import WindowTable, document_windows, ending_windows
-from tasks.language_model.settings import LanguageModelSettings
+from tasks.language_model.samples import LanguageModelSettings, WindowTable, document_windows, ending_windows
 from tests.helpers.golden_models import tiny_model
 from tests.helpers.golden_tokenizers import recorded_tokenizer
 from tests.helpers.small_models import WordTokenizer
@@ -34,7 +33,7 @@ def settings_of(recorded: dict[str, Any]) -> LanguageModelSettings:
         seq_length=recorded["seq_length"],
         overlap=recorded["overlapping_eval"],
         unidirectional="--unidirectional" in recorded["flags"],
-        block="--block-lm" in recorded["flags"],
+        block_lm="--block-lm" in recorded["flags"],
         compatible=True,
     )
 

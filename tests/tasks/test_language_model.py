@@ -24,13 +24,12 @@ from model.modeling_glm import GLMModel
 from mpu.initialize import initialize_model_parallel
 from tasks.language_model.readers import Ending, TokenDocuments, read_documents, read_endings
 from tasks.language_model.run import accuracy, perplexity, score_windows
-from tasks.language_model.samples import WindowTable, document_windows, ending_windows
-from tasks.language_model.settings import LanguageModelSettings
+from tasks.language_model.samples import LanguageModelSettings, WindowTable, document_windows, ending_windows
 from tests.helpers.distributed import run
 from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, random_model
 
 TOKENIZER = WordTokenizer(TINY_COMMAND_IDS, num_tokens=58, unknown_id=49)
-DIRECTIONS = [{"unidirectional": False}, {"unidirectional": True}, {"block": False}]
+DIRECTIONS = [{"unidirectional": False}, {"unidirectional": True}, {"block_lm": False}]
 
 
 def made_documents(sizes: list[int], *, seed: int = 0) -> TokenDocuments:
@@ -92,7 +91,7 @@ def test_every_id_but_the_first_is_scored_once(sizes, seq_length, overlap, direc
     for row, places in enumerate(scored):
         mask = batch.loss_mask[row].astype(bool)
         assert batch.target_ids[row, mask].tolist() == table.ids[list(places)].tolist()
-        if not options.block:  # what is fed at a column is what the column before predicts
+        if not options.block_lm:  # what is fed at a column is what the column before predicts
             assert batch.input_ids[row, mask].tolist() == table.ids[[place - 1 for place in places]].tolist()
             continue
         prefix_length, start = int(batch.attention_mask[row]), table.starts[row]
@@ -137,7 +136,7 @@ def test_passages_of_one_word():
         batch = stacked(passages([ending], LanguageModelSettings(seq_length=16, **direction)), [0])
         assert batch.input_ids[0].tolist() == [51, 54, 50, 55]
     with pytest.raises(ValueError, match=r"^file, line 7: one word; without --block-lm another one"):
-        passages([ending], LanguageModelSettings(seq_length=16, block=False))
+        passages([ending], LanguageModelSettings(seq_length=16, block_lm=False))
     with pytest.raises(ValueError, match=r"^file, line 7: its last word has 30 ids, .* raise --seq-length 16$"):
         passages([replace(ending, label=[3] * 30)], LanguageModelSettings(seq_length=16))
 
@@ -171,7 +170,7 @@ def plain_model() -> GLMModel:
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_scores_do_not_depend_on_batches_and_padding(direction, batch_size: int):
-    model = random_model() if direction.get("block", True) else plain_model()
+    model = random_model() if direction.get("block_lm", True) else plain_model()
     documents = windows(
         made_documents([2, 61, 17, 1, 33]), LanguageModelSettings(seq_length=20, overlap=6, **direction)
     )

@@ -10,6 +10,7 @@ import pytest
 import generate_samples
 from data_utils.objective.block_infilling import BlankInfillingSettings
 from generation.sampling import DecodingSettings
+from tasks.language_model.samples import LanguageModelSettings
 from tasks.seq2seq.readers import Seq2SeqOptions
 from tasks.settings import FinetuningSettings
 from tasks.superglue.readers import DataOptions
@@ -104,6 +105,7 @@ def test_contradictions_are_refused_in_one_line(words: list[str], message: str):
         (EncodingOptions, {"block_positions"}),
         (DataOptions, {"for_training"}),
         (Seq2SeqOptions, {"block_positions"}),
+        (LanguageModelSettings, {"overlap", "block_positions"}),
         (DecodingSettings, {"max_length", "min_length", "draw_candidates"}),
         (BlankInfillingSettings, {"block_position_encoding", "shuffle_blocks", "bert_ratio", "max_block_length",
                                   "context_mask_range"}),
