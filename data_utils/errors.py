@@ -34,7 +34,7 @@ def error_line(message: str, *, rank: int | None = None) -> str:
 def run_main(main: Callable[[], int | None]) -> None:
     """Run an entry point and exit with its code.
 
-    ``ValueError`` and ``OSError`` are what the rooms below raise for a user's mistake (a missing file, a wrong
+    ``ValueError`` and ``OSError`` are what our modules raise for a user's mistake (a missing file, a wrong
     vocabulary, a malformed line): they end as ``error: ...`` on standard error with exit code 2. Set
     ``GLM_TRACEBACK=1`` to see where they came from. A broken output pipe and an interrupt end quietly.
     """

@@ -90,7 +90,7 @@ class IndexedDataset:
             made_by = self.details.get("tokenizer_fingerprint")
             if made_by != tokenizer_fingerprint:
                 raise ValueError(
-                    f"store {self.prefix} was made by another tokenizer (fingerprint {made_by}, wanted "
+                    f"store {self.prefix} was made by another tokenizer (fingerprint {made_by}, not "
                     f"{tokenizer_fingerprint}): tokenize the corpus again, or give the tokenizer flags it was made with"
                 )
         self.dtype, lengths, self._offsets = _read_index(_with_suffix(self.prefix, ".idx"))

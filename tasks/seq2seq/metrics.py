@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tasks.metrics import exact_match, grouped_span_score, token_f1
 from tasks.seq2seq.detokenizers import clean_filled, fix_tokenization
@@ -19,6 +19,7 @@ from tasks.seq2seq.readers import Seq2SeqExample
 from tasks.settings import BLANK_TASKS, SEQ2SEQ_TASKS, SQUAD_TASKS
 
 if TYPE_CHECKING:
+    from rouge_score.scoring import Score as RougeScore
     from sacrebleu.metrics.bleu import BLEUScore
 
 SENTENCE_BREAK = "[SEP]"
@@ -66,9 +67,9 @@ def score_predictions(
     compared = rouge_texts(predictions, references, **variant, filtered=True)
     plain = rouge_texts(predictions, references, **variant, filtered=False)
     scores = compatible_rouge(compared)
-    scores |= {f"{name}-plain": score.f_measure for name, score in rouge(plain).items()}
+    scores |= {f"{name}-plain": score.fmeasure for name, score in rouge(plain).items()}
     if characters:
-        scores |= {f"{name}-characters": score.f_measure for name, score in rouge(plain, characters=True).items()}
+        scores |= {f"{name}-characters": score.fmeasure for name, score in rouge(plain, characters=True).items()}
     said, true = ([" ".join(text.split()) for text in texts] for texts in (predictions, references))
     scores["bleu"] = multi_bleu(said, [true]).score
     return scores | library_scores(said, true, chinese=tokenizer_type == "chinese")
@@ -134,15 +135,6 @@ def word_f1(first: str, second: str) -> float:
 
 
 @dataclass(frozen=True)
-class Rouge:
-    """Means over the examples, 0 to 1."""
-
-    precision: float
-    recall: float
-    f_measure: float
-
-
-@dataclass(frozen=True)
 class RougeTexts:
     """A prediction and its reference as ROUGE compares them: one sentence a line."""
 
@@ -187,29 +179,25 @@ def rouge_texts(
 def compatible_rouge(texts: Sequence[RougeTexts]) -> dict[str, float]:
     """Return the original's F-measures: it hands the prediction over as the truth, which changes ``rouge-l``."""
     swapped = [RougeTexts(text.reference, text.prediction) for text in texts]
-    return {name: score.f_measure for name, score in rouge(swapped).items()}
+    return {name: score.fmeasure for name, score in rouge(swapped).items()}
 
 
-def rouge(texts: Sequence[RougeTexts], *, characters: bool = False) -> dict[str, Rouge]:
-    """Return the mean ROUGE scores by name.
+def rouge(texts: Sequence[RougeTexts], *, characters: bool = False) -> dict[str, RougeScore]:
+    """Return the mean ROUGE scores by name, 0 to 1.
 
     ``characters`` compares characters beside Latin words and numbers; without it text in scripts such as Chinese
     scores 0. Raises ValueError when rouge-score is missing.
     """
     try:
         from rouge_score.rouge_scorer import RougeScorer
+        from rouge_score.scoring import Score
     except ImportError as error:
         raise ValueError("ROUGE needs rouge-score: pip install rouge-score") from error
     tokenizer = CharacterTokenizer() if characters else None
     scorer = RougeScorer(list(ROUGE_TYPES.values()), use_stemmer=True, tokenizer=tokenizer)
-    scores: list[dict[str, Any]] = [scorer.score(text.reference, text.prediction) for text in texts]
-    count = max(len(scores), 1)
+    scores: list[dict[str, RougeScore]] = [scorer.score(text.reference, text.prediction) for text in texts]
     return {
-        name: Rouge(
-            sum(score[kind].precision for score in scores) / count,
-            sum(score[kind].recall for score in scores) / count,
-            sum(score[kind].fmeasure for score in scores) / count,
-        )
+        name: Score(*(sum(figures) / len(scores) for figures in zip(*(score[kind] for score in scores))))
         for name, kind in ROUGE_TYPES.items()
     }
 

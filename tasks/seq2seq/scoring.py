@@ -52,8 +52,7 @@ def rouge_report(hypotheses: Sequence[str], references: Sequence[str], *, charac
     unit = "characters" if characters else "stemmed words"
     lines = [f"built-in scorer (rouge-score, {unit}), {len(texts)} texts", f"{'':10}{'P':>8}{'R':>8}{'F':>8}"]
     for name, score in rouge(texts, characters=characters).items():
-        figures = (score.precision, score.recall, score.f_measure)
-        lines.append(f"{name:10}" + "".join(f"{100 * figure:8.2f}" for figure in figures))
+        lines.append(f"{name:10}" + "".join(f"{100 * figure:8.2f}" for figure in score))
     return lines
 
 

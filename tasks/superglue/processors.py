@@ -538,14 +538,10 @@ class CluewscProcessor(DataProcessor):
     def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
         target = record["target"]
         index = record["idx"] if record.get("id") is None else record["id"]
-        meta = {
-            "span1_text": target["span1_text"],
-            "span2_text": target["span2_text"],
-            "span1_index": target["span1_index"],
-            "span2_index": target["span2_index"],
-            "span1_length": len(target["span1_text"]),
-            "span2_length": len(target["span2_text"]),
-        }
+        meta: dict[str, Any] = {}
+        for span in ("span1", "span2"):
+            text, start = target[f"{span}_text"], target[f"{span}_index"]
+            meta |= {f"{span}_text": text, f"{span}_index": start, f"{span}_length": len(text)}
         yield InputExample(
             guid=f"{set_type}-{index}",
             text_a=record.text("text"),

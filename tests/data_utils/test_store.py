@@ -90,7 +90,7 @@ def test_loss_mask_of_a_prompt():
 def test_another_tokenizer_is_refused(tmp_path):
     prefix = write_store(tmp_path / "s", DOCUMENTS)
     assert len(IndexedDataset(prefix, "f")) == len(DOCUMENTS)
-    with pytest.raises(ValueError, match=r"made by another tokenizer \(fingerprint f, wanted g\)"):
+    with pytest.raises(ValueError, match=r"made by another tokenizer \(fingerprint f, not g\)"):
         IndexedDataset(prefix, "g")
 
 
