@@ -11,6 +11,7 @@ from data_utils.tokenizers.tokenizer import Tokenizer
 from data_utils.whole_files import write_whole
 from tasks.seq2seq.detokenizers import clean_answer
 from tasks.seq2seq.readers import NO_ANSWER, Seq2SeqExample
+from tasks.seq2seq.samples import find_ids
 from tasks.settings import SQUAD_TASKS
 
 
@@ -30,11 +31,10 @@ def recover_answer(ids: Sequence[int], meta: Mapping[str, Any], *, tokenizer: To
     if tokenizer.family != "bert" or is_no_answer(decoded):
         return decoded
     answer, context, offsets = tuple(ids), tuple(meta["context_ids"]), meta["context_offsets"]
-    if offsets is not None and answer:
-        for start in range(len(context) - len(answer) + 1):
-            if context[start : start + len(answer)] == answer:
-                return meta["context"][offsets[start][0] : offsets[start + len(answer) - 1][1]]
-    return clean_answer(decoded)
+    place = find_ids(answer, context) if offsets is not None and answer else None
+    if place is None:
+        return clean_answer(decoded)
+    return meta["context"][offsets[place][0] : offsets[place + len(answer) - 1][1]]
 
 
 def write_outputs(

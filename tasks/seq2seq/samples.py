@@ -124,13 +124,13 @@ def _question_source(example: Seq2SeqExample, *, tokenizer: Tokenizer, size: int
     room = size - 2 - len(answer_part)
     if len(context) > room:
         answer = tokenizer.encode(f" {example.meta['answer']}")
-        place = _find(answer, context)
+        place = find_ids(answer, context)
         start = 0 if place is None else max(place - room // 2, 0)
         context = context[start : start + room]
     return [tokenizer.special.cls, *context, mask, *answer_part], 1 + len(context)
 
 
-def _find(part: list[int], ids: list[int]) -> int | None:
+def find_ids(part: Sequence[int], ids: Sequence[int]) -> int | None:
     """Return where ``part`` first stands in ``ids``."""
     starts = (start for start in range(len(ids) - len(part) + 1) if ids[start : start + len(part)] == part)
     return next(starts, None)
