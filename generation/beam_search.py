@@ -40,11 +40,6 @@ class _Example:
             self.finished.pop(next(i for i, h in enumerate(self.finished) if h.score == worst))
             self.finished.append(new)
 
-    def best_first(self) -> list[Hypothesis]:
-        """Return the finished hypotheses; of equal ones the latest comes first."""
-        newest_first = self.finished[::-1]
-        return sorted(newest_first, key=lambda hypothesis: -hypothesis.score)
-
 
 class BeamSearch:
     """Search for b examples at once, ``settings.max_length`` tokens at most.
@@ -174,11 +169,17 @@ class BeamSearch:
         example.add(Hypothesis(tokens, self._score(total, len(tokens))), num_beams=self.settings.num_beams)
 
     def results(self) -> list[list[Hypothesis]]:
-        """Return the hypotheses of each example, best first; the live beams of an unfinished one count too."""
+        """Return the hypotheses of each example, best first, of equal ones the latest.
+
+        The live beams of an unfinished example count too.
+        """
+        results = []
         for example in self.examples:
             if not example.done:
                 for tokens, total in zip(example.beams, example.sums):
                     if total > -math.inf:
                         self._finish(example, tokens, total)
                 example.done = True
-        return [example.best_first() for example in self.examples]
+            newest_first = example.finished[::-1]
+            results.append(sorted(newest_first, key=lambda hypothesis: -hypothesis.score))
+        return results

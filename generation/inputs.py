@@ -103,7 +103,8 @@ def require_blank(inputs: PromptInputs, *, tokenizer: Tokenizer) -> None:
     """Raise ValueError when the prompt has no blank to fill."""
     if not inputs.blanks:
         names = ", ".join(f"[{name}]" for name in MASK_COMMANDS if tokenizer.has_command(name))
-        raise ValueError(f"no blank to fill in the prompt {_excerpt(inputs.text)!r}: mark it with {names}")
+        excerpt = inputs.text if len(inputs.text) <= 60 else f"{inputs.text[:57]}..."
+        raise ValueError(f"no blank to fill in the prompt {excerpt!r}: mark it with {names}")
 
 
 def shorten(ids: Sequence[int], room: int, *, mask_id: int | None = None) -> list[int]:
@@ -135,10 +136,6 @@ def insert_answers(text: str, answers: Sequence[str], *, tokenizer: Tokenizer) -
         filled += answer.lstrip() if after_blank else answer
         filled += following[1:] if not answer and after_blank and following[:1].isspace() else following
     return filled
-
-
-def _excerpt(text: str, *, limit: int = 60) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 @dataclass

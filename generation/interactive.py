@@ -210,8 +210,8 @@ def fill_records(
 ) -> list[dict[str, Any]]:
     """Fill the blanks of all records, shared among the data ranks of ``topology``; return a row for each, in order.
 
-    Every rank gets all rows. Raises ValueError, with the place of the prompt, when one has no blank or is too long;
-    nothing is computed then.
+    Every rank gets all rows, which hold the prompt, an answer per blank, the filled text and the record's other fields.
+    Raises ValueError, with the place of the prompt, when one has no blank or is too long; nothing is computed then.
     """
     for record in records:
         try:
@@ -225,15 +225,17 @@ def fill_records(
     def fill(numbers: Sequence[int]) -> list[dict[str, Any]]:
         prompts = [records[number].prompt for number in numbers]
         filled = filler.fill(prompts, settings=settings, seed=seed, batch_size=batch_size, numbers=numbers)
-        return [result_row(records[number], result) for number, result in zip(numbers, filled)]
+        return [
+            {
+                **records[number].fields,
+                "prompt": records[number].prompt,
+                "answers": [answer.strip() for answer in result.answers],
+                "filled": result.text,
+            }
+            for number, result in zip(numbers, filled)
+        ]
 
     return run_shared(shares, fill, topology=topology)
-
-
-def result_row(record: PromptRecord, filled: FilledPrompt) -> dict[str, Any]:
-    """Return the row written for a prompt: the prompt, an answer per blank, the filled text, the other fields."""
-    answers = [answer.strip() for answer in filled.answers]
-    return {**record.fields, "prompt": record.prompt, "answers": answers, "filled": filled.text}
 
 
 def write_results(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -8,13 +8,14 @@ takes the command line of ``lm_eval``, to which this file adds the model ``glm``
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from data_utils.errors import run_main
+from data_utils.errors import USER_ERROR_EXIT_CODE, error_line, run_main
 from generation.api import GLM, load_model
 from generation.sampling import DecodingSettings
 
@@ -22,7 +23,11 @@ try:
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model
 except ImportError as error:
-    raise ValueError("this needs the package lm-eval: pip install 'glm-blank-infilling[lm-eval]'") from error
+    hint = "generation.lm_eval_model needs the package lm-eval: pip install 'glm-blank-infilling[lm-eval]'"
+    if __name__ != "__main__":
+        raise ValueError(hint) from error
+    print(error_line(hint), file=sys.stderr)
+    sys.exit(USER_ERROR_EXIT_CODE)
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -242,11 +242,11 @@ class StaticDecoder:
         """Return an empty step with room for that much, which belongs to ``state`` as long as that lives."""
         num_rows = 1 << (num_rows - 1).bit_length()
         capacity = -(-capacity // CAPACITY_BUCKET) * CAPACITY_BUCKET
-        fitting = [s for s in self.steps if s.is_free and (s.num_rows, s.capacity) == (num_rows, capacity)]
-        if fitting:
-            step = fitting[-1]
+        free = [step for step in self.steps if step.is_free]
+        same_size = [step for step in free if (step.num_rows, step.capacity) == (num_rows, capacity)]
+        if same_size:
+            step = same_size[-1]
         else:
-            free = [step for step in self.steps if step.is_free]
             dropped = free[: len(free) - KEPT_STEPS + 1]
             self.steps = [step for step in self.steps if step not in dropped]
             step = StaticStep(self.model, num_rows=num_rows, capacity=capacity, num_tokens=self.num_tokens)

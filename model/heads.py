@@ -9,7 +9,7 @@ as [b,c]. With ``shared_rows`` the model runs on rows that several samples (or c
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,13 +48,35 @@ def _add_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: 
             state_dict[prefix + MODEL_PREFIX + name.removeprefix(prefix)] = state_dict.pop(name)
 
 
-class MultiTokenCloze(_TransparentHead):
-    """Score answers of several tokens by their log-probability."""
+class _MultiTokenHead(_TransparentHead):
+    """A head that scores answers of several tokens by their log-probability."""
 
     def __init__(self, model: GLMModel, *, length_penalty: float = 0.0, take_softmax: bool = True) -> None:
         super().__init__(model)
         self.length_penalty = length_penalty
         self.take_softmax = take_softmax
+
+    def score(self, states: Tensor, targets: tuple[Tensor, ...], target_ids: Tensor, loss_mask: Tensor) -> Tensor:
+        """Return the weighted sum [b] of the targets' (log-softmax) logits, divided by length ** penalty.
+
+        ``targets`` are the rows and columns where ``loss_mask`` [b,s] is not 0, ``states`` [targets,h] those that stand
+        there; ``target_ids`` [b,s]. A mask on the host spares a wait for the device.
+        """
+        rows, columns = (send(places, target_ids.device) for places in targets)
+        logits = self.model.project(states).float()
+        token_scores = logits.gather(1, target_ids[rows, columns].unsqueeze(1)).squeeze(1)
+        if self.take_softmax:
+            token_scores = token_scores - logits.logsumexp(dim=-1)
+        weights = send(loss_mask[targets].to(token_scores.dtype), rows.device)
+        scores = token_scores.new_zeros(len(loss_mask)).index_add(0, rows, token_scores * weights)
+        if self.length_penalty > 0.0:
+            lengths = send(loss_mask.sum(dim=-1).to(scores.dtype), scores.device)
+            scores = scores / lengths**self.length_penalty
+        return scores
+
+
+class MultiTokenCloze(_MultiTokenHead):
+    """Score answers of several tokens, each in a row of its own."""
 
     def forward(
         self,
@@ -73,38 +95,29 @@ class MultiTokenCloze(_TransparentHead):
         [b*c,s,v] with choices.
         """
         leading = input_ids.shape[:-1]
-        flat = _fold_choices(input_ids, position_ids, attention_mask, prompt_positions)
+        input_ids, position_ids, attention_mask, prompt_positions = _fold_choices(
+            input_ids, position_ids, attention_mask, prompt_positions
+        )
         if target_ids is None:
-            return self.model(*flat.arguments, prompt_positions=flat.prompt_positions)
+            return self.model(input_ids, position_ids, attention_mask, prompt_positions=prompt_positions)
         assert loss_mask is not None, "targets need a loss_mask"
         target_ids, loss_mask = target_ids.flatten(0, -2), loss_mask.flatten(0, -2)  # [b*c,s]
         targets = loss_mask.nonzero(as_tuple=True)
         states = states_at(
             self.model,
-            *flat.arguments,
+            input_ids,
+            position_ids,
+            attention_mask,
             rows=targets[0],
             columns=targets[1],
-            prompt_positions=flat.prompt_positions,
+            prompt_positions=prompt_positions,
             shared_rows=shared_rows,
         )
-        scores = _answer_scores(
-            self.model.project(states),
-            targets,
-            target_ids,
-            loss_mask,
-            length_penalty=self.length_penalty,
-            softmax=self.take_softmax,
-        )
-        return scores.view(leading)
+        return self.score(states, targets, target_ids, loss_mask).view(leading)
 
 
-class MultiTokenClozeFast(_TransparentHead):
+class MultiTokenClozeFast(_MultiTokenHead):
     """Score several answers to one context, which is encoded once."""
-
-    def __init__(self, model: GLMModel, *, length_penalty: float = 0.0, take_softmax: bool = True) -> None:
-        super().__init__(model)
-        self.length_penalty = length_penalty
-        self.take_softmax = take_softmax
 
     def forward(
         self,
@@ -153,15 +166,8 @@ class MultiTokenClozeFast(_TransparentHead):
         )
         loss_mask = loss_mask.flatten(0, 1)
         targets = loss_mask.nonzero(as_tuple=True)
-        scores = _answer_scores(
-            self.model.project(hidden[tuple(send(places, hidden.device) for places in targets)]),
-            targets,
-            target_ids.flatten(0, 1),
-            loss_mask,
-            length_penalty=self.length_penalty,
-            softmax=self.take_softmax,
-        )
-        return scores.view(batch_size, num_choices)
+        states = hidden[tuple(send(places, hidden.device) for places in targets)]
+        return self.score(states, targets, target_ids.flatten(0, 1), loss_mask).view(batch_size, num_choices)
 
 
 class SingleTokenCloze(_TransparentHead):
@@ -238,22 +244,28 @@ class SequenceClassification(nn.Module):
         (``pad``) or at position 0 (``cls``).
         """
         leading = input_ids.shape[:-1]
-        flat = _fold_choices(input_ids, position_ids, attention_mask, prompt_positions)
-        batch_size = len(flat.arguments[0])  # b*c
+        input_ids, position_ids, attention_mask, prompt_positions = _fold_choices(
+            input_ids, position_ids, attention_mask, prompt_positions
+        )
+        batch_size = len(input_ids)  # b*c
         if self.pool_token == "cls":
             positions = torch.zeros(batch_size, dtype=torch.long, device=input_ids.device)
         else:
-            prefix_lengths = _prefix_lengths_of(flat.arguments[2], batch_size)
+            prefix_lengths = _prefix_lengths_of(attention_mask, batch_size)
             positions = prefix_lengths if self.pool_token == "start" else prefix_lengths - 1
         states = states_at(
             self.model,
-            *flat.arguments,
+            input_ids,
+            position_ids,
+            attention_mask,
             rows=None,
             columns=positions,
-            prompt_positions=flat.prompt_positions,
+            prompt_positions=prompt_positions,
             shared_rows=shared_rows,
         )
-        pooled = torch.tanh(self.pool_layer(self._cast(states)))
+        if not torch.is_autocast_enabled(states.device.type):
+            states = states.to(self.pool_layer.weight.dtype)
+        pooled = torch.tanh(self.pool_layer(states))
         logits = self.multichoice_head(self.multichoice_dropout(pooled))
         if len(leading) == 1:
             return logits
@@ -261,30 +273,18 @@ class SequenceClassification(nn.Module):
             raise ValueError(f"inputs with a choice dimension need one class, the head has {logits.size(-1)}")
         return logits.view(leading)
 
-    def _cast(self, pooled: Tensor) -> Tensor:
-        return pooled if torch.is_autocast_enabled(pooled.device.type) else pooled.to(self.pool_layer.weight.dtype)
-
-
-class _Folded(NamedTuple):
-    """Inputs with the choice dimension folded into the batch."""
-
-    arguments: tuple[Tensor, Tensor | None, Tensor]
-    prompt_positions: Tensor | None
-
 
 def _fold_choices(
     input_ids: Tensor, position_ids: Tensor | None, attention_mask: Tensor, prompt_positions: Tensor | None
-) -> _Folded:
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+    """Fold the choice dimension of [b,c,...], where there is one, into the batch: [b*c,...]."""
     if input_ids.dim() == 2:
-        return _Folded((input_ids, position_ids, attention_mask), prompt_positions)
+        return input_ids, position_ids, attention_mask, prompt_positions
     assert input_ids.dim() == 3, input_ids.shape
-    # Separators [b,c] and matrices [b,c,1,s,k] lose one dimension like the rest.
-    return _Folded(
-        (
-            input_ids.flatten(0, 1),
-            None if position_ids is None else position_ids.flatten(0, 1),
-            attention_mask.flatten(0, 1),
-        ),
+    return (
+        input_ids.flatten(0, 1),
+        None if position_ids is None else position_ids.flatten(0, 1),
+        attention_mask.flatten(0, 1),  # prefix lengths [b,c] and matrices [b,c,1,s,k] alike
         None if prompt_positions is None else prompt_positions.flatten(0, 1),
     )
 
@@ -297,30 +297,3 @@ def _prefix_lengths_of(attention_mask: Tensor, batch_size: int) -> Tensor:
             f"{list(attention_mask.shape)}"
         )
     return attention_mask.reshape(-1).long()
-
-
-def _answer_scores(
-    logits: Tensor,
-    targets: tuple[Tensor, ...],
-    target_ids: Tensor,
-    loss_mask: Tensor,
-    *,
-    length_penalty: float,
-    softmax: bool,
-) -> Tensor:
-    """Return the weighted sum [b] of the targets' (log-softmax) logits, divided by length ** penalty.
-
-    ``targets`` are the rows and columns where ``loss_mask`` [b,s] is not 0, ``logits`` [targets,v] those that stand
-    there; ``target_ids`` [b,s]. A mask on the host spares a wait for the device.
-    """
-    rows, columns = (send(places, target_ids.device) for places in targets)
-    logits = logits.float()
-    token_scores = logits.gather(1, target_ids[rows, columns].unsqueeze(1)).squeeze(1)
-    if softmax:
-        token_scores = token_scores - logits.logsumexp(dim=-1)
-    weights = send(loss_mask[targets].to(token_scores.dtype), rows.device)
-    scores = token_scores.new_zeros(len(loss_mask)).index_add(0, rows, token_scores * weights)
-    if length_penalty > 0.0:
-        lengths = send(loss_mask.sum(dim=-1).to(scores.dtype), scores.device)
-        scores = scores / lengths**length_penalty
-    return scores

@@ -119,12 +119,11 @@ def _last_queries(places: Tensor, shape: torch.Size) -> tuple[Tensor | None, Ten
     """
     if places.device.type != "cpu":
         return None, places
-    chosen = torch.zeros(shape, dtype=torch.bool)
-    chosen.view(-1)[places] = True
-    query_positions = target_positions(chosen)
+    is_query = torch.zeros(shape, dtype=torch.bool)
+    is_query.view(-1)[places] = True
+    query_positions = target_positions(is_query)
     if query_positions is None:
         return None, places
-    ranks = chosen.cumsum(dim=1) - 1  # of a chosen position among those of its row
-    return query_positions, places.div(shape[1], rounding_mode="floor") * query_positions.size(1) + ranks.view(-1)[
-        places
-    ]
+    ranks = is_query.cumsum(dim=1) - 1  # of a query among those of its row
+    rows = places.div(shape[1], rounding_mode="floor")
+    return query_positions, rows * query_positions.size(1) + ranks.view(-1)[places]

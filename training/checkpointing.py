@@ -242,9 +242,9 @@ def _delete_old(root: Path, tag: str, keep: int) -> None:
     """Delete checkpoints older than ``tag`` except the newest ``keep - 1`` of them."""
     for number in [number for number in numbered_checkpoints(root) if number < int(tag)][keep - 1 :]:
         # Renamed first: a half-deleted folder must not look like a checkpoint.
-        doomed = root / f"{TEMPORARY_PREFIX}deleted-{number}"
-        (root / str(number)).rename(doomed)
-        shutil.rmtree(doomed)
+        deleted = root / f"{TEMPORARY_PREFIX}deleted-{number}"
+        (root / str(number)).rename(deleted)
+        shutil.rmtree(deleted)
 
 
 def newest_first(location: CheckpointLocation) -> list[CheckpointLocation]:

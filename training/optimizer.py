@@ -175,11 +175,18 @@ class DynamicLossScaler:
 
     def update(self, overflow: bool) -> None:
         """Count one update and adapt the scale; ``overflow`` tells whether its gradients were not finite."""
-        if self.dynamic:
-            if overflow:
-                self._shrink()
+        if self.dynamic and overflow:
+            if self.hysteresis == 1 or self.remaining_hysteresis == 1:
+                self.scale = max(self.scale / 2.0, self.min_scale)
             else:
-                self._grow_when_due()
+                self.remaining_hysteresis -= 1
+            self.last_overflow = self.num_updates
+        elif self.dynamic:
+            due = (self.num_updates - self.last_overflow) % self.window == 0  # to grow
+            if self.consecutive_hysteresis or due:
+                self.remaining_hysteresis = self.hysteresis
+            if due:
+                self.scale *= 2.0
         self.num_updates += 1
 
     def state_dict(self) -> dict[str, float | int]:
@@ -198,20 +205,6 @@ class DynamicLossScaler:
         self.num_updates = int(state["num_updates"])
         self.last_overflow = int(state["last_overflow"])
         self.remaining_hysteresis = int(state["remaining_hysteresis"])
-
-    def _shrink(self) -> None:
-        if self.hysteresis == 1 or self.remaining_hysteresis == 1:
-            self.scale = max(self.scale / 2.0, self.min_scale)
-        else:
-            self.remaining_hysteresis -= 1
-        self.last_overflow = self.num_updates
-
-    def _grow_when_due(self) -> None:
-        due = (self.num_updates - self.last_overflow) % self.window == 0
-        if self.consecutive_hysteresis or due:
-            self.remaining_hysteresis = self.hysteresis
-        if due:
-            self.scale *= 2.0
 
 
 def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:

@@ -531,7 +531,7 @@ RECIPES = (
     ("GLM-10B", "config_block_10B.json", 64, 2, False),
     ("GLM-10B", "config_block_10B.json", 256, 1, False),
 )
-OBJECTIVES = {"GLM-Base": "--bert-prob 1", "GLM-Large": "--bert-prob 1", "GLM-410M": "--bert-prob 0.5",
+OBJECTIVE_FLAGS = {"GLM-Base": "--bert-prob 1", "GLM-Large": "--bert-prob 1", "GLM-410M": "--bert-prob 0.5",
               "GLM-515M": "--bert-prob 0.5"}  # fmt: skip
 ALL_OBJECTIVES = "--bert-prob 0.5 --gap-sentence-prob 0.3 --task-mask"
 COLUMNS = ("model", "GPUs", "TP", "ZeRO", "micro batch", "parameters", "gradients", "optimizer", "activations",
@@ -542,7 +542,7 @@ def recipe_cells(name: str, file: str, num_gpus: int, tensor_parallel_size: int,
     """Plan a line of the table as ``scripts/ds_pretrain_nvidia.sh`` would start it; return its cells, memory in GB."""
     released = RELEASED_MODELS[name]
     config, path = released.config, Path(__file__).resolve().parent.parent / "config" / file
-    flags = f"""--block-lm --deepspeed --checkpoint-activations {OBJECTIVES.get(name, ALL_OBJECTIVES)}
+    flags = f"""--block-lm --deepspeed --checkpoint-activations {OBJECTIVE_FLAGS.get(name, ALL_OBJECTIVES)}
         --num-layers {config.num_layers} --hidden-size {config.hidden_size}
         --num-attention-heads {config.num_attention_heads} --max-position-embeddings {config.max_position_embeddings}
         --tokenizer-type {released.tokenizer_type} --model-parallel-size {tensor_parallel_size} --train-data corpus"""

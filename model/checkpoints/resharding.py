@@ -42,7 +42,9 @@ def reshard_content(contents: Sequence[dict[str, Any]], *, size: int, rank: int,
         if name in HUB_HEAD:
             continue
         present = [shard[name] for shard in shards]
-        weights[name] = _compact(reshard_tensor(name, present, size=size, rank=rank))
+        part = reshard_tensor(name, present, size=size, rank=rank)
+        # Of a part of a larger storage all of that would be written.
+        weights[name] = part.clone() if part.untyped_storage().nbytes() > part.nbytes else part
         release_pages(present)
     if "module" not in contents[0]:
         return dict(weights)
@@ -69,15 +71,13 @@ def _without_trackers(content: dict[str, Any]) -> dict[str, Any]:
 def has_torch_optimizer(content: dict[str, Any]) -> bool:
     """Tell whether a file holds an optimizer state of this program's torch engine that can be cut.
 
-    Adafactor's cannot: its means over rows and columns are those of one part.
+    Adafactor's cannot: its means over rows and columns belong to one way of cutting.
     """
     state = content.get("optimizer")
-    return "data_state" in content and isinstance(state, Mapping) and not is_factored(state)
-
-
-def _compact(tensor: Tensor) -> Tensor:
-    """Copy a tensor that is part of a larger storage, all of which would be written with it."""
-    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
+    if "data_state" not in content or not isinstance(state, Mapping):
+        return False
+    moments = state.get("state")
+    return not isinstance(moments, Mapping) or not any("exp_avg_sq_row" in moment for moment in moments.values())
 
 
 def dropped_keys(content: dict[str, Any]) -> list[str]:
@@ -109,12 +109,6 @@ def parameter_groups(names: Sequence[str]) -> list[list[str]]:
             continue
         (no_decay if kind == "bias" or "layernorm" in canonical else decay).append(name)
     return [decay, no_decay]
-
-
-def is_factored(state: Mapping[str, Any]) -> bool:
-    """Tell whether a state holds means over rows and columns (Adafactor), which belong to one way of cutting."""
-    moments = state.get("state")
-    return isinstance(moments, Mapping) and any("exp_avg_sq_row" in state for state in moments.values())
 
 
 def reshard_optimizer(
@@ -164,32 +158,32 @@ def reshard_optimizer(
 def _reshard_moments(
     name: str, present: Sequence[Mapping[str, Any]], shapes: Sequence[Any], *, size: int, rank: int, file: Path
 ) -> dict[str, Any]:
-    own: dict[str, Any] = {}
+    moments: dict[str, Any] = {}
     replicated = rule_for(name).dim is None
     for key, value in present[0].items():
         parts = [state[key] for state in present]
         if replicated or not isinstance(value, Tensor) or value.dim() == 0:
-            own[key] = value
+            moments[key] = value
         elif all(part.shape == shape for part, shape in zip(parts, shapes, strict=True)):
-            own[key] = reshard_tensor(name, parts, size=size, rank=rank)
+            moments[key] = reshard_tensor(name, parts, size=size, rank=rank)
             release_pages(parts)
         else:
             raise ValueError(
                 f"{file} has an optimizer state whose {key!r} is not of the shape of its parameter (Adafactor); it "
                 f"cannot be cut for another model-parallel size: {WITHOUT_OPTIMIZER}"
             )
-    return own
+    return moments
 
 
 def _reshard_masters(
     states: Sequence[Mapping[str, Any]], weights: Sequence[Mapping[str, Tensor]], *, size: int, rank: int
 ) -> list[list[Tensor]]:
-    masters = [state["fp32_from_fp16"] for state in states]
-    own: list[list[Tensor]] = []
+    present = [state["fp32_from_fp16"] for state in states]
+    masters: list[list[Tensor]] = []
     for group, names in enumerate(parameter_groups(list(weights[0]))):
-        own.append([])
+        masters.append([])
         for index, name in enumerate(names):
-            parts = [shard[group][index] for shard in masters]
-            own[-1].append(reshard_tensor(name, parts, size=size, rank=rank))
+            parts = [shard[group][index] for shard in present]
+            masters[-1].append(reshard_tensor(name, parts, size=size, rank=rank))
             release_pages(parts)
-    return own
+    return masters

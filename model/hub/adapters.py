@@ -42,6 +42,7 @@ from model.checkpoints.reading import (
 )
 from model.checkpoints.writing import check_is_new, new_folder, write_shard
 from model.config import LORA_TARGETS, LoraSettings
+from model.hub.describe import read_json
 from model.hub.weight_files import read_hub_file
 from model.lora import adapted_layers, add_adapters, low_rank_product
 from model.modeling_glm import GLMModel
@@ -140,12 +141,7 @@ def read_adapter(folder: Path) -> Adapter:
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise ValueError(f"{folder} holds no {CONFIG_FILE}; give the folder of an adapter (LoRA)")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}; copy the folder anew") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} holds no settings; copy the folder anew")
+    config = read_json(file)
     path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if path is None:
         raise ValueError(f"{folder} lacks {WEIGHT_FILES[0]}; copy the whole folder")

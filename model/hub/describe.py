@@ -422,7 +422,7 @@ def is_classifier(fields: Mapping[str, Any] | None) -> bool:
     return CLASSIFIER_CLASS in ((fields or {}).get("architectures") or ())
 
 
-def config_fields(config: GLMConfig, *, pool_token: str = "cls") -> dict[str, Any]:
+def config_fields(config: GLMConfig, pool_token: str = "cls") -> dict[str, Any]:
     """Return the fields of config.json that describe ``config``: those of the published models."""
     fields = {field: getattr(config, name) for name, field in FIELD_NAMES.items()}
     # The published code needs the last two: whole logits instead of hidden states.

@@ -238,8 +238,7 @@ def _architecture(names: Sequence[str], options: ExportOptions) -> str:
 def _config_file(
     weights: WholeWeights, config: GLMConfig, *, architecture: str, options: ExportOptions
 ) -> dict[str, Any]:
-    fields = {"architectures": [architecture], "auto_map": AUTO_MAP, **config_fields(config)}
-    fields["pool_token"] = options.pool_token
+    fields = {"architectures": [architecture], "auto_map": AUTO_MAP, **config_fields(config, options.pool_token)}
     fields["torch_dtype"] = str(weights.dtype).removeprefix("torch.")
     if architecture == CLASSIFIER_CLASS:
         count = weights.shape("multichoice_head.weight")[0]

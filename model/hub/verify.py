@@ -19,27 +19,6 @@ from model.modeling_glm import GLMModel
 TOLERANCE = 1e-5  # of logits up to 1, and relative to larger ones
 
 
-def compare_logits(
-    checkpoint: Path,
-    folder: Path,
-    *,
-    config: GLMConfig,
-    base: Path | None = None,
-    shared_row: tuple[int, int] | None = None,
-) -> float:
-    """Return the largest difference between the logits of both, relative to the largest logit where that is above 1.
-
-    ``base`` is the model that a partial checkpoint belongs to; ``shared_row`` as in ``ExportOptions``. Both models are
-    in memory. Raises ValueError when transformers is missing.
-    """
-    inputs = _inputs(config)
-    labels = _num_labels(folder)
-    native = _native_logits(checkpoint, inputs, config=config, base=base, shared_row=shared_row, labels=labels)
-    exported = _exported_logits(folder, inputs, classifier=labels is not None)
-    assert native.shape == exported.shape, (native.shape, exported.shape)
-    return ((native - exported).abs().max() / native.abs().max().clamp(min=1.0)).item()
-
-
 def verify(
     checkpoint: Path,
     folder: Path,
@@ -48,8 +27,18 @@ def verify(
     base: Path | None = None,
     shared_row: tuple[int, int] | None = None,
 ) -> str:
-    """Return a line on how much the logits of both sides differ; raise ValueError when that is too much."""
-    difference = compare_logits(checkpoint, folder, config=config, base=base, shared_row=shared_row)
+    """Return a line on how much the logits of both sides differ, relative to the largest one where that is above 1.
+
+    ``base`` is the model that a partial checkpoint belongs to; ``shared_row`` as in ``ExportOptions``. Both models are
+    in memory. Raises ValueError when they differ too much, or transformers is missing.
+    """
+    inputs = _inputs(config)
+    fields = read_fields(folder) or {}
+    labels = len(fields.get("id2label", {0: "", 1: ""})) if is_classifier(fields) else None
+    native = _native_logits(checkpoint, inputs, config=config, base=base, shared_row=shared_row, labels=labels)
+    exported = _exported_logits(folder, inputs, classifier=labels is not None)
+    assert native.shape == exported.shape, (native.shape, exported.shape)
+    difference = ((native - exported).abs().max() / native.abs().max().clamp(min=1.0)).item()
     line = f"logits of {checkpoint} and {folder} differ by {difference:.1e} (fp32)"
     if not difference <= TOLERANCE:
         raise ValueError(f"{line}, more than {TOLERANCE:.0e}: the files do not hold the same model")
@@ -67,12 +56,6 @@ def _inputs(config: GLMConfig) -> tuple[Tensor, Tensor, Tensor]:
         return ids, columns, prefix_lengths
     blocks = (columns - prefix_lengths[:, None] + 1).clamp(min=0)
     return ids, torch.stack([columns, blocks], dim=1), prefix_lengths
-
-
-def _num_labels(folder: Path) -> int | None:
-    """Return the number of classes of an exported classifier, None for a language model."""
-    fields = read_fields(folder) or {}
-    return len(fields.get("id2label", {0: "", 1: ""})) if is_classifier(fields) else None
 
 
 @torch.no_grad()

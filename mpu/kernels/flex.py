@@ -48,7 +48,7 @@ def make_block_mask(mask: PrefixMask, *, batch_size: int, length: int, device: t
     if mask.segment_ids is not None and mask.in_prefix is not None:
         shape = (batch_size, length)
         segment_ids = on_device(mask.segment_ids).expand(shape).contiguous()  # [b,s]
-        visible = _own_sample(segment_ids, on_device(mask.in_prefix).expand(shape).contiguous() != 0)
+        visible = _same_sample(segment_ids, on_device(mask.in_prefix).expand(shape).contiguous() != 0)
     else:
         assert mask.prefix_lengths is not None, "a matrix has no blocks"
         visible = _in_prefix(on_device(mask.prefix_lengths).reshape(-1).expand(batch_size).contiguous())  # [b]
@@ -81,7 +81,7 @@ def _in_prefix(prefix_lengths: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tens
     return visible
 
 
-def _own_sample(segment_ids: Tensor, in_prefix: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+def _same_sample(segment_ids: Tensor, in_prefix: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (segment_ids[row, query] == segment_ids[row, key]) & ((key <= query) | in_prefix[row, key])
 

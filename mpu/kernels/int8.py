@@ -46,17 +46,14 @@ class Int8Linear:
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the product in the type of ``inputs``."""
         flat = inputs.reshape(-1, inputs.size(-1))  # [m,k]
-        if flat.dtype == torch.bfloat16 and 0 < len(flat) <= FEW_ROWS and self._fits_kernel:
+        few = flat.dtype == torch.bfloat16 and 0 < len(flat) <= FEW_ROWS
+        if few and flat.size(1) % COLUMNS_MULTIPLE == 0 and has_int8_kernel():
             outputs = torch._weight_int8pack_mm(flat.contiguous(), self.whole, self.scales)
         else:
             outputs = F.linear(flat, self.whole.to(flat.dtype)).mul_(self.scales.to(flat.dtype))  # q is exact in bf16
         if self.bias is not None:
             outputs = outputs.add_(self.bias)
         return outputs.view(*inputs.shape[:-1], len(self.scales))
-
-    @property
-    def _fits_kernel(self) -> bool:
-        return self.whole.size(1) % COLUMNS_MULTIPLE == 0 and has_int8_kernel()
 
 
 @functools.cache

@@ -164,9 +164,15 @@ def test_the_device_that_the_harness_asks_for_by_itself_need_not_be_there(glm: G
 
 
 def test_without_the_package_there_is_a_hint(repository: Path):
-    hidden = "import sys; sys.modules['lm_eval'] = sys.modules['lm_eval.api'] = None; import generation.lm_eval_model"
-    run = subprocess.run([sys.executable, "-c", hidden], cwd=repository, capture_output=True, text=True)
-    assert run.stderr.splitlines()[-1].endswith("pip install 'glm-blank-infilling[lm-eval]'")
+    hidden = "import runpy, sys; sys.modules['lm_eval'] = sys.modules['lm_eval.api'] = None; "
+    for statement in (
+        "import generation.lm_eval_model",
+        "runpy.run_module('generation.lm_eval_model', None, '__main__')",
+    ):
+        run = subprocess.run([sys.executable, "-c", hidden + statement], cwd=repository, capture_output=True, text=True)
+        assert run.stderr.splitlines()[-1].endswith("pip install 'glm-blank-infilling[lm-eval]'")
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
