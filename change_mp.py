@@ -59,17 +59,13 @@ def change_model_parallel_size(folder: Path, size: int) -> Path | None:
         raise
     if location.root is not None:
         write_trackers(root, f"{location.tag}\n")
-    _tell_what_is_left_out(dropped_keys(contents[0]), zero=any(location.folder.glob("*optim_states.pt")))
+    dropped = dropped_keys(contents[0])
+    zero = ["the ZeRO optimizer files"] if any(location.folder.glob("*optim_states.pt")) else []
+    if dropped or zero:
+        hint = "; continue with --no-load-optim" if zero or "optimizer" in dropped else ""
+        print(f"not converted: {', '.join([*dropped, *zero])}{hint}")
     print(f"wrote {root}")
     return root
-
-
-def _tell_what_is_left_out(keys: list[str], *, zero: bool) -> None:
-    """Print what the new files lack, and how to go on without it."""
-    names = [*keys, *["the ZeRO optimizer files"] * zero]
-    hint = "; continue with --no-load-optim" if zero or "optimizer" in keys else ""
-    if names:
-        print(f"not converted: {', '.join(names)}{hint}")
 
 
 def main() -> int:

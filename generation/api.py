@@ -390,7 +390,7 @@ def load_weights(
     if report.missing:
         raise ValueError(
             f"{report.file} lacks {len(report.missing)} parameters of the model ({report.missing[0]}, ...): it cannot "
-            "generate by itself; give the checkpoint of a whole model"
+            "generate alone; give the checkpoint of a whole model"
         )
     model = model.to(device).eval().requires_grad_(False)
     if on_cpu and (prepack or int8):

@@ -78,5 +78,4 @@ class LoraSettings:
 
     @property
     def scale(self) -> float:
-        """Return the factor of the product."""
         return self.alpha / self.rank

@@ -54,7 +54,6 @@ class KeyValueCache:
 
     @property
     def batch_size(self) -> int:
-        """Return the number of rows b."""
         return self.keys[0].size(0)
 
     @property

@@ -170,5 +170,4 @@ class Dropout(nn.Module):
         return dropout(inputs, self.probability, training=self.training, fast=self.fast)
 
     def extra_repr(self) -> str:
-        """Describe the module when it is printed."""
         return f"probability={self.probability}, fast={self.fast}"

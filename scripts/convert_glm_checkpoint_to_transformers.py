@@ -60,13 +60,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return values
 
 
-def describe(values: argparse.Namespace) -> ModelDescription | None:
-    """Return what NAME and the flags say of the model; None when they say nothing."""
-    named = ModelDescription() if values.name is None else describe_name(values.name)
-    described = with_flags(named, values)
-    return None if described == ModelDescription() else described
-
-
 def tokenizer_files(description: TokenizerDescription, *, vocab_size: int, checkpoint: Path) -> TokenizerFiles:
     """Return the files of a tokenizer for the model of ``checkpoint``, whose vocabulary has ``vocab_size`` rows.
 
@@ -93,9 +86,12 @@ def tokenizer_files(description: TokenizerDescription, *, vocab_size: int, check
     return TokenizerFiles(kind, tokenizer.files, tokenizer.num_tokens, token_ids, lower_case)
 
 
-def convert(values: argparse.Namespace) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Convert, and print what was written."""
-    description = describe(values)
+    values = parse_arguments(argv)
+    named = ModelDescription() if values.name is None else describe_name(values.name)
+    described_by_user = with_flags(named, values)
+    description = None if described_by_user == ModelDescription() else described_by_user
     from model.checkpoints.reading import read_whole_weights
     from model.checkpoints.writing import check_is_new
     from model.hub.export import ExportOptions, export_bin, export_folder, parse_size
@@ -138,11 +134,6 @@ def convert(values: argparse.Namespace) -> int:
         side = {"config": config, "base": values.load_pretrained, "shared_row": options.shared_row}
         print(verify(values.checkpoint, values.output, **side))
     return 0
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command."""
-    return convert(parse_arguments(argv))
 
 
 if __name__ == "__main__":

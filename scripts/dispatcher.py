@@ -86,11 +86,9 @@ class Experiment:
     save: str
 
     def run_name(self, config: Mapping[str, Any]) -> str:
-        """Return the name of one run."""
         return f"{self.name}/{'-'.join(f'{name}-{value}' for name, value in sorted(config.items()))}"
 
     def result_path(self, config: Mapping[str, Any]) -> Path:
-        """Return where one run writes its results."""
         return Path("runs") / self.run_name(config) / "results.json"
 
     def flags(self, config: Mapping[str, Any], *, n_gpu: int, overwrite: bool) -> list[str]:

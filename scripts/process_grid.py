@@ -50,7 +50,6 @@ def read_results(pattern: str) -> dict[str, dict[str, Any]]:
 
 
 def metrics_of(results: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics of one run."""
     return {name: value for name, value in results.items() if name not in NOT_METRICS}
 
 

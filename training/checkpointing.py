@@ -88,7 +88,7 @@ def save_checkpoint(
     """
     root, topology = Path(root), topology or ParallelTopology.single()
     if not re.fullmatch(r"\w[\w-]*", tag):
-        raise ValueError(f"checkpoint tag {tag!r} is no name of a folder; use the iteration or a word")
+        raise ValueError(f"checkpoint tag {tag!r} cannot be the name of a folder; use the iteration or a word")
     if keep is not None and keep < 1:
         raise ValueError(f"{keep} checkpoints to keep; at least 1 is needed (--keep-checkpoints)")
     assert _is_plain(data_state or {}), data_state
@@ -190,7 +190,7 @@ def load_checkpoint(
         if scheduler is not None:
             restore_schedule(scheduler, content, folder=report.file)
     else:
-        notes += ("optimizer and schedule start anew",)
+        notes += ("optimizer and schedule start afresh",)
     if load_random:
         size = topology.model_parallel_size if shards.same_size else len(shards.contents)
         notes += restore_random_states(content, model, topology=topology, model_parallel_size=size)

@@ -56,7 +56,6 @@ def tokenizer_keywords(settings: Settings) -> dict[str, Any]:
 
 
 def build_run_tokenizer(settings: Settings) -> Tokenizer:
-    """Build the tokenizer of a run."""
     return build_tokenizer(**tokenizer_keywords(settings))
 
 

@@ -97,11 +97,9 @@ class BlankInfilling:
         return float(batch.loss_mask.sum())
 
     def objective(self, batch: Batch) -> Objective:
-        """Return the kind of blanks."""
         return batch.objective
 
     def num_tokens(self, batch: Batch) -> int:
-        """Return the size of the input."""
         return batch.input_ids.size
 
 

@@ -45,7 +45,6 @@ class JsonLinesWriter:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 
@@ -72,7 +71,6 @@ class TensorBoardWriter:
         self._writer.flush()
 
     def close(self) -> None:
-        """Close the event file."""
         self._writer.close()
 
 
@@ -87,12 +85,10 @@ class WandbWriter:
         self._run = wandb.init(project="glm", name=name, config=dict(config), resume="allow")
 
     def write(self, row: Mapping[str, Any], scalars: Sequence[Scalar]) -> None:
-        """Log ``scalars`` at their step."""
         if scalars:
             self._run.log({name: value for name, value, _ in scalars}, step=scalars[0][2])
 
     def close(self) -> None:
-        """End the run."""
         self._run.finish()
 
 
@@ -135,7 +131,6 @@ class Console:
             self._bar.set_description_str(line.split(" | ", 1)[1], refresh=False)
 
     def close(self) -> None:
-        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
 
@@ -153,7 +148,6 @@ class RunLog:
             writer.write(row, scalars)
 
     def close(self) -> None:
-        """Close everything."""
         self.console.close()
         for writer in self._writers:
             writer.close()

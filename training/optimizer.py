@@ -165,7 +165,6 @@ class DynamicLossScaler:
 
     @classmethod
     def of(cls, settings: PrecisionSettings) -> DynamicLossScaler:
-        """Return the scaler that the flags describe."""
         return cls(
             loss_scale=settings.loss_scale,
             window=settings.loss_scale_window,
@@ -190,7 +189,6 @@ class DynamicLossScaler:
         self.num_updates += 1
 
     def state_dict(self) -> dict[str, float | int]:
-        """Return the scale and the counters."""
         return {
             "scale": self.scale,
             "num_updates": self.num_updates,

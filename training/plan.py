@@ -148,7 +148,6 @@ def deepspeed_states(
 
 
 def bytes_of(precision: str) -> int:
-    """Return the bytes of a number."""
     return FP32 if precision == "fp32" else HALF
 
 
@@ -316,7 +315,6 @@ class Plan:
 
     @property
     def data_parallel_size(self) -> int:
-        """Return the number of copies of the model, each with its own data."""
         return self.configuration.device.world_size // self.configuration.device.model_parallel_size
 
     @property
@@ -350,7 +348,6 @@ class Plan:
         return self.flops_per_token * self.tokens_per_update * num_updates / rate / 86400
 
     def report(self) -> str:
-        """Return the plan as text."""
         config, batch, devices, states = self.config, self.configuration.batch, self.configuration.device, self.states
         updates, keep = self.configuration.run.train_iters, self.configuration.checkpoint.keep_checkpoints
         size, steps = self.activations, batch.gradient_accumulation_steps
@@ -392,7 +389,6 @@ class Plan:
 
 
 def in_gb(size: float) -> str:
-    """Return bytes in words."""
     return f"{size / GB:.2f} GB"
 
 

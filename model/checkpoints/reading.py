@@ -11,6 +11,7 @@ v vocabulary, h hidden
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -312,7 +313,7 @@ def _check_completeness(slots: dict[str, _Slot], missing: list[str], unexpected:
     lacking = [name for name in missing if name.startswith("transformer.") and slots[name].is_parameter]
     surplus = [name for name in unexpected if name.startswith("transformer.") and not name.endswith("inv_freq")]
     if lacking or surplus:
-        parts = [f"lacks {_few(lacking)}"] * bool(lacking) + [f"has {_few(surplus)} besides"] * bool(surplus)
+        parts = [f"lacks {_few(lacking)}"] * bool(lacking) + [f"has {_few(surplus)} as well"] * bool(surplus)
         raise ValueError(
             f"{file} is of another architecture than the model: it {' and '.join(parts)}; check --num-layers, "
             "--block-lm and --transformer-xl"
@@ -381,15 +382,11 @@ class WholeWeights:
         return tuple(shape)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of all whole parameters."""
         return {name: self.shape(name) for name in self.pieces}
 
     def num_bytes(self, name: str) -> int:
         """Return the size of a whole parameter in bytes."""
-        count = 1
-        for length in self.shape(name):
-            count *= length
-        return count * self.pieces[name][0].element_size()
+        return math.prod(self.shape(name)) * self.pieces[name][0].element_size()
 
     @property
     def dtype(self) -> torch.dtype:

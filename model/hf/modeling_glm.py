@@ -73,7 +73,6 @@ class GLMModel(GLMPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """Return the word embeddings."""
         return self.word_embeddings
 
     def set_input_embeddings(self, value: Any) -> None:

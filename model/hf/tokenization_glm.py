@@ -228,7 +228,9 @@ class GLMFastTokenizer(GLMTokenizerMixin, PreTrainedTokenizerFast):
 
     def build(self, vocab_file: str, merges_file: str | None, **kwargs: Any) -> Tokenizer:
         """Return the tokenizer of a vocabulary."""
-        raise TypeError(f"{type(self).__name__} is no tokenizer of a family; use one of {', '.join(TOKENIZERS)}")
+        raise TypeError(
+            f"{type(self).__name__} does not know how to build a tokenizer; use one of {', '.join(TOKENIZERS)}"
+        )
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         """Write the vocabulary's files where they are missing, and return their paths."""
@@ -388,7 +390,7 @@ class GLMChineseTokenizer(GLMTokenizerMixin, PreTrainedTokenizer):
         try:
             self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocab_file))
         except (RuntimeError, OSError) as error:
-            raise ValueError(f"{vocab_file} is not a SentencePiece model; copy it anew") from error
+            raise ValueError(f"{vocab_file} is not a SentencePiece model; copy it again") from error
         self.vocab_file = str(vocab_file)
         size = self.pieces.get_piece_size()
         blanks = (MASK, GENERATION_MASK, SENTENCE_MASK)

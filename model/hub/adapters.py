@@ -74,7 +74,6 @@ class Adapter:
 
     @property
     def adapted(self) -> list[str]:
-        """Return the names of the adapted weights."""
         return adapted_weights(self.weights)
 
 
@@ -151,13 +150,13 @@ def read_adapter(folder: Path) -> Adapter:
     weights = {native_name(name): tensor for name, tensor in present.items()}
     for name in weights:
         if not (ADAPTER_NAME.fullmatch(name) or name in HEAD_NAMES):
-            raise ValueError(f"{path} holds {name!r}, which is no adapter of a GLM; give one made for it")
+            raise ValueError(f"{path} holds {name!r}, which is not an adapter of a GLM; give one made for it")
     modules = [name.removesuffix(".weight") for name in adapted_weights(weights)]
     settings = settings_of_peft(config, modules=modules, file=str(file))
     for module in modules:
         a, b = (weights.get(f"{module}.lora_{factor}.weight") for factor in "AB")
         if a is None or b is None or (len(a), b.size(1)) != (settings.rank, settings.rank):
-            raise ValueError(f"{path}: the factors of {module} are not of rank {settings.rank}; copy the folder anew")
+            raise ValueError(f"{path}: the factors of {module} are not of rank {settings.rank}; copy the folder again")
     return Adapter(settings, weights, folder)
 
 
@@ -233,7 +232,7 @@ def load_adapter(network: nn.Module, model: GLMModel, adapter: Adapter, *, topol
     missing = [name for name in report.missing if ADAPTER_NAME.fullmatch(name)]
     unexpected = [name for name in report.unexpected if ADAPTER_NAME.fullmatch(name)]
     if missing or unexpected:
-        what = f"lacks {missing[0]}" if missing else f"has {unexpected[0]} besides"
+        what = f"lacks {missing[0]}" if missing else f"has {unexpected[0]} as well"
         raise ValueError(f"{adapter.folder} is for another model: it {what}; check --num-layers")
     return report
 

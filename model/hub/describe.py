@@ -291,7 +291,7 @@ def tokenizer_of_folder(folder: Path) -> TokenizerDescription | None:
     kind = next((kind for kind in HUB_TOKENIZERS if kind.class_name in str(class_name)), None)
     if kind is None:
         known = ", ".join(kind.class_name for kind in HUB_TOKENIZERS)
-        raise ValueError(f"{file}: tokenizer_class {class_name!r} is none of a GLM ({known})")
+        raise ValueError(f"{file}: tokenizer_class {class_name!r} is not one of a GLM ({known})")
     missing = [name for name in kind.files if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} lacks the tokenizer's {missing[0]}; copy it into the folder")
@@ -405,9 +405,9 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON file; copy it anew") from error
+        raise ValueError(f"{file} is not a JSON file; copy it again") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{file} holds no JSON object; copy it anew")
+        raise ValueError(f"{file} does not hold a JSON object; copy it again")
     return values
 
 

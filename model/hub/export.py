@@ -130,7 +130,9 @@ def check_weights(weights: WholeWeights, config: GLMConfig) -> list[str]:
         )
     unexpected = [name for name in weights.pieces if name not in expected and name not in head]
     if unexpected:
-        raise ValueError(f"{weights.file} has {unexpected[0]} besides the parameters of a GLM; give a GLM checkpoint")
+        raise ValueError(
+            f"{weights.file} has {unexpected[0]}, which is not a parameter of a GLM; give a GLM checkpoint"
+        )
     for name, shape in expected.items():
         if weights.shape(name) != shape:
             raise ValueError(

@@ -66,7 +66,7 @@ def fetch_model(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(HUB_PATTERNS)))
     except Exception as error:  # the hub's errors have no common root
         reason = str(error).strip().split("\n")[0][:150]
-        raise ValueError(f"{name} is no folder here and cannot be downloaded from the hub: {reason}") from error
+        raise ValueError(f"{name} is not a folder here and cannot be downloaded from the hub: {reason}") from error
 
 
 def open_hub_model(folder: Path) -> HubModel:

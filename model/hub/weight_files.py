@@ -62,7 +62,7 @@ def read_hub_file(path: Path) -> dict[str, Any]:
     missing = sorted(set(places) - set(weights))
     if missing:
         raise UnreadableCheckpointError(
-            f"{path} names parameter {missing[0]!r}, which {places[missing[0]]} does not hold; copy all files anew"
+            f"{path} names parameter {missing[0]!r}, which {places[missing[0]]} does not hold; copy all files again"
         )
     return {"module": _canonical({name: weights[name] for name in places}, file=path)}
 

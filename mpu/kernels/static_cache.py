@@ -26,7 +26,6 @@ class StaticKeyValueCache(KeyValueCache):
 
     @property
     def num_rows(self) -> int:
-        """Return how many rows r fit."""
         return self.key_buffers[0].size(0)
 
     def clear(self, batch_size: int) -> None:

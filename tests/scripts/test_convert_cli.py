@@ -270,7 +270,7 @@ def test_a_model_of_the_hub(checkpoint: Path, vocabulary: list[str], tmp_path: P
     assert all(torch.equal(found[name], tensor) for name, tensor in make_model().state_dict().items())
     printed = launching.run(program, "somebody/glm-other", "other", cwd=tmp_path, code=2)
     assert len(printed.splitlines()) == 1, printed
-    assert "somebody/glm-other is no folder here and cannot be downloaded from the hub" in printed
+    assert "somebody/glm-other is not a folder here and cannot be downloaded from the hub" in printed
     assert not (tmp_path / "other").exists()
 
 
@@ -334,7 +334,7 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (shutil.rmtree, "no such folder"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights"),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
-    "damaged configuration": (lambda folder: (folder / "config.json").write_text("{"), "is no JSON file"),
+    "damaged configuration": (lambda folder: (folder / "config.json").write_text("{"), "is not a JSON file"),
     "unrelated model": (other_type, "another kind of model (it has model_type 'bert')"),
     "unrelated weights": (other_weights, "a GLM has no parameter 'bert.pooler.weight'"),
     "wrong vocabulary size": (other_vocabulary, "word_embeddings.weight has shape (128, 16)"),

@@ -132,7 +132,7 @@ def test_weights_alone(tmp_path: Path):
         load_checkpoint(tmp_path, **other.parts())
     found = load_checkpoint(tmp_path, **other.parts(), load_optimizer=False)
     assert found.iteration == 3
-    assert "start anew" in found.report.summary() and "stay as seeded" in found.report.summary()
+    assert "start afresh" in found.report.summary() and "stay as seeded" in found.report.summary()
     fresh = load_checkpoint(tmp_path, **Run(seed=5).parts(), finetune=True)
     assert (fresh.iteration, fresh.data_state) == (0, {})
     save_checkpoint(tmp_path, tag="4", iteration=4, model=run.model, optimizer=run.optimizer)

@@ -131,7 +131,6 @@ class DeepSpeedEngine(Engine):
 
     @property
     def network(self) -> nn.Module:
-        """Return what runs a batch outside of training."""
         return self.deepspeed.module
 
     @property
