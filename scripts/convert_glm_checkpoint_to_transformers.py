@@ -60,6 +60,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return values
 
 
+def describe(values: argparse.Namespace) -> ModelDescription | None:
+    """Return what NAME and the flags say of the model; None when they say nothing."""
+    named = ModelDescription() if values.name is None else describe_name(values.name)
+    described = with_flags(named, values)
+    return None if described == ModelDescription() else described
+
+
 def tokenizer_files(description: TokenizerDescription, *, vocab_size: int, checkpoint: Path) -> TokenizerFiles:
     """Return the files of a tokenizer for the model of ``checkpoint``, whose vocabulary has ``vocab_size`` rows.
 
@@ -89,9 +96,7 @@ def tokenizer_files(description: TokenizerDescription, *, vocab_size: int, check
 def main(argv: list[str] | None = None) -> int:
     """Convert, and print what was written."""
     values = parse_arguments(argv)
-    named = ModelDescription() if values.name is None else describe_name(values.name)
-    described_by_user = with_flags(named, values)
-    description = None if described_by_user == ModelDescription() else described_by_user
+    description = describe(values)
     from model.checkpoints.reading import read_whole_weights
     from model.checkpoints.writing import check_is_new
     from model.hub.export import ExportOptions, export_bin, export_folder, parse_size

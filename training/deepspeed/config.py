@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from training.settings import PrecisionSettings, Settings
+from training.settings import Settings
 
 ADAM_TYPES = ("adam", "adamw", "fusedadam", "cpuadam")
 
@@ -29,11 +29,6 @@ class DeepSpeedPlan:
     stage: int
     precision: str
     notices: tuple[str, ...]
-
-    @property
-    def clips_itself(self) -> bool:
-        """Tell whether DeepSpeed clips gradients and knows their norm; without ZeRO that is left to us."""
-        return self.stage > 0
 
 
 def deepspeed_plan(settings: Settings, *, device: torch.device) -> DeepSpeedPlan:
@@ -68,14 +63,21 @@ def deepspeed_plan(settings: Settings, *, device: torch.device) -> DeepSpeedPlan
     for name in ("train_batch_size", "fp16", "bf16", "bfloat16"):
         config.pop(name, None)
     if arithmetic == "fp16":
-        config["fp16"] = {**_float16(settings.precision), **_known(content.get("fp16")), "enabled": True}
+        precision = settings.precision
+        flags = {
+            "loss_scale": precision.loss_scale or 0,  # 0: dynamic
+            "loss_scale_window": precision.loss_scale_window,
+            "hysteresis": precision.hysteresis,
+            "min_loss_scale": precision.min_scale,
+        }
+        config["fp16"] = {**flags, **_known(content.get("fp16")), "enabled": True}
     elif arithmetic == "bf16":
         config["bf16"] = {**_known(content.get("bf16")), "enabled": True}
     config["zero_optimization"] = {**zero, "stage": stage}
     config |= {
         "train_micro_batch_size_per_gpu": settings.batch.batch_size,
         "gradient_accumulation_steps": settings.batch.gradient_accumulation_steps,
-        "gradient_clipping": settings.optimizer.clip_grad if stage > 0 else 0.0,
+        "gradient_clipping": settings.optimizer.clip_grad if stage > 0 else 0.0,  # without ZeRO the engine clips
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,  # the run's own lines report
@@ -83,16 +85,6 @@ def deepspeed_plan(settings: Settings, *, device: torch.device) -> DeepSpeedPlan
     if settings.checkpoint.universal_checkpoint:
         config["checkpoint"] = {**config.get("checkpoint", {}), "load_universal": True}
     return DeepSpeedPlan(config, stage, arithmetic, tuple(notices))
-
-
-def _float16(settings: PrecisionSettings) -> dict[str, Any]:
-    """Return the flags of loss scaling under DeepSpeed's names (0: dynamic)."""
-    return {
-        "loss_scale": settings.loss_scale or 0,
-        "loss_scale_window": settings.loss_scale_window,
-        "hysteresis": settings.hysteresis,
-        "min_loss_scale": settings.min_scale,
-    }
 
 
 def _known(block: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -149,7 +149,7 @@ class DeepSpeedEngine(Engine):
 
     def _update(self) -> tuple[Tensor, Tensor]:
         engine = self.deepspeed
-        if self.plan.clips_itself:
+        if self.plan.stage > 0:  # DeepSpeed clips the gradients and knows their norm
             engine.step()
             grad_norm = torch.as_tensor(engine.get_global_grad_norm(), device=self.device, dtype=torch.float32)
         else:
