@@ -300,7 +300,7 @@ class StaticDecodingState(DecodingState):
         self.shown = False
 
     def _allocate(self, num_rows: int, capacity: int) -> StaticKeyValueCache:
-        """Take a step with room for that much, and let go of the present one."""
+        """Take a step with room for that much, and release the present one."""
         old, self.step = self.step, self.decoder.step_for(self, num_rows=num_rows, capacity=capacity)
         if old is not None:
             old.owner = None

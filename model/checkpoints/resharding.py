@@ -30,9 +30,9 @@ def reshard_content(contents: Sequence[dict[str, Any]], *, size: int, rank: int,
 
     Names keep their order, tensors their dtype. Optimizer states of the torch engine are cut along; the other keys are
     those of the first present shard. Of this program's own checkpoints the random states of single model-parallel ranks
-    are left out, which would give several ranks the same dropout masks. ``file`` names the checkpoint in messages. What
-    is read of the present shards is let go of at once: memory holds the new shard alone. Raises ValueError when a
-    parameter is unknown or cannot be cut evenly.
+    are left out, which would give several ranks the same dropout masks. ``file`` names the checkpoint in messages.
+    Pages of the present shards are released once they are read: memory holds the new shard alone. Raises ValueError
+    when a parameter is unknown or cannot be cut evenly.
     """
     shards = [weights_in(content, file=file) for content in contents]
     if any(list(shard) != list(shards[0]) for shard in shards):
@@ -122,8 +122,8 @@ def reshard_optimizer(
     """Return the optimizer state of shard ``rank`` of ``size`` from those of all present shards, in rank order.
 
     ``weights`` are the parameters of the present shards. Moments are cut as their parameters are; steps and options are
-    those of the first shard. Also takes the original's wrapper for fp16 with its fp32 masters. What is read of mapped
-    files is let go of at once.
+    those of the first shard. Also takes the original's wrapper for fp16 with its fp32 masters. Pages of mapped files are
+    released once they are read.
 
     Raises:
         ValueError: the state is of other parameters, or its moments are not of their shape (Adafactor).

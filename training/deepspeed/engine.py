@@ -97,7 +97,7 @@ class DeepSpeedEngine(Engine):
         device: torch.device | str,
         criterion: Criterion | None = None,
     ) -> None:
-        """Hold ``model``, which lives on ``device``, and the its optimizer; ``plan`` is what DeepSpeed is told."""
+        """Hold ``model``, which lives on ``device``, and its optimizer; ``plan`` is what DeepSpeed is told."""
         super().__init__(
             model,
             optimizer=optimizer,
