@@ -68,15 +68,6 @@ def any_rank(flag: bool, *, topology: ParallelTopology, device: torch.device) ->
     return bool(votes.item() > 0)
 
 
-def gather_numbered(results: Mapping[int, Result], *, topology: ParallelTopology) -> dict[int, Result]:
-    """Return the numbered results of all data-parallel ranks, on every rank; every rank has to call it."""
-    if topology.data_parallel_group is None:
-        return dict(results)
-    shares: list[Mapping[int, Result]] = [{}] * topology.data_parallel_size
-    dist.all_gather_object(shares, results, group=topology.data_parallel_group)
-    return {number: result for share in shares for number, result in share.items()}
-
-
 def run_shared(
     batches: Sequence[Sequence[int]], run: Callable[[Sequence[int]], Sequence[Result]], *, topology: ParallelTopology
 ) -> list[Result]:
@@ -90,7 +81,10 @@ def run_shared(
     for turn in range(-(-len(batches) // size)):
         batch = batches[(turn * size + rank) % len(batches)]
         results.update(zip(batch, run(batch), strict=True))
-    results = gather_numbered(results, topology=topology)
+    if topology.data_parallel_group is not None:
+        shares: list[dict[int, Result]] = [{}] * size
+        dist.all_gather_object(shares, results, group=topology.data_parallel_group)
+        results = {number: result for share in shares for number, result in share.items()}
     return [results[number] for number in range(len(results))]
 
 

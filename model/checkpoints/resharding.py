@@ -122,8 +122,8 @@ def reshard_optimizer(
     """Return the optimizer state of shard ``rank`` of ``size`` from those of all present shards, in rank order.
 
     ``weights`` are the parameters of the present shards. Moments are cut as their parameters are; steps and options are
-    those of the first shard. Also takes the original's wrapper for fp16 with its fp32 masters. Pages of mapped files are
-    released once they are read.
+    those of the first shard. Also takes the original's wrapper for fp16 with its fp32 masters. What was read of
+    mapped files is released at once.
 
     Raises:
         ValueError: the state is of other parameters, or its moments are not of their shape (Adafactor).

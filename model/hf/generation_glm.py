@@ -6,6 +6,7 @@ b batch, n tokens so far, s new positions, c context length, g length of a piece
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -127,7 +128,8 @@ class BlankFilling(GenerationMixin):
             place = self.generation_config if name == "eos_token_id" else self.config
             known[name] = getattr(place, name) if value is None else value
             if known[name] is None:
-                raise ValueError(f"fill_blanks does not know {name}; give it, as tokenizer.{_TOKENIZER_NAMES[name]}")
+                of_tokenizer = "eop_token_id" if name == "eos_token_id" else name
+                raise ValueError(f"fill_blanks does not know {name}; give it, as tokenizer.{of_tokenizer}")
         ends = {known["eos_token_id"]} if isinstance(known["eos_token_id"], int) else set(known["eos_token_id"])
         start, device = known["sop_token_id"], input_ids.device
         context = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -159,7 +161,7 @@ class BlankFilling(GenerationMixin):
                 eos_token_id=sorted(ends),
                 **options,
             )[:, ids.size(1) + 1 :].tolist()
-            filled = [_before_end(result, ends) for result in results]
+            filled = [list(takewhile(lambda token: token not in ends, result)) for result in results]
             for row, piece in zip(rows, filled):
                 pieces[row].append(piece)
             # The last token of a piece that was cut off is not fed.
@@ -175,19 +177,6 @@ class BlankFilling(GenerationMixin):
                 visible[row, place:end] = True
                 position_ids[row, :, place:] = new[index, :, :added]
         return pieces
-
-
-_TOKENIZER_NAMES = {
-    "mask_token_ids": "mask_token_ids",
-    "sop_token_id": "sop_token_id",
-    "eos_token_id": "eop_token_id",
-}
-
-
-def _before_end(tokens: Sequence[int], ends: set[int]) -> list[int]:
-    """Return the tokens before the first end token."""
-    count = next((index for index, token in enumerate(tokens) if token in ends), len(tokens))
-    return list(tokens[:count])
 
 
 def _limited(room: int, length: int, *, settings: Any, options: dict[str, Any]) -> dict[str, int]:
