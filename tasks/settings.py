@@ -136,6 +136,10 @@ class FinetuningSettings(Settings):
     def _check_language_model(self) -> None:
         name, files = self.task.name, self.data.valid_data or ()
         refuse(
+            (
+                self.batch.pack_samples,
+                f"--pack-samples has nothing to do for {name}, whose rows are full; leave it out",
+            ),
             (self.tuning.epochs, f"--epochs {self.tuning.epochs}: {name} only evaluates; leave --epochs out"),
             (
                 len(files) != 1,
@@ -144,10 +148,6 @@ class FinetuningSettings(Settings):
             (
                 self.model.block_lm and self.model.masked_lm,
                 f"{name} needs two rows of positions: leave --masked-lm out",
-            ),
-            (
-                self.batch.pack_samples,
-                f"--pack-samples has nothing to do for {name}, whose rows are full; leave it out",
             ),
             self.too_long(),
         )

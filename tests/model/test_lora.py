@@ -218,7 +218,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         {**weights, "base_model.model.glm.transformer.extra.weight": torch.ones(2)},
         folder / "adapter_model.safetensors",
     )
-    with pytest.raises(ValueError, match="no adapter of a GLM"):
+    with pytest.raises(ValueError, match="not an adapter of a GLM"):
         read_adapter(folder)
     weights.pop("base_model.model.glm.transformer.layers.0.attention.dense.lora_A.weight")
     save_file(weights, folder / "adapter_model.safetensors")

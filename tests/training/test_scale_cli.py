@@ -24,7 +24,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
 @pytest.fixture(scope="module")
 def straight(corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("straight")
-    run("pretrain_glm.py", *words(corpus, size=1, ranks=1), cwd=folder)
+    run("pretrain_glm.py", *words(corpus, size=1, ranks=1, steps=STEPS), cwd=folder)
     return folder
 
 
@@ -33,7 +33,7 @@ def straight(corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_losses_do_not_depend_on_the_number_of_ranks(
     ranks: int, size: int, corpus: SmallCorpus, straight: Path, tmp_path: Path
 ) -> None:
-    run("pretrain_glm.py", *words(corpus, size=size, ranks=ranks), cwd=tmp_path, ranks=ranks)
+    run("pretrain_glm.py", *words(corpus, size=size, ranks=ranks, steps=STEPS), cwd=tmp_path, ranks=ranks)
     assert len(curve(tmp_path)) == STEPS
     torch.testing.assert_close(curve(tmp_path), curve(straight), rtol=TOLERANCE, atol=0.0)
 
@@ -49,7 +49,7 @@ def test_losses_are_the_same_under_deepspeed(stage: int, corpus: SmallCorpus, st
         "zero_optimization": {"stage": stage},
     }
     (tmp_path / "ds.json").write_text(json.dumps(content), encoding="utf-8")
-    given = [*words(corpus, size=1, ranks=2), "--deepspeed", "--deepspeed_config", "ds.json"]
+    given = [*words(corpus, size=1, ranks=2, steps=STEPS), "--deepspeed", "--deepspeed_config", "ds.json"]
     output = run("pretrain_glm.py", *given, cwd=tmp_path, ranks=2)
     assert output.count("ds.json sets batch_size = 2") == 1, "what the file overrides is said once"
     torch.testing.assert_close(curve(tmp_path), curve(straight), rtol=TOLERANCE, atol=0.0)
@@ -63,7 +63,7 @@ def test_generation_does_not_depend_on_the_number_of_ranks(
     prompts = ["The [MASK] walks to the river. Then [MASK] sleeps.", "A bird sings. [sMASK] It rains.", "So [gMASK]"]
     lines = [json.dumps({"text": prompt}) for prompt in prompts]
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    model = words(corpus, size=1, ranks=1)
+    model = words(corpus, size=1, ranks=1, steps=STEPS)
     model = [*model[: model.index("--train-data")], "--load-pretrained", str(straight / "c" / "r")]
     answers = []
     for ranks, size in ((1, 1), (2, 2), (4, 2), (4, 4)):
@@ -79,7 +79,7 @@ def test_generation_does_not_depend_on_the_number_of_ranks(
 
 @pytest.mark.slow
 def test_typed_prompts_reach_all_tensor_parallel_ranks(corpus: SmallCorpus, straight: Path, tmp_path: Path) -> None:
-    model = words(corpus, size=2, ranks=2)
+    model = words(corpus, size=2, ranks=2, steps=STEPS)
     model = [*model[: model.index("--train-data")], "--load-pretrained", str(straight / "c" / "r"), "--top-k", "1"]
     model += ["--model-parallel-size", "2", "--out-seq-length", "8"]
     process = start("generate_samples.py", *model, cwd=tmp_path, ranks=2, stdin=subprocess.PIPE)
