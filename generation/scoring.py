@@ -231,9 +231,11 @@ def _token_scores(
         which = order[low:high]
         rows = torch.from_numpy(places[which] - first).to(device)
         columns = torch.from_numpy(targets[which]).to(device)
-        normalizers, first_choices = logits.logsumexp(dim=-1), logits.argmax(dim=-1)
-        values[which] = (logits[rows, columns] - normalizers[rows]).cpu().numpy()
-        best[which] = (first_choices[rows] == columns).cpu().numpy()
+        values[which] = logits.log_softmax(dim=-1)[rows, columns].cpu().numpy()
+        # argmax takes ten times as long as amax on a CPU; it settles ties, which go to the lowest id as in decoding.
+        highest = logits[rows, columns] == logits.amax(dim=-1)[rows]
+        highest[highest.clone()] = logits[rows[highest]].argmax(dim=-1) == columns[highest]
+        best[which] = highest.cpu().numpy()
     return values, best
 
 

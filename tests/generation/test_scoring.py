@@ -68,6 +68,21 @@ def test_choices_do_not_see_each_other():
     assert among[1].log_probability == pytest.approx(alone[0].log_probability, abs=1e-5)
 
 
+def test_of_equal_tokens_the_first_is_the_models_choice():
+    model = random_model(positions=LENGTH)
+    questions = questions_of([("w1 [MASK] w2", ["w30", "w20", "w10"])])
+    first, other = TOKENIZER.encode("w10 w20")
+    direction = model.word_embeddings.weight[first].detach().clone()
+    greedy = []
+    for scale in (100.0, -100.0):  # with one of them both have the same highest logit
+        with torch.no_grad():
+            model.word_embeddings.weight[first] = model.word_embeddings.weight[other] = scale * direction
+        [scores] = score_questions(model, questions)
+        assert scores[1].log_probability == scores[2].log_probability
+        greedy.append([score.greedy for score in scores])
+    assert sorted(greedy) == [[False, False, False], [False, False, first < other]]
+
+
 def test_many_long_choices_take_several_rows():
     model = random_model(positions=LENGTH)
     choices = [" ".join(f"w{(start + step) % 50}" for step in range(40)) for start in range(17)]
