@@ -232,7 +232,8 @@ def _token_scores(
         rows = torch.from_numpy(places[which] - first).to(device)
         columns = torch.from_numpy(targets[which]).to(device)
         values[which] = logits.log_softmax(dim=-1)[rows, columns].cpu().numpy()
-        # argmax takes ten times as long as amax on a CPU; it settles ties, which go to the lowest id as in decoding.
+        # On a CPU amax is much faster than argmax (docs/performance.md), which settles ties alone: they go to the
+        # lowest id, as in decoding.
         highest = logits[rows, columns] == logits.amax(dim=-1)[rows]
         highest[highest.clone()] = logits[rows[highest]].argmax(dim=-1) == columns[highest]
         best[which] = highest.cpu().numpy()

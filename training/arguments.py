@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import time
@@ -56,6 +55,8 @@ class FlagParser(argparse.ArgumentParser):
         """Raise ``message`` for the entry point to print, with the flag that was perhaps meant."""
         hint = "--help lists the flags"
         if message.startswith("unrecognized arguments: "):
+            import difflib
+
             typed = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
             similar = difflib.get_close_matches(typed, self._option_string_actions, n=1)
             hint = f"did you mean {similar[0]}? {hint}" if similar else hint
