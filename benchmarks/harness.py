@@ -22,7 +22,7 @@ import numpy as np
 
 from data_utils.corpora.store import Document
 from data_utils.tokenizers.tokenizer import Tokenizer, word_list_tokenizer
-from data_utils.whole_files import write_whole
+from files.writing import write_whole
 from model.config import GLMConfig
 from model.released import RELEASED_MODELS, ReleasedModel
 

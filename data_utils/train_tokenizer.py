@@ -21,7 +21,7 @@ from pathlib import Path
 
 from data_utils.corpora.named import read_documents
 from data_utils.errors import run_main
-from data_utils.whole_files import whole_file
+from files.writing import whole_file
 
 MODEL_TYPES = ("bpe", "unigram", "char")
 LONGEST_LINE = 4000  # characters; the trainer leaves longer ones out, so documents are cut

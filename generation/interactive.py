@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import torch.distributed as dist
 
-from data_utils.whole_files import write_whole
+from files.writing import write_whole
 from generation.infill import BlankFiller, FilledPrompt, prompt_generator
 from generation.inputs import PromptInputs, complete_prompt, require_blank
 from generation.sampling import DecodingSettings

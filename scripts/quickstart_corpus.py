@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data_utils.errors import run_main
-from data_utils.whole_files import write_whole
+from files.writing import write_whole
 
 MINIMUM_CHARACTERS = 200  # shorter pieces are mostly headings and signatures
 HELD_OUT_EVERY = 20  # one document in twenty is never trained on

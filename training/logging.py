@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_utils.whole_files import write_whole
+from files.writing import write_whole
 from training.metrics import Scalar
 
 # Scalar name part -> label of the curve.

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data_utils.corpora.store import Documents, DocumentSubset
-from data_utils.whole_files import whole_file
+from files.writing import whole_file
 
 logger = logging.getLogger("glm")
 

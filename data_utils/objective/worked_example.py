@@ -17,7 +17,7 @@ from data_utils.objective import Objective
 from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
 from data_utils.show import mask_picture
 from data_utils.tokenizers.tokenizer import word_list_tokenizer
-from data_utils.whole_files import write_whole
+from files.writing import write_whole
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "objective.md"
 BEGIN = "<!-- worked example: written by python -m data_utils.objective.worked_example --write -->\n"

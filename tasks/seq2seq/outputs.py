@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.tokenizers.tokenizer import Tokenizer
-from data_utils.whole_files import write_whole
+from files.writing import write_whole
 from tasks.seq2seq.detokenizers import clean_answer
 from tasks.seq2seq.readers import NO_ANSWER, Seq2SeqExample
 from tasks.seq2seq.samples import find_ids

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_utils.errors import run_main
-from data_utils.whole_files import write_whole
+from files.writing import write_whole
 from tasks.readers import read_text
 from tasks.seq2seq.metrics import SENTENCE_BREAK, RougeTexts, bleu_line, library_scores, multi_bleu, rouge
 

@@ -17,7 +17,7 @@ from torch import nn
 from data_utils.objective.block_infilling import BlankInfillingCollator
 from data_utils.objective.packing import Sample
 from data_utils.tokenizers.tokenizer import Tokenizer
-from data_utils.whole_files import write_whole
+from files.writing import write_whole
 from model.heads import MultiTokenCloze, MultiTokenClozeFast, SequenceClassification, SingleTokenCloze
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology

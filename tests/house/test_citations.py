@@ -15,7 +15,7 @@ PAGES = sorted(
     [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), REPOSITORY / "benchmarks" / "README.md",
      REPOSITORY / "tasks" / "superglue" / "README.md"]
 )  # fmt: skip
-ROOMS = ("mpu", "model", "data_utils", "training", "generation", "tasks", "scripts", "benchmarks", "tests", "config",
+ROOMS = ("files", "mpu", "model", "data_utils", "training", "generation", "tasks", "scripts", "benchmarks", "tests", "config",
          "config_tasks", ".ci")  # fmt: skip
 SOURCES = sorted(
     [*REPOSITORY.glob("*.py"), *REPOSITORY.glob("*.toml"), *REPOSITORY.glob("*.txt")]

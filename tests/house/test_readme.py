@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 READMES = ("README.md", "README.zh-CN.md")
-ROOMS = ("mpu", "model", "data_utils", "training", "generation", "tasks", "scripts", "benchmarks")
+ROOMS = ("files", "mpu", "model", "data_utils", "training", "generation", "tasks", "scripts", "benchmarks")
 COMMENT = re.compile(r"\s+#.*")
 
 

@@ -53,7 +53,7 @@ class Workplace:
         self.folder.mkdir()
         self.programs.mkdir()
         for path in REPOSITORY.iterdir():
-            if path.name in {"scripts", "config", "model", "mpu", "data_utils", "training", "pretrain_glm.py"}:
+            if path.name in {"scripts", "config", "model", "mpu", "data_utils", "files", "training", "pretrain_glm.py"}:
                 (self.folder / path.name).symlink_to(path)
         self.write("report.py", REPORT)
 

@@ -1,0 +1,64 @@
+"""SHA-256 of files, and lists of them as ``sha256sum`` writes and checks them.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from files.reading import lines_of, read_text
+from files.writing import write_whole
+
+READ_BYTES = 1 << 20
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while data := file.read(READ_BYTES):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+class HashingFile:
+    """A binary file to write to from its beginning to its end, which knows the SHA-256 of what it was given."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write ``data``."""
+        self._digest.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        """Flush the file."""
+        self._file.flush()
+
+    @property
+    def sha256(self) -> str:
+        """Return the SHA-256 of everything written, as 64 hexadecimal digits."""
+        return self._digest.hexdigest()
+
+
+def write_checksums(path: str | Path, checksums: Mapping[str, str]) -> None:
+    """Write ``{name: SHA-256}`` as the file that ``sha256sum --check`` reads in the folder of the files."""
+    write_whole(path, "".join(f"{checksum}  {name}\n" for name, checksum in sorted(checksums.items())))
+
+
+def read_checksums(path: str | Path) -> dict[str, str]:
+    """Return ``{name: SHA-256}``. Raises ValueError for a file that is none of ``sha256sum``."""
+    checksums = {}
+    for number, line in enumerate(lines_of(read_text(path)), start=1):
+        match = re.fullmatch(r"([0-9a-f]{64}) [ *](\S.*)", line)
+        if match is None:
+            raise ValueError(f"{path}, line {number}: not a checksum and a file name, as sha256sum writes them")
+        checksums[match[2]] = match[1]
+    return checksums

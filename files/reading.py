@@ -1,0 +1,154 @@
+"""Read text, lines and JSON that people and other programs wrote, and check the values in them.
+
+Everything is UTF-8. Whatever is wrong is a ValueError of one line that names the place. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+Kind = TypeVar("Kind")
+REQUIRED: Any = object()
+NAMES_OF_KINDS = {
+    str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list",
+    dict: "an object", type(None): "null",
+}  # fmt: skip
+
+
+def read_text(path: str | Path) -> str:
+    """Return the text of a file, without a byte order mark; ends of lines stay as they are.
+
+    Raises ValueError when it is missing, a folder, or not UTF-8.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder; a file is needed") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}, line {line}: {not_utf8(error)}") from None
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """Return what to say of bytes that are not UTF-8, with the command that converts the usual other encodings."""
+    data = error.object
+    encoding = next((name for name in ("utf-16", "gb18030") if _decodes(data, name)), None)
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    elif encoding == "utf-16":
+        encoding = "gb18030" if _decodes(data, "gb18030") else None
+    hint = f"; it may be {encoding.upper()}: iconv -f {encoding.upper()} -t UTF-8 FILE" if encoding else ""
+    return f"not UTF-8 text (byte {error.start}){hint}"
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def lines_of(text: str) -> list[str]:
+    r"""Return the lines of a text, which end with ``\n`` or ``\r\n`` and with nothing else; a last empty one is none.
+
+    ``str.splitlines`` also cuts at U+2028, form feeds and lone carriage returns, which texts contain.
+    """
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
+def parse_json(text: str | bytes, *, place: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises ValueError, which begins with ``place``, for what is no JSON, repeats a key of an object, holds half of a
+    surrogate pair, is nested too deeply, or has a number of too many digits.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_object)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{place}: {not_utf8(error)}") from None
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise ValueError(f"{place}: {half} is half of a surrogate pair, which stands for no character") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}" if "\n" in text.strip() else f"column {error.colno}"
+        raise ValueError(f"{place}: not valid JSON ({error.msg}, {where})") from None
+    except RecursionError:
+        raise ValueError(f"{place}: JSON nested too deeply") from None
+    except ValueError as error:  # a repeated key, or an integer of more digits than Python reads
+        reason = str(error) if isinstance(error, _RepeatedKeyError) else "a number of too many digits"
+        raise ValueError(f"{place}: {reason}") from None
+    return value
+
+
+class _RepeatedKeyError(ValueError):
+    """A key stands twice in one JSON object: which value is meant, is not known."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _RepeatedKeyError(f"the key {twice[:80]!r} stands twice in one JSON object")
+    return made
+
+
+def read_json(path: str | Path, kind: type[Kind] = dict) -> Kind:  # type: ignore[assignment]
+    """Return the value of a JSON file, which has to be of ``kind``. Raises ValueError as ``parse_json`` does."""
+    value = parse_json(read_text(path), place=str(path))
+    if not isinstance(value, kind):
+        raise ValueError(f"{path}: {NAMES_OF_KINDS[kind]} is needed in JSON, found {described(value)}")
+    return value
+
+
+def described(value: Any, *, width: int = 60) -> str:
+    """Return a value as messages show it: short, on one line."""
+    text = repr(value)
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def value_of(
+    fields: Mapping[str, Any],
+    name: str,
+    kind: type[Kind],
+    *,
+    place: str,
+    default: Any = REQUIRED,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Kind:
+    """Return the value under ``name`` of an object that was read from a file, or ``default`` where there is none.
+
+    Truth values are no numbers; whole numbers are numbers; numbers are finite. Raises ValueError with ``place`` and
+    ``name`` for a missing value (null counts as missing), one of another kind, or out of bounds.
+    """
+    value = fields.get(name)
+    if value is None:
+        if default is REQUIRED:
+            known = ", ".join(map(str, list(fields)[:12])) or "nothing"
+            raise ValueError(f"{place}: no {name!r}; it has {known}")
+        return default
+    fitting = isinstance(value, bool) == (kind is bool) and isinstance(value, (int, float) if kind is float else kind)
+    if not fitting or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"{place}: {name} is {described(value)}; {NAMES_OF_KINDS[kind]} is needed")
+    if (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
+        bounds = [f"at least {at_least}"] * (at_least is not None) + [f"at most {at_most}"] * (at_most is not None)
+        raise ValueError(f"{place}: {name} is {described(value)}; {' and '.join(bounds)} is needed")
+    return float(value) if kind is float else value  # type: ignore[return-value]
