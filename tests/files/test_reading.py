@@ -37,7 +37,7 @@ def test_lines_end_with_line_feeds_alone():
 
 def test_a_file_of_another_encoding_names_the_command(tmp_path: Path):
     path = tmp_path / "a.txt"
-    path.write_bytes("x\n".encode() + "中文".encode("gb18030"))
+    path.write_bytes(b"x\n" + "中文".encode("gb18030"))
     with pytest.raises(ValueError, match=r"a.txt, line 2: not UTF-8 .*iconv -f GB18030 -t UTF-8"):
         read_text(path)
     path.write_bytes("中文".encode("utf-16"))
