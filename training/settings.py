@@ -158,7 +158,9 @@ class TokenizerSettings(Group):
         ),
     )
     tokenizer_model_type: str | None = option(
-        None, "vocabulary name (bert-base-uncased, bert-large-uncased, gpt2, roberta, ...)"
+        None,
+        "vocabulary name (bert-base-uncased, bert-large-uncased, gpt2, roberta, ...); of ChineseSPTokenizer glm-large "
+        "or glm-10b (the Chinese file), or the path of a multilingual model's .model file",
     )
     tokenizer_path: str = option(DEFAULT_PATH, "file of a SentencePiece model for the generic tokenizer")
     fix_command_token: bool = option(

@@ -6,7 +6,7 @@ Order matters: it is the order in which texts are split, and of names that share
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 END_OF_TEXT = "<|endoftext|>"
 START_OF_PIECE = "<|startofpiece|>"
@@ -214,6 +214,11 @@ def chinese_commands(size: int, options: CommandOptions, id_of: PieceLookup) -> 
     return builder.table(size)
 
 
+def multilingual_commands(size: int, options: CommandOptions, id_of: PieceLookup) -> CommandTable:
+    """Commands of a multilingual vocabulary: those of the Chinese one with the fix, after the pieces of any file."""
+    return chinese_commands(size, replace(options, fix_command_token=True), id_of)
+
+
 def given_commands(ids: Mapping[str, int], num_tokens: int) -> CommandTable:
     """Commands by name (``MASK``, ``sop`` ...) with the ids given: for examples, tests and benchmarks."""
     texts = {"pad": END_OF_TEXT, "eos": END_OF_TEXT, "ENC": "[CLS]", "sep": "[SEP]", "unk": "[UNK]"}
@@ -230,5 +235,6 @@ COMMAND_TABLES: dict[str, Callable[[int, CommandOptions, PieceLookup], CommandTa
     "gpt2": gpt2_commands,
     "roberta": roberta_commands,
     "chinese": chinese_commands,
+    "multilingual": multilingual_commands,
     "sentencepiece": generic_commands,
 }

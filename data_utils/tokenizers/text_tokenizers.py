@@ -261,16 +261,20 @@ class ByteLevelBPE:
 
 
 class SentencePiece:
-    """Any SentencePiece model, nothing added."""
+    """Any SentencePiece model, nothing added.
 
-    def __init__(self, model: Path) -> None:
+    ``separator`` stands between runs of ids and command texts when decoding. With one, each command text also has a
+    run before it, which may be empty: ``[CLS] a`` becomes `` [CLS] a``, as in the multilingual release.
+    """
+
+    def __init__(self, model: Path, *, separator: str = "") -> None:
         import sentencepiece
 
-        self.path = model
+        self.path, self.separator = model, separator
         try:
             self._model: Any = sentencepiece.SentencePieceProcessor(model_file=str(model))
         except (RuntimeError, OSError) as error:
-            raise ValueError(f"{model}: not a SentencePiece model ({str(error).splitlines()[0][:100]})") from error
+            raise ValueError(f"{model}: not a SentencePiece model ({_why_unreadable(model, error)})") from error
         self.size = self._model.get_piece_size()
         self.digest = _digest(model.read_bytes())
 
@@ -289,14 +293,34 @@ class SentencePiece:
         return None if index == self._model.unk_id() and token != self._model.id_to_piece(index) else index
 
     def decode_runs(self, runs: Sequence[Sequence[int] | str]) -> str:
-        """Decode each run by itself and concatenate: blanks at the border of a run are lost, as in the original."""
-        return "".join(run if isinstance(run, str) else self._model.decode(list(run)) for run in runs)
+        """Decode each run by itself and join them: blanks at the border of a run are lost, as in the original."""
+        texts: list[str] = []
+        for index, run in enumerate(runs):
+            if isinstance(run, str):
+                if self.separator and (index == 0 or isinstance(runs[index - 1], str)):
+                    texts.append("")
+                texts.append(run)
+            else:
+                texts.append(self._model.decode(list(run)))
+        return self.separator.join(texts)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
+        return {"path": self.path, "separator": self.separator}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        SentencePiece.__init__(self, state["path"])
+        SentencePiece.__init__(self, state["path"], separator=state["separator"])
+
+
+def _why_unreadable(model: Path, error: Exception) -> str:
+    """Return why a file is no SentencePiece model: downloads end up as pointers, web pages and empty files."""
+    head = model.read_bytes()[:64]
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, not the file itself; fetch it with: git lfs pull"
+    if not head:
+        return "it is empty; download it again"
+    if head.lstrip().startswith(b"<"):
+        return "it is a web page; download the file itself"
+    return str(error).splitlines()[0][:100]
 
 
 class WordList:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from data_utils.tokenizers.command_tokens import (
     given_commands,
 )
 from data_utils.tokenizers.text_tokenizers import ByteLevelBPE, SentencePiece, TextTokenizer, WordList, WordPiece
-from data_utils.tokenizers.vocabularies import find_vocabulary
+from data_utils.tokenizers.vocabularies import find_vocabulary, sentencepiece_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +33,9 @@ SENTENCE_ENDS = {
     "document": ".?!;:\n",  # packing of documents
     "causal": ".?!",  # packing of plain causal samples
 }
+# --tokenizer-model-type of the Chinese vocabulary, and whether its [gMASK] has an id of its own; other values of
+# ChineseSPTokenizer name the SentencePiece file of a multilingual model.
+CHINESE_MODEL_TYPES = {"glm-large": True, "glm-10b": False}
 TOKENIZER_TYPES = (
     "BertWordPieceTokenizer",
     "GPT2BPETokenizer",
@@ -163,9 +167,14 @@ class Tokenizer:
         return self.text_tokenizer.id_to_token(token_id)
 
     def token_to_id(self, token: str) -> int:
-        """Return the id of a command text or raw piece. Raises ValueError when there is none."""
+        """Return the id of a command text or raw piece. Raises ValueError when there is none.
+
+        A text that is both is the command, but in a multilingual vocabulary, where it is the piece.
+        """
         command = self._by_text.get(token.strip())
-        index = command.id if command is not None else self.text_tokenizer.token_to_id(token)
+        index = self.text_tokenizer.token_to_id(token) if command is None or self.family == "multilingual" else None
+        if index is None and command is not None:
+            index = command.id
         if index is None:
             raise ValueError(f"token {token!r} is not in the vocabulary")
         return index
@@ -241,7 +250,8 @@ def build_tokenizer(
 
     Args:
         tokenizer_type: one of ``TOKENIZER_TYPES``.
-        model_type: vocabulary of the type: ``bert-base-uncased`` ..., ``gpt2`` or ``roberta...``.
+        model_type: vocabulary of the type: ``bert-base-uncased`` ..., ``gpt2`` or ``roberta...``; of
+            ChineseSPTokenizer a key of ``CHINESE_MODEL_TYPES``, or the SentencePiece file of a multilingual model.
         path: the vocabulary file, or the folder that holds the files; needed for SentencePieceTokenizer.
         block_symbols, task_mask, decoder_mask, num_sentinels, fix_command_token: which command tokens there are; see
             ``CommandOptions``.
@@ -265,8 +275,14 @@ def build_tokenizer(
             raise ValueError(f"--tokenizer-model-type {model_type} is none of GPT2BPETokenizer; choose gpt2 or roberta")
         files = find_vocabulary(family, path=path, vocab_dir=vocab_dir, cache_dir=cache_dir)
         text_tokenizer = ByteLevelBPE(*files)
+    elif tokenizer_type == "ChineseSPTokenizer" and model_type is not None and model_type not in CHINESE_MODEL_TYPES:
+        family = "multilingual"
+        files = [sentencepiece_file(path or model_type)]
+        text_tokenizer = SentencePiece(files[0], separator=" ")
     elif tokenizer_type == "ChineseSPTokenizer":
         family = "chinese"
+        if model_type is not None:
+            options = replace(options, fix_command_token=CHINESE_MODEL_TYPES[model_type])
         files = find_vocabulary(family, path=path, vocab_dir=vocab_dir, cache_dir=cache_dir)
         text_tokenizer = SentencePiece(files[0])
     elif tokenizer_type == "SentencePieceTokenizer":

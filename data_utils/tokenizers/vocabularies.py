@@ -65,6 +65,21 @@ def find_vocabulary(
     )
 
 
+def sentencepiece_file(name: str | Path) -> Path:
+    """Return the SentencePiece model that ``name`` names, with or without the ending ``.model``.
+
+    Raises ValueError when there is no such file.
+    """
+    given = Path(name)
+    for file in (given, given.with_name(f"{given.name}.model")):
+        if file.is_file():
+            return file
+    raise ValueError(
+        f"{name}: no such SentencePiece model; name the .model file that lies beside the checkpoint on its download "
+        "page, or train one: bash scripts/train_tokenizer.sh FILES --vocab-size N"
+    )
+
+
 def _at_path(path: Path, names: tuple[str, ...]) -> list[Path]:
     files = [path / name for name in names] if path.is_dir() or len(names) > 1 else [path]
     missing = [file for file in files if not file.is_file()]
