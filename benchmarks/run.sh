@@ -5,7 +5,7 @@
 #   bash benchmarks/run.sh NAME ...    these; the other rows of the table stay
 #   GLM_VOCAB_DIR   folder of the vocabularies   (default: ${DATA_ROOT:-../shared/data}/vocab)
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd -- "$(dirname -- "$0")/.."
 source scripts/setup_environment.sh
 setup_environment
 export GLM_VOCAB_DIR="${GLM_VOCAB_DIR:-${DATA_ROOT:-../shared/data}/vocab}"

@@ -2,7 +2,7 @@
 # Lint, format and types, as .ci/run asks for them: bash scripts/check.sh [--fix]
 # --fix    correct what ruff can, instead of reporting it
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd -- "$(dirname -- "$0")/.."
 if [ $# -gt 0 ] && [ "$*" != --fix ]; then
     echo "error: unknown option '$*'; known is --fix" >&2
     exit 2

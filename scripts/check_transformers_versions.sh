@@ -11,7 +11,7 @@
 # The environments stay in build/transformers-VERSION and are used again; remove one to make it anew. They see the
 # packages of the interpreter, so that torch is not installed again; what a version needs otherwise lies in front.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." || exit
 
 python="${GLM_PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}"
 

@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import queue
+import re
 import shlex
 import subprocess
 import sys
@@ -27,11 +28,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from process_grid import table
+from process_grid import checked_results, table
 
 from data_utils.errors import run_main
+from files.reading import described, parse_json, value_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+WORD = r"[A-Za-z0-9][A-Za-z0-9._,+-]*"  # of a grid: it becomes a part of a folder's name
 GRID: dict[str, list[Any]] = {
     "lr": [1e-5, 2e-5],
     "batch-size": [16, 32],
@@ -59,15 +62,29 @@ def configurations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(names, values, strict=True)) for values in itertools.product(*(grid[name] for name in names))]
 
 
-def as_flags(options: Mapping[str, Any]) -> str:
-    """Write options as flags: True is a switch, False and None are left out."""
+def as_flags(options: Mapping[str, Any]) -> list[str]:
+    """Write options as the words of flags: True is a switch, False and None are left out."""
     words = []
     for name, value in options.items():
-        if value is True:
-            words.append(f"--{name}")
-        elif value is not None and value is not False:
-            words.append(f"--{name} {value}")
-    return " ".join(words)
+        if value is not None and value is not False:
+            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return words
+
+
+def read_grid(text: str, *, n_gpu: int) -> dict[str, list[Any]]:
+    """Return the grid of ``--grid``; raise ValueError for what is no object of lists of numbers, words and switches."""
+    grid = parse_json(text, place="--grid")
+    if not isinstance(grid, dict):
+        raise ValueError(f"--grid: an object of lists is needed, found {described(grid)}")
+    for name in grid:
+        for value in value_of(grid, name, list, place="--grid"):
+            if value is not None and not isinstance(value, bool | int | float) and not re.fullmatch(WORD, str(value)):
+                raise ValueError(f"--grid: {name} has {described(value)}; a number, a word, true or false is needed")
+        if not grid[name] or not re.fullmatch(WORD, name):
+            raise ValueError(f"--grid: {described(name)} needs the name of a flag, and a list of one value at least")
+    for value in grid.get("batch-size", ()):
+        value_of({"batch-size": value}, "batch-size", int, place="--grid", at_least=n_gpu)
+    return grid
 
 
 @dataclass(frozen=True)
@@ -76,13 +93,13 @@ class Experiment:
 
     Attributes:
         name: ``<model>-<task>``.
-        model_flags, task_flags: what both need.
+        model_flags, task_flags: what both need, word by word.
         save: folder of checkpoints.
     """
 
     name: str
-    model_flags: str
-    task_flags: str
+    model_flags: list[str]
+    task_flags: list[str]
     save: str
 
     def run_name(self, config: Mapping[str, Any]) -> str:
@@ -95,12 +112,9 @@ class Experiment:
         """Return the command line of one run; each of ``n_gpu`` processes takes its share of the batch."""
         options = {name: value // n_gpu if name == "batch-size" else value for name, value in sorted(config.items())}
         options["overwrite"] = overwrite
-        evaluation = "" if "--eval-batch-size" in self.task_flags else "--eval-batch-size 16"
-        text = (
-            f"--finetune {self.model_flags} {self.task_flags} --experiment-name {self.run_name(config)} "
-            f"--save {self.save} --checkpoint-activations {evaluation} {as_flags(options)}"
-        )
-        return shlex.split(text)
+        evaluation = [] if "--eval-batch-size" in self.task_flags else ["--eval-batch-size", "16"]
+        where = ["--experiment-name", self.run_name(config), "--save", self.save, "--checkpoint-activations"]
+        return ["--finetune", *self.model_flags, *self.task_flags, *where, *evaluation, *as_flags(options)]
 
 
 def find_experiment(model: str, task: str) -> Experiment:
@@ -122,28 +136,37 @@ def find_experiment(model: str, task: str) -> Experiment:
     folder, length = TASKS[task]
     return Experiment(
         name=f"{model}-{task}",
-        model_flags=f"--block-lm --cloze-eval {size} --load-pretrained {checkpoints}/{checkpoint}",
-        task_flags=f"--task {task} --data-dir {data}/{folder} --seq-length {length} {COMMON}",
+        model_flags=["--block-lm", "--cloze-eval", *size.split(), "--load-pretrained", f"{checkpoints}/{checkpoint}"],
+        task_flags=["--task", task, "--data-dir", f"{data}/{folder}", "--seq-length", str(length), *COMMON.split()],
         save=save,
     )
 
 
 def _experiment_of_files(model: str, task: str, save: str) -> Experiment:
     script = (
-        'set -eu; source "$1"; DATA_ROOT="${DATA_ROOT:-data}"; source "$2"; printf "%s\\n" "$EXPERIMENT_NAME" '
-        '"$(echo $MODEL_ARGS)" "$(echo --task $TASK_NAME --data-dir $DATA_PATH '
-        '${MAX_SEQ_LEN:+--seq-length $MAX_SEQ_LEN} $TRAIN_ARGS $COMMON_ARGS ${TASK_ARGS:-})" "${GLM_VOCAB_DIR:-}"'
+        'set -eu; source "$1"; DATA_ROOT="${DATA_ROOT:-data}"; source "$2"; '
+        'printf "%s\\0" "$EXPERIMENT_NAME" "${GLM_VOCAB_DIR:-}" --cloze-eval $MODEL_ARGS ""; '
+        'printf "%s\\0" --task "$TASK_NAME" --data-dir "$DATA_PATH" ${MAX_SEQ_LEN:+--seq-length "$MAX_SEQ_LEN"} '
+        "$TRAIN_ARGS $COMMON_ARGS ${TASK_ARGS:-}"
     )
     for file in (model, task):
         if not Path(file).is_file():
             raise ValueError(f"{file}: no such file; give a model and a task file of config_tasks/")
-    run = subprocess.run(["bash", "-c", script, "-", model, task], capture_output=True, text=True, check=False)
+    files = [str(Path(file).resolve()) for file in (model, task)]
+    run = subprocess.run(
+        ["bash", "-c", script, "-", *files],
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        check=False,
+    )
     if run.returncode:
         raise ValueError(f"{model} and {task} cannot be read by bash: {run.stderr.strip()[:200]}")
-    name, model_flags, task_flags, vocabularies = run.stdout.split("\n")[:4]
+    name, vocabularies, *words = run.stdout.split("\0")[:-1]
     if vocabularies:
         os.environ.setdefault("GLM_VOCAB_DIR", vocabularies)
-    return Experiment(name, f"--cloze-eval {model_flags}", task_flags, save)
+    end = words.index("")
+    return Experiment(name, words[:end], words[end + 1 :], save)
 
 
 def run_grid(
@@ -159,7 +182,7 @@ def run_grid(
         name, path = experiment.run_name(config), experiment.result_path(config)
         if path.is_file() and not overwrite:
             print(f"{name} is done", flush=True)
-            results[name] = json.loads(path.read_text("utf-8"))
+            results[name] = checked_results(path)
         else:
             waiting.put(config)
 
@@ -183,7 +206,11 @@ def run_grid(
             if run.returncode or not path.is_file():
                 print(f"{name} failed on {group}: see logs/log-{environment['LOG_NAME']}-*.txt", flush=True)
                 continue
-            results[name] = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                results[name] = checked_results(path)
+            except ValueError as error:
+                print(f"{name} failed on {group}: {error}", flush=True)
+                continue
             print(f"{name} on {group}: {json.dumps(results[name])}", flush=True)
             with open(f"logs/{experiment.name}.txt", "a", encoding="utf-8") as summary:
                 summary.write(f"Config: {config}\n{json.dumps(results[name])}\n")
@@ -210,10 +237,9 @@ def main() -> int:
     arguments = parser.parse_args()
     os.chdir(REPOSITORY)
     experiment = find_experiment(arguments.model, arguments.task)
-    try:
-        grid = json.loads(arguments.grid) if arguments.grid else GRID
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--grid is not valid JSON ({error})") from None
+    if arguments.n_gpu < 1:
+        raise ValueError(f"--n_gpu is {arguments.n_gpu}; give a number of at least 1")
+    grid = read_grid(arguments.grid, n_gpu=arguments.n_gpu) if arguments.grid else GRID
     if arguments.debug:
         for config in configurations(grid):
             print(shlex.join(experiment.flags(config, n_gpu=arguments.n_gpu, overwrite=arguments.overwrite)))

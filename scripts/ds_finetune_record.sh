@@ -5,7 +5,7 @@
 #   DEEPSPEED_CONFIG   its batch size, rate and weight decay count  (default: config_tasks/config_blocklm_10B_record.json)
 #   and the variables of scripts/finetune.sh
 set -euo pipefail
-source "$(dirname "$0")/finetune.sh"
+source "$(dirname -- "$0")/finetune.sh"
 export NUM_GPUS_PER_WORKER="${NUM_GPUS_PER_WORKER:-$(count_gpus 4)}"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}_${DATESTR}"
 

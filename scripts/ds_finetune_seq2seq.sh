@@ -7,7 +7,7 @@
 #                      (default: config_tasks/config_blocklm_10B_cnndm.json)
 #   and the variables of scripts/finetune.sh
 set -euo pipefail
-source "$(dirname "$0")/finetune.sh"
+source "$(dirname -- "$0")/finetune.sh"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}_${DATESTR}"
 
 # shellcheck disable=SC2086  # the variables of the files are lists of words

@@ -18,7 +18,7 @@ if [ $# -lt 1 ] || [ ! -f "$1" ]; then
 fi
 CONFIG="$(realpath -- "$1")"
 shift
-source "$(dirname "$0")/launch.sh"
+source "$(dirname -- "$0")/launch.sh"
 if [ -z "${PYTHON:-}" ] && ! has_requirements; then
     source scripts/setup_environment.sh
     setup_environment

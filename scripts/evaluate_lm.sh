@@ -14,7 +14,7 @@
 #
 # The result is printed and written to runs/<experiment>/test_results.json.
 set -euo pipefail
-source "$(dirname "$0")/finetune.sh"
+source "$(dirname -- "$0")/finetune.sh"
 export NUM_GPUS_PER_WORKER="${N_GPU:-1}"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}-${DATESTR}"
 

@@ -20,7 +20,7 @@ if [ $# -lt 1 ] || [ ! -f "$1" ]; then
 fi
 MODEL_FILE="$(realpath -- "$1")"
 shift
-source "$(dirname "$0")/launch.sh"
+source "$(dirname -- "$0")/launch.sh"
 source "$MODEL_FILE"
 DATA_PATH="${DATA_PATH:-${DATA_ROOT:-data}/multichoice}"
 if [ -d "$DATA_PATH" ]; then

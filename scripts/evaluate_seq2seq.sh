@@ -13,6 +13,6 @@ fi
 HYPS="$(realpath -m -- "$1")"
 REFS="$(realpath -m -- "$2")"
 shift 2
-source "$(dirname "$0")/launch.sh"
+source "$(dirname -- "$0")/launch.sh"
 
 launch_single -m tasks.seq2seq.scoring "$HYPS" "$REFS" "$@"

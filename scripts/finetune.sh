@@ -17,7 +17,7 @@ if [ $# -lt 2 ]; then
 fi
 MODEL_FILE="$(realpath -m -- "$1")" TASK_FILE="$(realpath -m -- "$2")"
 shift 2
-source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/launch.sh"
 for file in "$MODEL_FILE" "$TASK_FILE"; do
     if [ ! -f "$file" ]; then
         echo "error: $file: no such file; config_tasks/ holds model_*.sh, task_*.sh, seq_*.sh and zero_*.sh files" >&2

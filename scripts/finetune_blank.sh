@@ -10,4 +10,4 @@ if [ $# -lt 1 ]; then
     exit 2
 fi
 export MASK_RATIO="${MASK_RATIO:-0.1}"
-exec bash "$(dirname "$0")/finetune_seq2seq.sh" "$1" "$(dirname "$0")/../config_tasks/seq_blank.sh" "${@:2}"
+exec bash "$(dirname -- "$0")/finetune_seq2seq.sh" "$1" "$(dirname -- "$0")/../config_tasks/seq_blank.sh" "${@:2}"

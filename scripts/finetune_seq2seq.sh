@@ -6,7 +6,7 @@
 #   N_GPU   processes; the batch size is that of each  (default: the GPUs of this machine, at most 4)
 #   and the variables of scripts/finetune.sh
 set -euo pipefail
-source "$(dirname "$0")/finetune.sh"
+source "$(dirname -- "$0")/finetune.sh"
 export NUM_GPUS_PER_WORKER="${N_GPU:-$(count_gpus 4)}"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}-${DATESTR}"
 

@@ -9,7 +9,7 @@
 #   N_GPU     processes of each run  (default: 1)
 #   and DATA_ROOT, DATA_PATH, CHECKPOINT_PATH, SAVE_PATH of scripts/finetune.sh
 set -euo pipefail
-source "$(dirname "$0")/finetune.sh"
+source "$(dirname -- "$0")/finetune.sh"
 
 as_list() {
     local IFS=,

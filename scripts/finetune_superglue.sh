@@ -5,9 +5,10 @@
 #   N_GPU   processes; each takes its share of the task's batch size  (default: 1)
 #   and the variables of scripts/finetune.sh
 set -euo pipefail
-source "$(dirname "$0")/finetune.sh"
+source "$(dirname -- "$0")/finetune.sh"
 N_GPU="${N_GPU:-1}"
 export NUM_GPUS_PER_WORKER="$N_GPU"
+check_numbers N_GPU BATCH_SIZE
 EXPERIMENT_NAME="${EXPERIMENT_NAME}-${DATESTR}"
 
 # shellcheck disable=SC2086  # the variables of the files are lists of words

@@ -7,9 +7,10 @@
 #   N_GPU   processes of each run  (default: the GPUs of this machine, at most 2)
 #   and the variables of scripts/finetune.sh
 set -euo pipefail
-source "$(dirname "$0")/finetune.sh"
+source "$(dirname -- "$0")/finetune.sh"
 N_GPU="${N_GPU:-$(count_gpus 2)}"
 export NUM_GPUS_PER_WORKER="$N_GPU"
+check_numbers N_GPU BATCH_SIZE
 GRID="$EXPERIMENT_NAME"
 
 # A signal goes to the run of that moment; after it there is no further one.

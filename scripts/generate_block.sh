@@ -14,7 +14,7 @@ if [ $# -lt 1 ] || [ ! -f "$1" ]; then
 fi
 MODEL_FILE="$(realpath -- "$1")"
 shift
-source "$(dirname "$0")/launch.sh"
+source "$(dirname -- "$0")/launch.sh"
 source "$MODEL_FILE"
 
 # On the CPU every token reads every weight: from large pages, where the system has them, in a tenth less time.

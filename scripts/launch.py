@@ -5,7 +5,8 @@ python scripts/launch.py pretrain_glm.py ARGUMENTS...        (scripts/launch.sh 
 NUM_GPUS_PER_WORKER  processes on each machine  (default: slots of the hostfile, else the GPUs here, else the next)
 RANKS_WITHOUT_GPU    the same without any GPU   (default: 1)
 NUM_WORKERS          machines                   (default: those of the hostfile or of the SLURM job, else 1)
-HOST_FILE_PATH       file of "host slots=n" lines: the machines that DeepSpeed's launcher reaches by ssh
+HOST_FILE_PATH       file of "host slots=n" lines: the machines that DeepSpeed's launcher reaches by ssh (a name or
+                     IPv4 address each; users and ports belong into ~/.ssh/config)
 NODE_RANK            number of this machine, when the script is started on each machine by hand
 MASTER_ADDR          the first machine          (default: the first of the hostfile or of the SLURM job)
 MASTER_PORT          a free port on it          (default: on one machine any that is free; under SLURM from the job's
@@ -36,9 +37,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data_utils.errors import run_main
+from files.reading import described, lines_of, read_text
+from files.writing import write_whole
 
 LAUNCHERS = ("torchrun", "deepspeed", "slurm")
 LOGS = Path("logs")
+HOST = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # nothing that ssh or pdsh takes for an option, a user or a port
 # torchrun hands these to every rank, and kills a rank that has not left this many seconds later.
 TORCHRUN_SIGNALS = {
     "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
@@ -49,16 +53,23 @@ TORCHRUN_SIGNALS = {
 def read_hostfile(path: str) -> dict[str, int]:
     """Return {host: slots} of an OpenMPI-style hostfile; raise ValueError with file and line for what is not one."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ValueError(f"HOST_FILE_PATH {path}: {error.strerror}; give a file of 'host slots=n' lines") from None
+        lines = lines_of(read_text(path))
+    except ValueError as error:
+        raise ValueError(f"HOST_FILE_PATH {error}; give a file of 'host slots=n' lines") from None
     hosts: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not (content := line.split("#")[0].strip()):
             continue
-        match = re.fullmatch(r"(\S+)\s+slots=0*([1-9]\d*)", content, re.ASCII)
+        match = re.fullmatch(r"(\S+)\s+slots=0*([1-9]\d{0,5})", content, re.ASCII)
         if match is None:
-            raise ValueError(f"{path} line {number}: {line.strip()!r} is not 'host slots=n' with n of at least 1")
+            found = described(line.strip())
+            raise ValueError(f"{path} line {number}: {found} is not 'host slots=n' with n of at least 1")
+        if not re.fullmatch(HOST, match[1], re.ASCII):
+            raise ValueError(
+                f"{path} line {number}: {described(match[1])} is no name of a host or IPv4 address, which begin with a "
+                "letter or digit and hold letters, digits, '.', '_' and '-'; a user or a port belongs into "
+                "~/.ssh/config (User, Port)"
+            )
         if match[1] in hosts:
             raise ValueError(f"{path} line {number}: {match[1]} is listed twice")
         hosts[match[1]] = int(match[2])
@@ -78,17 +89,31 @@ def count_gpus(environment: Mapping[str, str]) -> int:
     return sum(line.startswith("GPU") for line in listed.stdout.splitlines())
 
 
-def number(environment: Mapping[str, str], name: str, default: int, *, least: int = 1) -> int:
+def number(environment: Mapping[str, str], name: str, default: int, *, least: int = 1, most: int = 10**6) -> int:
     """Return the number in a variable; raise ValueError when it holds something else."""
     text = environment.get(name) or str(default)
-    if not (text.isascii() and text.isdecimal()) or int(text) < least:
-        raise ValueError(f"{name} is {text!r}; give a number of at least {least}")
+    if not re.fullmatch("[0-9]{1,12}", text) or not least <= int(text) <= most:
+        raise ValueError(f"{name} is {described(text)}; give a number of at least {least}, at most {most}")
     return int(text)
+
+
+def port_of(environment: Mapping[str, str], default: int = 0) -> int:
+    """Return ``MASTER_PORT``; 0 when there is none and no default."""
+    return number(environment, "MASTER_PORT", default, least=0 if default == 0 else 1, most=65535)
+
+
+def address_of(environment: Mapping[str, str], default: str = "") -> str:
+    """Return ``MASTER_ADDR``: a name, or an address of IPv4 or IPv6; raise ValueError for something else."""
+    address = environment.get("MASTER_ADDR") or default
+    if address and not re.fullmatch(rf"{HOST}|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%\w+)?\]?", address, re.ASCII):
+        raise ValueError(f"MASTER_ADDR is {described(address)}; give the name or the address of the first machine")
+    return address
 
 
 def started_by_srun(environment: Mapping[str, str]) -> bool:
     """Tell whether this is a step of a SLURM job; the shells of sbatch and salloc are steps of a reserved number."""
-    return 0 <= int(environment.get("SLURM_STEP_ID") or -1) < 0xFFFFFFF0
+    step = environment.get("SLURM_STEP_ID")
+    return bool(step) and number(environment, "SLURM_STEP_ID", 0, least=0, most=2**32) < 0xFFFFFFF0
 
 
 def torchrun(num_nodes: int, num_ranks: int, *meeting: str) -> list[str]:
@@ -97,9 +122,10 @@ def torchrun(num_nodes: int, num_ranks: int, *meeting: str) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", *sizes, *meeting]
 
 
-def torchrun_by_hand(environment: Mapping[str, str], address: str, *, num_nodes: int, num_ranks: int) -> list[str]:
+def torchrun_by_hand(environment: Mapping[str, str], first_host: str, *, num_nodes: int, num_ranks: int) -> list[str]:
     """Return the torchrun of the machine with the number ``NODE_RANK``."""
-    node_rank, port = number(environment, "NODE_RANK", 0, least=0), number(environment, "MASTER_PORT", 0, least=0)
+    node_rank, port = number(environment, "NODE_RANK", 0, least=0), port_of(environment)
+    address = address_of(environment, first_host)
     if node_rank >= num_nodes:
         raise ValueError(f"NODE_RANK is {node_rank}, but NUM_WORKERS is {num_nodes}: ranks count from 0")
     if not (address and port):
@@ -111,30 +137,34 @@ def torchrun_by_hand(environment: Mapping[str, str], address: str, *, num_nodes:
 def slurm_command(environment: Mapping[str, str], *, num_nodes: int, num_ranks: int) -> list[str]:
     """Return ``srun torchrun``; in a script that ``srun`` has started on every machine, the torchrun of this one."""
     command = ["scontrol", "show", "hostnames", environment.get("SLURM_JOB_NODELIST", "")]
-    address = environment.get("MASTER_ADDR")
+    address = address_of(environment)
     if not address:
-        listed = subprocess.run(command, capture_output=True, text=True, check=False)
-        if listed.returncode or not listed.stdout:
+        if shutil.which(command[0]) is None:
+            raise ValueError("scontrol, which names the machines of the job, is not installed here; set MASTER_ADDR")
+        if command[-1].startswith("-"):
+            raise ValueError(f"SLURM_JOB_NODELIST is {described(command[-1])}, no list of machines; set MASTER_ADDR")
+        listed = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        if listed.returncode or not listed.stdout.split():
             raise ValueError(f"{shlex.join(command)} failed: {listed.stderr.strip()}; set MASTER_ADDR")
-        address = listed.stdout.split()[0]
-    job = environment["SLURM_JOB_ID"]
-    port = number(environment, "MASTER_PORT", 10000 + int(job) % 50000)
+        address = address_of({"MASTER_ADDR": listed.stdout.split()[0]})
+    job = str(number(environment, "SLURM_JOB_ID", 0, most=2**32))
+    port = port_of(environment, 10000 + int(job) % 50000)
     meeting = ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"{address}:{port}", "--rdzv_id", job]
     srun = ["srun", "--nodes", str(num_nodes), "--ntasks-per-node", "1", "--kill-on-bad-exit=1"]
     if environment.get("SLURM_CPUS_PER_TASK"):  # srun does not take it from the job by itself
-        srun += ["--cpus-per-task", environment["SLURM_CPUS_PER_TASK"]]
+        srun += ["--cpus-per-task", str(number(environment, "SLURM_CPUS_PER_TASK", 1))]
     return [*([] if started_by_srun(environment) else srun), *torchrun(num_nodes, num_ranks, *meeting)]
 
 
 def deepspeed_command(environment: Mapping[str, str], hosts: Sequence[str], *, num_ranks: int) -> list[str]:
     """Return DeepSpeed's launcher: for several hosts the one that reaches them by pdsh, else the one of a machine."""
-    port = ["--master_port", str(number(environment, "MASTER_PORT", 29500))]
+    port = ["--master_port", str(port_of(environment, 29500))]
     if len(hosts) <= 1:  # started by the other one it would not get signals
         visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.isdecimal()]
         devices = [int(name) for name in visible[:num_ranks]] if len(visible) >= num_ranks else list(range(num_ranks))
         world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode()).decode()
         return [sys.executable, "-u", "-m", "deepspeed.launcher.launch", f"--world_info={world}", *port]
-    address = environment.get("MASTER_ADDR") or hosts[0]
+    address = address_of(environment, hosts[0])
     if address == hosts[0] in ("localhost", "127.0.0.1", "::1"):
         raise ValueError(f"the other hosts cannot reach {address!r}: set MASTER_ADDR to a name of the first machine")
     sizes = ["--num_nodes", str(len(hosts)), "--num_gpus", str(num_ranks), "--master_addr", address, *port]
@@ -187,14 +217,14 @@ def build_command(environment: Mapping[str, str]) -> tuple[list[str], int, int]:
     if launcher == "deepspeed" or (len(hosts) > 1 and not by_hand):
         command = deepspeed_command(environment, hosts, num_ranks=num_ranks)
     elif num_nodes > 1 and by_hand:
-        address = environment.get("MASTER_ADDR") or (hosts[0] if hosts else "")
-        command = torchrun_by_hand(environment, address, num_nodes=num_nodes, num_ranks=num_ranks)
+        first_host = hosts[0] if hosts else ""
+        command = torchrun_by_hand(environment, first_host, num_nodes=num_nodes, num_ranks=num_ranks)
     elif num_nodes > 1:
         command = slurm_command(environment, num_nodes=num_nodes, num_ranks=num_ranks)
     elif num_ranks == 1:
         command = [sys.executable]
     elif environment.get("MASTER_PORT"):
-        command = torchrun(1, num_ranks, "--master_port", str(number(environment, "MASTER_PORT", 0)))
+        command = torchrun(1, num_ranks, "--master_port", str(port_of(environment, 29500)))
     else:
         command = torchrun(1, num_ranks, "--standalone")
     return command, num_nodes, num_ranks
@@ -214,9 +244,15 @@ def check_deepspeed(num_nodes: int) -> None:
 def write_variables(environment: Mapping[str, str], path: Path) -> None:
     """Write where DeepSpeed's launcher reads them the variables that every process needs; secrets stay here."""
     lines = [line for file in (Path.home() / ".deepspeed_env", Path(".deepspeed_env")) if file.is_file()
-             for line in file.read_text(encoding="utf-8").splitlines() if line]  # fmt: skip
+             for line in lines_of(read_text(file)) if line]  # fmt: skip
     names = r"(GLM|NCCL|GLOO|OMP)_.*|HF_HOME|HF_HUB_OFFLINE|TOKENIZERS_PARALLELISM|LD_LIBRARY_PATH|PYTHONPATH"
-    lines += [f"{name}={value}" for name, value in environment.items() if re.fullmatch(names, name)]
+    for name, value in environment.items():
+        if re.fullmatch(names, name):
+            if "\n" in value:
+                raise ValueError(
+                    f"{name} has several lines; DeepSpeed hands on variables of one line to other machines"
+                )
+            lines.append(f"{name}={value}")
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
@@ -236,7 +272,7 @@ def main() -> None:
     """Become the program, its launcher, or with ``--dry-run`` the plan of the run."""
     words = sys.argv[1:]
     if words[:1] == ["--count-gpus"]:  # for scripts: their number, but at most the one that follows
-        print(min(count_gpus(os.environ) or 1, int(words[1])))
+        print(min(count_gpus(os.environ) or 1, number({"--count-gpus": "".join(words[1:])}, "--count-gpus", 1)))
         return
     if not words or words[0].startswith("-"):
         raise ValueError("no program to start; give its file first: scripts/launch.py PROGRAM ARGUMENTS...")
@@ -244,6 +280,7 @@ def main() -> None:
     dry_run = "--dry-run" in words or os.environ.get("DRY_RUN") == "1"
     words = [word for word in words if word != "--dry-run"]
     name, date = os.environ.get("LOG_NAME") or Path(words[0]).stem, time.strftime("%m-%d-%H-%M")
+    name = name.replace("/", "-")
     name += "" if re.search(r"[-_]\d\d-\d\d-\d\d-\d\d$", name) else f"-{date}"
     if num_nodes > 1 and (
         node := os.environ.get("NODE_RANK") or ("srun" not in launcher and os.environ.get("SLURM_NODEID"))
@@ -267,9 +304,15 @@ def main() -> None:
     if any(word.startswith("deepspeed.") for word in launcher):
         check_deepspeed(num_nodes)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # DeepSpeed's launchers do not know it and would end
+    if shutil.which(launcher[0]) is None:
+        raise ValueError(f"{launcher[0]}, which starts the program on every machine, is not installed here")
     LOGS.mkdir(parents=True, exist_ok=True)
     if "DS_ENV_FILE" in additions:
         write_variables(os.environ, Path(additions["DS_ENV_FILE"]))
+    if "--hostfile" in launcher:  # DeepSpeed reads it by other rules: byte order marks, comments, ends of lines
+        hosts = read_hostfile(launcher[launcher.index("--hostfile") + 1])
+        launcher[launcher.index("--hostfile") + 1] = str(log.with_suffix(".hosts"))
+        write_whole(log.with_suffix(".hosts"), "".join(f"{host} slots={n}\n" for host, n in hosts.items()))
     copy_output(log)
     print(f"{shown}\nlog: {log}", flush=True)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell starts what is not in its foreground with it ignored

@@ -6,7 +6,7 @@
 #
 #   PYTHON   the interpreter (default: the active environment, else ./.venv, else python3)
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." || exit 1
 
 find_python() {
     if [ -n "${PYTHON:-}" ]; then
@@ -24,7 +24,7 @@ find_python() {
 launch_single() {
     local python
     python="$(find_python)"
-    echo "+ $python $*" >&2
+    { printf '+'; printf ' %q' "$python" "$@"; printf '\n'; } >&2
     "$python" "$@"
 }
 
@@ -34,6 +34,18 @@ has_requirements() {
 import importlib.util, sys
 needed = ("torch", "numpy", "tokenizers", "sentencepiece", "tqdm")
 sys.exit(any(importlib.util.find_spec(name) is None for name in needed))' 2> /dev/null
+}
+
+# End with one line unless every variable named holds a whole number of at least 1. To be called before arithmetic
+# with variables that a user sets: bash evaluates what is in them, commands as well.
+check_numbers() {
+    local name
+    for name in "$@"; do
+        if [[ ! "${!name:-}" =~ ^[1-9][0-9]{0,8}$ ]]; then
+            printf 'error: %s is %q; give a whole number from 1 to 999999999\n' "$name" "${!name:-}" >&2
+            exit 2
+        fi
+    done
 }
 
 # Print the number of GPUs of this machine, but at most $1; without any: 1.

@@ -9,7 +9,7 @@
 #   STEPS          length of the training                                     (default: 1800 en, 1400 zh)
 #   SAVE_PATH      where checkpoints go: $SAVE_PATH/blocklm-tiny-{en,zh}      (default: checkpoints)
 set -euo pipefail
-source "$(dirname "$0")/launch.sh"
+source "$(dirname -- "$0")/launch.sh"
 
 LANGUAGE="${1:-}"
 DATA_ROOT="${DATA_ROOT:-../shared/data}"

@@ -21,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data_utils.errors import run_main
+from files.reading import read_json, value_of
 
 NOT_METRICS = ("type", "epoch", "limit")
 STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {"mean": statistics.fmean, "median": statistics.median}
@@ -32,20 +33,25 @@ def read_results(pattern: str) -> dict[str, dict[str, Any]]:
     Raises ValueError when no folder matches or none has results.
     """
     folders = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_dir()]
-    results = {}
+    results: dict[str, dict[str, Any]] = {}
     for folder in folders:
         file = folder / "results.json"
         if not file.is_file():
             print(f"{folder}: no results.json")
             continue
-        try:
-            results[str(folder)] = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file} is not valid JSON ({error})") from None
+        results[str(folder)] = checked_results(file)
         if not (folder / "test_results.json").is_file():
             print(f"{folder}: no test_results.json, the run is not finished")
     if not results:
         raise ValueError(f"{pattern}: {len(folders)} folders, none with a results.json; quote the pattern")
+    return results
+
+
+def checked_results(file: Path) -> dict[str, Any]:
+    """Return the content of a results.json; raise ValueError when it is damaged or a metric is no number."""
+    results: dict[str, Any] = read_json(file)
+    for name in metrics_of(results):
+        value_of(results, name, float, place=str(file))
     return results
 
 
@@ -54,9 +60,15 @@ def metrics_of(results: Mapping[str, Any]) -> dict[str, float]:
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the lines of a table of all runs, their mean and their standard deviation."""
+    """Return the lines of a table of all runs, their mean and their standard deviation.
+
+    Raises ValueError when the runs have other metrics.
+    """
     rows = {folder: metrics_of(content) for folder, content in results.items()}
     names = list(next(iter(rows.values())))
+    for folder, row in rows.items():
+        if set(row) != set(names):
+            raise ValueError(f"{folder} has {', '.join(row)}, the first run {', '.join(names)}; summarize them apart")
     columns = {name: [row[name] for row in rows.values()] for name in names}
     rows["mean"] = {name: statistics.fmean(values) for name, values in columns.items()}
     rows["deviation"] = {name: statistics.pstdev(values) for name, values in columns.items()}
@@ -83,6 +95,7 @@ def main() -> int:
         best = max(results, key=lambda folder: results[folder][arguments.metric])
         print(best, json.dumps(results[best]))
     else:
+        table(results)  # refuses other metrics
         metrics, statistic = list(map(metrics_of, results.values())), STATISTICS[arguments.what]
         print(json.dumps({name: statistic([run[name] for run in metrics]) for name in metrics[0]}))
     return 0

@@ -11,6 +11,10 @@ set -euo pipefail
 
 DATA=() STEPS=5000 OUTPUT=quickstart
 while [ $# -gt 0 ]; do
+    if [ $# -eq 1 ] && [[ "$1" = --steps || "$1" = --output ]]; then
+        echo "error: $1 needs a value" >&2
+        exit 2
+    fi
     case "$1" in
         --data) shift; while [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; do DATA+=("$(realpath -- "$1")"); shift; done ;;
         --steps) STEPS="$2"; shift 2 ;;
@@ -20,7 +24,8 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-source "$(dirname "$0")/launch.sh"
+source "$(dirname -- "$0")/launch.sh"
+check_numbers STEPS
 source scripts/setup_environment.sh
 source scripts/small_corpus.sh
 setup_environment
@@ -48,14 +53,15 @@ step "4/4 filling blanks in sentences held out from training"
 launch_single generate_samples.py "${MODEL_ARGS[@]}" --load-pretrained "$OUTPUT/checkpoints/quickstart" \
     --input "$OUTPUT/blanks.jsonl" --output "$OUTPUT/filled.jsonl" --num-beams 4 --out-seq-length 16
 
+printf -v folder %q "$OUTPUT" # as a shell reads it: the lines below are there to be copied
 cat <<EOF
 
 Done. Loss curves: $OUTPUT/runs/quickstart/loss.png
 Next:
-  bash scripts/quickstart.sh --steps $((2 * STEPS))          train on from here
-  $PYTHON generate_samples.py ${MODEL_ARGS[*]} \\
-      --load-pretrained $OUTPUT/checkpoints/quickstart --num-beams 4      fill your own blanks
-  $PYTHON -m data_utils.show --train-data $OUTPUT/train.jsonl --task-mask \\
-      --tokenizer-type SentencePieceTokenizer --tokenizer-path $OUTPUT/tokenizer.model      see training samples
-  tensorboard --logdir $OUTPUT/runs
+  bash scripts/quickstart.sh --steps $((2 * STEPS)) --output $folder          train on from here
+  $PYTHON generate_samples.py$(printf ' %q' "${MODEL_ARGS[@]}") \\
+      --load-pretrained $folder/checkpoints/quickstart --num-beams 4      fill your own blanks
+  $PYTHON -m data_utils.show --train-data $folder/train.jsonl --task-mask \\
+      --tokenizer-type SentencePieceTokenizer --tokenizer-path $folder/tokenizer.model      see training samples
+  tensorboard --logdir $folder/runs
 EOF

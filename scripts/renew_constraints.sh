@@ -9,7 +9,7 @@
 #
 # The environment is made anew in build/newest-packages every time.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd -- "$(dirname -- "$0")/.."
 
 # Print the content of constraints.txt for the environment of $1, a Python with everything installed.
 freeze_constraints() {

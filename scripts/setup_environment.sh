@@ -22,7 +22,7 @@ def name_of(requirement):
     return re.match(r"[\w.-]*", requirement).group().lower().replace("_", "-")
 
 kept = {"torch", *map(name_of, importlib.metadata.requires("torch") or ())}
-lines = [] if sys.argv[1] == "none" else Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()
+lines = [] if sys.argv[1] == "none" else Path(sys.argv[1]).read_text(encoding="utf-8").split("\n")
 print(f"torch=={importlib.metadata.version('torch')}", *(line for line in lines if name_of(line) not in kept), sep="\n")
 END
 }

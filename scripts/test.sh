@@ -2,7 +2,7 @@
 # Set up and pass the tests: bash scripts/test.sh [pytest arguments, e.g. -m "not slow" or -k tokenizer]
 # TEST_PROCESSES    how many files are tested at a time (default: 2)
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd -- "$(dirname -- "$0")/.."
 source scripts/setup_environment.sh
 setup_environment
 export TOKENIZERS_PARALLELISM=false

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
 # Train a SentencePiece tokenizer: bash scripts/train_tokenizer.sh FILES ... --vocab-size N [--output tokenizer.model]
 set -euo pipefail
-source "$(dirname "$0")/launch.sh"
+source "$(dirname -- "$0")/launch.sh"
 launch_single -m data_utils.train_tokenizer "$@"

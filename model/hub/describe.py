@@ -62,6 +62,18 @@ RUN_KEYS = ("num_layers", "hidden_size", "num_attention_heads", "max_position_em
 UNSET_TOKENIZER_PATH = "tokenizer.model"  # what a command line without --tokenizer-path records
 # Prints the list of flags that a file of config_tasks/ defines.
 READ_MODEL_FILE = 'set -eu; source "$1"; printf "%s" "$MODEL_ARGS"'
+# What a converted model's model.sh holds. MODEL_ARGS is a list of words, as in config_tasks/.
+MODEL_FILE = """\
+# A model converted from the Hugging Face layout. To be sourced, as the files of config_tasks/.
+MODEL_FOLDER="$(CDPATH='' cd -- "$(dirname -- "${{BASH_SOURCE[0]}}")" && pwd)"
+case "$MODEL_FOLDER" in *[[:space:]\\'\\"\\\\*?[]*)
+    printf 'error: %q: give the folder a name without blanks, quotes, backslashes, *, ? and [\\n' "$MODEL_FOLDER" >&2
+    exit 2 ;;
+esac
+MODEL_TYPE={name}
+MODEL_ARGS={flags}"
+    {places}"
+"""
 # GLM-10B-Chinese was trained with [gMASK] at the id of the end of a piece; the hub's tokenizer has it at 50009, whose
 # row becomes that one's. Its score is then the same, so generation must not choose it.
 SHARED_ROW = (50009, 50007)
@@ -357,7 +369,8 @@ def of_model_file(file: Path) -> ModelDescription:
     command = ["bash", "-c", READ_MODEL_FILE, "-", str(file.resolve())]
     run = subprocess.run(command, check=False, capture_output=True, text=True, encoding="utf-8")
     if run.returncode:
-        raise ValueError(f"{file} defines no MODEL_ARGS: {run.stderr.strip().splitlines()[-1]}")
+        reason = (run.stderr.strip() or "bash cannot read it").split("\n")[-1]
+        raise ValueError(f"{file} defines no MODEL_ARGS: {reason}")
     parser = argparse.ArgumentParser(add_help=False)
     add_flags(parser)
     parser.add_argument("--hidden-size", type=int)
@@ -380,21 +393,16 @@ def model_file(name: str, config: GLMConfig, tokenizer: TokenizerDescription | N
         words += [f"--{size.replace('_', '-')}", str(getattr(config, size))]
     if config.attention_scale != 1.0:
         words += ["--attention-scale", str(config.attention_scale)]
-    lines = [" ".join(words)]
+    lines, in_folder = [" ".join(words)], ["--load-pretrained $MODEL_FOLDER"]
     if tokenizer is not None:
         words = ["--tokenizer-type", tokenizer.tokenizer_type]
         words += ["--tokenizer-model-type", tokenizer.model_type] if tokenizer.model_type else []
         words += ["--task-mask"] * tokenizer.task_mask + ["--fix-command-token"] * tokenizer.fix_command_token
         files = tokenizer.hub_class().files
-        words += ["--tokenizer-path", f"$MODEL_FOLDER/{files[0]}" if len(files) == 1 else "$MODEL_FOLDER"]
         lines.append(" ".join(words))
-    lines.append("--load-pretrained $MODEL_FOLDER")
-    content = "\n    ".join(lines)
-    return (
-        "# A model converted from the Hugging Face layout. To be sourced, as the files of config_tasks/.\n"
-        'MODEL_FOLDER="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"\n'
-        f'MODEL_TYPE="{name}"\nMODEL_ARGS="{content}"\n'
-    )
+        in_folder.insert(0, "--tokenizer-path $MODEL_FOLDER" + (f"/{files[0]}" if len(files) == 1 else ""))
+    flags, places = ("\n    ".join(part) for part in (lines, in_folder))
+    return MODEL_FILE.format(name=shlex.quote(name), flags=shlex.quote(flags), places=places)
 
 
 # config.json of the Hugging Face layout

@@ -21,7 +21,7 @@ from model.checkpoints.reading import load_model_weights, shard_name
 from model.checkpoints.safe_loading import read_checkpoint_file
 from model.config import GLMConfig
 from model.heads import SequenceClassification
-from model.hub.describe import RELEASED_NAMES
+from model.hub.describe import RELEASED_NAMES, describe_name
 from model.modeling_glm import GLMModel
 from tests.helpers import REPOSITORY, launching
 from tests.helpers.golden_index import GoldenFolder
@@ -133,6 +133,26 @@ def test_there_and_back(size: int, vocabulary: list[str], tmp_path: Path, capsys
     for flag in ("--num-layers 2", "--hidden-size 16", "--num-attention-heads 4", "--max-position-embeddings 40"):
         assert flag in " ".join(described)
     assert described[described.index("--load-pretrained") + 1] == str(back)
+
+
+def test_no_name_of_a_folder_runs_through_the_file_of_a_model(
+    vocabulary: list[str], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    name = """-m$(touch ran)`touch ran`'"; touch ran #"""
+    to_transformers.main([str(checkpoint), "--output", str(tmp_path / name), *SIZES, *vocabulary])
+    to_glm.main([str(tmp_path / name), str(tmp_path / "$(touch${IFS}ran)")])
+    monkeypatch.setenv("CDPATH", "/")
+    file = tmp_path / "$(touch${IFS}ran)" / "model.sh"
+    described = source(file, ["MODEL_TYPE", "MODEL_ARGS"])
+    assert described["MODEL_TYPE"] == name
+    assert described["MODEL_ARGS"].split()[-2:] == ["--load-pretrained", str(file.parent)]
+    file.parent.rename(tmp_path / "two words")
+    message = f"error: {tmp_path}/two\\ words: give the folder a name without blanks, quotes, backslashes, *, ? and ["
+    with pytest.raises(AssertionError, match=re.escape(message)):
+        source(tmp_path / "two words" / "model.sh", ["MODEL_ARGS"])
+    with pytest.raises(ValueError, match=re.escape(message)):
+        describe_name(str(tmp_path / "two words" / "model.sh"))
+    assert not list(tmp_path.rglob("ran")) and not (REPOSITORY / "ran").exists()
 
 
 def test_verify_finds_other_weights(checkpoint: Path, tmp_path: Path):

