@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from data_utils.tokenizers.tokenizer import Tokenizer
     from mpu.initialize import ParallelTopology
     from tasks.run import TaskRun
+    from training.signals import StopRequest
 
 logger = logging.getLogger("glm")
 
@@ -45,14 +46,15 @@ def prepare_task(configuration: FinetuningSettings, *, tokenizer: Tokenizer, top
     return run
 
 
-def finetune(configuration: FinetuningSettings) -> int:
-    """Train, evaluate and predict as ``configuration`` says; return the exit code."""
+def finetune(configuration: FinetuningSettings, stop: StopRequest) -> int:
+    """Train until ``stop``, evaluate and predict as ``configuration`` says; return the exit code."""
     from tasks.finetuning import TEST_RESULTS_FILE, FineTuner, find_progress, result_table
     from training.build import build_log, wrap_model
     from training.data import build_run_tokenizer
     from training.distributed import finish_distributed, seed_everything, start_distributed
 
     run, tuning, checkpoint = configuration.run, configuration.tuning, configuration.checkpoint
+    stop.where = "before the first update"
     made = run.summary_folder / TEST_RESULTS_FILE
     if made.exists() and not (tuning.overwrite or checkpoint.load or checkpoint.auto_resume):
         raise ValueError(f"{made} exists: this run was made already; give --overwrite or another --experiment-name")
@@ -68,7 +70,7 @@ def finetune(configuration: FinetuningSettings) -> int:
     )  # fmt: skip
     start = find_progress(engine, configuration, task.name)
     log = build_log(configuration, num_updates=task.num_updates, initial=start.updates, silent=topology.rank > 0)
-    tuner = FineTuner(engine, task, configuration, progress=start, log=log)
+    tuner = FineTuner(engine, task, configuration, progress=start, log=log, stop=stop)
     began = time.perf_counter()
     try:
         complete = tuner.train()
@@ -89,8 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     from training.distributed import faults_in_one_line
 
-    with faults_in_one_line(batch_size=configuration.batch.batch_size, checkpoints=configuration.checkpoint.save):
-        return finetune(configuration)
+    batch_size, checkpoints = configuration.batch.batch_size, configuration.checkpoint.save
+    with faults_in_one_line(batch_size=batch_size, checkpoints=checkpoints) as stop:
+        return finetune(configuration, stop)
 
 
 if __name__ == "__main__":

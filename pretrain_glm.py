@@ -10,22 +10,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from data_utils.errors import run_main
 from training.arguments import parse_settings
 from training.settings import PretrainingSettings
 
+if TYPE_CHECKING:
+    from training.signals import StopRequest
+
 logger = logging.getLogger("glm")
 
 
-def pretrain(configuration: PretrainingSettings) -> int:
-    """Build everything that ``configuration`` describes and train; return the exit code."""
+def pretrain(configuration: PretrainingSettings, stop: StopRequest) -> int:
+    """Build everything that ``configuration`` describes and train until ``stop``; return the exit code."""
     from training.build import build_engine, build_log, compute_cost, find_starting_point
     from training.data import build_pretraining_data, build_run_tokenizer
     from training.distributed import finish_distributed, seed_everything, start_distributed
     from training.loop import Trainer
 
     run = configuration.run
+    stop.where = "before the first update"
     topology, device = start_distributed(configuration.device)
     first = topology.rank == 0
 
@@ -50,6 +55,7 @@ def pretrain(configuration: PretrainingSettings) -> int:
         log=log,
         progress=start,
         cost=compute_cost(engine, configuration),
+        stop=stop,
     )
     try:
         trainer.train()
@@ -69,8 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return print_plan(configuration)
     from training.distributed import faults_in_one_line
 
-    with faults_in_one_line(batch_size=configuration.batch.batch_size, checkpoints=configuration.checkpoint.save):
-        return pretrain(configuration)
+    batch_size, checkpoints = configuration.batch.batch_size, configuration.checkpoint.save
+    with faults_in_one_line(batch_size=batch_size, checkpoints=checkpoints) as stop:
+        return pretrain(configuration, stop)
 
 
 if __name__ == "__main__":

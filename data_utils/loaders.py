@@ -7,6 +7,7 @@ samples run out the next pass begins, so that a run can resume at any batch numb
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -148,8 +149,18 @@ def _batches_of_workers(loader: BatchLoader, numbers: Iterator[int] | range) -> 
         collate_fn=_unchanged,
         num_workers=loader.num_workers,
         prefetch_factor=BATCHES_AHEAD,
+        worker_init_fn=_leave_signals_to_the_run,
         generator=torch.Generator(),
     )
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Let a worker live on when a batch system sends a signal to every process: the run still needs its batches.
+
+    It ends with the run, which it looks for every few seconds.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -16,6 +16,7 @@ from training.build import checkpoint_to_load
 from training.engine import Engine
 from training.logging import RunLog, store_json
 from training.loop import Progress, Trainer, run_every
+from training.signals import StopRequest
 
 RESULTS_FILE = "results.json"
 TEST_RESULTS_FILE = "test_results.json"
@@ -65,8 +66,9 @@ class FineTuner(Trainer):
         *,
         progress: FinetuningProgress | None = None,
         log: RunLog,
+        stop: StopRequest | None = None,
     ) -> None:
-        """Train ``task`` from ``progress`` on (default: a new run)."""
+        """Train ``task`` from ``progress`` on (default: a new run); ``stop`` as for every ``Trainer``."""
         super().__init__(
             engine,
             configuration,
@@ -74,6 +76,7 @@ class FineTuner(Trainer):
             num_updates=task.num_updates,
             log=log,
             progress=progress or FinetuningProgress(),
+            stop=stop,
         )
         self.task = task
         self.settings = configuration.tuning
@@ -103,14 +106,17 @@ class FineTuner(Trainer):
         """Tell whether ``--patience`` is at its end."""
         return self.settings.patience is not None and self.progress.waiting >= self.settings.patience
 
+    def save_end(self) -> None:
+        """Save where ``--exit-after`` ends the loop within an epoch."""
+        if not self.finished and self._saved < self.progress.updates < self.num_updates:
+            self.save()
+
     def finish(self) -> None:
         """Go back to the best epoch, evaluate the test splits, write predictions and ``test_results.json``."""
         progress = self.progress
         if self.finished:
             self.log.console.print(f"no better result in {progress.waiting} evaluations: stopping early")
         elif progress.updates < self.num_updates:  # --exit-after: the run goes on another time
-            if progress.updates > self._saved:
-                self.save()
             return
         if not self.task.test:
             return

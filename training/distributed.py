@@ -19,6 +19,7 @@ import torch.distributed as dist
 from data_utils.errors import USER_ERROR_EXIT_CODE, error_line, start_logging
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from training.settings import DeviceSettings
+from training.signals import StoppedError, StopRequest
 
 # How torch and its collectives say it, in lower case.
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
@@ -96,6 +97,16 @@ def seed_data_rank(seed: int, *, topology: ParallelTopology) -> None:
         torch.manual_seed(seed + topology.data_parallel_rank)
 
 
+def several_ranks() -> bool:
+    """Tell whether this process has joined others."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def how_to_go_on(checkpoints: Path | None) -> str:
+    """Return what to do after a run died whose folder is ``checkpoints``."""
+    return f"continue from {checkpoints} (--load or --auto-resume)" if checkpoints else "start again"
+
+
 def explain_fault(error: BaseException, *, batch_size: int, checkpoints: Path | None) -> str | None:
     """Return one line for an error of the machine, or None when ``error`` is something else.
 
@@ -103,7 +114,7 @@ def explain_fault(error: BaseException, *, batch_size: int, checkpoints: Path | 
     """
     text = " ".join(str(error).split())
     words = text.lower()
-    resume = f"continue from {checkpoints} (--load or --auto-resume)" if checkpoints else "start again"
+    resume = how_to_go_on(checkpoints)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(phrase in words for phrase in OUT_OF_MEMORY):
         return (
             f"out of memory with --batch-size {batch_size}: make it smaller and --gradient-accumulation-steps larger, "
@@ -118,29 +129,46 @@ def explain_fault(error: BaseException, *, batch_size: int, checkpoints: Path | 
     distributed = isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and any(phrase in words for phrase in LOST_RANK)
     )
-    if distributed and dist.is_initialized() and dist.get_world_size() > 1:
+    if distributed and several_ranks():
         return f"another rank was lost, see its own message; {resume}. It was: {text[:160]}"
     return None
 
 
 @contextmanager
-def faults_in_one_line(*, batch_size: int, checkpoints: Path | None) -> Iterator[None]:
+def faults_in_one_line(*, batch_size: int, checkpoints: Path | None) -> Iterator[StopRequest]:
     """Turn errors of the machine in the body into a ``ValueError`` with one line; a world of several ranks ends here.
 
     There the process leaves at once: its peers may wait in a collective, and an orderly exit would wait for them.
-    ``GLM_TRACEBACK=1`` leaves errors as they are.
+    The body gets what the signals of this program are remembered in. ``GLM_TRACEBACK=1`` leaves errors as they are.
     """
-    try:
-        yield
-    except Exception as error:
-        if os.environ.get("GLM_TRACEBACK") == "1":
-            raise
-        line = explain_fault(error, batch_size=batch_size, checkpoints=checkpoints)
-        if line is None and not isinstance(error, ValueError | OSError):
-            raise
-        if not (dist.is_initialized() and dist.get_world_size() > 1):
+
+    def hangs() -> str | None:
+        if not several_ranks():
+            return None
+        return error_line(
+            f"another rank was lost or hangs, see its own message; {how_to_go_on(checkpoints)}", rank=dist.get_rank()
+        )
+
+    with StopRequest(hangs=hangs, remembering=False) as stop:
+        try:
+            yield stop
+        except (Exception, StoppedError) as error:
+            stop.leave()
+            stopped = isinstance(error, StoppedError)
+            if os.environ.get("GLM_TRACEBACK") == "1" and not stopped:
+                raise
+            # A launcher's signal comes while the error that it follows from is on its way here.
+            cause = error.__context__ if stopped else error
+            line = None if cause is None else explain_fault(cause, batch_size=batch_size, checkpoints=checkpoints)
+            code = USER_ERROR_EXIT_CODE
+            if isinstance(error, StoppedError) and line is None:
+                line, code = error.line, 128 + error.number
+            elif line is None and not isinstance(error, ValueError | OSError):
+                raise
+            if several_ranks():
+                stop.say(error_line(line or str(error), rank=dist.get_rank()))
+                os._exit(code)
+            if stopped and line is not None:
+                stop.say(error_line(line))
+                raise SystemExit(code) from None
             raise error if line is None else ValueError(line) from error
-        print(error_line(line or str(error), rank=dist.get_rank()), file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(USER_ERROR_EXIT_CODE)

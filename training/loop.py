@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 from mpu.mappings import any_rank
@@ -27,37 +26,12 @@ from training.metrics import (
     iteration_scalars,
 )
 from training.settings import Settings
+from training.signals import StopRequest
 
 # With dynamic loss scaling from 2^32 some thirty updates are skipped at the start of a healthy fp16 run.
 LONGEST_SKIPPED_STREAK = 100
 STOP_INTERVAL = 10  # updates after which several ranks ask each other whether to save and leave
 END_PREFIX = "the end of training for {} data"
-
-
-class StopRequest:
-    """Remember SIGTERM, SIGUSR1 (from batch systems) and SIGINT until the loop can save and leave.
-
-    A second SIGINT interrupts at once.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._remember)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
@@ -101,7 +75,7 @@ class Trainer:
     """One run over one engine. ``train`` is the loop, for every program that trains.
 
     A program with epochs, or with other data in its checkpoints, overrides what happens between updates and at the
-    end: ``after_update``, ``finished``, ``state`` and ``finish``.
+    end: ``after_update``, ``finished``, ``state``, ``save_end`` and ``finish``.
     """
 
     def __init__(
@@ -114,10 +88,12 @@ class Trainer:
         log: RunLog,
         progress: Progress | None = None,
         cost: ComputeCost | None = None,
+        stop: StopRequest | None = None,
     ) -> None:
         """Start at ``progress`` (default: a new run) of ``num_updates`` updates.
 
-        With ``cost`` the utilisation of the devices is reported.
+        With ``cost`` the utilisation of the devices is reported. ``stop`` has the signals of the program; without it
+        the loop takes them for itself.
         """
         self.engine = engine
         self.run = settings.run
@@ -128,6 +104,7 @@ class Trainer:
         self.log = log
         self.progress = progress or Progress()
         self.cost = cost
+        self.stop = stop
         self.metrics = IntervalMetrics(engine.device, topology=engine.topology)
         if self.progress.interval is not None:
             self.metrics.load_state_dict(self.progress.interval)
@@ -135,7 +112,7 @@ class Trainer:
         self._validated: tuple[int, EvaluationResult] | None = None  # after which update, and its result
 
     def train(self) -> bool:
-        """Make updates until the last (or ``--exit-after``, ``finished``, a signal), then ``finish``.
+        """Make updates until the last (or ``--exit-after``, ``finished``, a signal), then ``save_end`` and ``finish``.
 
         Returns False after a signal: a checkpoint is saved then, for the run to go on from. Raises ValueError when
         update after update is not finite.
@@ -145,29 +122,32 @@ class Trainer:
             self.evaluate(f"iteration {progress.updates}")
         last = min(self.num_updates, progress.updates + (run.exit_after or self.num_updates))
         batches = iter(self.data.train(progress.batches) if progress.updates < last else ())
-        with StopRequest() as stop:
+        with nullcontext(self.stop) if self.stop else StopRequest() as stop, stop.remember():
             while progress.updates < last and not self.finished:
-                began = time.perf_counter()
-                micro_batches = list(itertools.islice(batches, self.accumulation_steps))
-                fetched = time.perf_counter()
-                result = self.engine.train_step(micro_batches)
-                # Evaluations and saving are not part of the time per update.
-                self.metrics.add(result, seconds=time.perf_counter() - began, fetch_seconds=fetched - began)
-                progress.updates += 1
-                progress.batches += self.accumulation_steps
-                self.log.console.step()
-                due = run_every(run.log_interval, progress.updates)
-                if due:
-                    self.report(self.metrics.report(progress.updates))
-                # Asking several ranks costs a wait for the device: not after every update.
-                asking = due or run_every(STOP_INTERVAL, progress.updates) or topology.world_size == 1
-                leaving = asking and any_rank(stop.requested, topology=topology, device=self.engine.device)
+                with stop.update():
+                    began = time.perf_counter()
+                    micro_batches = list(itertools.islice(batches, self.accumulation_steps))
+                    fetched = time.perf_counter()
+                    result = self.engine.train_step(micro_batches)
+                    # Evaluations and saving are not part of the time per update.
+                    self.metrics.add(result, seconds=time.perf_counter() - began, fetch_seconds=fetched - began)
+                    progress.updates += 1
+                    progress.batches += self.accumulation_steps
+                    self.log.console.step()
+                    due = run_every(run.log_interval, progress.updates)
+                    if due:
+                        self.report(self.metrics.report(progress.updates))
+                    # Asking several ranks costs a wait for the device: not after every update.
+                    asking = due or run_every(STOP_INTERVAL, progress.updates) or topology.world_size == 1
+                    leaving = asking and any_rank(stop.requested, topology=topology, device=self.engine.device)
                 # Evaluations come first, so that a checkpoint never lacks the evaluation of its iteration.
                 if self.after_update(leaving) or leaving:
                     self.save()
                 if leaving:
                     self.log.console.print(f"stopped by a signal after iteration {progress.updates}")
                     return False
+            self.save_end()
+            stop.where = "after the last update"
         self.finish()
         return True
 
@@ -183,14 +163,16 @@ class Trainer:
         """Tell whether the run ends before its last update."""
         return False
 
-    def finish(self) -> None:
-        """Save, and evaluate when the last update was made."""
-        complete = self.progress.updates == self.num_updates
-        if complete:
+    def save_end(self) -> None:
+        """Save what the loop leaves, and evaluate before it when the last update was made."""
+        if self.progress.updates == self.num_updates:
             self.evaluate(END_PREFIX.format("val"), scalars=False)
         if self.progress.updates > self._saved:
             self.save()
-        if complete:
+
+    def finish(self) -> None:
+        """Evaluate the test data when the last update was made."""
+        if self.progress.updates == self.num_updates:
             self.evaluate(END_PREFIX.format("test"), scalars=False, test=True)
 
     def state(self) -> dict[str, Any]:

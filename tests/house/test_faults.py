@@ -117,7 +117,21 @@ def test_a_lost_rank_ends_the_other_with_a_message(size: int, corpus: SmallCorpu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_rank_that_hangs_ends_the_other_with_a_message(corpus: SmallCorpus, tmp_path: Path) -> None:
+    """Gloo waits for it for half an hour; a launcher's signal has to be enough."""
+    process = start("pretrain_glm.py", *words(corpus, steps=100000), cwd=tmp_path, ranks=2)
+    wait_for(process, r"^ iteration +6/")
+    first, second = workers(process.pid, "pretrain_glm.py")
+    second.suspend()
+    first.terminate()
+    line = wait_for(process, "^error")
+    second.kill()
+    process.communicate(timeout=60)
+    assert re.search(r"error on rank 0: another rank was lost or hangs.*continue from c/r", line)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_an_announced_end_saves_on_all_ranks(number: signal.Signals, corpus: SmallCorpus, tmp_path: Path) -> None:
     process = start("pretrain_glm.py", *words(corpus, steps=100000, save_interval=0), cwd=tmp_path, ranks=2)
     wait_for(process, r"^ iteration +3/")

@@ -20,11 +20,10 @@ from training.arguments import parse_settings
 from training.build import resume_position
 from training.engine import TorchEngine
 from training.logging import Console, JsonLinesWriter, RunLog, read_lines
-from training.loop import LONGEST_SKIPPED_STREAK, Progress, StopRequest, Trainer, TrainingData, run_every
+from training.loop import LONGEST_SKIPPED_STREAK, Progress, Trainer, TrainingData, run_every
 from training.metrics import ComputeCost
-from training.settings import (
-    PretrainingSettings,
-)
+from training.settings import PretrainingSettings
+from training.signals import StopRequest
 
 MODES = ("bert", "sentence", "gpt")
 TIMES = {"elapsed_ms", "tokens_per_second", "memory_bytes"}
