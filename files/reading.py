@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,8 +79,8 @@ def parse_json(text: str | bytes, *, place: str) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_object)
-        if "\\ud" in text or "\\uD" in text:
+        value = _DECODER.decode(text)
+        if "\\" in text and _SURROGATE_ESCAPE.search(text):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{place}: {not_utf8(error)}") from None
@@ -108,6 +109,27 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise _RepeatedKeyError(f"the key {twice[:80]!r} stands twice in one JSON object")
     return made
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)  # made once: json.loads would make one at every call
+_SCANNER = json.JSONDecoder(parse_int=str, parse_float=str)
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD]")
+_NEAR_THE_END = 12  # characters in which a literal, an escape or a number may be cut off
+
+
+def end_of_json(text: str, start: int) -> int | None:
+    """Return where the JSON value that begins at ``start`` ends; None where the text ends before it may do so.
+
+    The value itself is not checked, see ``parse_json``. Raises ValueError, without a place, for what is no JSON.
+    """
+    try:
+        return _SCANNER.raw_decode(text, start)[1]
+    except json.JSONDecodeError as error:
+        if error.msg.startswith("Unterminated string") or error.pos >= len(text) - _NEAR_THE_END:
+            return None
+        raise ValueError(f"not valid JSON ({error.msg})") from None
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
 
 
 def read_json(path: str | Path, kind: type[Kind] = dict) -> Kind:  # type: ignore[assignment]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from files.reading import lines_of, parse_json, read_json, read_text, value_of
+from files.reading import end_of_json, lines_of, parse_json, read_json, read_text, value_of
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,25 @@ def test_values_are_of_their_kind_and_within_bounds():
             value_of(fields, name, kind, place="f")
     with pytest.raises(ValueError, match="a is 3; at least 4 is needed"):
         value_of(fields, "a", int, place="f", at_least=4)
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ('{"a": [1]} x', 10),
+        ("12, 3", 2),
+        ("12", 2),
+        ('"ab', None),
+        ("[1, 2", None),
+        ("tru", None),
+        ("1" * 9000 + ",", 9000),
+    ],
+)
+def test_where_a_value_ends(text: str, end: int | None):
+    assert end_of_json(text, 0) == end
+
+
+@pytest.mark.parametrize("text", ['{"a": } and more text behind it', "[" * 100_000])
+def test_what_no_more_text_mends(text: str):
+    with pytest.raises(ValueError, match="JSON"):
+        end_of_json(text, 0)
