@@ -152,6 +152,35 @@ def grouped_span_score(
     return 100.0 * total / max(len(truths), 1)
 
 
+def entity_f1(predictions: Sequence[int], labels: Sequence[int], examples: Sequence[InputExample]) -> float:
+    """Return the F1 of whole entities, 0 to 1; 0 when none is found.
+
+    Entities of the file begin at B-, or where the kind changes. Predictions are kinds without beginnings: neighbouring
+    tokens of one kind are one entity.
+    """
+    true: set[tuple[str, int, int, int]] = set()
+    found: set[tuple[str, int, int, int]] = set()
+    outside = 3
+    sentences: dict[str, list[int]] = {}
+    for number, example in enumerate(examples):
+        sentences.setdefault(example.meta["sentence"], []).append(number)
+    for name, numbers in sentences.items():
+        begins = [examples[number].meta["tag"].startswith("B-") for number in numbers]
+        for kinds, starts, entities in (
+            ([labels[number] for number in numbers], begins, true),
+            ([predictions[number] for number in numbers], [False] * len(numbers), found),
+        ):
+            start = 0
+            for end in range(1, len(kinds) + 1):
+                if end < len(kinds) and kinds[end] == kinds[start] and not starts[end]:
+                    continue
+                if kinds[start] != outside:
+                    entities.add((name, start, end, kinds[start]))
+                start = end
+    shared = len(true & found)
+    return 2 * shared / (len(true) + len(found)) if shared else 0.0
+
+
 METRICS: Mapping[str, Metric] = {
     "accuracy": accuracy,
     "acc": accuracy,
@@ -163,6 +192,7 @@ METRICS: Mapping[str, Metric] = {
     "parity": gender_parity,
     "EM": candidate_exact_match,
     "F1": candidate_f1,
+    "entity-f1": entity_f1,
 }
 
 

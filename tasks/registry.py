@@ -9,7 +9,10 @@ import difflib
 import runpy
 from pathlib import Path
 
-from tasks.settings import LANGUAGE_MODEL_TASKS, SEQ2SEQ_TASKS
+from tasks.multilingual import pvp as multilingual_pvp
+from tasks.multilingual import readers as multilingual_readers
+from tasks.multilingual.task import MultilingualTask, PawsxTask
+from tasks.settings import LANGUAGE_MODEL_TASKS, MULTILINGUAL_TASKS, SEQ2SEQ_TASKS
 from tasks.superglue import outputs, processors, pvp, samples
 from tasks.superglue.task import MultichoiceTask, RecordTask, Task, WscTask
 
@@ -66,6 +69,11 @@ _TASKS = (
         "multichoice", processors.MultichoiceProcessor, varying_choices=True, choice_head=True, head_texts=None,
         entries=outputs.choice_entries, needs_folder=False,
     ),
+    MultilingualTask("xnli", multilingual_readers.XnliProcessor, multilingual_pvp.XnliPVP),
+    PawsxTask("pawsx", multilingual_readers.PawsxProcessor, multilingual_pvp.PawsxPVP),
+    MultilingualTask(
+        "panx", multilingual_readers.PanxProcessor, multilingual_pvp.PanxPVP, metrics=("f1-macro",),
+    ),
     *DECLARED,
 )  # fmt: skip
 
@@ -81,7 +89,7 @@ def find_task(name: str) -> Task:
         return _declared_in(name)
     task = TASKS.get(name.lower())
     if task is None:
-        known = sorted({*TASKS, *SEQ2SEQ_TASKS, *LANGUAGE_MODEL_TASKS})
+        known = sorted({*TASKS, *SEQ2SEQ_TASKS, *MULTILINGUAL_TASKS, *LANGUAGE_MODEL_TASKS})
         near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
         raise ValueError(f"--task {name}: no such task; {hint}")

@@ -10,10 +10,18 @@ from training.settings import FINETUNING, Settings, refuse
 if TYPE_CHECKING:
     from generation.sampling import DecodingSettings
 
-SUMMARY_TASKS = ("gigaword", "cnn_dm", "cnn_dm_original", "xsum")
-SQUAD_TASKS = ("squad", "squad_v1")
+_SUMMARIES = ("gigaword", "cnn_dm", "cnn_dm_original", "xsum")
+_SQUAD = ("squad", "squad_v1")
 BLANK_TASKS = ("blank", "extraction")
-SEQ2SEQ_TASKS = (*SUMMARY_TASKS, "squad_generation", *SQUAD_TASKS, "cmrc", *BLANK_TASKS, "customization")
+SEQ2SEQ_TASKS = (*_SUMMARIES, "squad_generation", *_SQUAD, "cmrc", *BLANK_TASKS, "customization")
+# Questions and summaries in several languages (tasks/multilingual).
+QUESTION_TASKS = ("xquad", "xquad_v2", "mlqa", "tydiqa")
+MULTILINGUAL_SUMMARIES = (
+    "ncls", "ncls_multitask", "zhsum", "ensum", "lcsts", "xlsum", "xwikis", "wikilingua", "scitldr", "mtg_crosssum",
+)  # fmt: skip
+MULTILINGUAL_TASKS = (*QUESTION_TASKS, *MULTILINGUAL_SUMMARIES)
+SUMMARY_TASKS = (*_SUMMARIES, *MULTILINGUAL_SUMMARIES)
+SQUAD_TASKS = (*_SQUAD, *QUESTION_TASKS)
 LANGUAGE_MODEL_TASKS = ("lambda", "lambada", "wikitext", "language_model")
 
 
@@ -65,20 +73,23 @@ class FinetuningSettings(Settings):
         self._check_adapters()
         if self.family == "understanding" and not self.blank.sentinel_token:
             refuse(self.too_long())
-        elif self.family == "seq2seq":
+        elif self.family in ("seq2seq", "multilingual"):
             self._check_seq2seq()
         elif self.family == "language_model":
             self._check_language_model()
 
     @property
     def family(self) -> str:
-        """Return ``understanding``, ``seq2seq`` or ``language_model``; tasks without a family are of the first.
+        """Return ``understanding``, ``seq2seq``, ``multilingual`` (texts to write, in several languages) or
+        ``language_model``; tasks without a family are of the first.
 
         ``squad`` is a sequence-to-sequence task when its sources have a length.
         """
         name = self.task.name.lower()
         if name in LANGUAGE_MODEL_TASKS:
             return "language_model"
+        if name in MULTILINGUAL_TASKS:
+            return "multilingual"
         if name in SEQ2SEQ_TASKS and not (name == "squad" and self.seq2seq.src_seq_length is None):
             return "seq2seq"
         return "understanding"

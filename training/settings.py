@@ -542,12 +542,23 @@ class TaskSettings(Group):
     wsc_negative: bool = option(False, "use the negative candidate data for WSC")
     eval_valid: bool = option(False, "evaluate the validation set when a test set is expected")
     limit: int | None = added(None, "read this many examples of every split; the results say so")
+    languages: tuple[str, ...] | None = added(
+        None, "languages that a multilingual task is evaluated in (default: all that there are files of)", nargs="+"
+    )
+    dev_fraction: float = added(
+        1.0, "share of the development words of panx that is evaluated; the original takes every hundredth (0.01)"
+    )
+    metrics: tuple[str, ...] | None = added(
+        None, "further metrics of an understanding task, such as entity-f1 of panx", nargs="+"
+    )
     index_key: str = added("idx", "what prediction files call the index of an example (CLUE: id)")
     overlapping_eval: int = option(32, "stride of the sliding window in language model evaluation")
     compatible: bool = added(False, "do as the original where this implementation does better")
 
     def __post_init__(self) -> None:
         self.require(0, "segment_length")
+        if not 0.0 < self.dev_fraction <= 1.0:
+            raise ValueError(f"--dev-fraction is {self.dev_fraction}; it has to be above 0 and at most 1")
 
     @property
     def name(self) -> str:
@@ -634,6 +645,31 @@ class Seq2SeqSettings(Group):
     tgt_seq_length: int | None = option(None, "maximum target length")
     label_smoothing: float = option(0.0, "label smoothing of the sequence-to-sequence loss")
     blank_maskratio: float = option(0.1, "mask ratio of the text infilling task")
+    summary_prompt: str = added(
+        "content",
+        "where the blank of a summary is: before the text, or after it (multilingual models)",
+        choices=("content", "tldr"),
+    )
+    localized_prompts: bool = added(False, "questions of mlqa are introduced in the language of their context")
+    qa_normalization: str | None = added(
+        None,
+        "how answers to questions of several languages are compared (default: mlqa's rule for mlqa, else squad's)",
+        choices=("squad", "mlqa", "mlqa-fixed", "mglm"),
+    )
+    rouge_unit: str | None = added(
+        None,
+        "what ROUGE counts: ids of the tokenizer (mglm), characters, words (default: mglm for summaries of "
+        "several languages, else words)",
+        choices=("mglm", "char", "word"),
+    )
+    legacy_qa_eval: bool = added(
+        False,
+        "evaluate questions of several languages as the original: windows without the answer are left out and "
+        "languages share their questions' ids",
+    )
+    squad_dir: str | None = added(
+        None, "folder of SQuAD's training file for xquad and mlqa (default: squad, in or beside --data-dir)"
+    )
     mask_pad_token: bool = option(False, "hide padding of the source from attention")
 
     def __post_init__(self) -> None:

@@ -45,6 +45,7 @@ class Seq2SeqExample:
         meta: what else the task needs: ``question``, ``answer``, ``answers``, ``idx`` (question id), ``context``,
             ``context_ids`` and ``context_offsets`` (SQuAD), ``blanks`` (the texts of the source's blanks in order; None
             when the files do not tell; absent while no blanks have been drawn).
+        language: that its file is in, empty where tasks have one language.
     """
 
     guid: str
@@ -52,6 +53,7 @@ class Seq2SeqExample:
     target: str
     reference: str
     meta: Mapping[str, Any] = field(default_factory=dict)
+    language: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

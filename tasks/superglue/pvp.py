@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from tasks.superglue.patterns import MASK, PVP, SLOT, Parts, Piece, S, lower_first, without_punctuation
 from tasks.superglue.readers import InputExample
 
@@ -13,7 +15,7 @@ class RtePVP(PVP):
     """Does the premise entail the hypothesis?"""
 
     num_patterns = 5
-    words = (
+    words: Sequence[Mapping[str, str]] = (
         *({"entailment": " Yes", "not_entailment": " No"},) * 4,
         {"entailment": " true", "not_entailment": " false"},
     )

@@ -29,6 +29,7 @@ class InputExample:
         idx: the name that the prediction file gives; -1 when the data has none.
         num_choices: number of answers to choose from, where it varies from example to example.
         labelled: whether the label is the file's; WiC's missing ones are taken to be false.
+        language: that its file is in, empty where tasks have one language.
     """
 
     guid: str | int
@@ -39,6 +40,7 @@ class InputExample:
     idx: Any = -1
     num_choices: int = 1
     labelled: bool = True
+    language: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,16 @@ class DataOptions:
         cloze_eval: examples are scored by the language model, not by a classification head.
         wsc_negative: WSC with a list of candidates.
         for_training: the examples are for a loss, not for a metric: ReCoRD has one example per answer then.
+        languages: those that are evaluated; empty for all that there are files of.
+        dev_fraction: which share of the development examples of a task of single words (panx) is evaluated.
     """
 
     few_superglue: bool = False
     cloze_eval: bool = True
     wsc_negative: bool = False
     for_training: bool = False
+    languages: tuple[str, ...] = ()
+    dev_fraction: float = 1.0
 
 
 DEFAULT_OPTIONS = DataOptions()

@@ -22,6 +22,7 @@ from model.heads import MultiTokenCloze, MultiTokenClozeFast, SequenceClassifica
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from mpu.mappings import gather_from_model_parallel
+from tasks.metrics import METRICS
 from tasks.readers import MissingFileError
 from tasks.registry import find_task
 from tasks.run import Score, TaskRun
@@ -30,6 +31,7 @@ from tasks.superglue.batches import WIDTH_MULTIPLE, TaskBatch, collate
 from tasks.superglue.objective import TaskCriterion, average_scores, score_rows
 from tasks.superglue.readers import DataOptions, InputExample
 from tasks.superglue.samples import EncodingOptions, Kind, TaskSample
+from tasks.superglue.task import Task
 from training.data import blank_infilling
 from training.engine import Engine
 
@@ -62,13 +64,13 @@ class UnderstandingRun(TaskRun):
     ) -> None:
         super().__init__(configuration, tokenizer=tokenizer, topology=topology)
         settings, files = configuration.task, configuration.data
-        self.task = find_task(settings.name)
+        self.task = with_metrics(find_task(settings.name), settings.metrics or ())
         if files.data_dir is None and self.task.needs_folder:
             raise ValueError("no --data-dir: give the folder of the task's files")
         self.name, self.metrics = self.task.name, self.task.metrics
         self.encoding = configuration.select(EncodingOptions, block_positions=not configuration.blank.no_block_position)
         self.pattern_ids = self._ensemble() or (self.encoding.pattern_id,)
-        self.data_options = configuration.select(DataOptions)
+        self.data_options = configuration.select(DataOptions, languages=settings.languages or ())
         tuning = configuration.tuning
         self.training = self._loss_samples("train") if tuning.epochs else ()
         self.validation = [] if tuning.no_validation else self._evaluation_sets(files.valid_data, default="dev")
@@ -233,6 +235,13 @@ class UnderstandingRun(TaskRun):
             return collator([Sample(tokens, np.ones_like(tokens)) for tokens in drawn], batch_index=number)
 
         return batch
+
+
+def with_metrics(task: Task, names: Sequence[str]) -> Task:
+    """Return ``task`` with further metrics. Raise ValueError for one that does not exist."""
+    if unknown := [name for name in names if name not in METRICS]:
+        raise ValueError(f"--metrics {unknown[0]}: there is no such metric; choose among {', '.join(METRICS)}")
+    return replace(task, metrics=(*task.metrics, *(name for name in names if name not in task.metrics)))
 
 
 def limited(examples: Sequence[Any], limit: int | None) -> Sequence[Any]:

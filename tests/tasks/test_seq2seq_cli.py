@@ -214,7 +214,17 @@ class Workplace:
     def __init__(self, folder: Path, *, report: bool = True) -> None:
         self.folder = folder / "glm"
         self.folder.mkdir()
-        for name in ("scripts", "config_tasks", "tasks", "training", "generation", "model", "mpu", "data_utils", "files"):
+        for name in (
+            "scripts",
+            "config_tasks",
+            "tasks",
+            "training",
+            "generation",
+            "model",
+            "mpu",
+            "data_utils",
+            "files",
+        ):
             (self.folder / name).symlink_to(REPOSITORY / name)
         if report:
             (self.folder / "finetune_glm.py").write_text(REPORT, encoding="utf-8")
