@@ -142,13 +142,27 @@ def read_json(path: str | Path, kind: type[Kind] = dict) -> Kind:  # type: ignor
 
 def described(value: Any, *, width: int = 60) -> str:
     """Return a value as messages show it: short, on one line."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"{NAMES_OF_KINDS.get(type(value), 'a value')} nested too deeply"
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
+def missing(fields: Mapping[Any, Any], name: Any) -> str:
+    """Return what to say of an object without ``name``: the key that was probably meant, and those there are."""
+    from difflib import get_close_matches  # rarely needed, and slow to import
+
+    known = [str(key) for key in fields]
+    folded = {key.casefold(): key for key in known}
+    near = get_close_matches(str(name).casefold(), [key for key in folded if key != str(name)], n=1, cutoff=0.7)
+    hint = f"did you mean {folded[near[0]]!r}? " if near else ""
+    return f"no {name!r}; {hint}it has {', '.join(key[:40] for key in known[:12]) or 'nothing'}"
+
+
 def value_of(
-    fields: Mapping[str, Any],
-    name: str,
+    fields: Mapping[Any, Any],
+    name: Any,
     kind: type[Kind],
     *,
     place: str,
@@ -164,8 +178,7 @@ def value_of(
     value = fields.get(name)
     if value is None:
         if default is REQUIRED:
-            known = ", ".join(map(str, list(fields)[:12])) or "nothing"
-            raise ValueError(f"{place}: no {name!r}; it has {known}")
+            raise ValueError(f"{place}: {missing(fields, name)}")
         return default
     fitting = isinstance(value, bool) == (kind is bool) and isinstance(value, (int, float) if kind is float else kind)
     if not fitting or (isinstance(value, float) and not math.isfinite(value)):
@@ -173,4 +186,9 @@ def value_of(
     if (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
         bounds = [f"at least {at_least}"] * (at_least is not None) + [f"at most {at_most}"] * (at_most is not None)
         raise ValueError(f"{place}: {name} is {described(value)}; {' and '.join(bounds)} is needed")
-    return float(value) if kind is float else value  # type: ignore[return-value]
+    if kind is not float:
+        return value
+    try:
+        return float(value)  # type: ignore[return-value]
+    except OverflowError:
+        raise ValueError(f"{place}: {name} is {described(value)}, too large a number") from None

@@ -20,6 +20,7 @@ from tasks.superglue.task import Task
 
 READERS = {
     ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
     ".json": read_json_lines,
     ".tsv": read_tab_separated,
     ".csv": read_comma_separated,
@@ -47,7 +48,7 @@ class Fields:
 
 
 class DeclaredProcessor(DataProcessor):
-    """Reads the files of a declared task; their kind is that of their names: .jsonl, .json, .tsv or .csv."""
+    """Reads the files of a declared task; the endings of their names, in any case, tell their kind (``READERS``)."""
 
     def __init__(
         self,
@@ -64,11 +65,11 @@ class DeclaredProcessor(DataProcessor):
         self.few_files = {}
         self.fields = fields
         for file in files.values():
-            if Path(file).suffix not in READERS:
+            if Path(file).suffix.lower() not in READERS:
                 raise ValueError(f"task {name}: {file} is no {', '.join(READERS)} file")
 
     def records(self, path: Path) -> Iterable[Record]:
-        return READERS[path.suffix](path)
+        return READERS[path.suffix.lower()](path)
 
     def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
         fields = self.fields
@@ -76,32 +77,19 @@ class DeclaredProcessor(DataProcessor):
         if isinstance(fields.choices, tuple):
             meta["choices"] = [record.text(field) for field in fields.choices]
         elif fields.choices is not None:
-            meta["choices"] = list(record[fields.choices])
-        if len(meta.get("choices", ())) > len(self.labels):
-            raise record.error(f"{len(meta['choices'])} choices; {self.name} has labels for {len(self.labels)}")
-        index = _optional(record, fields.index)
+            meta["choices"] = record.texts(fields.choices)
+        count = len(meta.get("choices", self.labels))
+        if count > len(self.labels):
+            raise record.error(f"{count} choices; {self.name} has labels for {len(self.labels)}")
+        index = record.get(fields.index)
         yield InputExample(
             guid=f"{set_type}-{record.number}",
             text_a=record.text(fields.text_a),
             text_b=None if fields.text_b is None else record.text(fields.text_b),
-            label=self._label(_optional(record, fields.label)),
+            label=self.label(record, self.labels[:count], key=fields.label),
             meta=meta,
-            idx=record.number if index is None else index,
+            idx=record.number if index is None else self.identities.unique(index, record, name=str(fields.index)),
         )
-
-    def _label(self, value: Any) -> Any:
-        """Return the label that a file's value stands for: equal to it, or written like it."""
-        if value is None or value == "":
-            return None
-        written = {str(label).lower(): label for label in self.labels}
-        return written.get(str(value).lower(), value)
-
-
-def _optional(record: Record, field: Field) -> Any:
-    """Return a field, None where the record does not have it."""
-    if isinstance(record.fields, Mapping):
-        return record.fields.get(str(field))
-    return record.fields[field] if isinstance(field, int) and field < len(record.fields) else None
 
 
 def declare(

@@ -57,8 +57,8 @@ def grouped_exact_match(predictions: Sequence[int], labels: Sequence[int], group
 
 
 def question_exact_match(predictions: Sequence[int], labels: Sequence[int], examples: Sequence[InputExample]) -> float:
-    """Return MultiRC's share of questions with every answer right; questions are told apart by ``question_idx``."""
-    return grouped_exact_match(predictions, labels, [example.meta["question_idx"] for example in examples])
+    """Return MultiRC's share of questions with every answer right; questions are told apart by their place."""
+    return grouped_exact_match(predictions, labels, [example.group for example in examples])
 
 
 def gender_parity(predictions: Sequence[int], labels: Sequence[int], examples: Sequence[InputExample]) -> float:

@@ -19,7 +19,7 @@ from data_utils.tokenizers.tokenizer import Tokenizer
 from mpu.initialize import ParallelTopology
 from tasks.registry import TASKS
 from tasks.superglue.batches import collate
-from tasks.superglue.readers import InputExample
+from tasks.superglue.readers import DataOptions, InputExample
 from tasks.superglue.samples import EncodingOptions, TaskSample
 from tasks.superglue.task import Task
 from training.loop import TrainingData
@@ -51,7 +51,8 @@ def language_model_form(sample: TaskSample) -> TaskSample:
     """
     if sample.kind == "language_model":
         return sample
-    label = sample.label or 0
+    label = sample.label
+    assert label is not None, sample.uid
     if sample.kind == "single_token":
         [row] = sample.rows
         values = row.values.copy()
@@ -140,7 +141,7 @@ def mix_downstream(
     assert folder is not None
     ensembles = []
     for name in map(str.lower, mixture.multi_task_data):
-        examples = TASKS[name].examples(Path(folder) / FOLDERS[name], "train")
+        examples = TASKS[name].examples(Path(folder) / FOLDERS[name], "train", DataOptions(needs_labels=True))
         ensembles.append(PatternEnsemble(TASKS[name], examples, tokenizer, options))
     items = MixedDataset(ensembles)
     for ensemble, weight in zip(ensembles, items.weights, strict=True):

@@ -14,7 +14,7 @@ from tasks.multilingual import readers as multilingual_readers
 from tasks.multilingual.task import MultilingualTask, PawsxTask
 from tasks.settings import LANGUAGE_MODEL_TASKS, MULTILINGUAL_TASKS, SEQ2SEQ_TASKS
 from tasks.superglue import outputs, processors, pvp, samples
-from tasks.superglue.task import MultichoiceTask, RecordTask, Task, WscTask
+from tasks.superglue.task import MultichoiceTask, Task, WscTask
 
 # Tasks made by ``tasks.declaration.declare``.
 DECLARED: tuple[Task, ...] = ()
@@ -36,7 +36,7 @@ _TASKS = (
         "multirc", processors.MultircProcessor, pvp.MultircPVP,
         metrics=("f1a", "em", "acc"), head_texts=samples.answer_texts, entries=outputs.passage_entries,
     ),
-    RecordTask(
+    Task(
         "record", processors.RecordProcessor, pvp.RecordPVP, metrics=("EM", "F1"), varying_choices=True,
         choice_head=True, head_texts=samples.candidate_texts, entries=outputs.candidate_entries,
     ),

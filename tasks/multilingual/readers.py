@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from files.reading import lines_of
 from tasks.multilingual.files import language_files
 from tasks.readers import Record, read_tab_separated, read_text
 from tasks.superglue.readers import NO_FILES, DataProcessor, InputExample, split_files
@@ -48,9 +49,8 @@ class LanguageProcessor(DataProcessor):
         for path, language in files:
             for number, (record, row) in enumerate(self.rows(path, split), start=len(examples)):
                 numbers = {"guid": f"{split}-{number + self.first}", "idx": number + 1}
-                example = InputExample(**row, **numbers, language=language)  # type: ignore[arg-type]
-                self.check_label(example, record)
-                examples.append(example)
+                known = {"language": language, "source": record.place}
+                examples.append(InputExample(**row, **numbers, **known))  # type: ignore[arg-type]
         return examples
 
     def rows(self, path: Path, split: str) -> Iterator[tuple[Record, dict[str, object]]]:
@@ -60,15 +60,11 @@ class LanguageProcessor(DataProcessor):
 
     def pair(self, record: Record) -> dict[str, object]:
         """Return the texts and the label of a row of two texts and a label, which a test file may leave out."""
-        cells = list(record.fields)
-        if len(cells) not in (2, 3):
-            raise record.error(f"{len(cells)} columns; {self.name} has two texts and a label, separated by tabs")
-        label = cells[2].strip() if len(cells) == 3 else ""
-        return {"text_a": cells[0].lstrip(), "text_b": cells[1].rstrip("\r\n"), "label": self.label(label)}
-
-    def label(self, written: str) -> str | None:
-        """Return the label that is written in a file, None for none."""
-        return written or None
+        if len(record.fields) not in (2, 3):
+            raise record.error(
+                f"{len(record.fields)} columns; {self.name} has two texts and a label, separated by tabs"
+            )
+        return {"text_a": record.text(0).lstrip(), "text_b": record.text(1), "label": self.label(record, key=2)}
 
 
 class XnliProcessor(LanguageProcessor):
@@ -77,8 +73,9 @@ class XnliProcessor(LanguageProcessor):
     labels = ("neutral", "entailment", "contradiction")
     patterns: ClassVar = {"train": ("train*.tsv",), "dev": ("dev*.tsv",), "test": ("test*.txt", "test*.tsv")}
 
-    def label(self, written: str) -> str | None:
-        return "contradiction" if written == "contradictory" else super().label(written)
+    def label(self, record: Record, labels: Iterable[Any] | None = None, *, key: Any = "label") -> Any:
+        contradictory = str(record.get(key)).strip() == "contradictory"
+        return "contradiction" if contradictory else super().label(record, labels, key=key)
 
 
 class PawsxProcessor(LanguageProcessor):
@@ -97,7 +94,7 @@ class PawsxProcessor(LanguageProcessor):
             return
         for record in read_tab_separated(path):
             texts = {"text_a": record.text("sentence1"), "text_b": record.text("sentence2")}
-            yield record, {**texts, "label": self.label(str(record.get("label") or "").strip())}
+            yield record, {**texts, "label": self.label(record)}
 
 
 class PanxProcessor(LanguageProcessor):
@@ -129,13 +126,15 @@ class PanxProcessor(LanguageProcessor):
                 if tag and not (tag == "O" or (kind in ("B", "I") and name in self.labels[:3])):
                     raise record.error(f"tag {tag!r}; {self.name} has O and B- or I- with {', '.join(self.labels[:3])}")
                 meta = {"index": index, "sentence": f"{path.name} {number}", "tag": tag}
+                if not tag:
+                    self.unlabelled(record, "no tag")
                 yield record, {"text_a": text, "text_b": record[0], "label": tag[-3:] or None, "meta": meta}
 
     def _sentences(self, path: Path) -> Iterator[list[Record]]:
         sentence: list[Record] = []
-        for line, text in enumerate(read_text(path).split("\n"), start=1):
+        for line, text in enumerate(lines_of(read_text(path)), start=1):
             if text.strip():
-                record = Record(path, line, line - 1, text.removesuffix("\r").split("\t"))
+                record = Record(path, line, line - 1, dict(enumerate(text.split("\t"))))
                 if len(record.fields) > 2 or not record[0]:
                     raise record.error(f"{text[:60]!r} is no token with a tag after a tab")
                 sentence.append(record)

@@ -15,6 +15,7 @@ import numpy as np
 
 from data_utils.batches import fitting_rows, shared_positions
 from data_utils.rows import stack_rows, stacked_positions
+from tasks.readers import NO_LABEL
 from tasks.superglue.samples import COMPATIBLE_FAST_ANSWER, PROMPT, Kind, TaskSample
 
 WIDTH_MULTIPLE = 8  # batches are padded to a multiple of this many positions
@@ -45,7 +46,7 @@ class TaskBatch:
     Attributes:
         kind: of all samples.
         uids: of the samples, in order.
-        labels: [b]; 0 for unlabelled examples.
+        labels: [b]; ``NO_LABEL`` for unlabelled examples, which no loss takes.
         position_ids: positions and block positions; without the dimension of 2 for a single row of positions.
         prefix_lengths: length of the context, which attends to itself in both directions; also the index of the first
             position that predicts something.
@@ -143,7 +144,7 @@ def collate(
         shared = [[real[index] for index in row] for row in fitting_rows([len(rows[number]) for number in real])]
         lengths = [len(row) for row in rows]
         arrays["shared_rows"] = shared_positions(lengths, shared, stride=width, multiple_of=multiple_of)
-    labels = np.array([sample.label or 0 for sample in samples])
+    labels = np.array([NO_LABEL if sample.label is None else sample.label for sample in samples])
     return TaskBatch(kind, tuple(sample.uid for sample in samples), labels, **arrays)
 
 

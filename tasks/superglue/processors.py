@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,17 +11,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasks.readers import Record, read_comma_separated, read_json_lines, read_tab_separated, read_text, standardize
+from files.reading import described
+from tasks.readers import (
+    Record,
+    check_offset,
+    read_comma_separated,
+    read_document,
+    read_json_lines,
+    read_tab_separated,
+    standardize,
+)
 from tasks.superglue.readers import (
     NO_FILES,
     DataProcessor,
     InputExample,
     TableProcessor,
-    index_of,
-    label_of,
     same_named_files,
     split_files,
 )
+
+logger = logging.getLogger("glm")
 
 CANDIDATES_PER_EXAMPLE = 9  # of WSC, in training
 WRONG_CANDIDATES = 9  # of ReCoRD, beside the right one, in training
@@ -36,12 +45,12 @@ class RteProcessor(DataProcessor):
     hypothesis = "hypothesis"
 
     def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
-        index = index_of(record)
+        index = self.index(record, numeric=True)
         yield InputExample(
             guid=f"{set_type}-{index}",
             text_a=standardize(record.text(self.premise)),
             text_b=standardize(record.text(self.hypothesis)),
-            label=label_of(record),
+            label=self.label(record),
             idx=index,
         )
 
@@ -53,10 +62,18 @@ class CbProcessor(RteProcessor):
 
 
 class AxGenderProcessor(RteProcessor):
-    """Winogender diagnostics: one file, with labels."""
+    """Winogender diagnostics: one file, with labels. Neighbours are pairs, of which both count or none."""
 
     files = split_files(train="AX-g.jsonl", test="AX-g.jsonl")
     few_files = NO_FILES
+
+    def completed(self, examples: list[InputExample], set_type: str) -> list[InputExample]:
+        pairs = [examples[start : start + 2] for start in range(0, len(examples), 2)]
+        return [
+            replace(one, label=None) if any(example.label is None for example in pair) else one
+            for pair in pairs
+            for one in pair
+        ]
 
 
 class AxBroadProcessor(RteProcessor):
@@ -74,31 +91,30 @@ class BoolqProcessor(DataProcessor):
     labels = ("false", "true")
 
     def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
-        label, index = label_of(record), record["idx"]
+        index = self.index(record)
         yield InputExample(
             guid=f"{set_type}-{index}",
             text_a=standardize(record.text("passage")),
             text_b=standardize(record.text("question")),
-            label=None if label is None else label.lower(),
+            label=self.label(record),
             idx=index,
         )
 
 
 class WicProcessor(DataProcessor):
-    """sentence1, sentence2, word, label (true or false; missing means false), idx."""
+    """sentence1, sentence2, word, label (true or false), idx."""
 
     labels = ("false", "true")
 
     def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
-        index = index_of(record)
+        index = self.index(record, numeric=True)
         yield InputExample(
             guid=f"{set_type}-{index}",
             text_a=standardize(record.text("sentence1")),
             text_b=standardize(record.text("sentence2")),
-            label="true" if record.get("label") else "false",
+            label=self.label(record),
             meta={"word": record.text("word")},
             idx=index,
-            labelled=record.get("label") is not None,
         )
 
 
@@ -111,13 +127,13 @@ class CopaProcessor(DataProcessor):
     labels = (0, 1)
 
     def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
-        index = record["idx"]
+        index = self.index(record)
         if record["question"] not in ("cause", "effect"):
-            raise record.error(f"question is {record['question']!r}; it is cause or effect")
+            raise record.error(f"question is {described(record['question'])}; it is cause or effect")
         yield InputExample(
             guid=f"{set_type}-{index}",
             text_a=record.text("premise"),
-            label=record.get("label"),
+            label=self.label(record),
             meta={"choice1": record.text("choice1"), "choice2": record.text("choice2"), "question": record["question"]},
             idx=index,
         )
@@ -128,7 +144,7 @@ class CopaProcessor(DataProcessor):
         mirrored = []
         for example in examples:
             meta = {**example.meta, "choice1": example.meta["choice2"], "choice2": example.meta["choice1"]}
-            label = 1 if example.label == 0 else 0
+            label = None if example.label is None else 1 - example.label
             mirrored.append(replace(example, guid=f"{example.guid}m", label=label, meta=meta, idx=-1))
         return examples + mirrored
 
@@ -139,24 +155,27 @@ class MultircProcessor(DataProcessor):
     labels = (0, 1)
 
     def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
-        passage_index, passage = record["idx"], record["passage"]
-        text = standardize(passage["text"])
-        for question in passage["questions"]:
-            question_index, asked = question["idx"], standardize(question["question"])
-            for answer in question["answers"]:
-                index = [passage_index, question_index, answer["idx"]]
+        passage, passage_index = record.row("passage"), self.index(record)
+        text = standardize(passage.text("text"))
+        for question in passage.rows("questions"):
+            asked = standardize(question.text("question"))
+            question_index = self.identities.unique(question.get("idx"), question, among=(passage_index,))
+            group = (record.number, question.number)
+            for answer in question.rows("answers"):
+                answer_index = self.identities.unique(answer.get("idx"), answer, among=group)
                 yield InputExample(
-                    guid=f"{set_type}-p{index[0]}-q{index[1]}-a{index[2]}",
+                    guid=f"{set_type}-p{passage_index}-q{question_index}-a{answer_index}",
                     text_a=text,
                     text_b=asked,
-                    label=answer.get("label"),
+                    label=self.label(answer),
                     meta={
                         "passage_idx": passage_index,
                         "question_idx": question_index,
-                        "answer_idx": answer["idx"],
-                        "answer": standardize(answer["text"]),
+                        "answer_idx": answer_index,
+                        "answer": standardize(answer.text("text")),
                     },
-                    idx=index,
+                    idx=[passage_index, question_index, answer_index],
+                    group=group,
                 )
 
 
@@ -168,6 +187,13 @@ def locate_span(words: list[str], index: int, span: str) -> int:
         return start >= 0 and [word.lower() for word in words[start : start + len(span_words)]] == span_words
 
     return next((start for start in (index, index - 1, index + 1) if stands_at(start)), index)
+
+
+def stands_near(words: list[str], index: int, span: str) -> bool:
+    """Tell whether ``span`` begins at word ``index`` or next to it, whatever punctuation is glued to its words."""
+    letters = "".join(filter(str.isalnum, span.lower()))
+    starts = range(max(0, index - 1), min(index + 2, len(words)))
+    return any("".join(filter(str.isalnum, " ".join(words[start:]).lower())).startswith(letters) for start in starts)
 
 
 def locate_pronoun(words: list[str], index: int, pronoun: str) -> tuple[list[str], int] | None:
@@ -199,7 +225,7 @@ class WscProcessor(DataProcessor):
     def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
         example, candidates = self.read(record, set_type)
         for_training = set_type == "train" or self.options.for_training
-        if for_training and self.options.cloze_eval and example.label != "True":
+        if for_training and self.options.cloze_eval and example.label == "False":
             return
         if candidates is None:
             yield example
@@ -213,14 +239,18 @@ class WscProcessor(DataProcessor):
 
     def read(self, record: Record, set_type: str) -> tuple[InputExample, list[str] | None]:
         """Return a record's example and its candidates, None where the row has no such field."""
-        target: dict[str, Any] = record["target"]
+        target = record.row("target")
         words = standardize(record.text("text")).split()
-        span, pronoun = target["span1_text"], target["span2_text"]
-        span_index = locate_span(words, target["span1_index"], span)
-        place = locate_pronoun(words, target["span2_index"], pronoun)
+        span, pronoun = target.text("span1_text"), target.text("span2_text")
+        label, index = self.label(record), self.index(record)
+        span_index = target.value("span1_index", int)
+        if label is not None and not stands_near(words, span_index, span):
+            raise target.error(f"the span {described(span)} is not word {span_index} of the text, nor next to it")
+        span_index = locate_span(words, span_index, span)
+        place = locate_pronoun(words, target.value("span2_index", int), pronoun)
         if place is None:
-            raise record.error(
-                f"the pronoun {pronoun!r} is not word {target['span2_index']} of the text, nor next to it"
+            raise target.error(
+                f"the pronoun {described(pronoun)} is not word {target['span2_index']} of the text, nor next to it"
             )
         words, pronoun_index = place
         meta = {
@@ -229,19 +259,10 @@ class WscProcessor(DataProcessor):
             "span1_index": span_index,
             "span2_index": pronoun_index,
         }
-        label = record.get("label")
-        index = record["idx"]
-        example = InputExample(
-            guid=f"{set_type}-{index}",
-            text_a=" ".join(words),
-            label=None if label is None else str(label),
-            meta=meta,
-            idx=index,
-        )
-        candidates = record.get("candidates")
-        if candidates is None:
+        example = InputExample(guid=f"{set_type}-{index}", text_a=" ".join(words), label=label, meta=meta, idx=index)
+        if record.get("candidates") is None:
             return example, None
-        return example, list(dict.fromkeys(candidate["text"] for candidate in candidates))
+        return example, list(dict.fromkeys(candidate.text("text") for candidate in record.rows("candidates")))
 
 
 class WscPairProcessor(WscProcessor):
@@ -261,24 +282,39 @@ class RecordProcessor(DataProcessor):
     labels = ("0", "1")
     few_files = split_files(test="val.jsonl")  # dev stays val.jsonl
 
+    def records(self, path: Path) -> Iterator[Record]:
+        """Yield the records of a file, after a look at how it counts the ends of entities."""
+        return with_inclusive_ends(list(super().records(path)))
+
     def converter(self, set_type: str) -> Callable[[Record], Iterable[InputExample]]:
         shuffler = random.Random(SHUFFLE_SEED)  # one for all rows of a file, in their order
         return partial(self.questions, set_type=set_type, shuffler=shuffler)
 
     def questions(self, record: Record, *, set_type: str, shuffler: random.Random) -> Iterable[InputExample]:
         """Yield the examples of a passage."""
-        passage_index, passage = record["idx"], record["passage"]
-        raw_text = passage["text"]
-        entities = sorted({standardize(raw_text[e["start"] : e["end"] + 1]) for e in passage["entities"]})
+        passage, passage_index = record.row("passage"), self.index(record)
+        raw_text = passage.text("text")
+        entities = sorted(
+            {standardize(raw_text[start : end + 1]) for start, end in map(entity_span, entities_of(record))}
+        )
         text = standardize(raw_text).replace("@highlight\n", "- ")
-        for question in record["qas"]:
-            answers = list(dict.fromkeys(standardize(answer["text"]) for answer in question.get("answers", ())))
-            index, query = question["idx"], standardize(question["query"])
+        for question in record.rows("qas"):
+            given = (standardize(answer.text("text")) for answer in question.rows("answers", default=()))
+            answers = list(dict.fromkeys(given))
+            if not answers:
+                self.unlabelled(
+                    question, question.without("answers") if "answers" not in question.fields else "no answers"
+                )
+            index = self.identities.unique(question.get("idx"), question, among=(passage_index,))
+            query = standardize(question.text("query"))
             guid = f"{set_type}-p{passage_index}-q{index}"
             place = {"passage_idx": passage_index, "question_idx": index}
             if set_type != "train" and not self.options.for_training:
+                if not entities:
+                    raise passage.error("no entities, so there is nothing to choose an answer from")
                 meta = {**place, "candidates": entities, "answers": answers}
-                yield InputExample(guid, text, query, "1", meta, index, num_choices=len(entities))
+                label = "1" if answers else None
+                yield InputExample(guid, text, query, label, meta, index, len(entities), question.place)
                 continue
             for number, answer in enumerate(answers):
                 wrong = [entity for entity in entities if entity not in answers]
@@ -288,7 +324,61 @@ class RecordProcessor(DataProcessor):
                 meta = {**place, "candidates": [answer, *wrong], "answers": [answer]}
                 answer_index = [passage_index, index, number]
                 answer_guid = f"{guid}-a{number}"
-                yield InputExample(answer_guid, text, query, "0", meta, answer_index, num_choices=len(wrong) + 1)
+                yield InputExample(answer_guid, text, query, "0", meta, answer_index, len(wrong) + 1, question.place)
+
+
+def entities_of(record: Record) -> list[Record]:
+    """Return the entities of a row of ReCoRD."""
+    return record.row("passage").rows("entities")
+
+
+def entity_span(entity: Record) -> tuple[int, int]:
+    """Return the places of an entity's first and last character."""
+    return entity.value("start", int), entity.value("end", int)
+
+
+def with_inclusive_ends(records: Sequence[Record]) -> Iterator[Record]:
+    """Yield rows of ReCoRD whose ends of entities are those of their last characters, as published.
+
+    Some copies have the ends behind it. The answers tell, or where there are none blanks around entities: a file is
+    read in the way in which they all fit. Raises ValueError for an entity that fits in neither way.
+    """
+    exclusive = _ends_behind(records)
+    if exclusive:
+        logger.warning(f"{records[0].path}: the ends of entities stand behind their last character; they are read so")
+    for record in records:
+        text = record.row("passage").text("text")
+        entities = []
+        for entity in entities_of(record):
+            start, end = entity_span(entity)
+            end -= exclusive
+            if not 0 <= start <= end < len(text) or text[start : end + 1] != text[start : end + 1].strip():
+                shown = f"{described(text[start : end + 1])}" if 0 <= start <= end else "nothing"
+                raise entity.error(
+                    f"characters {start} to {end} of a passage of {len(text)} are {shown}, which is no entity"
+                )
+            entities.append({**entity.fields, "end": end})
+        passage = {**record["passage"], "entities": entities}
+        yield replace(record, fields={**record.fields, "passage": passage})
+
+
+def _ends_behind(records: Sequence[Record]) -> bool:
+    """Tell whether the ends in rows of ReCoRD stand behind the last characters."""
+    told, fitting = [0, 0], [True, True]  # by the answers, by all entities; with ends inclusive and exclusive
+    for record in records:
+        text = record.row("passage").text("text")
+        for question in record.rows("qas"):
+            for answer in question.rows("answers", default=()):
+                start, end = (answer.value(name, int, default=-1) for name in ("start", "end"))
+                for way in range(2):
+                    told[way] += text[start : end + 1 - way] == answer.text("text")
+        for start, end in map(entity_span, entities_of(record)):
+            for way in range(2):
+                found = text[max(start, 0) : end + 1 - way]
+                fitting[way] &= found == found.strip() and 0 <= start <= end - way < len(text)
+    if all(told):
+        raise ValueError(f"{records[0].path}: the ends of some answers stand at their last character, of others behind")
+    return told[1] > 0 if any(told) else fitting == [False, True]
 
 
 class MnliProcessor(TableProcessor):
@@ -301,7 +391,7 @@ class MnliProcessor(TableProcessor):
         test=("test_matched.tsv", "test_matched"),
         unlabeled=("train.tsv", "train"),
     )
-    text_a, text_b, label = "sentence1", "sentence2", "gold_label"
+    text_a, text_b, label_field = "sentence1", "sentence2", "gold_label"
     clean = staticmethod(standardize)
 
 
@@ -333,13 +423,13 @@ class Sst2Processor(GlueProcessor):
 class MrpcProcessor(GlueProcessor):
     """#1 String, #2 String, Quality."""
 
-    text_a, text_b, label = "#1 String", "#2 String", "Quality"
+    text_a, text_b, label_field = "#1 String", "#2 String", "Quality"
 
 
 class QqpProcessor(GlueProcessor):
     """question1, question2, is_duplicate."""
 
-    text_a, text_b, label = "question1", "question2", "is_duplicate"
+    text_a, text_b, label_field = "question1", "question2", "is_duplicate"
 
 
 class QnliProcessor(GlueProcessor):
@@ -360,8 +450,10 @@ class ColaProcessor(DataProcessor):
         return read_tab_separated(path, header=path.name == "test.tsv")
 
     def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
-        label, sentence = (None, record.text("sentence")) if set_type == "test" else (record[1], record[3])
-        yield InputExample(f"{set_type}-{record.number}", standardize(sentence), label=label)
+        named = set_type == "test"
+        sentence = standardize(record.text("sentence" if named else 3))
+        label = self.label(record, key="label" if named else 1)
+        yield InputExample(f"{set_type}-{record.number}", sentence, label=label)
 
 
 def plain_text(text: str) -> str:
@@ -380,11 +472,11 @@ class TopicProcessor(DataProcessor):
 
     def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
         text_a, text_b = self.texts(record)
-        yield InputExample(f"{set_type}-{record.number}", text_a, text_b, record[0])
+        yield InputExample(f"{set_type}-{record.number}", text_a, text_b, self.label(record, key=0))
 
     def texts(self, record: Record) -> tuple[str, str | None]:
         """Return the texts of a record."""
-        return plain_text(record[1]), None
+        return plain_text(record.text(1)), None
 
 
 class AgnewsProcessor(TopicProcessor):
@@ -393,7 +485,7 @@ class AgnewsProcessor(TopicProcessor):
     labels = ("1", "2", "3", "4")
 
     def texts(self, record: Record) -> tuple[str, str | None]:
-        headline, body = (standardize(record[column].replace("\\", " ")) for column in (1, 2))
+        headline, body = (standardize(record.text(column).replace("\\", " ")) for column in (1, 2))
         return headline, body
 
 
@@ -403,7 +495,7 @@ class YahooProcessor(TopicProcessor):
     labels = tuple(str(number) for number in range(1, 11))
 
     def texts(self, record: Record) -> tuple[str, str | None]:
-        return plain_text(f"{record[1]} {record[2]}"), plain_text(record[3])
+        return plain_text(f"{record.text(1)} {record.text(2)}"), plain_text(record.text(3))
 
 
 class YelpPolarityProcessor(TopicProcessor):
@@ -429,7 +521,8 @@ class XstanceProcessor(DataProcessor):
     def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
         if self.language is None or record["language"] == self.language:
             question, comment = standardize(record.text("question")), standardize(record.text("comment"))
-            yield InputExample(record["id"], question, comment, record["label"])
+            guid = self.identities.unique(record.get("id"), record, name="id")
+            yield InputExample(guid, question, comment, self.label(record))
 
 
 class XstanceGermanProcessor(XstanceProcessor):
@@ -460,17 +553,21 @@ class RaceProcessor(DataProcessor):
 
     def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
         text = clean_article(record.text("article"))
-        questions, options, answers = record["questions"], record["options"], record["answers"]
+        identity = self.identities.unique(record.get("id"), record, name="id")
+        questions, options = record.texts("questions"), record.value("options", list)
+        answers = record.value("answers", list, default=[None] * len(questions))
         if not len(questions) == len(options) == len(answers):
             raise record.error(f"{len(questions)} questions, {len(options)} options and {len(answers)} answers")
-        for number, (question, choices, answer) in enumerate(zip(questions, options, answers)):
+        for number, fields in enumerate(zip(questions, options, answers)):
+            asked = replace(record, fields=dict(zip(("question", "options", "answer"), fields)), within=f"[{number}]")
+            choices = asked.texts("options")
             yield InputExample(
-                guid=f"{set_type}-p{record['id']}-q{number}",
+                guid=f"{set_type}-p{identity}-q{number}",
                 text_a=text,
-                text_b=question,
-                label=answer,
+                text_b=asked.text("question"),
+                label=self.label(asked, self.labels[: len(choices)], key="answer"),
                 meta={"choices": choices},
-                idx=[set_type, record["id"], number],
+                idx=[set_type, identity, number],
             )
 
 
@@ -490,20 +587,21 @@ class SquadProcessor(DataProcessor):
     few_files = NO_FILES
 
     def records(self, path: Path) -> Iterator[Record]:
-        try:
-            articles = json.loads(read_text(path))["data"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: not a file of SQuAD ({type(error).__name__}: {error})") from None
-        paragraphs = (paragraph for article in articles for paragraph in article["paragraphs"])
+        document = read_document(path)
+        paragraphs = (paragraph for article in document.rows("data") for paragraph in article.rows("paragraphs"))
         for number, paragraph in enumerate(paragraphs):
-            yield Record(path, 1, number, paragraph)
+            yield replace(paragraph, number=number)
 
     def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
-        for question in record["qas"]:
-            answers = question["answers"]
-            answer = answers[0] if answers else {"text": "N/A"}
-            meta = {"answer": answer, "answers": answers}
-            yield InputExample(question["id"], record.text("context"), question["question"], "0", meta)
+        context = record.text("context")
+        for question in record.rows("qas"):
+            answers = question.rows("answers")
+            if answers:
+                check_offset(answers[0], context, "text", "answer_start")
+            answer = answers[0].fields if answers else {"text": "N/A"}
+            meta = {"answer": answer, "answers": [one.fields for one in answers]}
+            guid = self.identities.unique(question.get("id"), question, name="id")
+            yield InputExample(guid, context, question.text("question"), "0", meta, source=question.place)
 
 
 class ClueProcessor(TableProcessor):
@@ -536,17 +634,19 @@ class CluewscProcessor(DataProcessor):
     few_files = NO_FILES
 
     def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
-        target = record["target"]
-        index = record["idx"] if record.get("id") is None else record["id"]
+        target, text = record.row("target"), record.text("text")
+        index = (
+            self.index(record) if record.get("id") is None else self.identities.unique(record["id"], record, name="id")
+        )
         meta: dict[str, Any] = {}
         for span in ("span1", "span2"):
-            text, start = target[f"{span}_text"], target[f"{span}_index"]
-            meta |= {f"{span}_text": text, f"{span}_index": start, f"{span}_length": len(text)}
+            words, start = check_offset(target, text, f"{span}_text", f"{span}_index")
+            meta |= {f"{span}_text": words, f"{span}_index": start, f"{span}_length": len(words)}
         yield InputExample(
             guid=f"{set_type}-{index}",
-            text_a=record.text("text"),
+            text_a=text,
             text_b=target["span1_index"],
-            label=label_of(record),
+            label=self.label(record),
             meta=meta,
             idx=index,
         )
@@ -562,7 +662,7 @@ class MultichoiceProcessor(DataProcessor):
         path = Path(split)
         if data_dir is not None and not path.exists():
             path = Path(data_dir) / split
-        examples = [example for record in read_json_lines(path) for example in self.convert(record, "")]
+        examples = self.read_file(path, "")
         if not examples:
             raise ValueError(f"{path}: no questions in it; give JSON lines with inputs_pretokenized")
         return examples
@@ -571,12 +671,6 @@ class MultichoiceProcessor(DataProcessor):
         return True
 
     def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
-        text, choices = record.text("inputs_pretokenized"), record["choices_pretokenized"]
-        if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):
-            raise record.error(f"choices_pretokenized is {choices!r}; it has to be a list of texts")
-        label = record.get("label")
-        if label is not None and label not in range(len(choices)):
-            raise record.error(f"label {label!r}; there are {len(choices)} choices, counted from 0")
-        number = str(record.number)
-        meta = {"choices": choices, "source": f"{record.path}, line {record.line}"}
-        yield InputExample(number, text, None, label, meta, number, num_choices=len(choices))
+        text, choices = record.text("inputs_pretokenized"), record.texts("choices_pretokenized")
+        label, number = self.label(record, range(len(choices))), str(record.number)
+        yield InputExample(number, text, None, label, {"choices": choices}, number, num_choices=len(choices))

@@ -5,13 +5,16 @@ A task's own files are a subclass of ``DataProcessor`` (``processors.py``).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tasks.readers import Record, read_json_lines, read_tab_separated
+from files.reading import described
+from tasks.readers import Identities, Record, read_json_lines, read_tab_separated
 
+logger = logging.getLogger("glm")
 SPLITS = ("train", "dev", "test", "unlabeled")
 # The file of each split, and the name that its examples carry in their guid; None for a split that is empty.
 SplitFiles: TypeAlias = "Mapping[str, tuple[str, str] | None]"
@@ -28,8 +31,9 @@ class InputExample:
         meta: what else the task's patterns and metrics need.
         idx: the name that the prediction file gives; -1 when the data has none.
         num_choices: number of answers to choose from, where it varies from example to example.
-        labelled: whether the label is the file's; WiC's missing ones are taken to be false.
         language: that its file is in, empty where tasks have one language.
+        source: file and line, for messages.
+        group: examples of one group count together (MultiRC's answers to one question).
     """
 
     guid: str | int
@@ -39,8 +43,9 @@ class InputExample:
     meta: Mapping[str, Any] = field(default_factory=dict)
     idx: Any = -1
     num_choices: int = 1
-    labelled: bool = True
     language: str = ""
+    source: str = ""
+    group: Any = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class DataOptions:
         for_training: the examples are for a loss, not for a metric: ReCoRD has one example per answer then.
         languages: those that are evaluated; empty for all that there are files of.
         dev_fraction: which share of the development examples of a task of single words (panx) is evaluated.
+        needs_labels: a row without a label is an error.
     """
 
     few_superglue: bool = False
@@ -62,6 +68,7 @@ class DataOptions:
     for_training: bool = False
     languages: tuple[str, ...] = ()
     dev_fraction: float = 1.0
+    needs_labels: bool = False
 
 
 DEFAULT_OPTIONS = DataOptions()
@@ -98,6 +105,8 @@ class DataProcessor:
     def __init__(self, name: str, options: DataOptions = DEFAULT_OPTIONS) -> None:
         self.name = name
         self.options = options
+        self.identities = Identities()
+        self.lacking = ""
 
     def examples(self, data_dir: str | Path | None, split: str) -> list[InputExample]:
         """Read a split; examples with fewer choices come first, otherwise the file's order is kept.
@@ -114,13 +123,24 @@ class DataProcessor:
             return []
         assert data_dir is not None, self.name
         name, set_type = file
+        return sorted(self.read_file(Path(data_dir) / name, set_type), key=lambda example: example.num_choices)
+
+    def read_file(self, path: Path, set_type: str) -> list[InputExample]:
+        """Return the examples of a file in its order. Say what its rows lack."""
+        self.identities, self.lacking = Identities(), ""
         convert = self.converter(set_type)
         examples: list[InputExample] = []
-        for record in self.records(Path(data_dir) / name):
+        for record in self.records(path):
             for example in _converted(convert, record, self.name):
-                self.check_label(example, record)
-                examples.append(example)
-        return sorted(self.completed(examples, set_type), key=lambda example: example.num_choices)
+                examples.append(example if example.source else replace(example, source=record.place))
+        self.identities.report()
+        unlabelled = [example.source for example in examples if example.label is None]
+        if unlabelled and not self.options.for_training:
+            logger.info(
+                f"note: {path}: {len(unlabelled):,} of {len(examples):,} examples have no label (the first: "
+                f"{unlabelled[0].removeprefix(f'{path}, ')}{self.lacking}); metrics leave them out"
+            )
+        return self.completed(examples, set_type)
 
     def has_split(self, split: str) -> bool:
         """Return whether the task has such a split, whatever files there are."""
@@ -142,11 +162,37 @@ class DataProcessor:
         """Return the examples of a file with those that are made from them."""
         return examples
 
-    def check_label(self, example: InputExample, record: Record) -> None:
-        """Raise ValueError for a label that the task does not have."""
-        if example.label is not None and example.label not in self.labels:
-            known = ", ".join(map(str, self.labels))
-            raise record.error(f"label {example.label!r}; {self.name} has the labels {known}")
+    def label(self, record: Record, labels: Iterable[Any] | None = None, *, key: Any = "label") -> Any:
+        """Return the label in a field of a record, None for an unlabelled one.
+
+        Raises ValueError for a label that is none of ``labels`` (the task's unless given), and for an unlabelled
+        record where labels are needed.
+        """
+        label = record.label(self.labels if labels is None else labels, key)
+        if label is None and (self.options.needs_labels or not self.lacking):
+            given = record.get(key)
+            problem = record.without(key) if given is None else f"{key} {described(given)} says that there is none"
+            self.unlabelled(record, problem)
+        return label
+
+    def unlabelled(self, record: Record, problem: str) -> None:
+        """Note that a record has no label. Raise ValueError where it needs one."""
+        if self.options.needs_labels:
+            raise record.error(f"no label to train on: {problem}")
+        self.lacking = self.lacking or f": {problem}"
+
+    def index(self, record: Record, *, numeric: bool = False) -> Any:
+        """Return the record's ``idx``, or its place where that is missing or another record's.
+
+        ``numeric``: texts become numbers, or the record's number where they are none.
+        """
+        value = record.get("idx")
+        if numeric and isinstance(value, str):
+            try:
+                value = int(value)
+            except ValueError:
+                value = record.number
+        return self.identities.unique(value, record)
 
 
 def _converted(
@@ -164,7 +210,7 @@ class TableProcessor(DataProcessor):
 
     Attributes:
         text_a, text_b: names of the fields; None for tasks of one text.
-        label: name of the label's field.
+        label_field: name of the label's field.
         clean: applied to both texts.
         read: returns the records of a file.
         indexed: the number of a record is the example's ``idx``.
@@ -172,7 +218,7 @@ class TableProcessor(DataProcessor):
 
     text_a: str = ""
     text_b: str | None = None
-    label: str = "label"
+    label_field: str = "label"
     clean: Callable[[str], str] = staticmethod(lambda text: text)
     read: Callable[[Path], Iterable[Record]] = staticmethod(read_tab_separated)
     indexed: bool = False
@@ -187,25 +233,6 @@ class TableProcessor(DataProcessor):
             guid=f"{set_type}-{record.number}",
             text_a=clean(record.text(self.text_a)),
             text_b=None if self.text_b is None else clean(record.text(self.text_b)),
-            label=label_of(record, self.label),
+            label=self.label(record, key=self.label_field),
             idx=record.number if self.indexed else -1,
         )
-
-
-def label_of(record: Record, key: str = "label") -> str | None:
-    """Return a label as text, None where there is none; JSON's true and false are written as in JSON."""
-    value = record.get(key)
-    if value is None:
-        return None
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def index_of(record: Record) -> Any:
-    """Return the record's ``idx``: texts become numbers, or the record's number where they are none."""
-    value = record["idx"]
-    if not isinstance(value, str):
-        return value
-    try:
-        return int(value)
-    except ValueError:
-        return record.number

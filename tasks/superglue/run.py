@@ -72,16 +72,21 @@ class UnderstandingRun(TaskRun):
         self.pattern_ids = self._ensemble() or (self.encoding.pattern_id,)
         self.data_options = configuration.select(DataOptions, languages=settings.languages or ())
         tuning = configuration.tuning
-        self.training = self._loss_samples("train") if tuning.epochs else ()
+        self.training = self._loss_samples("train", needs_labels=True) if tuning.epochs else ()
         self.validation = [] if tuning.no_validation else self._evaluation_sets(files.valid_data, default="dev")
         if tuning.epochs and self.validation:
-            self.loss_samples = self._loss_samples((files.valid_data or ("dev",))[0])
+            self.loss_samples = self._loss_samples((files.valid_data or ("dev",))[0], needs_labels=False)
+            if not any(self.task.counted_rows(split.examples) for split in self.validation):
+                names = ", ".join(split.name for split in self.validation)
+                raise ValueError(
+                    f"no labels in {names}, so no epoch is the best: give labelled --valid-data, or --no-validation"
+                )
         test = [] if settings.eval_valid else self._evaluation_sets(files.test_data, default="test")
         self.test = test or self.validation
 
-    def examples(self, split: str, *, for_training: bool) -> Sequence[InputExample]:
+    def examples(self, split: str, *, for_training: bool, needs_labels: bool = False) -> Sequence[InputExample]:
         """Read a split, or with ``--limit`` some of its examples."""
-        options = replace(self.data_options, for_training=for_training)
+        options = replace(self.data_options, for_training=for_training, needs_labels=needs_labels)
         folder, limit = self.configuration.data.data_dir, self.configuration.task.limit
         return limited(self.task.examples(folder, split, options), limit)
 
@@ -97,9 +102,13 @@ class UnderstandingRun(TaskRun):
             )
         return tuple(settings.pattern_ensemble) or known
 
-    def _loss_samples(self, split: str) -> Sequence[TaskSample]:
-        """Return the samples of a split for a loss, those of all patterns; say how many texts were shortened."""
-        examples = self.examples(split, for_training=True)
+    def _loss_samples(self, split: str, *, needs_labels: bool) -> Sequence[TaskSample]:
+        """Return the samples of a split for a loss, those of all patterns; say how many texts were shortened.
+
+        Unlabelled examples are refused where labels are needed, and left out otherwise.
+        """
+        examples = self.examples(split, for_training=True, needs_labels=needs_labels)
+        examples = [examples[number] for number in self.task.counted_rows(examples)]
         return list(itertools.chain.from_iterable(self._encoded(examples, split, for_training=True)))
 
     def _evaluation_sets(self, names: Sequence[str] | None, *, default: str) -> list[EvaluationSet]:
@@ -219,7 +228,9 @@ class UnderstandingRun(TaskRun):
     def _infilling_batches(self) -> Callable[[int], Any]:
         """Return what makes blank-infilling batches of the task's texts with their answers filled in."""
         configuration, topology = self.configuration, self.topology
-        texts = self.task.labelled_texts(self.examples("train", for_training=True), self.tokenizer, self.encoding)
+        texts = self.task.labelled_texts(
+            self.examples("train", for_training=True, needs_labels=True), self.tokenizer, self.encoding
+        )
         collator = BlankInfillingCollator(
             self.tokenizer,
             blank_infilling(configuration),

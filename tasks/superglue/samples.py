@@ -413,7 +413,7 @@ class MultichoiceEncoder(Encoder):
         ValueError, with the place of the example, for a choice that is empty or leaves no room for the text.
         """
         length, special = self.options.seq_length, self.special
-        place = example.meta.get("source", f"example {example.guid}")
+        place = example.source or f"example {example.guid}"
         ids = self.tokenizer.encode(example.text_a)
         choices = [self.tokenizer.encode(choice) for choice in example.meta["choices"]]
         if not all(choices):
@@ -524,5 +524,5 @@ def choice_texts(example: InputExample) -> list[HeadTexts]:
 
 
 def _named(error: ValueError, example: InputExample) -> ValueError:
-    message = str(error)
-    return ValueError(message if message.startswith(("example ", "--")) else f"example {example.guid}: {message}")
+    message, place = str(error), example.source or f"example {example.guid}"
+    return ValueError(message if message.startswith((place, "--")) else f"{place}: {message}")

@@ -164,8 +164,8 @@ class Task:
         return [encoder.labelled_text(example, label=self.answer_index(example)) for example in examples]
 
     def answer_index(self, example: InputExample) -> int:
-        """Return which of its answers an example has in labelled texts; the first for an unlabelled example."""
-        return 0 if example.label is None else self.label_index(example)
+        """Return which of its answers a labelled example has in labelled texts."""
+        return self.label_index(example)
 
     def prompt_init_tokens(self, tokenizer: Tokenizer, options: EncodingOptions) -> list[int]:
         """Return the ids of the labels' words, in label order, which start a continuous prompt; none without words."""
@@ -178,9 +178,8 @@ class Task:
         return best_row
 
     def counted_rows(self, examples: Sequence[InputExample]) -> list[int]:
-        """Return which examples metrics are about: all or, where some have no label, none."""
-        labelled = all(example.labelled and example.label is not None for example in examples)
-        return list(range(len(examples))) if labelled else []
+        """Return which examples metrics are about: those with a label."""
+        return [number for number, example in enumerate(examples) if example.label is not None]
 
     def evaluate(self, predictions: Sequence[int], examples: Sequence[InputExample]) -> dict[str, float]:
         """Return the task's metrics by name. ``predictions`` are classes (or choices) in the order of the examples."""
@@ -231,6 +230,8 @@ class WscTask(Task):
         return ClozeEncoder(self.patterns, tokenizer, options, multi_token=True, language_model=alone)
 
     def sample_label(self, example: InputExample, options: EncodingOptions, *, for_training: bool) -> int | None:
+        if example.label is None:
+            return None
         if for_training and options.cloze_eval and not self.models_language(options):
             return 0  # the first row is the span that is right
         return super().sample_label(example, options, for_training=for_training)
@@ -241,13 +242,6 @@ class WscTask(Task):
     def predicted_class(self, kind: Kind, best_row: int) -> int:
         """Return 1 where the first row is the best."""
         return int(best_row == 0) if kind in ("multi_token", "fast_decode") else best_row
-
-
-class RecordTask(Task):
-    """ReCoRD, where an example is labelled when the file has its answers."""
-
-    def counted_rows(self, examples: Sequence[InputExample]) -> list[int]:
-        return list(range(len(examples))) if any(example.meta["answers"] for example in examples) else []
 
 
 class MultichoiceTask(Task):
@@ -278,6 +272,3 @@ class MultichoiceTask(Task):
 
     def encoder(self, tokenizer: Tokenizer, options: EncodingOptions) -> Encoder:
         return MultichoiceEncoder(tokenizer, options) if options.cloze_eval else self.head_encoder(tokenizer, options)
-
-    def counted_rows(self, examples: Sequence[InputExample]) -> list[int]:
-        return [number for number, example in enumerate(examples) if example.label is not None]

@@ -33,7 +33,7 @@ def read(golden, case: dict[str, Any]) -> list[InputExample]:
 
 def as_json(example: InputExample) -> dict[str, Any]:
     fields = dataclasses.asdict(example)
-    del fields["labelled"]  # ours: whether the file has the label
+    del fields["source"], fields["group"], fields["language"]  # ours
     return json.loads(json.dumps(fields))
 
 
@@ -45,6 +45,12 @@ def without_order(example: dict[str, Any]) -> str:
     idx = example["idx"][:2] if isinstance(example["idx"], list) else example["idx"]
     guid = example["guid"].rsplit("-a", 1)[0]
     return json.dumps({**example, "meta": meta, "idx": idx, "guid": guid}, sort_keys=True)
+
+
+def with_our_label(recorded: dict[str, Any], found: dict[str, Any], case: dict[str, Any]) -> dict[str, Any]:
+    """Return a recorded example; where its file has no label, and the original takes one for it, without that."""
+    guesses = case["task"] in ("wic", "copa", "record") and case["split"] in ("test", "unlabeled")
+    return {**recorded, "label": None} if guesses and found["label"] is None else recorded
 
 
 def test_examples(golden):
@@ -65,7 +71,7 @@ def test_examples(golden):
         if entry.get("order_free"):
             assert sorted(map(without_order, found)) == sorted(map(without_order, entry["examples"])), case
         else:
-            assert found == entry["examples"], case
+            assert found == [with_our_label(*pair, case) for pair in zip(entry["examples"], found, strict=True)], case
 
 
 def piece_as_json(piece) -> list:
