@@ -89,7 +89,7 @@ def load_filler(settings: SampleSettings, *, topology: ParallelTopology, device:
     assert path is not None
     glm = load_model(
         path,
-        config=settings.model.config(vocab_size=vocab_size),
+        config=settings.network(vocab_size=vocab_size),
         tokenizer=tokenizer,
         dtype=AUTOCAST_TYPES.get(precision),
         device=device,

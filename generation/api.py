@@ -334,7 +334,7 @@ def _describe(path: str | Path, *, settings: str | Path | None, released: str | 
         return describe_name(released)
     if settings is not None:
         return of_run(Path(settings))
-    description = describe_checkpoint(resolve_checkpoint(path).folder)
+    description = describe_checkpoint(resolve_checkpoint(path).path)
     if description is None:
         raise ValueError(
             f"{path}: nothing says what model this is; give settings= (config.json of the run, in runs/NAME), "

@@ -25,12 +25,14 @@ class GLMConfig(TransformerConfig):
         vocab_size: rows of the word table, padding included.
         max_memory_length: how many earlier positions a cache made by ``GLMModel.new_cache`` keeps (0: all).
         prompt_length: adds a prompt encoder of that many vectors.
-        prompt_function: how the prompt encoder computes them.
+        prefix_prompt_length: adds trained vectors that many positions before the keys and values of every layer.
+        prompt_function: how the prompt encoder computes either.
     """
 
     vocab_size: int
     max_memory_length: int = field(default=0, kw_only=True)
     prompt_length: int | None = field(default=None, kw_only=True)
+    prefix_prompt_length: int | None = field(default=None, kw_only=True)
     prompt_function: str = field(default="lstm", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -40,6 +42,11 @@ class GLMConfig(TransformerConfig):
             raise ValueError(f"max_memory_length is {self.max_memory_length}; it has to be 0 (no limit) or more")
         if self.prompt_length is not None and self.prompt_length < 1:
             raise ValueError(f"prompt_length is {self.prompt_length}; it has to be at least 1, or None for no prompt")
+        if self.prefix_prompt_length is not None and (self.prefix_prompt_length < 1 or self.relative_encoding):
+            raise ValueError(
+                f"prefix_prompt_length is {self.prefix_prompt_length}; it has to be at least 1, of a model with "
+                "learned positions, or None for no prefix"
+            )
         if self.prompt_function not in PROMPT_FUNCTIONS:
             raise ValueError(
                 f"prompt function {self.prompt_function!r} is unknown; choose one of {', '.join(PROMPT_FUNCTIONS)}"

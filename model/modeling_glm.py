@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from model.config import GLMConfig
-from model.prompt import PromptEncoder, replace_embeddings
+from model.prompt import PrefixEncoder, PromptEncoder, replace_embeddings
 from mpu.cache import KeyValueCache
 from mpu.cross_entropy import vocab_parallel_cross_entropy
 from mpu.initialize import ParallelTopology
@@ -82,6 +82,17 @@ class GLMModel(nn.Module):
             with _default_generator_from(generator):
                 self.prompt_spell = PromptEncoder(
                     config.prompt_length,
+                    config.hidden_size,
+                    function=config.prompt_function,
+                    device=device,
+                    dtype=dtype,
+                )
+        self.prefix_encoder: PrefixEncoder | None = None
+        if config.prefix_prompt_length is not None:
+            with _default_generator_from(generator):
+                self.prefix_encoder = PrefixEncoder(
+                    config.prefix_prompt_length,
+                    config.num_layers,
                     config.hidden_size,
                     function=config.prompt_function,
                     device=device,
@@ -200,7 +211,10 @@ class GLMModel(nn.Module):
             embeddings = replace_embeddings(embeddings, self.prompt_spell(), prompt_positions)
         if query_positions is not None:
             query_positions = send(query_positions, embeddings.device)
-        return self.transformer(embeddings, position_ids, attention_mask, cache=cache, query_positions=query_positions)
+        options = {} if self.prefix_encoder is None else {"prefix": self.prefix_encoder()}
+        return self.transformer(
+            embeddings, position_ids, attention_mask, cache=cache, query_positions=query_positions, **options
+        )
 
     def _loss(self, hidden: Tensor, labels: Tensor, loss_mask: Tensor, *, label_smoothing: float) -> LanguageModelLoss:
         """Sum the weighted losses of the positions whose weight is not 0."""

@@ -11,8 +11,9 @@ from model.config import GLMConfig
 class ReleasedModel:
     """A published checkpoint: its sizes, its tokenizer, and the names of its files.
 
-    ``config_task`` is the script in ``config_tasks/`` that describes it, ``checkpoint_folder`` the folder that script
-    expects below ``CHECKPOINT_PATH``. ``fix_command_token`` gives [gMASK] an id of its own in the Chinese tokenizer.
+    ``config_task`` is the script in ``config_tasks/`` that describes it, ``checkpoint_folder`` the folder (or file)
+    that script expects below ``CHECKPOINT_PATH``. ``fix_command_token`` gives [gMASK] an id of its own in the Chinese
+    tokenizer.
     """
 
     name: str
@@ -26,7 +27,9 @@ class ReleasedModel:
 
 
 WORDPIECE, BYTE_PAIRS, CHINESE = "BertWordPieceTokenizer", "GPT2BPETokenizer", "ChineseSPTokenizer"
-VOCABULARY_SIZES = {WORDPIECE: 30592, BYTE_PAIRS: 50304, CHINESE: 50048}
+# The SentencePiece file of the multilingual model, and where it lies beside the checkpoint.
+MULTILINGUAL_PIECES = "mglm250k/mglm250k-uni.model"
+VOCABULARY_SIZES = {WORDPIECE: 30592, BYTE_PAIRS: 50304, CHINESE: 50048, MULTILINGUAL_PIECES: 250112}
 # name, (layers, hidden size, heads), positions, tokenizer, vocabulary file, config_tasks/model_blocklm_<...>.sh, folder
 _ROWS = (
     ("GLM-Base", (12, 768, 12), 512, WORDPIECE, "bert-base-uncased", "base", "blocklm-base-blank"),
@@ -39,12 +42,17 @@ _ROWS = (
     ("GLM-2B", (36, 2048, 32), 1024, BYTE_PAIRS, None, "2B", "blocklm-2b-512"),
     ("GLM-10B", (48, 4096, 64), 1024, BYTE_PAIRS, None, "10B", "glm-10b-1024"),
     ("GLM-10B-Chinese", (48, 4096, 64), 1024, CHINESE, None, "10B_chinese", "glm-10b-chinese"),
+    ("mGLM-1B", (24, 1536, 16), 1024, CHINESE, MULTILINGUAL_PIECES, "multilingual_large", "pretrained.pt"),
 )  # fmt: skip
 
 RELEASED_MODELS: dict[str, ReleasedModel] = {
     name: ReleasedModel(
         name=name,
-        config=GLMConfig(*sizes, VOCABULARY_SIZES[tokenizer], max_position_embeddings=positions),
+        config=GLMConfig(
+            *sizes,
+            VOCABULARY_SIZES.get(model_type or "", VOCABULARY_SIZES[tokenizer]),
+            max_position_embeddings=positions,
+        ),
         tokenizer_type=tokenizer,
         tokenizer_model_type=model_type,
         config_task=f"model_blocklm_{script}.sh",

@@ -1,7 +1,7 @@
 """Self-attention: how its result is computed, and the layer around it.
 
 b batch, s new positions (queries), m cached positions, k = m + s keys, h hidden, n heads of this rank, d head dim,
-r query positions, t tensor-parallel size
+r query positions, t tensor-parallel size, T length of a prefix prompt
 """
 
 from __future__ import annotations
@@ -105,11 +105,14 @@ class SelfAttention(nn.Module):
         cache: KeyValueCache | None = None,
         layer: int = 0,
         query_positions: Tensor | None = None,
+        prefix: Tensor | None = None,
     ) -> Tensor:
         """Map the normalised hidden states [b,s,h] to the attention output [b,s,h], dropout included.
 
         With a ``cache`` the new keys and values are appended to those of ``layer``. With ``query_positions`` [b,r] only
-        those positions are queries, the output is [b,r,h], and ``mask`` is made for them.
+        those positions are queries, the output is [b,r,h], and ``mask`` is made for them. ``prefix`` [T,h] are vectors
+        that give keys and values alone, before all others; ``mask`` counts them, a cache does not hold them, and with
+        them attention has no dropout, as in the multilingual release.
         """
         batch_size, length, _ = hidden.shape
         fused = self.query_key_value(hidden).view(batch_size, length, 3, self.num_heads, self.head_dim)
@@ -123,11 +126,24 @@ class SelfAttention(nn.Module):
                 query = query.to(key.dtype)  # fp32 for 16 bits, see ``KeyValueCache.allocate``
             else:
                 key, value = key.to(query.dtype), value.to(query.dtype)
-        probability = self.config.attention_dropout if self.training else 0.0
+        if prefix is not None:
+            key, value = self._behind(prefix, key, value)
+        probability = self.config.attention_dropout if self.training and prefix is None else 0.0
         with self.random_state.fork(query.device) if probability > 0.0 else nullcontext():
             context = self.attend(query, key, value, mask, dropout_probability=probability)  # [b,n,s,d]
         context = context.transpose(1, 2).flatten(2).to(fused.dtype)  # [b,s,h/t]
-        return self.output_dropout(self.dense(context))
+        output = self.dense(context)
+        return output if prefix is not None else self.output_dropout(output)
+
+    def _behind(self, prefix: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``key`` and ``value`` [b,n,k,d] with those of ``prefix`` [T,h] in front of them: [b,n,T+k,d]."""
+        fused = self.query_key_value(prefix.unsqueeze(0)).view(1, prefix.size(0), 3, self.num_heads, self.head_dim)
+        _, keys, values = (part.transpose(1, 2).to(key.dtype) for part in fused.unbind(dim=2))  # [1,n,T,d] each
+        batch_size = key.size(0)
+        return (
+            torch.cat([keys.expand(batch_size, -1, -1, -1), key], dim=2),
+            torch.cat([values.expand(batch_size, -1, -1, -1), value], dim=2),
+        )
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: VisibleKeys, *, dropout_probability: float

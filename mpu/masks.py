@@ -160,6 +160,14 @@ class VisibleKeys:
 
         return VisibleKeys(choose(self.visible), choose(self.fully_masked), choose(self.additive))
 
+    def behind(self, length: int) -> VisibleKeys:
+        """Return the mask with ``length`` keys in front that every query sees; no row sees nothing then."""
+        visible, additive = self.visible, self.additive
+        if visible is not None:
+            visible = visible if self.fully_masked is None else visible & ~self.fully_masked
+            visible = F.pad(visible, (length, 0), value=True)
+        return VisibleKeys(visible, None, None if additive is None else F.pad(additive, (length, 0), value=0.0))
+
     @property
     def num_rows(self) -> int:
         """Return the batch size the mask was made for, or 1 when it fits any."""

@@ -152,11 +152,13 @@ class RelativeTransformer(Transformer):
         *,
         cache: KeyValueCache | None = None,
         query_positions: Tensor | None = None,
+        prefix: Tensor | None = None,
     ) -> Tensor:
         """Return the hidden states [b,s,h], or [b,r,h], as in ``Transformer.forward``; ``position_ids`` are ignored.
 
         The last layer has all queries: a row of scores is shifted by the number of rows.
         """
+        assert prefix is None, "a prefix has no distance; the configuration refuses it"
         if isinstance(attention_mask, Tensor):
             attention_mask = PrefixMask.from_attention_mask(attention_mask)
         keys = keys_of_call(attention_mask, word_embeddings, cache=cache)

@@ -65,10 +65,16 @@ class TransformerLayer(nn.Module):
         cache: KeyValueCache | None = None,
         layer: int = 0,
         query_positions: Tensor | None = None,
+        prefix: Tensor | None = None,
     ) -> Tensor:
-        """Map the residual stream [b,s,h] to the next one, or to its rows at ``query_positions`` [b,r]."""
+        """Map the residual stream [b,s,h] to the next one, or to its rows at ``query_positions`` [b,r].
+
+        ``prefix`` [T,h]: see ``SelfAttention.forward``.
+        """
         normalised = self.input_layernorm(hidden)
-        attended = self.attention(normalised, mask, cache=cache, layer=layer, query_positions=query_positions)
+        attended = self.attention(
+            normalised, mask, cache=cache, layer=layer, query_positions=query_positions, prefix=prefix
+        )
         hidden = attended + (hidden if query_positions is None else rows_at(hidden, query_positions))
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
@@ -117,13 +123,15 @@ class Transformer(nn.Module):
         *,
         cache: KeyValueCache | None = None,
         query_positions: Tensor | None = None,
+        prefix: Tensor | None = None,
     ) -> Tensor:
         """Return the hidden states [b,s,h] after the final LayerNorm, or those at ``query_positions`` [b,r].
 
         ``word_embeddings`` [b,s,h]; ``position_ids`` [b or 1,2,s] with block positions, [b or 1,s] without;
         ``attention_mask`` a tensor as in ``PrefixMask.from_attention_mask``, a ``PrefixMask``, or what it comes to for
         this call. A ``cache`` supplies the earlier positions and receives the new ones; activations are then not
-        checkpointed. The last layer has no other queries than ``query_positions``.
+        checkpointed. The last layer has no other queries than ``query_positions``. ``prefix`` [l,T,h] are vectors of
+        every layer that all positions see; a cache does not hold them.
         """
         length = word_embeddings.size(1)
         if isinstance(attention_mask, Tensor):
@@ -134,9 +142,11 @@ class Transformer(nn.Module):
             hidden = F.pad(hidden, (0, 0, 0, padding)) if padding else hidden
             attention_mask = attention_mask.padded(padding)
         mask = keys_of_call(attention_mask, hidden, cache=cache)
-        if isinstance(attention_mask, PrefixMask) and (cache is None or cache.length == 0):
+        if prefix is not None:
+            mask = mask.behind(prefix.size(1))
+        elif isinstance(attention_mask, PrefixMask) and (cache is None or cache.length == 0):
             mask.blocks = self._blocks(attention_mask, hidden)
-        hidden = self.run_layers(hidden, mask, cache=cache, query_positions=query_positions)
+        hidden = self.run_layers(hidden, mask, cache=cache, query_positions=query_positions, prefix=prefix)
         if cache is not None:
             cache.advance(length)
         return self.final_layernorm(hidden[:, :length] if query_positions is None else hidden)
@@ -148,6 +158,7 @@ class Transformer(nn.Module):
         *,
         cache: KeyValueCache | None = None,
         query_positions: Tensor | None = None,
+        prefix: Tensor | None = None,
     ) -> Tensor:
         """Return the residual stream [b,s,h] after all layers, or its rows ``query_positions`` [b,r]."""
         compiled = self._compiled_layer if cache is None else None
@@ -155,6 +166,8 @@ class Transformer(nn.Module):
         options: list[dict[str, Any]] = [{"mask": mask, "cache": cache}] * self.config.num_layers
         if query_positions is not None:
             options[-1] = {"mask": mask.at(query_positions), "cache": cache, "query_positions": query_positions}
+        if prefix is not None:
+            options = [{**given, "prefix": vectors} for given, vectors in zip(options, prefix.unbind(0), strict=True)]
         if compiled is not None:
             _mark_sizes(hidden, mask.visible, options[-1]["mask"].visible, query_positions)
         chunked = self.config.checkpoint_activations and cache is None and torch.is_grad_enabled()

@@ -141,8 +141,11 @@ class TaskRun(ABC):
     def build_glm(self, settings: ModelSettings) -> GLMModel:
         """Build a GLM of these sizes with the weights to start from."""
         vocab_size = self.tokenizer.padded_size(self.configuration.tokenizer.make_vocab_size_divisible_by)
-        model = GLMModel(settings.config(vocab_size=vocab_size), topology=self.topology)
+        model = GLMModel(self.configuration.network(vocab_size=vocab_size, model=settings), topology=self.topology)
         self.load_start_weights(model, model)
+        prompt = self.configuration.prompt
+        if prompt.freeze_transformer and prompt.key_value_prefix:
+            model.freeze_transformer()
         return model
 
     def load_start_weights(self, network: nn.Module, model: GLMModel) -> None:

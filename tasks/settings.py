@@ -62,8 +62,10 @@ class FinetuningSettings(Settings):
                 prompt.freeze_transformer
                 and task.cloze_eval
                 and not prompt.continuous_prompt
+                and not prompt.key_value_prefix
                 and not prompt.tune_prefix_layers,
-                "--freeze-transformer leaves nothing to train here; add --continuous-prompt or --tune-prefix-layers",
+                "--freeze-transformer leaves nothing to train here; add --prefix-prompt, --continuous-prompt or "
+                "--tune-prefix-layers",
             ),
             (
                 batch.pack_samples and (batch.pad_to_max or task.fast_decode or prompt.continuous_prompt),
@@ -120,6 +122,7 @@ class FinetuningSettings(Settings):
                 f"{flag} needs --load-pretrained, the model that is adapted: its weights are not in the run",
             ),
             (prompt.continuous_prompt, f"{flag} does not go with --continuous-prompt; leave one of them out"),
+            (prompt.key_value_prefix is not None, f"{flag} does not go with --prefix-prompt; leave one of them out"),
             (prompt.freeze_transformer, f"{flag} does not go with --freeze-transformer; leave one of them out"),
         )
 

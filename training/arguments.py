@@ -80,6 +80,16 @@ class _SwitchInstead(argparse._StoreTrueAction):
         setattr(namespace, self.instead_of, False)
 
 
+class _RowsOfPositions(argparse.Action):
+    """Take the rows of the position tables, which the multilingual release counts: one more than the positions."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        """Set the positions."""
+        if values < 2:
+            parser.error(f"--max-sequence-length is {values}; at least 2 rows of positions are needed")
+        setattr(namespace, self.dest, values - 1)
+
+
 def get_parser(settings: type[Settings] = Settings, *, description: str | None = None) -> FlagParser:
     """Build the parser of a program: all flags of its groups, and those that have no effect."""
     parser = FlagParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,6 +108,15 @@ def get_parser(settings: type[Settings] = Settings, *, description: str | None =
                 common |= {"default": one.default, "choices": declared["choices"], "nargs": declared["nargs"]}
                 section.add_argument(flag, type=value, **common)
             original |= {flag} if declared["original"] else set()
+    parser.add_argument(
+        "--max-sequence-length",
+        type=int,
+        action=_RowsOfPositions,
+        dest="max_position_embeddings",
+        default=argparse.SUPPRESS,
+        metavar="ROWS",
+        help="--max-position-embeddings as the multilingual release counts it: the rows of the tables, one more",
+    )
     section = parser.add_argument_group("Without effect, accepted for scripts of the original")
     for flag, kind_of_value, default, reason in WITHOUT_EFFECT:
         if kind_of_value is None:
@@ -107,7 +126,9 @@ def get_parser(settings: type[Settings] = Settings, *, description: str | None =
             section.add_argument(flag, type=kind_of_value, default=default, choices=choices, help=reason)
     # How newer launchers spell --local_rank.
     parser.add_argument("--local-rank", dest="local_rank", type=int, help=argparse.SUPPRESS, default=argparse.SUPPRESS)
-    parser.original = frozenset(original | {flag for flag, *_ in WITHOUT_EFFECT} - {"--lazy-loader"})
+    parser.original = frozenset(
+        original | {flag for flag, *_ in WITHOUT_EFFECT} - {"--lazy-loader", "--old-checkpoint"}
+    )
     return parser
 
 

@@ -41,12 +41,14 @@ def build_engine(
 
     Weights are random, or those of ``--load-pretrained``; ``find_starting_point`` restores a run.
     """
-    model = GLMModel(configuration.model.config(vocab_size=vocab_size), topology=topology)
+    model = GLMModel(configuration.network(vocab_size=vocab_size), topology=topology)
     seed_model(model, configuration.run.seed, topology=topology)
     logger.info(f"model: {model.num_parameters():,} parameters on this rank, vocabulary {vocab_size}, {device}")
     if configuration.checkpoint.load_pretrained is not None:
         report = load_model_weights(model, configuration.checkpoint.load_pretrained, topology=topology)
         logger.info(report.summary())
+    if configuration.prompt.freeze_transformer:
+        model.freeze_transformer()
     length = configuration.schedule_length
     return wrap_model(model, configuration, schedule_length=length, topology=topology, device=device)
 

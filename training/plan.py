@@ -417,8 +417,10 @@ def padded_vocabulary(settings: Settings, *, fallback: int) -> tuple[int, str]:
             tokenizer = build_run_tokenizer(settings)
         return tokenizer.padded_size(divisor), f"{tokenizer.num_tokens:,} tokens, padded to a multiple of {divisor}"
     except ValueError:
+        named = settings.tokenizer.tokenizer_model_type if kind == "ChineseSPTokenizer" else None
         sizes = {released.config.vocab_size for released in RELEASED_MODELS.values()
-                 if released.tokenizer_type == kind}  # fmt: skip
+                 if released.tokenizer_type == kind and (kind != "ChineseSPTokenizer" or
+                     Path(released.tokenizer_model_type or "").name == Path(named or "").name)}  # fmt: skip
     if kind == "SentencePieceTokenizer" or not sizes:
         return -(-fallback // divisor) * divisor, "no vocabulary file here; the size is that of --vocab-size"
     size = -(-max(sizes) // divisor) * divisor
@@ -441,7 +443,7 @@ def make_plan(configuration: PretrainingSettings, *, vocab_size: int | None = No
     ranks, origin = world_size // t, "given"
     if vocab_size is None:
         vocab_size, origin = padded_vocabulary(configuration, fallback=configuration.values["vocab_size"])
-    config = configuration.model.config(vocab_size=vocab_size)
+    config = configuration.network(vocab_size=vocab_size)
     shard = shard_of_rank(config, tensor_parallel_size=t)
     device, notices = torch.device("cpu" if devices.device == "cpu" else "cuda"), []
     on_gpu = device.type != "cpu"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -569,31 +569,41 @@ class TaskSettings(Group):
 
 @dataclass(frozen=True)
 class PromptSettings(Group):
-    """Continuous prompts"""
+    """Continuous prompts, and prefix prompts (alone, --prefix-prompt puts vectors before the keys of every layer)"""
 
     only: ClassVar[tuple[str, ...]] = (FINETUNING,)
 
     continuous_prompt: bool = option(False, "trainable prompt vectors")
     num_prompt_tokens: int = option(0, "number of prompt vectors per slot")
-    prefix_prompt: int = option(0, "number of prompt vectors in front")
-    prompt_func: str = option("lstm", "encoder of the prompt vectors", choices=("lstm", "mlp", "none"))
+    prefix_prompt: int = option(
+        0,
+        "number of prompt vectors in front: of the keys and values of every layer, or with --continuous-prompt of the "
+        "text",
+        only=(PRETRAINING, FINETUNING, GENERATION),
+    )
+    prompt_func: str = option(
+        "lstm",
+        "encoder of the prompt vectors",
+        choices=("lstm", "mlp", "none"),
+        only=(PRETRAINING, FINETUNING, GENERATION),
+    )
     prompt_init: bool = option(False, "start the prompt vectors from word embeddings")
-    freeze_transformer: bool = option(False, "train only the prompt")
+    freeze_transformer: bool = option(False, "train only the prompt", only=(PRETRAINING, FINETUNING))
     tune_prefix_layers: int | None = option(None, "with a frozen transformer, number of first layers still trained")
 
     def __post_init__(self) -> None:
         self.require(0, "num_prompt_tokens", "prefix_prompt")
         refuse(
             (
-                self.prefix_prompt > 0 and not self.continuous_prompt,
-                "--prefix-prompt needs --continuous-prompt: without it the tokens would be ordinary ones that mean "
-                "nothing",
-            ),
-            (
                 self.continuous_prompt and not self.num_prompt_tokens + self.prefix_prompt,
                 "--continuous-prompt needs --num-prompt-tokens or --prefix-prompt",
             ),
         )
+
+    @property
+    def key_value_prefix(self) -> int | None:
+        """Return how many vectors stand before the keys and values of every layer; None without."""
+        return self.prefix_prompt if self.prefix_prompt and not self.continuous_prompt else None
 
 
 @dataclass(frozen=True)
@@ -735,6 +745,7 @@ WITHOUT_EFFECT: tuple[tuple[str, type | None, Any, str], ...] = (
     ("--deepscale_config", str, None, _NEVER),
     # A released configuration passes it although the original's own parser rejects it.
     ("--lazy-loader", None, False, "token stores are memory-mapped unless --no-lazy-loader is given"),
+    ("--old-checkpoint", None, False, "both layouts of checkpoints are told apart by the names in them"),
 )  # fmt: skip
 CHOICES_WITHOUT_EFFECT = {"--DDP-impl": ("local", "torch", "none")}
 
@@ -794,6 +805,14 @@ class Settings:
         options = {name: value for group in groups for name, value in vars(group).items()}
         shared = {one.name for one in fields(record)} & set(options)
         return record(**{name: options[name] for name in shared} | others)
+
+    def network(self, *, vocab_size: int, model: ModelSettings | None = None) -> GLMConfig:
+        """Return the configuration of the network for a padded vocabulary: of ``model`` (default: the run's) with its
+        prefix prompt.
+        """
+        config = (model or self.model).config(vocab_size=vocab_size)
+        length, function = self.prompt.key_value_prefix, self.prompt.prompt_func
+        return config if length is None else replace(config, prefix_prompt_length=length, prompt_function=function)
 
     @property
     def zero_stage(self) -> int:

@@ -15,10 +15,17 @@ if TYPE_CHECKING:
 
 # What wrappers and other programs put before a name.
 WRAPPER_PREFIXES = ("module.", "model.", "glm.")
-# Names of the SwissArmyTransformer layout, in which some GLM-10B-Chinese files are spread.
+# Names of the SwissArmyTransformer layout, in which the multilingual release and some GLM-10B-Chinese files are spread.
 FOREIGN_NAMES = {
     "transformer.word_embeddings.weight": "word_embeddings.weight",
     "mixins.block_position_embedding.block_position_embeddings.weight": "transformer.block_position_embeddings.weight",
+}
+# That layout's rows of positions beyond those a model was pre-trained with, and the table they continue.
+ADDITIONAL_ROWS = {
+    "mixins.block_position_embedding.additional_position_embeddings.weight": "transformer.position_embeddings.weight",
+    "mixins.block_position_embedding.additional_block_position_embeddings.weight": (
+        "transformer.block_position_embeddings.weight"
+    ),
 }
 # The classifier's head in files of the Hugging Face layout, and our names; of no use to a language
 # model.
@@ -32,6 +39,7 @@ HUB_HEAD = frozenset(HUB_HEAD_NAMES)
 HEAD_NAMES = tuple(HUB_HEAD_NAMES.values())
 HUB_PREFIX = "glm."  # of the language model inside the classes of the Hugging Face layout
 PROMPT_PREFIX = "prompt_spell."
+PREFIX_PROMPT = "prefix_encoder."
 WORD_TABLE = "word_embeddings.weight"
 BLOCK_POSITION_TABLE = "transformer.block_position_embeddings.weight"
 POSITION_TABLES = ("transformer.position_embeddings.weight", BLOCK_POSITION_TABLE)
@@ -62,7 +70,7 @@ PARAMETER_RULES = (
     ParameterRule(r"transformer\.layers\.\d+\.(attention\.dense|mlp\.dense_4h_to_h)\.weight", 1),
     ParameterRule(r"transformer\.layers\.\d+\.(attention\.dense|mlp\.dense_4h_to_h)\.bias", None),
     ParameterRule(r"transformer\.final_layernorm\.(weight|bias)", None),
-    ParameterRule(r"prompt_spell\..+", None),
+    ParameterRule(r"(prompt_spell|prefix_encoder)\..+", None),
     ParameterRule(r"(pool_layer|multichoice_head)\.(weight|bias)", None),
 )
 
@@ -72,6 +80,12 @@ def canonical_name(name: str) -> str:
     while name.startswith(WRAPPER_PREFIXES):
         name = name.split(".", 1)[1]
     return FOREIGN_NAMES.get(name, name)
+
+
+def foreign_name(name: str) -> str:
+    """Return the name of a parameter in the layout of the multilingual release."""
+    names = {ours: theirs for theirs, ours in FOREIGN_NAMES.items()}
+    return names.get(name, name)
 
 
 def hub_name(name: str) -> str:

@@ -4,7 +4,8 @@
     <root>/latest                                   the same
     <root>/<tag>/mp_rank_00_model_states.pt         one file per model-parallel rank
 
-A folder of the Hugging Face layout (safetensors, pytorch_model.bin) counts as a checkpoint of one rank.
+A folder of the Hugging Face layout (safetensors, pytorch_model.bin) counts as a checkpoint of one rank, and so does a
+single file of any other name (pretrained.pt).
 
 v vocabulary, h hidden
 """
@@ -23,9 +24,11 @@ from torch import Tensor, nn
 
 from model.checkpoints.format import (
     ADAPTER_NAME,
+    ADDITIONAL_ROWS,
     BLOCK_POSITION_TABLE,
     HUB_HEAD,
     POSITION_TABLES,
+    PREFIX_PROMPT,
     PROMPT_PREFIX,
     WORD_TABLE,
     canonical_name,
@@ -61,6 +64,7 @@ class CheckpointLocation:
         iteration: the tag as a number; None for ``best``, ``release`` or a folder of another name.
         root: the run's folder with the tracker; None when ``folder`` was named directly.
         hub_file: the weight file or index of a model of the Hugging Face layout; None for the layout above.
+        single_file: the file that holds everything, where it was named directly and has a name of its own.
     """
 
     folder: Path
@@ -68,11 +72,17 @@ class CheckpointLocation:
     iteration: int | None
     root: Path | None
     hub_file: Path | None = None
+    single_file: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """Return what messages call the checkpoint: its folder, or the single file it is."""
+        return self.single_file or self.folder
 
     def shard_files(self) -> list[Path]:
         """Return the shard files in rank order; raise ``UnreadableCheckpointError`` when one is missing."""
-        if self.hub_file is not None:
-            return [self.hub_file]
+        if (file := self.single_file or self.hub_file) is not None:
+            return [file]
         shards = {int(match[1]): path for path in self.folder.iterdir() if (match := SHARD_NAME.fullmatch(path.name))}
         if not shards:
             raise UnreadableCheckpointError(f"{self.folder} holds no {shard_name(0)}; give a checkpoint folder")
@@ -103,8 +113,12 @@ def resolve_checkpoint(path: str | Path) -> CheckpointLocation:
         return CheckpointLocation(path.parent, path.parent.resolve().name, None, None, path)
     if SHARD_NAME.fullmatch(path.name) and path.is_file():
         path = path.parent
+    if path.is_file():
+        return CheckpointLocation(path.parent, path.stem, None, None, single_file=path)
     if not path.is_dir():
-        raise ValueError(f"checkpoint folder {path} does not exist; give the folder of a run or of a released model")
+        raise ValueError(
+            f"checkpoint {path} does not exist; give the folder of a run or of a released model, or a file of weights"
+        )
     for name in TRACKERS:
         if not (path / name).is_file():
             continue
@@ -158,6 +172,20 @@ def weights_in(content: dict[str, Any], *, file: Path) -> dict[str, Tensor]:
             "give a GLM checkpoint"
         )
     return {str(name): tensor for name, tensor in weights.items()}
+
+
+def parameters_in(content: dict[str, Any], *, file: Path) -> dict[str, Tensor]:
+    """Return the weights in a file's content by the names of the table, of whichever layout the file is.
+
+    Additional rows of positions, which the multilingual release keeps apart, are put behind their table's.
+    """
+    weights = weights_in(content, file=file)
+    parameters = {canonical_name(name): tensor for name, tensor in weights.items()}
+    for theirs, table in ADDITIONAL_ROWS.items():
+        rows = parameters.pop(theirs, None)
+        if rows is not None and table in parameters:
+            parameters[table] = torch.cat([parameters[table], rows])
+    return parameters
 
 
 def iteration_of(content: dict[str, Any], location: CheckpointLocation) -> int:
@@ -264,11 +292,8 @@ def load_weights(
     model: nn.Module, shards: CheckpointShards, *, topology: ParallelTopology, grow_positions: bool = True
 ) -> LoadReport:
     """Load what ``read_shards`` returned for the same topology; see ``load_model_weights``."""
-    file = shards.location.folder
-    parts = [
-        {canonical_name(name): tensor for name, tensor in weights_in(content, file=file).items()}
-        for content in shards.contents
-    ]
+    file = shards.location.path
+    parts = [parameters_in(content, file=file) for content in shards.contents]
     if any(set(part) != set(parts[0]) for part in parts):
         raise ValueError(f"the files in {file} hold different parameters; they are not shards of one model")
     slots = dict(_slots(model))
@@ -328,12 +353,12 @@ def _check_vocabulary(slots: dict[str, _Slot], tables: list[Tensor], shards: Che
     rows, hidden_size = slots[WORD_TABLE].tensor.shape
     if saved != rows * size:
         raise ValueError(
-            f"{shards.location.folder} has a vocabulary of {saved}, the model one of {rows * size}; choose the "
+            f"{shards.location.path} has a vocabulary of {saved}, the model one of {rows * size}; choose the "
             "tokenizer the checkpoint was trained with (--tokenizer-type, --tokenizer-model-type, --task-mask)"
         )
     if tables[0].size(1) != hidden_size:
         raise ValueError(
-            f"{shards.location.folder} has hidden size {tables[0].size(1)}, the model {hidden_size}; "
+            f"{shards.location.path} has hidden size {tables[0].size(1)}, the model {hidden_size}; "
             f"set --hidden-size {tables[0].size(1)}"
         )
 
@@ -371,7 +396,7 @@ class WholeWeights:
     @property
     def file(self) -> Path:
         """Return what messages call the checkpoint."""
-        return self.location.folder
+        return self.location.path
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a whole parameter, without reading it."""
@@ -410,26 +435,23 @@ def read_whole_weights(path: str | Path, *, base: str | Path | None = None) -> W
     with one line when there is no checkpoint, one of its files is damaged, or it is not one of a GLM.
     """
     location = resolve_checkpoint(path)
-    parts = [
-        {canonical_name(name): tensor for name, tensor in weights_in(read_weight_file(file), file=file).items()}
-        for file in location.shard_files()
-    ]
+    parts = [parameters_in(read_weight_file(file), file=file) for file in location.shard_files()]
     if any(list(part) != list(parts[0]) for part in parts):
-        raise ValueError(f"the files in {location.folder} hold different parameters; they are not shards of one model")
+        raise ValueError(f"the files in {location.path} hold different parameters; they are not shards of one model")
     names = [name for name in parts[0] if name not in HUB_HEAD]
     if any(ADAPTER_NAME.fullmatch(name) for name in names):
         raise ValueError(
-            f"{location.folder} holds adapters (LoRA) beside or without the weights they change; put them together "
+            f"{location.path} holds adapters (LoRA) beside or without the weights they change; put them together "
             "with scripts/merge_lora.py and give the result"
         )
     unknown = [name for name in names if not _is_known(name)]
     if unknown:
         raise ValueError(
-            f"{location.folder} holds another kind of model: a GLM has no parameter {unknown[0]!r}; "
-            "give a GLM checkpoint"
+            f"{location.path} holds another kind of model: a GLM has no parameter {unknown[0]!r}; give a GLM checkpoint"
         )
-    if any(not name.startswith(PROMPT_PREFIX) for name in names):
-        names = [name for name in names if not name.startswith(PROMPT_PREFIX)]
+    prompts = (PROMPT_PREFIX, PREFIX_PROMPT)
+    if any(not name.startswith(prompts) for name in names):
+        names = [name for name in names if not name.startswith(prompts)]
     left_out = tuple(name for name in parts[0] if name not in names)
     pieces: dict[str, Sequence[Tensor]] = {name: [part[name] for part in parts] for name in names}
     if base is not None:

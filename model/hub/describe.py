@@ -19,7 +19,7 @@ import json
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,14 +121,20 @@ class TokenizerDescription:
         """Return the arguments of ``build_tokenizer``."""
         return {name: value for name, value in asdict(self).items() if name != "vocab_divisor"}
 
+    @property
+    def is_multilingual(self) -> bool:
+        """Tell whether it is the SentencePiece file of a multilingual model, which ``model_type`` names."""
+        return self.tokenizer_type == "ChineseSPTokenizer" and self.model_type not in (None, "glm-large", "glm-10b")
+
     def hub_class(self) -> HubTokenizer:
         """Return its class of the Hugging Face layout; raise ValueError when the layout has none."""
-        for kind in HUB_TOKENIZERS:
+        for kind in () if self.is_multilingual else HUB_TOKENIZERS:
             if kind.tokenizer_type == self.tokenizer_type and (self.model_type or "").startswith(kind.model_type or ""):
                 return kind
         known = ", ".join(dict.fromkeys(kind.tokenizer_type for kind in HUB_TOKENIZERS))
         raise ValueError(
-            f"--tokenizer-type {self.tokenizer_type} has no class in the Hugging Face layout (it has {known}); "
+            f"--tokenizer-type {self.tokenizer_type} {self.model_type if self.is_multilingual else ''} has no class in "
+            f"the Hugging Face layout (it has {known}); "
             "--no-tokenizer leaves it out"
         )
 
@@ -158,6 +164,8 @@ class ModelDescription:
         """Return (row, row it becomes a copy of) where [gMASK] has the id of the end of a piece, else None."""
         kind = self.tokenizer
         if kind is None or kind.tokenizer_type != "ChineseSPTokenizer" or not kind.task_mask or kind.fix_command_token:
+            return None
+        if kind.is_multilingual or kind.model_type == "glm-large":
             return None
         return SHARED_ROW
 
@@ -192,6 +200,7 @@ class ModelDescription:
 def describe_checkpoint(folder: Path) -> ModelDescription | None:
     """Return what lies beside the weights in ``folder`` or is known of its name; None when there is nothing.
 
+    ``folder`` may be a single file of weights: then its name, and what lies in the folder it is in.
     Raises ValueError when what is found is damaged.
     """
     folder = folder.resolve()
@@ -207,8 +216,18 @@ def describe_checkpoint(folder: Path) -> ModelDescription | None:
             return of_run(file)
     for model in RELEASED_MODELS.values():
         if any(place.name.startswith(model.checkpoint_folder) for place in folders):
-            return of_released(model)
+            return _with_pieces_beside(of_released(model), folders)
     return None
+
+
+def _with_pieces_beside(description: ModelDescription, folders: Sequence[Path]) -> ModelDescription:
+    """Return the description with the SentencePiece file of a multilingual model that lies beside its weights."""
+    tokenizer = description.tokenizer
+    if tokenizer is None or tokenizer.model_type is None or not tokenizer.is_multilingual:
+        return description
+    name = Path(tokenizer.model_type)
+    beside = [place / path for place in folders for path in (name, name.name) if (place / path).is_file()]
+    return replace(description, tokenizer=replace(tokenizer, path=str(beside[0]))) if beside else description
 
 
 def _run_files(root: Path) -> Iterator[Path]:

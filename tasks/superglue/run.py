@@ -147,7 +147,7 @@ class UnderstandingRun(TaskRun):
         configuration = self.configuration
         settings, prompt = configuration.task, configuration.prompt
         vocab_size = self.tokenizer.padded_size(configuration.tokenizer.make_vocab_size_divisible_by)
-        config = configuration.model.config(vocab_size=vocab_size)
+        config = configuration.network(vocab_size=vocab_size)
         kind = (self.training or self.test[0].samples)[0].kind
         if prompt.continuous_prompt:
             self.encoding.check_prompt()

@@ -27,6 +27,7 @@ NOMINAL = {
     "GLM-2B": 1.92e9,
     "GLM-10B": 9.88e9,
     "GLM-10B-Chinese": 9.88e9,
+    "mGLM-1B": 1.067280384e9,
 }
 
 

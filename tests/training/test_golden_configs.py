@@ -98,6 +98,28 @@ def test_every_released_file_has_the_recorded_values(content: dict[str, Any]):
             compare_shell_file(name, entry)
 
 
+PLACES = {"load_pretrained", "tokenizer_model_type"}
+# The original counts rows of positions, and here the parser counts positions.
+ROWS = ("max_sequence_length", "max_position_embeddings")
+
+
+def test_the_model_files_of_the_multilingual_release(content: dict[str, Any]):
+    names = ["220M", "large_sent", "multilingual_large", "roberta_large_prompt"]
+    for name in names:
+        file = f"config_tasks/model_blocklm_{name}.sh"
+        entry = content["multilingual"][file]
+        found = source(REPOSITORY / file, ["MODEL_ARGS", "MODEL_TYPE"], **ENVIRONMENT)
+        assert found["MODEL_TYPE"] == entry["variables"]["MODEL_TYPE"]
+        expected = dict(entry["effective"]["MODEL_ARGS"])
+        expected[ROWS[1]] = expected.pop(ROWS[0]) - 1
+        assert expected.pop("old_checkpoint", True)
+        actual = effective(shlex.split(found["MODEL_ARGS"]), accepted=["--old-checkpoint"])
+        actual.setdefault("max_position_embeddings", 512)
+        assert {k: v for k, v in actual.items() if k not in PLACES} == {
+            k: v for k, v in expected.items() if k not in PLACES
+        }, name
+
+
 def test_every_pretraining_configuration_ends_in_its_deepspeed_file():
     for file in sorted((REPOSITORY / "config").glob("ds_*.sh")):
         found = source(file, ["config_json", "gpt_options"])
