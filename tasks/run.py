@@ -144,7 +144,9 @@ class TaskRun(ABC):
         model = GLMModel(self.configuration.network(vocab_size=vocab_size, model=settings), topology=self.topology)
         self.load_start_weights(model, model)
         prompt = self.configuration.prompt
-        if prompt.freeze_transformer and prompt.key_value_prefix:
+        if prompt.freeze_transformer:
+            if not prompt.key_value_prefix:
+                raise ValueError("--freeze-transformer leaves nothing to train here; add --prefix-prompt")
             model.freeze_transformer()
         return model
 

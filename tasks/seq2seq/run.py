@@ -39,7 +39,7 @@ BLANK_METRICS = {"blank": "bleu", "extraction": "blank-f1"}  # the original has 
 # Flags of understanding tasks that a user may expect to do something here.
 WITHOUT_EFFECT = (
     "multi_token", "fast_decode", "segment_length", "continuous_prompt", "adapet", "pattern_ensemble", "wsc_negative",
-    "few_superglue", "block_lm_ratio", "unidirectional", "pad_to_max", "freeze_transformer",
+    "few_superglue", "block_lm_ratio", "unidirectional", "pad_to_max",
 )  # fmt: skip
 
 

@@ -68,7 +68,11 @@ class UnderstandingRun(TaskRun):
         if files.data_dir is None and self.task.needs_folder:
             raise ValueError("no --data-dir: give the folder of the task's files")
         self.name, self.metrics = self.task.name, self.task.metrics
-        self.encoding = configuration.select(EncodingOptions, block_positions=not configuration.blank.no_block_position)
+        self.encoding = configuration.select(
+            EncodingOptions,
+            block_positions=not configuration.blank.no_block_position,
+            prefix_prompt=configuration.prompt.prefix_prompt if configuration.prompt.continuous_prompt else 0,
+        )
         self.pattern_ids = self._ensemble() or (self.encoding.pattern_id,)
         self.data_options = configuration.select(DataOptions, languages=settings.languages or ())
         tuning = configuration.tuning

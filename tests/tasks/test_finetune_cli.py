@@ -188,7 +188,6 @@ def test_evaluation_only(corpus: SmallCorpus, folder: Path, straight: str) -> No
         (["--data-dir", "label"], "label/train.jsonl, line 2"),
         (["--data-dir", "long", "--seq-length", "8"], "--seq-length"),
         (["--epochs", "0", "--data-dir", "broken"], "broken"),
-        (["--prefix-prompt", "2"], "--continuous-prompt"),
         (["--experiment-name", "s"], "--overwrite"),
     ],
 )

@@ -70,7 +70,6 @@ def test_groups_say_what_the_flags_say(tmp_path: Path):
         ([*RTE, "--epochs", "-1"], "--epochs is -1; it cannot be negative"),
         ([*RTE, "--seq-length", "4"], "--seq-length is 4; at least 8 is needed"),
         ([*RTE, "--seq-length", "600"], "does not fit --max-position-embeddings 512"),
-        ([*RTE, "--prefix-prompt", "2"], "--prefix-prompt needs --continuous-prompt"),
         ([*RTE, "--continuous-prompt"], "needs --num-prompt-tokens or --prefix-prompt"),
         ([*RTE, "--freeze-transformer"], "leaves nothing to train"),
         ([*RTE, "--pack-samples", "--pad-to-max"], "--pack-samples does not go with"),
