@@ -160,6 +160,28 @@ def missing(fields: Mapping[Any, Any], name: Any) -> str:
     return f"no {name!r}; {hint}it has {', '.join(key[:40] for key in known[:12]) or 'nothing'}"
 
 
+def needed(
+    value: float,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> str | None:
+    """Return what is needed in the place of a number that is not finite or out of bounds; None of a fitting one."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number is needed"
+    bounds = (
+        ("at least", at_least, at_least is None or value >= at_least),
+        ("above", above, above is None or value > above),
+        ("at most", at_most, at_most is None or value <= at_most),
+        ("below", below, below is None or value < below),
+    )
+    if all(fitting for *_, fitting in bounds):
+        return None
+    return " and ".join(f"{word} {bound}" for word, bound, _ in bounds if bound is not None) + " is needed"
+
+
 def value_of(
     fields: Mapping[Any, Any],
     name: Any,
@@ -167,13 +189,13 @@ def value_of(
     *,
     place: str,
     default: Any = REQUIRED,
-    at_least: float | None = None,
-    at_most: float | None = None,
+    **bounds: float | None,
 ) -> Kind:
     """Return the value under ``name`` of an object that was read from a file, or ``default`` where there is none.
 
-    Truth values are no numbers; whole numbers are numbers; numbers are finite. Raises ValueError with ``place`` and
-    ``name`` for a missing value (null counts as missing), one of another kind, or out of bounds.
+    Truth values are no numbers; whole numbers are numbers; numbers are finite, and within ``bounds``, those of
+    ``needed``. Raises ValueError with ``place`` and ``name`` for a missing value (null counts as missing), one of
+    another kind, or out of bounds.
     """
     value = fields.get(name)
     if value is None:
@@ -181,14 +203,14 @@ def value_of(
             raise ValueError(f"{place}: {missing(fields, name)}")
         return default
     fitting = isinstance(value, bool) == (kind is bool) and isinstance(value, (int, float) if kind is float else kind)
+    if kind is float and fitting:
+        try:
+            value = float(value)
+        except OverflowError:
+            fitting = False
     if not fitting or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError(f"{place}: {name} is {described(value)}; {NAMES_OF_KINDS[kind]} is needed")
-    if (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
-        bounds = [f"at least {at_least}"] * (at_least is not None) + [f"at most {at_most}"] * (at_most is not None)
-        raise ValueError(f"{place}: {name} is {described(value)}; {' and '.join(bounds)} is needed")
-    if kind is not float:
-        return value
-    try:
-        return float(value)  # type: ignore[return-value]
-    except OverflowError:
-        raise ValueError(f"{place}: {name} is {described(value)}, too large a number") from None
+    wanted = needed(value, **bounds) if isinstance(value, int | float) else None
+    if wanted:
+        raise ValueError(f"{place}: {name} is {described(fields[name])}; {wanted}")
+    return value  # type: ignore[return-value]  # whole numbers are numbers

@@ -36,8 +36,8 @@ class FinetuningSettings(Settings):
         if self.task.task is None:
             raise ValueError("no --task: name one, for example rte; tasks/registry.py lists them")
         batch, task, prompt = self.batch, self.task, self.prompt
-        batch.require(8, "seq_length")
         refuse(
+            (batch.seq_length < 8, f"--seq-length is {batch.seq_length}; at least 8 is needed for tasks"),
             (
                 self.tuning.epochs is None and self.family != "language_model",
                 "no --epochs: give the number of passes over the training examples, or 0 to evaluate only",

@@ -6,18 +6,31 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, fields
+from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from training.settings import CHOICES_WITHOUT_EFFECT, WITHOUT_EFFECT, Group, Settings, spelling
+from files.reading import described, read_json, value_of
+from training.settings import (
+    CHOICES_WITHOUT_EFFECT,
+    LARGEST,
+    WITHOUT_EFFECT,
+    BatchSettings,
+    Group,
+    OptimizerSettings,
+    PrecisionSettings,
+    Settings,
+    spelling,
+)
 
 S = TypeVar("S", bound=Settings)
+V = TypeVar("V")
 
 
 def groups_of(settings: type[Settings]) -> dict[str, type[Group]]:
@@ -143,60 +156,120 @@ def flags_without_effect(settings: type[Settings]) -> dict[str, tuple[str, str]]
     return reasons
 
 
+class _Block:
+    """An object of the DeepSpeed file. What is missing, null or "auto" is left to us: None."""
+
+    def __init__(self, values: Mapping[str, Any], place: str) -> None:
+        self._values = {name: value for name, value in values.items() if value != "auto"}
+        self._place = place
+
+    def block(self, name: str) -> _Block:
+        """Return the object under ``name``, empty where there is none."""
+        return _Block(value_of(self._values, name, dict, place=self._place, default={}), f"{self._place}, {name}")
+
+    def value(self, name: str, kind: type[V], **bounds: float) -> V | None:
+        return value_of(self._values, name, kind, place=self._place, default=None, **bounds)
+
+    def option(self, name: str, group: type[Group], option: str) -> Any:
+        """Return the value of an option of ours, within its bounds."""
+        [declared] = (one for one in fields(group) if one.name == option)  # type: ignore[arg-type]  # see options_of
+        kind = value_type(get_type_hints(group)[option])
+        return self.value(name, kind, **(LARGEST if kind is int else {}) | declared.metadata["bounds"])
+
+    def pair(self, name: str, group: type[Group], options: tuple[str, str]) -> tuple[Any, Any]:
+        """Return the list of two numbers under ``name`` as the values of two options."""
+        values = self.value(name, list)
+        if values is None:
+            return None, None
+        if len(values) != 2:
+            raise ValueError(f"{self._place}: {name} is {described(values)}; two numbers are needed")
+        numbers = _Block({f"{name}[{index}]": value for index, value in enumerate(values)}, self._place)
+        first, second = (numbers.option(f"{name}[{index}]", group, option) for index, option in enumerate(options))
+        return first, second
+
+
 def read_deepspeed_file(path: str) -> tuple[Mapping[str, Any], dict[str, Any]]:
     """Read a DeepSpeed JSON file; return its content, and its values that win over flags.
 
     Raises:
-        ValueError: the file is missing or is no JSON object.
+        ValueError: the file is missing or is no JSON object, or a value of ours in it has another type or is out of
+            bounds.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"--deepspeed_config {path}: no such file") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--deepspeed_config {path}: not valid JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"--deepspeed_config {path}: a JSON object is needed, got {type(content).__name__}")
-    parameters = content.get("optimizer", {}).get("params", {})
-    half = content.get("fp16", {})
-    candidates = {
-        "batch_size": content.get("train_micro_batch_size_per_gpu"),
-        "lr": parameters.get("lr"),
-        "weight_decay": parameters.get("weight_decay"),
-        "adam_eps": parameters.get("eps"),
-        "clip_grad": content.get("gradient_clipping"),
-    }
-    if parameters.get("betas") not in (None, "auto"):
-        candidates["adam_beta1"], candidates["adam_beta2"] = parameters["betas"]
-    if half.get("enabled"):
-        candidates["fp16"] = True
-        candidates["loss_scale"] = half.get("loss_scale") or None  # 0 means dynamic
-        candidates["loss_scale_window"] = half.get("loss_scale_window")
-        candidates["hysteresis"] = half.get("hysteresis")
-        candidates["min_scale"] = half.get("min_loss_scale")
-    elif "fp16" in content:
-        candidates["fp16"] = False
-    if "bf16" in content:
-        candidates["bf16"] = bool(content["bf16"].get("enabled"))
+        content: dict[str, Any] = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"--deepspeed_config {error}") from None
+    root = _Block(content, f"--deepspeed_config {path}")
+    optimizer, half, brain, zero = (root.block(name) for name in ("optimizer", "fp16", "bf16", "zero_optimization"))
+    optimizer.value("type", str)
+    parameters = optimizer.block("params")
+    zero.value("stage", int, at_least=0, at_most=3)
+    for name in ("cpu_offload", "overlap_comm"):
+        zero.value(name, bool)
+    for name in ("reduce_bucket_size", "stage3_max_live_parameters"):
+        zero.value(name, float, at_least=1)
+    for part in ("offload_optimizer", "offload_param"):
+        zero.block(part).value("device", str)
+    root.block("checkpoint")
+    beta1, beta2 = parameters.pair("betas", OptimizerSettings, ("adam_beta1", "adam_beta2"))
     # The original resets the accumulation to 1 when the file is silent about it.
-    steps = content.get("gradient_accumulation_steps")
-    candidates["gradient_accumulation_steps"] = 1 if steps in (None, "auto") else steps
-    # "auto" leaves the choice to us.
-    return content, {name: value for name, value in candidates.items() if value not in (None, "auto")}
+    steps = root.option("gradient_accumulation_steps", BatchSettings, "gradient_accumulation_steps")
+    overrides = {
+        "batch_size": root.option("train_micro_batch_size_per_gpu", BatchSettings, "batch_size"),
+        "lr": parameters.option("lr", OptimizerSettings, "lr"),
+        "weight_decay": parameters.option("weight_decay", OptimizerSettings, "weight_decay"),
+        "adam_eps": parameters.option("eps", OptimizerSettings, "adam_eps"),
+        "adam_beta1": beta1,
+        "adam_beta2": beta2,
+        "clip_grad": root.option("gradient_clipping", OptimizerSettings, "clip_grad"),
+        "gradient_accumulation_steps": steps or 1,
+    }
+    scaling = {
+        "loss_scale": half.value("loss_scale", float, at_least=0) or None,  # 0 means dynamic
+        "loss_scale_window": half.option("loss_scale_window", PrecisionSettings, "loss_scale_window"),
+        "hysteresis": half.option("hysteresis", PrecisionSettings, "hysteresis"),
+        "min_scale": half.option("min_loss_scale", PrecisionSettings, "min_scale"),
+    }
+    if half.value("enabled", bool):
+        overrides |= {"fp16": True, **scaling}
+    elif "fp16" in content:
+        overrides["fp16"] = False
+    if "bf16" in content:
+        overrides["bf16"] = bool(brain.value("enabled", bool))
+    return content, {name: value for name, value in overrides.items() if value is not None}
+
+
+def _whole_number(environment: Mapping[str, str], name: str, default: int | None = None, *, at_least: int = 0) -> Any:
+    """Return a number that a launcher sets. Raises ValueError where it is none."""
+    text = environment.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"-?[0-9]{1,9}", text.strip()) or int(text) < at_least:
+        raise ValueError(
+            f"the environment variable {name} is {described(text)}; a whole number of at least {at_least} is needed "
+            "(launchers such as torchrun set it)"
+        )
+    return int(text)
 
 
 def _read_world(values: argparse.Namespace, environment: Mapping[str, str]) -> None:
     """Set ``rank`` and ``world_size`` from the launcher's environment (torchrun, deepspeed, MPI, SLURM + MPI)."""
-    rank, world_size = int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1))
-    local_rank = environment.get("LOCAL_RANK")
+    number = partial(_whole_number, environment)
+    rank, world_size = number("RANK", 0), number("WORLD_SIZE", 1, at_least=1)
+    local_rank = number("LOCAL_RANK", at_least=-1)
     if "OMPI_COMM_WORLD_LOCAL_RANK" in environment:
-        local_rank, local_size = (environment[f"OMPI_COMM_WORLD_LOCAL_{name}"] for name in ("RANK", "SIZE"))
-        rank = int(environment.get("SLURM_NODEID", 0)) * int(local_size) + int(local_rank)
-        world_size = int(environment.get("SLURM_JOB_NUM_NODES", 1)) * int(local_size)
+        local_rank, local_size = (
+            number("OMPI_COMM_WORLD_LOCAL_RANK"),
+            number("OMPI_COMM_WORLD_LOCAL_SIZE", 1, at_least=1),
+        )
+        rank = number("SLURM_NODEID", 0) * local_size + local_rank
+        world_size = number("SLURM_JOB_NUM_NODES", 1, at_least=1) * local_size
     if values.dry_run:  # scripts/launch.py plans for a world that it does not start
-        world_size = int(environment.get("GLM_PLAN_WORLD_SIZE", world_size))
-    if values.local_rank is None and local_rank is not None:
-        values.local_rank = int(local_rank)
+        world_size = number("GLM_PLAN_WORLD_SIZE", world_size, at_least=1)
+    elif rank >= world_size:
+        raise ValueError(f"rank {rank} of {world_size} processes (RANK, WORLD_SIZE): ranks count from 0")
+    if values.local_rank is None:
+        values.local_rank = local_rank
     values.rank, values.world_size = rank, world_size
     values.model_parallel_size = min(values.model_parallel_size, world_size)
 

@@ -10,18 +10,22 @@ torch nor numpy.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from files.reading import described, needed
 from model.config import LORA_TARGETS, GLMConfig, LoraSettings
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 R = TypeVar("R", bound="DataclassInstance")
+
+# Bounds of options.
+PROBABILITY: dict[str, Any] = {"at_least": 0, "at_most": 1}
+LARGEST = {"at_most": 2**31 - 1}  # of whole numbers without a bound of their own
 
 PRETRAINING, FINETUNING, GENERATION = "pre-training", "fine-tuning", "generation"
 
@@ -36,6 +40,7 @@ def option(
     only: tuple[str, ...] | None = None,
     instead_of: str | None = None,
     original: bool = True,
+    **bounds: float,
 ) -> Any:
     """Declare an option as a field of its group.
 
@@ -47,8 +52,9 @@ def option(
         only: the programs that it concerns (default: those of its group).
         instead_of: a switch that this one turns off: of the two the later one counts.
         original: whether the original has it.
+        bounds: of numbers, as for ``files.reading.needed``; every number is finite, whole ones below 2**31.
     """
-    metadata = {"help": text, "flag": flag, "choices": choices, "nargs": nargs}
+    metadata = {"help": text, "flag": flag, "choices": choices, "nargs": nargs, "bounds": bounds}
     return field(default=default, metadata=metadata | {"only": only, "instead_of": instead_of, "original": original})
 
 
@@ -67,13 +73,19 @@ class Group:
 
     only: ClassVar[tuple[str, ...]] = (PRETRAINING, FINETUNING, GENERATION)  # the programs that its flags concern
 
-    def require(self, minimum: int, *names: str) -> None:
-        """Raise ValueError where one of the named fields is given and below ``minimum``."""
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and value < minimum:
-                needed = "it cannot be negative" if minimum == 0 else f"at least {minimum} is needed"
-                raise ValueError(f"{spelling(name)} is {value}; {needed}")
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number out of its declared bounds."""
+        for one in fields(self):  # type: ignore[arg-type]  # every group is a dataclass
+            given = getattr(self, one.name)
+            for value in given if isinstance(given, tuple) else (given,):
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    bounds = one.metadata.get("bounds", {})
+                    whole = LARGEST if isinstance(value, int) and "at_most" not in bounds else {}
+                    missing = needed(value, **bounds) or needed(value, **whole)
+                    if missing:
+                        raise ValueError(
+                            f"{one.metadata.get('flag') or spelling(one.name)} is {described(value)}; {missing}"
+                        )
 
 
 def refuse(*refusals: tuple[Any, str]) -> None:
@@ -87,14 +99,22 @@ def refuse(*refusals: tuple[Any, str]) -> None:
 class ModelSettings(Group):
     """Model: sizes, positions and dropout; the vocabulary comes from the tokenizer"""
 
-    num_layers: int = option(24, "number of transformer layers")
-    hidden_size: int = option(1024, "width of the transformer")
-    num_attention_heads: int = option(16, "attention heads per layer")
+    num_layers: int = option(24, "number of transformer layers", at_least=1, at_most=10_000)
+    hidden_size: int = option(1024, "width of the transformer", at_least=1, at_most=1_000_000)
+    num_attention_heads: int = option(16, "attention heads per layer", at_least=1)
     max_position_embeddings: int = option(
-        512, "maximum length; the position tables have this many rows plus one; also the number of sentinel tokens"
+        512,
+        "maximum length; the position tables have this many rows plus one; also the number of sentinel tokens",
+        at_least=1,
+        at_most=100_000_000,
     )
-    hidden_dropout: float = option(0.1, "dropout on embeddings and on every sublayer output")
-    attention_dropout: float = option(0.1, "dropout probability on attention weights")
+    hidden_dropout: float = option(
+        0.1,
+        "dropout on embeddings and on every sublayer output",
+        at_least=0,
+        below=1,
+    )
+    attention_dropout: float = option(0.1, "dropout probability on attention weights", at_least=0, below=1)
     exact_dropout: bool = added(
         False, "draw dropout masks one float per element instead of one random byte (slower on a CPU)"
     )
@@ -102,9 +122,10 @@ class ModelSettings(Group):
         1.0,
         "values above 1 divide the attention scores before the product and multiply them back after max subtraction, "
         "for half precision range",
+        above=0,
     )
     checkpoint_activations: bool = option(False, "recompute activations in the backward pass")
-    checkpoint_num_layers: int = option(1, "layers per recomputation chunk")
+    checkpoint_num_layers: int = option(1, "layers per recomputation chunk", at_least=1)
     block_lm: bool = option(False, "use autoregressive blank infilling (this is what makes it GLM)")
     masked_lm: bool = option(False, "predict masked tokens in place (BERT style ablation) instead of autoregressively")
     transformer_xl: bool = option(
@@ -115,9 +136,7 @@ class ModelSettings(Group):
     encoder_decoder: bool = option(False, "separate source and target sequences; never finished in the original")
 
     def __post_init__(self) -> None:
-        self.require(
-            1, "num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings", "checkpoint_num_layers"
-        )
+        super().__post_init__()
         if self.encoder_decoder:
             raise ValueError("--encoder-decoder was never finished in the original and is not supported; leave it out")
 
@@ -166,12 +185,14 @@ class TokenizerSettings(Group):
     fix_command_token: bool = option(
         False, "corrected ids of the Chinese command tokens (used by the large Chinese model)"
     )
-    make_vocab_size_divisible_by: int = option(128, "the embedding table is padded up to a multiple of this")
+    make_vocab_size_divisible_by: int = option(
+        128,
+        "the embedding table is padded up to a multiple of this",
+        at_least=1,
+        at_most=100_000_000,
+    )
     vocab_dir: str | None = added(None, "folder of vocabularies (default: $GLM_VOCAB_DIR)")
     cache_dir: str | None = option(None, "cache folder for BERT downloads")
-
-    def __post_init__(self) -> None:
-        self.require(1, "make_vocab_size_divisible_by")
 
     @property
     def vocabulary_path(self) -> str | None:
@@ -202,7 +223,9 @@ class CorpusSettings(Group):
     filter_english: bool = option(False, "reject sampled documents that a language detector does not call English")
     half_lazy_loader: bool = option(False, "use only the first two thirds of the documents")
     loader_scatter: int | None = option(
-        None, "split each corpus into this many shards, one shard per rank modulo this number"
+        None,
+        "split each corpus into this many shards, one shard per rank modulo this number",
+        at_least=1,
     )
 
 
@@ -221,27 +244,40 @@ class DataSettings(Group):
 class BatchSettings(Group):
     """Batches: how texts become micro batches"""
 
-    seq_length: int = option(512, "maximum sample length before blanks are inserted")
+    seq_length: int = option(512, "maximum sample length before blanks are inserted", at_least=1)
     eval_seq_length: int | None = option(
-        None, "sequence length of separately given evaluation data (packing only; the collator still uses --seq-length)"
+        None,
+        "sequence length of separately given evaluation data (packing only; the collator still uses --seq-length)",
+        at_least=1,
     )
-    batch_size: int = option(4, "micro batch per data-parallel rank; overridden by the DeepSpeed file")
-    eval_batch_size: int | None = option(None, "batch per rank for evaluation; unset means --batch-size")
-    gradient_accumulation_steps: int = option(1, "micro batches per update; overridden by the DeepSpeed file")
+    batch_size: int = option(
+        4,
+        "micro batch per data-parallel rank; overridden by the DeepSpeed file",
+        at_least=1,
+    )
+    eval_batch_size: int | None = option(
+        None,
+        "batch per rank for evaluation; unset means --batch-size",
+        at_least=1,
+    )
+    gradient_accumulation_steps: int = option(
+        1,
+        "micro batches per update; overridden by the DeepSpeed file",
+        at_least=1,
+    )
     shuffle: bool = option(False, "draw sample numbers at random with replacement instead of counting up")
-    num_workers: int = option(2, "data loader worker processes")
+    num_workers: int = option(2, "data loader worker processes", at_least=0, at_most=10_000)
     pack_samples: bool = added(False, "short samples share rows and see themselves only; the loss is the same")
     sample_one_document: bool = option(False, "never pack several documents into a sample", only=(PRETRAINING,))
     non_sentence_start: float = option(
-        0.0, "probability that a cut does not have to start at a sentence start", only=(PRETRAINING,)
+        0.0,
+        "probability that a cut does not have to start at a sentence start",
+        only=(PRETRAINING,),
+        **PROBABILITY,
     )
     pad_to_max: bool = added(
         False, "fine-tuning: pad every sample to --seq-length, as the original", only=(FINETUNING,)
     )
-
-    def __post_init__(self) -> None:
-        self.require(1, "seq_length", "batch_size", "gradient_accumulation_steps")
-        self.require(0, "num_workers")
 
     @property
     def evaluation_batch_size(self) -> int:
@@ -253,31 +289,50 @@ class BatchSettings(Group):
 class BlankSettings(Group):
     """Blanks: what is removed from a text, and in which order it is written again"""
 
-    bert_prob: float = option(0.5, "probability that a batch uses the short-span objective")
+    bert_prob: float = option(
+        0.5,
+        "probability that a batch uses the short-span objective",
+        **PROBABILITY,
+    )
     gap_sentence_prob: float = option(
         0.0,
         "probability that a batch uses the sentence objective; the rest after --bert-prob goes to the document "
         "objective",
+        **PROBABILITY,
     )
-    gap_sentence_ratio: float = option(0.15, "fraction of tokens to mask with whole sentences")
+    gap_sentence_ratio: float = option(0.15, "fraction of tokens to mask with whole sentences", above=0, at_most=1)
     gpt_infill_prob: float = option(
         0.5,
         "in document mode, probability that a single-document sample keeps its prefix and generates the suffix; "
         "otherwise one long span in the middle is masked",
+        **PROBABILITY,
     )
     gpt_min_ratio: float = option(
-        0.5, "document mode: lower bound of the generated length as a fraction of the shortest sample"
+        0.5,
+        "document mode: lower bound of the generated length as a fraction of the shortest sample",
+        **PROBABILITY,
     )
-    avg_block_length: int = option(3, "mean of the Poisson span length")
-    short_seq_prob: float = option(0.0, "probability that a batch is cut into shorter sequences")
-    single_span_prob: float = option(0.0, "probability that a batch gets exactly one span per sample")
+    avg_block_length: int = option(3, "mean of the Poisson span length", at_least=1)
+    short_seq_prob: float = option(
+        0.0,
+        "probability that a batch is cut into shorter sequences",
+        **PROBABILITY,
+    )
+    single_span_prob: float = option(
+        0.0,
+        "probability that a batch gets exactly one span per sample",
+        **PROBABILITY,
+    )
     block_mask_prob: float = option(
-        0.0, "short-span mode: probability that an input token of a span is replaced by [dBLOCK] (adds that token)"
+        0.0,
+        "short-span mode: probability that an input token of a span is replaced by [dBLOCK] (adds that token)",
+        **PROBABILITY,
     )
     context_mask_ratio: float = option(
         0.0,
         "short-span mode: fraction of the sample length of context tokens near spans replaced by [dBLOCK] (adds that "
         "token)",
+        **PROBABILITY,
     )
     task_mask: bool = option(False, "use [gMASK] and [sMASK] for document and sentence objectives (adds those tokens)")
     no_shuffle_block: bool = option(False, "generate the spans in text order")
@@ -291,19 +346,24 @@ class OptimizerSettings(Group):
     """Optimizer"""
 
     optimizer: str = option("adam", "optimizer (non-DeepSpeed path)", choices=("adam", "adafactor"))
-    lr: float = option(0.0001, "peak learning rate; overridden by the DeepSpeed file")
-    weight_decay: float = option(0.01, "decoupled weight decay; overridden by the DeepSpeed file")
-    adam_beta1: float = option(0.9, "first Adam coefficient (non-DeepSpeed path)")
-    adam_beta2: float = option(0.999, "second Adam coefficient (non-DeepSpeed path)")
-    adam_eps: float = option(1e-08, "Adam epsilon (non-DeepSpeed path)")
-    clip_grad: float = option(
-        1.0, "gradient norm limit, 0 for none (non-DeepSpeed path; the DeepSpeed file has its own)"
+    lr: float = option(
+        0.0001,
+        "peak learning rate; overridden by the DeepSpeed file",
+        above=0,
     )
-
-    def __post_init__(self) -> None:
-        self.require(0, "clip_grad")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"--lr is {self.lr}; a positive number is needed")
+    weight_decay: float = option(
+        0.01,
+        "decoupled weight decay; overridden by the DeepSpeed file",
+        at_least=0,
+    )
+    adam_beta1: float = option(0.9, "first Adam coefficient (non-DeepSpeed path)", at_least=0, below=1)
+    adam_beta2: float = option(0.999, "second Adam coefficient (non-DeepSpeed path)", at_least=0, below=1)
+    adam_eps: float = option(1e-08, "Adam epsilon (non-DeepSpeed path)", at_least=0)
+    clip_grad: float = option(
+        1.0,
+        "gradient norm limit, 0 for none (non-DeepSpeed path; the DeepSpeed file has its own)",
+        at_least=0,
+    )
 
 
 @dataclass(frozen=True)
@@ -314,19 +374,18 @@ class ScheduleSettings(Group):
         "linear", "shape of the decay", choices=("constant", "linear", "cosine", "exponential")
     )
     lr_decay_iters: int | None = option(
-        None, "length of the learning rate schedule in updates; unset means --train-iters", only=(PRETRAINING,)
+        None,
+        "length of the learning rate schedule in updates; unset means --train-iters",
+        only=(PRETRAINING,),
+        at_least=1,
     )
-    lr_decay_ratio: float = option(0.1, "final learning rate as a fraction of the peak")
-    warmup: float = option(0.01, "fraction of the schedule spent on linear warmup")
+    lr_decay_ratio: float = option(0.1, "final learning rate as a fraction of the peak", **PROBABILITY)
+    warmup: float = option(0.01, "fraction of the schedule spent on linear warmup", at_least=0, at_most=0.5)
     switch_linear: bool = option(
         False,
         "at start (after loading) continue with linear decay from the current rate to the end of training",
         only=(PRETRAINING,),
     )
-
-    def __post_init__(self) -> None:
-        if self.warmup > 0.5:
-            raise ValueError(f"--warmup is {self.warmup}, a fraction of the schedule; at most 0.5 is possible")
 
 
 @dataclass(frozen=True)
@@ -341,14 +400,29 @@ class PrecisionSettings(Group):
         "bfloat16 autocast with fp32 parameters (no loss scaling); a later --fp16 takes its place",
         instead_of="fp16",
     )
-    loss_scale: float | None = option(None, "fixed loss scale; unset means dynamic scaling (non-DeepSpeed path)")
-    loss_scale_window: float = option(
-        1000, "dynamic loss scaling: clean steps before the scale is raised (non-DeepSpeed path)"
+    loss_scale: float | None = option(
+        None,
+        "fixed loss scale; unset means dynamic scaling (non-DeepSpeed path)",
+        above=0,
     )
-    hysteresis: int = option(2, "dynamic loss scaling: overflows tolerated before the scale drops (non-DeepSpeed path)")
-    min_scale: float = option(1, "dynamic loss scaling: lower bound (non-DeepSpeed path)")
+    loss_scale_window: float = option(
+        1000,
+        "dynamic loss scaling: clean steps before the scale is raised (non-DeepSpeed path)",
+        at_least=1,
+    )
+    hysteresis: int = option(
+        2,
+        "dynamic loss scaling: overflows tolerated before the scale drops (non-DeepSpeed path)",
+        at_least=1,
+    )
+    min_scale: float = option(
+        1,
+        "dynamic loss scaling: lower bound (non-DeepSpeed path)",
+        above=0,
+    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.fp16 and self.bf16:
             raise ValueError(
                 "--fp16 and --bf16 exclude each other: the DeepSpeed file sets one, the command line the other; keep "
@@ -390,9 +464,18 @@ class CheckpointSettings(Group):
     """Checkpoints: what is saved and loaded, when and where"""
 
     save: Path | None = option(None, "checkpoint folder; the experiment name is appended")
-    save_interval: int = option(5000, "pretraining: updates between checkpoints; zero disables", only=(PRETRAINING,))
+    save_interval: int = option(
+        5000,
+        "pretraining: updates between checkpoints; zero disables",
+        only=(PRETRAINING,),
+        at_least=0,
+    )
     new_save_directory: bool = option(False, "when loading, still start a fresh dated experiment folder")
-    keep_checkpoints: int | None = added(None, "delete older checkpoints of this run, keep this many")
+    keep_checkpoints: int | None = added(
+        None,
+        "delete older checkpoints of this run, keep this many",
+        at_least=1,
+    )
     no_save_optim: bool = option(False, "leave the optimizer and scheduler out of checkpoints (non-DeepSpeed path)")
     no_save_rng: bool = option(False, "leave random states out of checkpoints")
     load: Path | None = option(None, "checkpoint folder to resume from")
@@ -414,7 +497,7 @@ class CheckpointSettings(Group):
     )
 
     def __post_init__(self) -> None:
-        self.require(0, "save_interval")
+        super().__post_init__()
         if self.auto_resume and (self.load or not self.save):
             raise ValueError(
                 "--auto-resume continues from <save>/<experiment-name>: it needs --save and excludes --load"
@@ -426,15 +509,26 @@ class RunSettings(Group):
     """Run: its length and how it is watched"""
 
     experiment_name: str = option("glm", "run name; a date suffix MM-DD-hh-mm is added unless resuming")
-    train_iters: int = option(0, "total number of updates over all runs; zero skips training", only=(PRETRAINING,))
-    exit_after: int | None = added(None, "save and leave after this many updates of this process")
+    train_iters: int = option(
+        0,
+        "total number of updates over all runs; zero skips training",
+        only=(PRETRAINING,),
+        at_least=0,
+    )
+    exit_after: int | None = added(
+        None,
+        "save and leave after this many updates of this process",
+        at_least=1,
+    )
     seed: int = option(
         1234,
         "random seed for python, numpy, the framework and model-parallel state; zero or negative leaves them unseeded",
+        at_least=-(2**32) + 1,
+        at_most=2**32 - 1,
     )
-    log_interval: int = option(100, "updates between log lines")
-    eval_interval: int = option(1000, "updates between evaluations; zero disables")
-    eval_iters: int = option(100, "batches per evaluation")
+    log_interval: int = option(100, "updates between log lines", at_least=1)
+    eval_interval: int = option(1000, "updates between evaluations; zero disables", at_least=0)
+    eval_iters: int = option(100, "batches per evaluation", at_least=0)
     eval_at_start: bool = added(False, "evaluate once before the first update, too")
     summary_dir: str = option("", "folder under which runs/<experiment> event files and config are written")
     metrics_file: Path | None = added(
@@ -445,10 +539,6 @@ class RunSettings(Group):
     dry_run: bool = added(
         False, "print the plan of a pre-training run (sizes, layout, memory) and leave; starts nothing"
     )
-
-    def __post_init__(self) -> None:
-        self.require(0, "train_iters", "eval_iters", "eval_interval")
-        self.require(1, "log_interval")
 
     @property
     def summary_folder(self) -> Path:
@@ -466,9 +556,18 @@ class DeviceSettings(Group):
     """Processes and devices; rank and world size come from the launcher"""
 
     device: str = added("auto", "where to compute; auto takes a GPU when there is one", choices=("auto", "cpu", "cuda"))
-    local_rank: int | None = option(None, "device index given by the launcher", flag="--local_rank")
+    local_rank: int | None = option(
+        None,
+        "device index given by the launcher",
+        flag="--local_rank",
+        at_least=-1,
+    )
     distributed_backend: str = option("nccl", "communication backend", choices=("nccl", "gloo"))
-    model_parallel_size: int = option(1, "tensor parallel group size, capped at the world size")
+    model_parallel_size: int = option(
+        1,
+        "tensor parallel group size, capped at the world size",
+        at_least=1,
+    )
     rank: int = 0
     world_size: int = 1
 
@@ -480,15 +579,14 @@ class MixtureSettings(Group):
     only: ClassVar[tuple[str, ...]] = (PRETRAINING,)
 
     multi_task_data: tuple[str, ...] | None = option(None, "downstream tasks mixed into pretraining", nargs="*")
-    multi_task_ratio: float = option(0.0, "probability that an update uses a downstream batch")
-    multi_seq_length: int | None = option(None, "sequence length of downstream samples")
-    multi_batch_size: int | None = option(None, "batch per rank of downstream samples")
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.multi_task_ratio < 1.0:
-            raise ValueError(
-                f"--multi-task-ratio is {self.multi_task_ratio}, a probability; at least 0 and below 1 is possible"
-            )
+    multi_task_ratio: float = option(
+        0.0,
+        "probability that an update uses a downstream batch",
+        at_least=0,
+        below=1,
+    )
+    multi_seq_length: int | None = option(None, "sequence length of downstream samples", at_least=1)
+    multi_batch_size: int | None = option(None, "batch per rank of downstream samples", at_least=1)
 
 
 @dataclass(frozen=True)
@@ -497,17 +595,17 @@ class TuningSettings(Group):
 
     only: ClassVar[tuple[str, ...]] = (FINETUNING,)
 
-    epochs: int | None = option(None, "fine-tuning epochs; zero means evaluate only")
-    save_epoch: int = option(1, "epochs between checkpoints")
-    eval_epoch: int = option(1, "epochs between evaluations")
+    epochs: int | None = option(None, "fine-tuning epochs; zero means evaluate only", at_least=0)
+    save_epoch: int = option(1, "epochs between checkpoints", at_least=1)
+    eval_epoch: int = option(1, "epochs between evaluations", at_least=1)
     no_validation: bool = option(False, "skip validation")
     validation_metric: str | None = option(None, "metric that selects the best epoch (first reported one when unset)")
-    patience: int | None = added(None, "stop after this many evaluations without a better result")
+    patience: int | None = added(
+        None,
+        "stop after this many evaluations without a better result",
+        at_least=1,
+    )
     overwrite: bool = option(False, "allow a result folder that already has test results")
-
-    def __post_init__(self) -> None:
-        self.require(0, "epochs")
-        self.require(1, "save_epoch", "eval_epoch")
 
     @property
     def num_epochs(self) -> int:
@@ -524,41 +622,63 @@ class TaskSettings(Group):
     task: str | None = option(None, "downstream task name")
     cloze_eval: bool = option(False, "turn the task into a cloze question")
     multi_token: bool = option(False, "score answers of several tokens")
-    segment_length: int = option(0, "split long choices into segments of this length when positive")
+    segment_length: int = option(
+        0,
+        "split long choices into segments of this length when positive",
+        at_least=0,
+    )
     fast_decode: bool = option(False, "reuse the context when scoring several choices")
     unidirectional: bool = option(False, "left to right scoring")
-    pattern_id: int = option(0, "prompt pattern number")
+    pattern_id: int = option(0, "prompt pattern number", at_least=0)
     pattern_ensemble: tuple[int, ...] | None = added(
-        None, "train on several patterns and average their probabilities; all patterns when none are named", nargs="*"
+        None,
+        "train on several patterns and average their probabilities; all patterns when none are named",
+        nargs="*",
+        at_least=0,
     )
     pool_token: str = option("cls", "which position feeds a classification head", choices=("start", "pad", "cls"))
-    output_dropout: float = option(0.1, "dropout on the pooled vector of classification heads")
+    output_dropout: float = option(
+        0.1,
+        "dropout on the pooled vector of classification heads",
+        at_least=0,
+        below=1,
+    )
     loss_func: str = option(
         "cross_entropy", "loss of cloze fine-tuning", choices=("cross_entropy", "hinge", "generative", "mix")
     )
     adapet: bool = option(False, "decoupled label loss")
-    block_lm_ratio: float = option(0.0, "weight of extra blank infilling batches during fine-tuning")
+    block_lm_ratio: float = option(
+        0.0,
+        "weight of extra blank infilling batches during fine-tuning",
+        at_least=0,
+    )
     few_superglue: bool = option(False, "use the few-shot data files")
     wsc_negative: bool = option(False, "use the negative candidate data for WSC")
     eval_valid: bool = option(False, "evaluate the validation set when a test set is expected")
-    limit: int | None = added(None, "read this many examples of every split; the results say so")
+    limit: int | None = added(
+        None,
+        "read this many examples of every split; the results say so",
+        at_least=1,
+    )
     languages: tuple[str, ...] | None = added(
         None, "languages that a multilingual task is evaluated in (default: all that there are files of)", nargs="+"
     )
     dev_fraction: float = added(
-        1.0, "share of the development words of panx that is evaluated; the original takes every hundredth (0.01)"
+        1.0,
+        "share of the development words of panx that is evaluated; the original takes every hundredth (0.01)",
+        above=0,
+        at_most=1,
     )
     metrics: tuple[str, ...] | None = added(
         None, "further metrics of an understanding task, such as entity-f1 of panx", nargs="+"
     )
     index_key: str = added("idx", "what prediction files call the index of an example (CLUE: id)")
-    overlapping_eval: int = option(32, "stride of the sliding window in language model evaluation")
+    overlapping_eval: int = option(
+        32,
+        "stride of the sliding window in language model evaluation",
+        at_least=1,
+    )
     compatible: bool = added(False, "do as the original where this implementation does better")
-
-    def __post_init__(self) -> None:
-        self.require(0, "segment_length")
-        if not 0.0 < self.dev_fraction <= 1.0:
-            raise ValueError(f"--dev-fraction is {self.dev_fraction}; it has to be above 0 and at most 1")
 
     @property
     def name(self) -> str:
@@ -574,11 +694,12 @@ class PromptSettings(Group):
     only: ClassVar[tuple[str, ...]] = (FINETUNING,)
 
     continuous_prompt: bool = option(False, "trainable prompt vectors")
-    num_prompt_tokens: int = option(0, "number of prompt vectors per slot")
+    num_prompt_tokens: int = option(0, "number of prompt vectors per slot", at_least=0)
     prefix_prompt: int = option(
         0,
         "number of prompt vectors in front: of the keys and values of every layer, or with --continuous-prompt of the "
         "text",
+        at_least=0,
         only=(PRETRAINING, FINETUNING, GENERATION),
     )
     prompt_func: str = option(
@@ -589,10 +710,12 @@ class PromptSettings(Group):
     )
     prompt_init: bool = option(False, "start the prompt vectors from word embeddings")
     freeze_transformer: bool = option(False, "train only the prompt", only=(PRETRAINING, FINETUNING))
-    tune_prefix_layers: int | None = option(None, "with a frozen transformer, number of first layers still trained")
+    tune_prefix_layers: int | None = option(
+        None, "with a frozen transformer, number of first layers still trained", at_least=0
+    )
 
     def __post_init__(self) -> None:
-        self.require(0, "num_prompt_tokens", "prefix_prompt")
+        super().__post_init__()
         refuse(
             (
                 self.continuous_prompt and not self.num_prompt_tokens + self.prefix_prompt,
@@ -612,9 +735,22 @@ class AdapterSettings(Group):
 
     only: ClassVar[tuple[str, ...]] = (FINETUNING,)
 
-    lora_rank: int | None = added(None, "train low-rank adapters of this rank alone; they are written in PEFT's format")
-    lora_alpha: float | None = added(None, "adapters are multiplied by alpha / rank (default: twice the rank)")
-    lora_dropout: float | None = added(None, "dropout on the input of the adapters (default: 0)")
+    lora_rank: int | None = added(
+        None,
+        "train low-rank adapters of this rank alone; they are written in PEFT's format",
+        at_least=1,
+    )
+    lora_alpha: float | None = added(
+        None,
+        "adapters are multiplied by alpha / rank (default: twice the rank)",
+        above=0,
+    )
+    lora_dropout: float | None = added(
+        None,
+        "dropout on the input of the adapters (default: 0)",
+        at_least=0,
+        below=1,
+    )
     lora_target: tuple[str, ...] | None = added(
         None, "layers that get adapters (default: query_key_value)", nargs="*", choices=tuple(LORA_TARGETS)
     )
@@ -623,6 +759,7 @@ class AdapterSettings(Group):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         details = ("lora_alpha", "lora_dropout", "lora_target")
         given = [spelling(name) for name in details if getattr(self, name) is not None]
         if given and not self.flag:
@@ -651,10 +788,10 @@ class Seq2SeqSettings(Group):
 
     only: ClassVar[tuple[str, ...]] = (FINETUNING,)
 
-    src_seq_length: int | None = option(None, "maximum source length")
-    tgt_seq_length: int | None = option(None, "maximum target length")
-    label_smoothing: float = option(0.0, "label smoothing of the sequence-to-sequence loss")
-    blank_maskratio: float = option(0.1, "mask ratio of the text infilling task")
+    src_seq_length: int | None = option(None, "maximum source length", at_least=8)
+    tgt_seq_length: int | None = option(None, "maximum target length", at_least=1)
+    label_smoothing: float = option(0.0, "label smoothing of the sequence-to-sequence loss", at_least=0, below=1)
+    blank_maskratio: float = option(0.1, "mask ratio of the text infilling task", above=0, below=1)
     summary_prompt: str = added(
         "content",
         "where the blank of a summary is: before the text, or after it (multilingual models)",
@@ -682,14 +819,6 @@ class Seq2SeqSettings(Group):
     )
     mask_pad_token: bool = option(False, "hide padding of the source from attention")
 
-    def __post_init__(self) -> None:
-        self.require(8, "src_seq_length")
-        self.require(1, "tgt_seq_length")
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise ValueError(f"--label-smoothing is {self.label_smoothing}; it has to be at least 0 and below 1")
-        if not 0.0 < self.blank_maskratio < 1.0:
-            raise ValueError(f"--blank-maskratio is {self.blank_maskratio}; it has to lie between 0 and 1")
-
 
 @dataclass(frozen=True)
 class GenerationSettings(Group):
@@ -697,14 +826,14 @@ class GenerationSettings(Group):
 
     only: ClassVar[tuple[str, ...]] = (FINETUNING, GENERATION)
 
-    out_seq_length: int = option(256, "maximum number of generated tokens")
-    temperature: float = option(1.0, "sampling temperature")
-    top_k: int = option(0, "top-k sampling size")
-    top_p: float = option(0.0, "nucleus sampling threshold")
-    num_beams: int = option(1, "beam count")
+    out_seq_length: int = option(256, "maximum number of generated tokens", at_least=1)
+    temperature: float = option(1.0, "sampling temperature", above=0)
+    top_k: int = option(0, "top-k sampling size", at_least=0)
+    top_p: float = option(0.0, "nucleus sampling threshold", **PROBABILITY)
+    num_beams: int = option(1, "beam count", at_least=1)
     length_penalty: float = option(0.0, "exponent of the length normalisation of beams and of multi-token cloze scores")
-    no_repeat_ngram_size: int = option(0, "forbid repeated n-grams of this size")
-    min_tgt_length: int = option(0, "minimum generated length")
+    no_repeat_ngram_size: int = option(0, "forbid repeated n-grams of this size", at_least=0)
+    min_tgt_length: int = option(0, "minimum generated length", at_least=0)
     select_topk: bool = option(False, "take the best candidates of beam search instead of sampling them")
 
 
@@ -817,7 +946,9 @@ class Settings:
     @property
     def zero_stage(self) -> int:
         """Return the ZeRO stage that the DeepSpeed file asks for, 0 without one."""
-        return ((self.deepspeed_content or {}).get("zero_optimization") or {}).get("stage", 0)
+        zero = (self.deepspeed_content or {}).get("zero_optimization")
+        stage = zero.get("stage") if isinstance(zero, Mapping) else None
+        return stage if isinstance(stage, int) else 0
 
     def too_long(self) -> tuple[bool, str]:
         """Return the refusal of samples that are longer than the model has positions."""

@@ -37,6 +37,8 @@ def parse_split(
         parts = [-1.0]
     if not all(0 <= part < float("inf") for part in parts):
         raise ValueError(f"--split is {split!r}; proportions such as 949,50,1 or 0.9/0.1 are needed")
+    if parts[0] == 0:
+        raise ValueError(f"--split {split!r} gives no document to train on: its first part has to be positive")
     if sum(parts) < 1:
         parts.append(1 - sum(parts))
     parts = [*parts, 0.0, 0.0][:NUM_PARTS]
@@ -45,8 +47,6 @@ def parse_split(
     if test_data:
         parts[2] = 0.0
     total = sum(parts)
-    if total == 0:
-        raise ValueError(f"--split {split!r} leaves nothing: give the training part a positive proportion")
     return [part / total for part in parts]
 
 

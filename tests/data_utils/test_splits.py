@@ -20,14 +20,14 @@ from data_utils.corpora.store import Document
 from tests.helpers.logs import logged_lines
 
 
-@pytest.mark.parametrize("split", ["", "a,b", "1,-1", "nan,1", "inf", "1,,2"])
+@pytest.mark.parametrize("split", ["", "a,b", "1,-1", "nan,1", "inf", "1,,2", "0", "0,1"])
 def test_split_that_is_no_proportion(split):
     with pytest.raises(ValueError, match="--split"):
         parse_split(split)
 
 
 def test_split_that_leaves_nothing():
-    with pytest.raises(ValueError, match="leaves nothing"):
+    with pytest.raises(ValueError, match="no document to train on"):
         parse_split("0,1,1", valid_data=["x"], test_data=["y"])
 
 

@@ -67,7 +67,7 @@ def test_groups_say_what_the_flags_say(tmp_path: Path):
     [
         (["--block-lm", "--epochs", "1"], "no --task"),
         (["--task", "rte"], "no --epochs"),
-        ([*RTE, "--epochs", "-1"], "--epochs is -1; it cannot be negative"),
+        ([*RTE, "--epochs", "-1"], "--epochs is -1; at least 0 is needed"),
         ([*RTE, "--seq-length", "4"], "--seq-length is 4; at least 8 is needed"),
         ([*RTE, "--seq-length", "600"], "does not fit --max-position-embeddings 512"),
         ([*RTE, "--continuous-prompt"], "needs --num-prompt-tokens or --prefix-prompt"),

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
+import torch
 
-from training.arguments import get_parser, groups_of, options_of, parse_settings
+from tasks.settings import FinetuningSettings
+from training.arguments import get_parser, groups_of, options_of, parse_settings, value_type
 from training.data import tokenizer_keywords
+from training.deepspeed.config import deepspeed_plan
 from training.settings import WITHOUT_EFFECT, PretrainingSettings, Settings
 
 BASE = ["--block-lm", "--train-data", "x.jsonl"]
@@ -99,8 +105,93 @@ def test_bad_deepspeed_files_are_one_line(tmp_path: Path):
     (tmp_path / "bad.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="not valid JSON"):
         configure("--deepspeed", "--deepspeed_config", str(tmp_path / "bad.json"))
-    with pytest.raises(ValueError, match="a JSON object is needed"):
+    with pytest.raises(ValueError, match="an object is needed in JSON"):
         configure(*deepspeed_file(tmp_path, [1]))
+
+
+DEEPSPEED = {
+    "train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 1, "gradient_clipping": 1.0,
+    "zero_optimization": {
+        "stage": 1, "reduce_bucket_size": 5e8, "overlap_comm": True, "offload_optimizer": {"device": "cpu"},
+    },
+    "fp16": {"enabled": True, "loss_scale": 0, "loss_scale_window": 100, "hysteresis": 2, "min_loss_scale": 1},
+    "bf16": {"enabled": False}, "checkpoint": {},
+    "optimizer": {"type": "Adam", "params": {"lr": 0.003, "betas": [0.9, 0.98], "eps": 1e-6, "weight_decay": 0.05}},
+}  # fmt: skip
+PLACES = [
+    ("train_micro_batch_size_per_gpu",), ("gradient_accumulation_steps",), ("gradient_clipping",), ("checkpoint",),
+    ("zero_optimization",), ("fp16",), ("bf16",), ("optimizer",), ("optimizer", "type"), ("optimizer", "params"),
+    *(("zero_optimization", name) for name in ("stage", "reduce_bucket_size", "overlap_comm", "offload_optimizer")),
+    ("zero_optimization", "offload_optimizer", "device"), ("bf16", "enabled"),
+    *(("fp16", name) for name in ("enabled", "loss_scale", "loss_scale_window", "hysteresis", "min_loss_scale")),
+    *(("optimizer", "params", name) for name in ("lr", "betas", "eps", "weight_decay")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES, ids=".".join)
+def test_values_of_a_deepspeed_file_have_their_types_or_are_named(place: tuple[str, ...], tmp_path: Path) -> None:
+    for value in (None, "auto", "x", "", -1, 0, 2.5, 10**400, True, [], [1], [0.9, "x"], {}, {"x": {}}):
+        content = copy.deepcopy(DEEPSPEED)
+        block: Any = content
+        for name in place[:-1]:
+            block = block[name]
+        block[place[-1]] = value
+        try:
+            settings = configure(*deepspeed_file(tmp_path, content))
+            plan = deepspeed_plan(settings, device=torch.device("cuda"))
+        except ValueError as error:
+            assert "\n" not in str(error) and re.search(f"{place[-1]}|DeepSpeed file", str(error)), value
+        else:
+            assert plan.stage in (0, 1, 2, 3) and settings.batch.batch_size >= 1
+
+
+def test_a_deepspeed_file_s_bounds_are_those_of_the_flags(tmp_path: Path) -> None:
+    words = deepspeed_file(tmp_path, {"optimizer": {"params": {"betas": [0.9, 1.0]}}})
+    message = r"--deepspeed_config .*ds.json, optimizer, params: betas\[1\] is 1.0; at least 0 and below 1 is needed"
+    with pytest.raises(ValueError, match=message):
+        configure(*words)
+
+
+def test_every_number_has_bounds() -> None:
+    without = {"length_penalty"}
+    for kind in groups_of(FinetuningSettings).values():
+        hints = get_type_hints(kind)
+        for one, flag in options_of(kind):
+            if value_type(hints[one.name]) in (int, float) and one.name not in without:
+                assert one.metadata["bounds"].keys() & {"at_least", "above"}, flag
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seed", "100000000000000"], "--seed is 100000000000000; at least -4294967295 and at most 4294967295"),
+        (["--avg-block-length", "0"], "--avg-block-length is 0; at least 1"),
+        (["--gpt-min-ratio", "2"], "--gpt-min-ratio is 2.0; at least 0 and at most 1"),
+        (["--clip-grad", "nan"], "--clip-grad is nan; a finite number"),
+        (["--lr", "inf"], "--lr is inf; a finite number"),
+        (["--train-iters", "99999999999"], "--train-iters is 99999999999; at most 2147483647"),
+        (["--hidden-dropout", "1"], "--hidden-dropout is 1.0; at least 0 and below 1"),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        configure(*words)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": "x"}, "RANK is 'x'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
+        ({"WORLD_SIZE": "²"}, "WORLD_SIZE is '²'"),
+        ({"LOCAL_RANK": "1.5"}, "LOCAL_RANK is '1.5'"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "rank 2 of 2"),
+        ({"OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "two"}, "LOCAL_SIZE is 'two'"),
+    ],
+)
+def test_what_launchers_set_has_to_be_numbers(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        configure(environment=environment)
 
 
 @pytest.mark.parametrize(

@@ -41,15 +41,15 @@ def deepspeed_plan(settings: Settings, *, device: torch.device) -> DeepSpeedPlan
     content = settings.deepspeed_content or {}
     config = copy.deepcopy(dict(content))
     notices: list[str] = []
-    kind = (config.pop("optimizer", None) or {}).get("type", "AdamW")
+    kind = (_known(config.pop("optimizer", None)).get("type")) or "AdamW"
     if kind.lower() not in ADAM_TYPES:
         raise ValueError(f"the DeepSpeed file asks for the optimizer {kind!r}; Adam and AdamW are provided")
     if config.pop("scheduler", None) is not None:
         notices.append("warning: the scheduler of the DeepSpeed file has no effect; --lr-decay-style chooses it")
-    zero = dict(config.get("zero_optimization") or {})
+    zero = _known(config.get("zero_optimization"))
     if zero.pop("cpu_offload", False):  # its name until DeepSpeed 0.4
         zero.setdefault("offload_optimizer", {"device": "cpu"})
-    stage = zero.get("stage", 0)
+    stage = zero.get("stage") or 0
     if stage not in (0, 1, 2, 3):
         raise ValueError(f"the DeepSpeed file asks for ZeRO stage {stage!r}; 0, 1, 2 and 3 exist")
     arithmetic = settings.precision.kind
@@ -83,10 +83,10 @@ def deepspeed_plan(settings: Settings, *, device: torch.device) -> DeepSpeedPlan
         "steps_per_print": None,  # the run's own lines report
     }
     if settings.checkpoint.universal_checkpoint:
-        config["checkpoint"] = {**config.get("checkpoint", {}), "load_universal": True}
+        config["checkpoint"] = {**_known(config.get("checkpoint")), "load_universal": True}
     return DeepSpeedPlan(config, stage, arithmetic, tuple(notices))
 
 
-def _known(block: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the values of a block that are not left to us ("auto")."""
-    return {name: value for name, value in (block or {}).items() if value != "auto"}
+def _known(block: Mapping[str, Any] | str | None) -> dict[str, Any]:
+    """Return the values of a block that are not left to us ("auto"), none of one that is missing or left to us."""
+    return {name: value for name, value in block.items() if value != "auto"} if isinstance(block, Mapping) else {}
