@@ -34,11 +34,13 @@ def prepare_task(configuration: FinetuningSettings, *, tokenizer: Tokenizer, top
         ValueError: no such task, files that are missing or malformed, or nothing to do.
     """
     from tasks.language_model.run import LanguageModelRun
+    from tasks.multilingual.run import MultilingualRun
     from tasks.seq2seq.run import Seq2SeqRun
     from tasks.superglue.run import UnderstandingRun
 
     families: dict[str, type[TaskRun]] = {
         "understanding": UnderstandingRun, "seq2seq": Seq2SeqRun, "language_model": LanguageModelRun,
+        "multilingual": MultilingualRun,
     }  # fmt: skip
     run = families[configuration.family](configuration, tokenizer=tokenizer, topology=topology)
     if not (run.training or run.test):

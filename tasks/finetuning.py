@@ -81,7 +81,8 @@ class FineTuner(Trainer):
         self.task = task
         self.settings = configuration.tuning
         # Part of every results file.
-        self.notes = {} if configuration.task.limit is None else {"limit": configuration.task.limit}
+        limit = configuration.task.limit
+        self.notes: dict[str, Any] = {**task.rules, **({} if limit is None else {"limit": limit})}
         self.first = engine.topology.rank == 0
         self.best = Result({}, {})  # of the best epoch on the validation splits, once there is one
         self.test = Result({}, {})
@@ -158,6 +159,8 @@ class FineTuner(Trainer):
         baseline = _weighted([(score.count, score.baseline) for score in counted])
         if metrics:
             self.log.console.print(_score_line(epoch, "overall", total, metrics))
+            if rules := self.task.rules:
+                self.log.console.print(f" >> by {', '.join(f'{name} {value}' for name, value in rules.items())}")
         return Result(metrics, baseline)
 
     def _validate(self, *, epoch: int) -> None:

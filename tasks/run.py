@@ -97,6 +97,11 @@ class TaskRun(ABC):
         """
 
     @property
+    def rules(self) -> Mapping[str, str]:
+        """Return how metrics are made where there are several ways; printed and written with them."""
+        return {}
+
+    @property
     def batches_per_epoch(self) -> int:
         """Return the micro batches of one data rank in an epoch."""
         return batches_per_epoch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,24 +48,22 @@ class LanguageProcessor(DataProcessor):
         )
         examples: list[InputExample] = []
         for path, language in files:
-            for number, (record, row) in enumerate(self.rows(path, split), start=len(examples)):
-                numbers = {"guid": f"{split}-{number + self.first}", "idx": number + 1}
-                known = {"language": language, "source": record.place}
-                examples.append(InputExample(**row, **numbers, **known))  # type: ignore[arg-type]
+            for number, example in enumerate(self.read_file(path, split), start=len(examples)):
+                guid = f"{split}-{number + self.first}"
+                examples.append(replace(example, guid=guid, idx=number + 1, language=language))
         return examples
 
-    def rows(self, path: Path, split: str) -> Iterator[tuple[Record, dict[str, object]]]:
-        """Yield the rows of a file with what their examples hold."""
-        for record in read_tab_separated(path, header=False):
-            yield record, self.pair(record)
+    def records(self, path: Path) -> Iterable[Record]:
+        return read_tab_separated(path, header=False)
 
-    def pair(self, record: Record) -> dict[str, object]:
-        """Return the texts and the label of a row of two texts and a label, which a test file may leave out."""
+    def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
+        """Yield the pair of a row of two texts and a label, which test files may leave out."""
         if len(record.fields) not in (2, 3):
             raise record.error(
-                f"{len(record.fields)} columns; {self.name} has two texts and a label, separated by tabs"
+                f"{len(record.fields)} columns; {self.name} has two texts and a label, tabs between them"
             )
-        return {"text_a": record.text(0).lstrip(), "text_b": record.text(1), "label": self.label(record, key=2)}
+        text_b = record.text(1) if len(record.fields) == 3 else record.text(1).rstrip()
+        yield InputExample("", record.text(0).lstrip(), text_b, self.label(record, key=2))
 
 
 class XnliProcessor(LanguageProcessor):
@@ -74,8 +73,9 @@ class XnliProcessor(LanguageProcessor):
     patterns: ClassVar = {"train": ("train*.tsv",), "dev": ("dev*.tsv",), "test": ("test*.txt", "test*.tsv")}
 
     def label(self, record: Record, labels: Iterable[Any] | None = None, *, key: Any = "label") -> Any:
-        contradictory = str(record.get(key)).strip() == "contradictory"
-        return "contradiction" if contradictory else super().label(record, labels, key=key)
+        if str(record.get(key)).strip() == "contradictory":
+            return "contradiction"
+        return super().label(record, labels, key=key)
 
 
 class PawsxProcessor(LanguageProcessor):
@@ -88,23 +88,25 @@ class PawsxProcessor(LanguageProcessor):
         "test": ("x-final/*/test_2k.tsv", "test*.tsv"),
     }
 
-    def rows(self, path: Path, split: str) -> Iterator[tuple[Record, dict[str, object]]]:
-        if path.name != "test_2k.tsv":
-            yield from super().rows(path, split)
-            return
-        for record in read_tab_separated(path):
-            texts = {"text_a": record.text("sentence1"), "text_b": record.text("sentence2")}
-            yield record, {**texts, "label": self.label(record)}
+    def records(self, path: Path) -> Iterable[Record]:
+        return read_tab_separated(path, header=path.name == "test_2k.tsv")
+
+    def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
+        if 0 in record.fields:
+            yield from super().convert(record, set_type)
+        else:
+            yield InputExample("", record.text("sentence1"), record.text("sentence2"), self.label(record))
 
 
 class PanxProcessor(LanguageProcessor):
     """A token and its tag a line, a blank line after each sentence; one example per token.
 
-    ``meta``: ``index`` of the token in its sentence, ``sentence`` (a number) and ``tag`` as the file has it, which
+    ``meta``: ``index`` of the token in its sentence, ``sentence`` (a name) and ``tag`` as the file has it, which
     entities are made of. Test files of the download have no tags.
     """
 
     labels = ("LOC", "PER", "ORG", "O")
+    tags: ClassVar = ("O", *(f"{kind}-{label}" for kind in "BI" for label in ("LOC", "PER", "ORG")))
     patterns: ClassVar = {"train": ("train*.tsv",), "dev": ("dev*.tsv",), "test": ("test*.tsv",)}
     train_language: ClassVar = "en"
     first: ClassVar = 0
@@ -117,29 +119,29 @@ class PanxProcessor(LanguageProcessor):
         step = round(1 / fraction)
         return examples[step - 1 :: step]
 
-    def rows(self, path: Path, split: str) -> Iterator[tuple[Record, dict[str, object]]]:
-        for number, sentence in enumerate(self._sentences(path)):
-            text = "".join(f" {record[0]}" for record in sentence)
-            for index, record in enumerate(sentence):
-                tag = record[1].strip() if len(record.fields) == 2 else ""
-                kind, _, name = tag.partition("-")
-                if tag and not (tag == "O" or (kind in ("B", "I") and name in self.labels[:3])):
-                    raise record.error(f"tag {tag!r}; {self.name} has O and B- or I- with {', '.join(self.labels[:3])}")
-                meta = {"index": index, "sentence": f"{path.name} {number}", "tag": tag}
-                if not tag:
-                    self.unlabelled(record, "no tag")
-                yield record, {"text_a": text, "text_b": record[0], "label": tag[-3:] or None, "meta": meta}
-
-    def _sentences(self, path: Path) -> Iterator[list[Record]]:
+    def records(self, path: Path) -> Iterator[Record]:
+        """Yield a record per token, with the tokens of its sentence under ``sentence``."""
         sentence: list[Record] = []
-        for line, text in enumerate(lines_of(read_text(path)), start=1):
+        lines = lines_of(read_text(path))
+        for line, text in enumerate([*lines, ""], start=1):
             if text.strip():
-                record = Record(path, line, line - 1, dict(enumerate(text.split("\t"))))
-                if len(record.fields) > 2 or not record[0]:
+                cells = dict(enumerate(text.split("\t")))
+                record = Record(path, line, len(sentence), cells)
+                if len(cells) > 2 or not cells[0]:
                     raise record.error(f"{text[:60]!r} is no token with a tag after a tab")
                 sentence.append(record)
             elif sentence:
-                yield sentence
+                tokens = [record[0] for record in sentence]
+                for record in sentence:
+                    yield replace(record, fields={**record.fields, "sentence": tokens, "first": sentence[0].line})
                 sentence = []
-        if sentence:
-            yield sentence
+
+    def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
+        tag = self.label(record, self.tags, key=1)
+        yield InputExample(
+            "",
+            "".join(f" {token}" for token in record["sentence"]),
+            record.text(0),
+            None if tag is None else tag[-3:],
+            meta={"index": record.number, "sentence": f"{record.path.name} {record['first']}", "tag": tag or ""},
+        )

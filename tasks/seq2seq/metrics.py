@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 from tasks.metrics import exact_match, grouped_span_score, token_f1
 from tasks.seq2seq.detokenizers import clean_filled, fix_tokenization
 from tasks.seq2seq.readers import Seq2SeqExample
-from tasks.settings import BLANK_TASKS, SEQ2SEQ_TASKS, SQUAD_TASKS
+from tasks.settings import BLANK_TASKS, MULTILINGUAL_TASKS, SEQ2SEQ_TASKS, SQUAD_TASKS
 
 if TYPE_CHECKING:
     from rouge_score.scoring import Score as RougeScore
     from sacrebleu.metrics.bleu import BLEUScore
+
+    from data_utils.tokenizers.tokenizer import Tokenizer
 
 SENTENCE_BREAK = "[SEP]"
 FEWEST_WORDS = 5  # shorter sentences of a prediction are dropped
@@ -30,7 +32,7 @@ ROUGE_TYPES = {"rouge-1": "rouge1", "rouge-2": "rouge2", "rouge-l": "rougeLsum"}
 
 def metric_names(task: str) -> tuple[str, ...]:
     """Return the names of the original's metrics for ``task``; the first selects the best checkpoint. May be empty."""
-    assert task in SEQ2SEQ_TASKS, task
+    assert task in (*SEQ2SEQ_TASKS, *MULTILINGUAL_TASKS), task
     if task in SQUAD_TASKS:
         return ("EM", "F1")
     return () if task in BLANK_TASKS else tuple(ROUGE_TYPES)
@@ -44,6 +46,8 @@ def score_predictions(
     tokenizer_type: str,
     characters: bool = False,
     filled: Sequence[Sequence[str]] | None = None,
+    rouge_unit: str = "word",
+    tokenizer: Tokenizer | None = None,
 ) -> dict[str, float]:
     """Return the metrics of predictions by name, those of ``metric_names`` first.
 
@@ -53,6 +57,7 @@ def score_predictions(
         tokenizer_type: family of the tokenizer (``Tokenizer.family``): bert, gpt2, roberta, chinese.
         characters: ROUGE of characters as well, which Chinese needs (``rouge-1-characters`` ...).
         filled: for blank and extraction, the text of each blank of each example.
+        rouge_unit, tokenizer: see ``rouge_figures``; words need no tokenizer.
 
     Scales: ROUGE 0 to 1, everything else 0 to 100. Names: ``rouge-1-plain`` ... have the conventional order of
     arguments and no sentence left out; ``bleu`` is multi-bleu's figure, ``sacrebleu`` and ``chrf`` are that package's.
@@ -64,9 +69,12 @@ def score_predictions(
         return blank_scores(task, predictions, examples, filled=filled)
     references = [example.reference for example in examples]
     variant = {"family": tokenizer_type, "task": task}
-    compared = rouge_texts(predictions, references, **variant, filtered=True)
     plain = rouge_texts(predictions, references, **variant, filtered=False)
-    scores = compatible_rouge(compared)
+    if rouge_unit == "word":
+        scores = compatible_rouge(rouge_texts(predictions, references, **variant, filtered=True))
+    else:
+        assert tokenizer is not None
+        scores = rouge_figures(predictions, references, unit=rouge_unit, tokenizer=tokenizer, task=task)
     scores |= {f"{name}-plain": score.fmeasure for name, score in rouge(plain).items()}
     if characters:
         scores |= {f"{name}-characters": score.fmeasure for name, score in rouge(plain, characters=True).items()}
@@ -176,6 +184,26 @@ def rouge_texts(
     return texts
 
 
+def rouge_figures(
+    predictions: Sequence[str], references: Sequence[str], *, unit: str, tokenizer: Tokenizer, task: str
+) -> dict[str, float]:
+    """Return mean F-measures by name, 0 to 1; an empty prediction or reference has 0.
+
+    ``unit`` says what is counted: ``word`` as the original does it for English, ``char`` (``CharacterTokenizer``), or
+    ``mglm``: ids of ``tokenizer``, of predictions without the sentences most of whose words were said before, as the
+    multilingual release does it.
+    """
+    if unit == "word":
+        return compatible_rouge(rouge_texts(predictions, references, family=tokenizer.family, task=task, filtered=True))
+    if unit == "char":
+        texts = rouge_texts(predictions, references, family=tokenizer.family, task=task, filtered=False)
+        return {name: score.fmeasure for name, score in rouge(texts, characters=True).items()}
+    said = ["\n".join(drop_repeated(text.split(SENTENCE_BREAK), MOST_SEEN)) for text in predictions]
+    true = ["\n".join(text.split(SENTENCE_BREAK)) for text in references]
+    written = [[" ".join(map(str, ids)) for ids in tokenizer.text_tokenizer.encode_batch(t)] for t in (said, true)]
+    return {name: score.fmeasure for name, score in rouge(list(map(RougeTexts, *written))).items()}
+
+
 def compatible_rouge(texts: Sequence[RougeTexts]) -> dict[str, float]:
     """Return the original's F-measures: it hands the prediction over as the truth, which changes ``rouge-l``."""
     swapped = [RougeTexts(text.reference, text.prediction) for text in texts]
@@ -244,6 +272,13 @@ def library_scores(hypotheses: Sequence[str], references: Sequence[str], *, chin
     bleu = sacrebleu.corpus_bleu(hypotheses, [references], tokenize="zh" if chinese else "13a", force=True)
     chrf = sacrebleu.corpus_chrf(hypotheses, [references])
     return {"sacrebleu": float(bleu.score), "chrf": float(chrf.score)}
+
+
+def bleu_signature(*, chinese: bool = False) -> str:
+    """Return sacrebleu's signature of the figure ``sacrebleu`` of ``library_scores``: its version and settings."""
+    metric = _library().BLEU(tokenize="zh" if chinese else "13a", force=True)
+    metric.corpus_score(["a"], [["a"]])
+    return str(metric.get_signature())
 
 
 def sentence_bleu(hypothesis: str, reference: str) -> float:

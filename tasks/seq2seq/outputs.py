@@ -59,10 +59,13 @@ def output_texts(
     base = f"{split}.jsonl"
     if task in SQUAD_TASKS:
         lines = [
-            json.dumps({"id": example.meta["idx"], "pred": prediction, "gold": list(example.meta["answers"])})
+            json.dumps(
+                {"id": example.meta["idx"], "pred": prediction, "gold": list(example.meta["answers"])}
+                | ({"language": example.language} if example.language else {})
+            )
             for prediction, example in zip(predictions, examples)
         ]
-        return {base: json.dumps(squad_answers(predictions, examples)), f"{base}.refs": _lines(lines)}
+        return {**_answer_files(predictions, examples, split=split), f"{base}.refs": _lines(lines)}
     texts = {
         f"{base}.hyps": _lines(map(one_line, predictions)),
         f"{base}.refs": _lines(one_line(example.reference) for example in examples),
@@ -71,6 +74,16 @@ def output_texts(
         sources = (f"{example.source} Answer: {example.meta['answer']}" for example in examples)
         texts[f"{base}.source"] = _lines(map(one_line, sources))
     return texts
+
+
+def _answer_files(predictions: Sequence[str], examples: Sequence[Seq2SeqExample], *, split: str) -> dict[str, str]:
+    """Return the object of answers, or one per language, whose questions may have the same ids, by file name."""
+    files: dict[str, str] = {}
+    for language in dict.fromkeys(example.language for example in examples):
+        chosen = [pair for pair in zip(predictions, examples, strict=True) if pair[1].language == language]
+        name = f"{split}.{language}.jsonl" if language else f"{split}.jsonl"
+        files[name] = json.dumps(squad_answers(*zip(*chosen)))
+    return files
 
 
 def squad_answers(predictions: Sequence[str], examples: Sequence[Seq2SeqExample]) -> Mapping[str, str]:

@@ -68,6 +68,11 @@ class Seq2SeqOptions:
         block_positions: False: all block positions of the target are 1 (``--no-block-position``).
         blank_maskratio: share of the words that become blanks.
         seed: of the drawing of blanks.
+        summary_prompt: ``content`` (the blank before the text) or ``tldr`` (after it, as multilingual models).
+        localized_prompts: questions of MLQA are introduced in the language of their context.
+        languages: those that are evaluated; empty for all that there are files of.
+        legacy_qa_eval: questions of several languages are evaluated as in the original.
+        squad_dir: folder of SQuAD's training file.
         compatible: do as the original where ours is better: windows without the answer are skipped in evaluation, too
             (squad_v1), the reference of a generated question is the answer, a mask in the user's text is taken for the
             appended one, and the shorter of two files decides (customization).
@@ -80,6 +85,11 @@ class Seq2SeqOptions:
     block_positions: bool = True
     blank_maskratio: float = 0.1
     seed: int = 1234
+    summary_prompt: str = "content"
+    localized_prompts: bool = False
+    languages: tuple[str, ...] = ()
+    legacy_qa_eval: bool = False
+    squad_dir: str | None = None
     compatible: bool = False
 
 
@@ -334,13 +344,28 @@ def read_questions(
 def read_squad(
     task: str, folder: Path, split: str, *, tokenizer: Tokenizer, options: Seq2SeqOptions
 ) -> list[Seq2SeqExample]:
-    """Return the examples of SQuAD: a window of the context each, with the answer if the window holds it."""
+    """Return the examples of SQuAD."""
     path = folder / f"{'train' if split == 'train' else 'dev'}-{SQUAD_VERSIONS[task]}.json"
     needs_answer = task == "squad_v1" and (split == "train" or options.compatible)
+    return squad_windows([(path, "")], split, needs_answer=needs_answer, tokenizer=tokenizer, options=options)
+
+
+def squad_windows(
+    files: Sequence[tuple[Path, str]],
+    split: str,
+    *,
+    needs_answer: bool,
+    tokenizer: Tokenizer,
+    options: Seq2SeqOptions,
+) -> list[Seq2SeqExample]:
+    """Return a window of a context each, with the answer if the window holds it, of files and their languages.
+
+    With ``needs_answer`` windows without the answer are left out. Raises ValueError when there is no question at all.
+    """
     offsets = ContextOffsets(tokenizer)
     encoded: dict[str, tuple[int, ...]] = {}  # per context its ids; the questions of a context follow each other
     examples: list[Seq2SeqExample] = []
-    for question in read_nested(path):
+    for question, language in ((question, language) for path, language in files for question in read_nested(path)):
         if question.context not in encoded:
             encoded = {question.context: tuple(tokenizer.encode(question.context))}
         ids = encoded[question.context]
@@ -360,10 +385,10 @@ def read_squad(
                 "context_ids": ids,
                 "context_offsets": offsets.of(question.context, ids),
             }
-            examples.append(Seq2SeqExample(f"{split}-{len(examples)}", text, answer, answer, meta))
+            examples.append(Seq2SeqExample(f"{split}-{len(examples)}", text, answer, answer, meta, language))
             if is_last:
                 break
-    return _not_empty(examples, path)
+    return _not_empty(examples, files[0][0])
 
 
 def _windows(

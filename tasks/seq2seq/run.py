@@ -77,7 +77,11 @@ class Seq2SeqRun(TaskRun):
         if configuration.zero_stage == 3:
             raise ValueError(f"{self.name} writes texts, for which ZeRO stage 3 lacks whole weights: use stage 2 or 1")
         self.visible_padding = task.compatible and not settings.mask_pad_token
-        self.options = configuration.select(Seq2SeqOptions, block_positions=not configuration.blank.no_block_position)
+        self.options = configuration.select(
+            Seq2SeqOptions,
+            block_positions=not configuration.blank.no_block_position,
+            languages=task.languages or (),
+        )
         self.model_settings = self._model_settings()
         for flag in WITHOUT_EFFECT:
             if configuration.values.get(flag):
@@ -134,8 +138,8 @@ class Seq2SeqRun(TaskRun):
             if folder is not None:
                 write_outputs(self.name, [one.text for one in written], split.examples, folder=folder, split=split.name)
             if split.name not in self._baselines:
-                self._baselines[split.name] = self._baseline(split.examples)
-            scores = [self._scores(split.examples, written), self._baselines[split.name]]
+                self._baselines[split.name] = self.baseline(split.examples)
+            scores = [self.scores(split.examples, written), self._baselines[split.name]]
         if self.topology.world_size > 1:
             dist.broadcast_object_list(scores, src=0)
         metrics, baseline = scores
@@ -186,7 +190,18 @@ class Seq2SeqRun(TaskRun):
         decode = self.tokenizer.decode
         return Written(clean_filled(decode(ids)), tuple(clean_filled(decode(piece)) for piece in pieces))
 
-    def _scores(self, examples: Sequence[Seq2SeqExample], written: Sequence[Written]) -> dict[str, float]:
+    @property
+    def rouge_unit(self) -> str:
+        """Return what ROUGE counts."""
+        return self.settings.rouge_unit or "word"
+
+    @property
+    def rules(self) -> dict[str, str]:
+        has_rouge = self.name not in (*SQUAD_TASKS, *BLANK_TASKS)
+        return {"rouge-unit": self.rouge_unit} if has_rouge else {}
+
+    def scores(self, examples: Sequence[Seq2SeqExample], written: Sequence[Written]) -> dict[str, float]:
+        """Return the metrics of texts."""
         return score_predictions(
             self.name,
             [one.text for one in written],
@@ -194,15 +209,17 @@ class Seq2SeqRun(TaskRun):
             tokenizer_type=self.tokenizer.family,
             characters=self.tokenizer.family == "chinese",
             filled=[one.blanks for one in written] if self.name in BLANK_TASKS else None,
+            rouge_unit=self.rouge_unit,
+            tokenizer=self.tokenizer,
         )
 
-    def _baseline(self, examples: Sequence[Seq2SeqExample]) -> dict[str, float]:
+    def baseline(self, examples: Sequence[Seq2SeqExample]) -> dict[str, float]:
         """Return the metrics of the simplest guess: the source's first words, no answer, or blanks left empty."""
         if self.name in SQUAD_TASKS:
-            return self._scores(examples, [Written(NO_ANSWER)] * len(examples))
+            return self.scores(examples, [Written(NO_ANSWER)] * len(examples))
         if self.name in BLANK_TASKS:
             left = (" ".join(example.source.replace(BLANK, " ").split()) for example in examples)
-            return self._scores(examples, [Written(clean_filled(text)) for text in left])
+            return self.scores(examples, [Written(clean_filled(text)) for text in left])
         if self.name not in (*SUMMARY_TASKS, "customization"):
             return {}
         chinese = self.tokenizer.family == "chinese"
@@ -212,13 +229,17 @@ class Seq2SeqRun(TaskRun):
 
         length = round(fmean(len(units(example.reference)) for example in examples))
         joiner = "" if chinese else " "
-        return self._scores(examples, [Written(joiner.join(units(example.source)[:length])) for example in examples])
+        return self.scores(examples, [Written(joiner.join(units(example.source)[:length])) for example in examples])
 
-    def _read(self, split: str) -> Sequence[Seq2SeqExample]:
-        """Read a split, or its first examples with ``--limit``; drawn blanks count as the dev and test splits' own."""
+    def read(self, split: str) -> list[Seq2SeqExample]:
+        """Return the examples of a split, with ``--limit`` the first ones."""
         folder, limit = self.configuration.data.data_dir, self.configuration.task.limit
         assert folder is not None
-        examples = read_examples(self.name, folder, split, tokenizer=self.tokenizer, options=self.options)[:limit]
+        return read_examples(self.name, folder, split, tokenizer=self.tokenizer, options=self.options)[:limit]
+
+    def _read(self, split: str) -> Sequence[Seq2SeqExample]:
+        """Read a split; drawn blanks count as the dev and test splits' own."""
+        examples = self.read(split)
         logger.info(f"{self.name} {split}: {len(examples):,} examples")
         if self.name in BLANK_TASKS and split != "train":
             return [with_blanks(example, options=self.options) for example in examples]
@@ -248,7 +269,7 @@ class Seq2SeqRun(TaskRun):
         if not splits:
             return
         first = splits[0].examples[0]
-        known = self._scores([first], [Written(first.reference)])
+        known = self.scores([first], [Written(first.reference)])
         metric = self.configuration.tuning.validation_metric
         if self.validation and metric is not None and metric not in known:
             raise ValueError(f"--validation-metric {metric}: {self.name} has {', '.join(known)}")

@@ -16,8 +16,9 @@ from data_utils.batches import Batch, pack_batch, pad_batch
 from data_utils.objective import Objective
 from data_utils.rows import Row
 from data_utils.tokenizers.tokenizer import Tokenizer
+from tasks.multilingual.samples import question_prompt, summary_prompt
 from tasks.seq2seq.readers import BLANK, Seq2SeqExample, Seq2SeqOptions
-from tasks.settings import BLANK_TASKS, SQUAD_TASKS, SUMMARY_TASKS
+from tasks.settings import BLANK_TASKS, MULTILINGUAL_SUMMARIES, SQUAD_TASKS, SUMMARY_TASKS
 
 
 @dataclass(frozen=True)
@@ -101,20 +102,31 @@ def _source_ids(
     size, encode, meta = options.src_seq_length, tokenizer.encode, example.meta
     first = tokenizer.special.cls
     if task in SUMMARY_TASKS:
-        return [first, mask, *encode(" Content:"), *encode(f" {example.source}")][:size], 1
-    if task == "squad_generation":
+        if task in MULTILINGUAL_SUMMARIES or options.summary_prompt == "tldr":
+            prompt = encode(summary_prompt(task, meta))
+            source = [first, *encode(f" {example.source}")[: max(size - 2 - len(prompt), 0)], *prompt]
+        else:
+            return [first, mask, *encode(" Content:"), *encode(f" {example.source}")][:size], 1
+    elif task == "squad_generation":
         return _question_source(example, tokenizer=tokenizer, size=size, mask=mask)
-    if task in SQUAD_TASKS:
+    elif task == "mlqa":
+        asked, answered = question_prompt(meta["question"], example.language if options.localized_prompts else "en")
+        end = [tokenizer.token_to_id("."), *encode(asked), *encode(answered)]
+        source = [first, *encode(f" {example.source}")[: max(size - 2 - len(end), 0)], *end]
+    elif task in SQUAD_TASKS:
         question = encode(f" {meta['question']}")
         text = encode(f" {example.source}")[: size - len(question) - 3]
         return [first, *question, mask, tokenizer.token_to_id("."), *text][:size], 1 + len(question)
-    if task == "cmrc":
-        question = encode(f"问题：{meta['question']}答案：")[: size - 2]
+    elif task == "cmrc":
+        question = encode(f"问题：{meta['question'].strip()}答案：")[: size - 2]
         text = encode(example.source)[: size - len(question) - 2]
         return [first, *question, mask, *text], 1 + len(question)
-    assert task == "customization", task
-    text = encode(example.source)[-(size - 3) :]
-    return [first, *text, mask, tokenizer.special.eos], 1 + len(text)
+    else:
+        assert task == "customization", task
+        text = encode(example.source)[-(size - 3) :]
+        return [first, *text, mask, tokenizer.special.eos], 1 + len(text)
+    source = source[: size - 1]
+    return [*source, mask], len(source)
 
 
 def _question_source(example: Seq2SeqExample, *, tokenizer: Tokenizer, size: int, mask: int) -> tuple[list[int], int]:

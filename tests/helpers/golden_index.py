@@ -118,6 +118,10 @@ READ_BY: dict[str, str] = {
     "multilingual/mglm_model.pt": "model/test_golden_multilingual.py",
     "multilingual/tokenizer.json": "data_utils/test_golden_multilingual_tokenizer.py",
     "multilingual/nlu_prompts.json": "tasks/test_golden_multilingual_nlu.py",
+    "multilingual/seq2seq_examples.json": "tasks/test_golden_multilingual_seq2seq.py",
+    "multilingual/seq2seq_samples.json": "tasks/test_golden_multilingual_seq2seq.py",
+    "multilingual/metrics.json": "tasks/test_golden_multilingual_metrics.py",
+    "multilingual/lr_schedule.json": "training/test_golden_optimization.py",
     "multilingual/mglm_tiny.model": "data_utils/test_golden_multilingual_tokenizer.py",
 }
 

@@ -55,6 +55,15 @@ def close(value: float) -> Any:
     return pytest.approx(value, rel=1e-9, abs=1e-15)
 
 
+def test_learning_rates_of_the_multilingual_release(golden: GoldenFolder) -> None:
+    for case in golden.json("multilingual/lr_schedule.json")["cases"]:
+        names = {"lr_decay_iters": "num_iters", "lr_decay_style": "style"}
+        arguments = {name: case[names.get(name, name)] for name in ("lr", "warmup", "lr_decay_ratio", *names)}
+        schedule = make_schedule(arguments)
+        for step, expected in zip(case["steps"], case["lrs"], strict=True):
+            assert schedule.rate(step) == pytest.approx(expected, rel=1e-12, abs=1e-18), (case, step)
+
+
 def test_learning_rates(golden: GoldenFolder) -> None:
     recorded = load_vectors(golden, "lr_schedule.json")
     assert set(recorded) == {"cases", "errors", "switch_linear", "resume"}
