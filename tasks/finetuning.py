@@ -108,8 +108,8 @@ class FineTuner(Trainer):
         return self.settings.patience is not None and self.progress.waiting >= self.settings.patience
 
     def save_end(self) -> None:
-        """Save where ``--exit-after`` ends the loop within an epoch."""
-        if not self.finished and self._saved < self.progress.updates < self.num_updates:
+        """Save where ``--exit-after`` ends the loop within an epoch, and what a skipped update held back."""
+        if self._save_is_due or (not self.finished and self._saved < self.progress.updates < self.num_updates):
             self.save()
 
     def finish(self) -> None:

@@ -5,15 +5,23 @@ A picture of the loss curves and a table of before and after are made of the JSO
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import logging
 import math
+import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from files.writing import write_whole
+from files.reading import parse_json, value_of
+from files.writing import whole_file, write_whole
 from training.metrics import Scalar
+
+logger = logging.getLogger("glm")
 
 # Scalar name part -> label of the curve.
 CURVES = {"": "all objectives", "bert_": "words", "sent_": "sentences", "gpt_": "documents", "multi_": "downstream"}
@@ -22,6 +30,8 @@ BAR_FORMAT = "{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} [{elapsed}] {desc
 
 class Writer(Protocol):
     """A place that takes measurements."""
+
+    place: str
 
     def write(self, row: Mapping[str, Any], scalars: Sequence[Scalar]) -> None:
         """Take one row of measurements and the same as named scalars."""
@@ -34,9 +44,11 @@ class JsonLinesWriter:
     """One JSON object a line, flushed at once. A resumed run drops the rows behind its checkpoint first."""
 
     def __init__(self, path: Path, *, iteration: int) -> None:
-        kept = [line for line in read_lines(path) if json.loads(line)["iteration"] <= iteration] if iteration else []
-        write_whole(path, "".join(line + "\n" for line in kept))
+        """Begin the file, or go on after ``iteration``. Damaged rows are dropped with a warning."""
+        rows = read_rows(path) if iteration else []
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in rows if row["iteration"] <= iteration))
         self._file = path.open("a", encoding="utf-8")
+        self.place = str(path)
 
     def write(self, row: Mapping[str, Any], scalars: Sequence[Scalar]) -> None:
         """Append ``row``; numbers that JSON does not have become null."""
@@ -48,12 +60,35 @@ class JsonLinesWriter:
         self._file.close()
 
 
-def read_lines(path: Path) -> list[str]:
-    """Return the complete lines of a JSON lines file: a last one without its end was cut off by a crash."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return [line for line in text[: text.rfind("\n") + 1].split("\n") if line]
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a JSON lines file of metrics; a crash or a fault of the disk may have damaged some.
+
+    A warning names them; they are left out. No file has no rows.
+    """
+    rows, damaged = [], []
+    for number, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else (), start=1):
+        if line:
+            try:
+                rows.append(_row(line))
+            except ValueError:
+                damaged.append(number)
+    if damaged:
+        shown = ", ".join(map(str, damaged[:10])) + (" ..." if len(damaged) > 10 else "")
+        logger.warning(f"{path}: {len(damaged)} of {len(damaged) + len(rows)} rows are damaged and left out: {shown}")
+    return rows
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    """Return a row: its kind, its iteration and its losses are what readers of the file go by."""
+    row = parse_json(line, place="row")
+    if not isinstance(row, dict):
+        raise ValueError("row: not an object")
+    value_of(row, "kind", str, place="row")
+    value_of(row, "iteration", int, place="row", at_least=0)
+    for name in row:
+        if name.endswith("loss"):
+            value_of(row, name, float, place="row", default=None)
+    return row
 
 
 class TensorBoardWriter:
@@ -62,6 +97,7 @@ class TensorBoardWriter:
     def __init__(self, folder: Path, *, iteration: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self.place = str(folder)
         self._writer = SummaryWriter(log_dir=str(folder), purge_step=iteration + 1 if iteration else None)
 
     def write(self, row: Mapping[str, Any], scalars: Sequence[Scalar]) -> None:
@@ -82,6 +118,7 @@ class WandbWriter:
             import wandb
         except ImportError:
             raise ValueError("--wandb needs the wandb package: pip install wandb, or leave --wandb out") from None
+        self.place = "wandb"
         self._run = wandb.init(project="glm", name=name, config=dict(config), resume="allow")
 
     def write(self, row: Mapping[str, Any], scalars: Sequence[Scalar]) -> None:
@@ -106,13 +143,26 @@ class Console:
         self._total, self._initial = total, initial
 
     def print(self, line: str) -> None:
-        """Print one line, above the bar when there is one."""
+        """Print one line, above the bar when there is one.
+
+        When nobody reads it any more (``| head``, a closed terminal) the run is asked to save and leave, as by a
+        signal. A full disk costs the line alone.
+        """
         if self._silent:
             return
-        if self._bar is None:
-            print(line, flush=True)
-        else:
-            self._bar.write(line)
+        try:
+            if self._bar is None:
+                print(line, flush=True)
+            else:
+                self._bar.write(line)
+        except OSError as error:
+            self._silent = True
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if error.errno in (errno.EPIPE, errno.EIO):
+                signal.raise_signal(signal.SIGHUP)
+            else:
+                print(f"warning: no further lines on the standard output: {error}", file=sys.stderr, flush=True)
 
     def step(self) -> None:
         """Advance the bar by one update."""
@@ -141,16 +191,25 @@ class RunLog:
     def __init__(self, console: Console, writers: Sequence[Writer] = ()) -> None:
         self.console = console
         self._writers = list(writers)
+        self._failed: set[Writer] = set()
 
     def write(self, row: Mapping[str, Any], scalars: Sequence[Scalar] = ()) -> None:
-        """Hand a row and its scalars to every writer."""
+        """Hand a row and its scalars to every writer. A full disk is said once: measurements are not worth a run."""
         for writer in self._writers:
-            writer.write(row, scalars)
+            self._try(writer, lambda writer=writer: writer.write(row, scalars))  # type: ignore[misc]
 
     def close(self) -> None:
         self.console.close()
         for writer in self._writers:
-            writer.close()
+            self._try(writer, writer.close)
+
+    def _try(self, writer: Writer, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except OSError as error:
+            if writer not in self._failed:
+                self._failed.add(writer)
+                self.console.print(f"warning: measurements are lost, the run goes on: {writer.place}: {error}")
 
 
 def tensorboard_writer(folder: Path, *, iteration: int) -> tuple[list[Writer], str | None]:
@@ -171,7 +230,7 @@ def draw_loss_curves(metrics_file: Path, picture: Path, *, title: str = "") -> s
 
     Returns a line to print when there is nothing to draw or matplotlib is missing, else None.
     """
-    rows = [json.loads(line) for line in read_lines(metrics_file)]
+    rows = read_rows(metrics_file)
     if not any(row["kind"] == "train" for row in rows):
         return "note: no loss curves, the run logged no interval (--log-interval)"
     try:
@@ -193,11 +252,13 @@ def draw_loss_curves(metrics_file: Path, picture: Path, *, title: str = "") -> s
     axes.set(xlabel="updates", ylabel="loss per target token (nats)", title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    temporary = picture.with_name(picture.stem + ".tmp.png")
-    figure.savefig(temporary, dpi=120)
-    pyplot.close(figure)
-    temporary.replace(picture)
+    try:
+        with whole_file(picture) as file:
+            figure.savefig(file, dpi=120, format="png")
+    except OSError as error:
+        return f"note: no picture of the loss curves: {error}"
+    finally:
+        pyplot.close(figure)
     return None
 
 
@@ -206,7 +267,7 @@ def validation_table(metrics_file: Path, *, unigram_entropy: float | None = None
 
     ``unigram_entropy`` of the text (nats) is what a model that ignores all context would reach.
     """
-    rows = [row for row in map(json.loads, read_lines(metrics_file)) if row["kind"] == "evaluation"]
+    rows = [row for row in read_rows(metrics_file) if row["kind"] == "evaluation"]
     if not rows or rows[0]["iteration"] == rows[-1]["iteration"]:
         return []
     first, last = rows[0], rows[-1]

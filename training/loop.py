@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from training.signals import StopRequest
 
 # With dynamic loss scaling from 2^32 some thirty updates are skipped at the start of a healthy fp16 run.
 LONGEST_SKIPPED_STREAK = 100
+LONGEST_EMPTY_START = 100  # updates without anything to predict after which a run ends
 STOP_INTERVAL = 10  # updates after which several ranks ask each other whether to save and leave
 END_PREFIX = "the end of training for {} data"
 
@@ -109,6 +110,8 @@ class Trainer:
         if self.progress.interval is not None:
             self.metrics.load_state_dict(self.progress.interval)
         self._saved = self.progress.updates  # when the last checkpoint was written
+        self._save_is_due = False
+        self._predicted = False  # something, in some interval
         self._validated: tuple[int, EvaluationResult] | None = None  # after which update, and its result
 
     def train(self) -> bool:
@@ -120,6 +123,7 @@ class Trainer:
         progress, run, topology = self.progress, self.run, self.engine.topology
         if run.eval_at_start:
             self.evaluate(f"iteration {progress.updates}")
+        self._began = progress.updates
         last = min(self.num_updates, progress.updates + (run.exit_after or self.num_updates))
         batches = iter(self.data.train(progress.batches) if progress.updates < last else ())
         with nullcontext(self.stop) if self.stop else StopRequest() as stop, stop.remember():
@@ -141,11 +145,15 @@ class Trainer:
                     asking = due or run_every(STOP_INTERVAL, progress.updates) or topology.world_size == 1
                     leaving = asking and any_rank(stop.requested, topology=topology, device=self.engine.device)
                 # Evaluations come first, so that a checkpoint never lacks the evaluation of its iteration.
-                if self.after_update(leaving) or leaving:
+                self._save_is_due |= self.after_update(leaving)
+                # A run that blows up must not take its checkpoints along: they wait for an update that is finite.
+                if leaving or (self._save_is_due and not self.metrics.skipping):
                     self.save()
                 if leaving:
                     self.log.console.print(f"stopped by a signal after iteration {progress.updates}")
                     return False
+            if progress.updates == last > self._began:
+                self._refuse_nothing(progress.updates - self._began)
             self.save_end()
             stop.where = "after the last update"
         self.finish()
@@ -167,7 +175,7 @@ class Trainer:
         """Save what the loop leaves, and evaluate before it when the last update was made."""
         if self.progress.updates == self.num_updates:
             self.evaluate(END_PREFIX.format("val"), scalars=False)
-        if self.progress.updates > self._saved:
+        if self.progress.updates > self._saved or self._save_is_due:
             self.save()
 
     def finish(self) -> None:
@@ -184,10 +192,11 @@ class Trainer:
         }
 
     def save(self) -> None:
-        """Save a checkpoint, if there is a folder to save to."""
-        self._saved = self.progress.updates
+        """Save a checkpoint, if there is a folder to save to. After a skipped update no older one is deleted."""
+        self._saved, self._save_is_due = self.progress.updates, False
         if self.checkpoint.save is not None:
-            folder = self.engine.save(self.checkpoint, iteration=self.progress.updates, data_state=self.state())
+            settings = replace(self.checkpoint, keep_checkpoints=None) if self.metrics.skipping else self.checkpoint
+            folder = self.engine.save(settings, iteration=self.progress.updates, data_state=self.state())
             self.log.console.print(f"saved a checkpoint at iteration {self.progress.updates} to {folder}")
 
     def report(self, report: IntervalReport) -> None:
@@ -216,6 +225,11 @@ class Trainer:
             ("Train/tokens_per_second", report.tokens_per_second, report.step),
         ]
         self.log.write({**report.row(), **extra}, scalars)
+        self._predicted |= bool(report.objective_losses)
+        if report.empty and not self._predicted:
+            console.print(f"warning: {nothing_to_predict(report.num_steps)}")
+            if self.progress.updates - self._began >= LONGEST_EMPTY_START:
+                raise ValueError(nothing_to_predict(self.progress.updates - self._began))
         if report.longest_streak >= LONGEST_SKIPPED_STREAK:
             scale = "" if report.loss_scale is None else f", loss scale {report.loss_scale:g}"
             raise ValueError(
@@ -223,6 +237,11 @@ class Trainer:
                 f"{report.step}{scale}): lower --lr, lengthen --warmup, or use --bf16 instead of --fp16; no weight was "
                 "changed by them, and the checkpoints before are intact"
             )
+
+    def _refuse_nothing(self, updates: int) -> None:
+        """Raise ValueError when none of this process's ``updates`` had anything to predict; every rank has to ask."""
+        if not self._predicted and self.metrics.num_targets() == 0 and not self.metrics.skipping:
+            raise ValueError(nothing_to_predict(updates))
 
     def evaluate(self, prefix: str, *, scalars: bool = True, test: bool = False) -> None:
         """Evaluate on the validation data (or the test data), print the original's lines and write the losses.
@@ -250,6 +269,14 @@ class Trainer:
             self.log.console.print(line)
         note = draw_loss_curves(self.run.metrics_path, picture, title=self.run.experiment_name)
         self.log.console.print(note or f"loss curves: {picture}")
+
+
+def nothing_to_predict(updates: int) -> str:
+    """Return what to say of ``updates`` whose batches had no targets."""
+    return (
+        f"nothing to predict in {updates} updates: the documents are too short for a blank (or cut to nothing by "
+        "--seq-length); give longer ones, or pack several into a sample (without --sample-one-document)"
+    )
 
 
 def run_every(interval: int, iteration: int) -> bool:

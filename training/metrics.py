@@ -76,8 +76,8 @@ class EvaluationResult:
 
     @property
     def perplexity(self) -> float:
-        """Return exp(loss), with the exponent capped at 20."""
-        return math.exp(min(MAXIMUM_EXPONENT, self.loss))
+        """Return exp(loss), with the exponent capped at 20; nan of nan."""
+        return math.exp(MAXIMUM_EXPONENT if self.loss > MAXIMUM_EXPONENT else self.loss)
 
 
 def evaluation_lines(prefix: str, result: EvaluationResult) -> list[str]:
@@ -150,7 +150,10 @@ class StepResult:
 
 @dataclass(frozen=True)
 class IntervalReport:
-    """The measurements of the updates since the last report, over all data ranks."""
+    """The measurements of the updates since the last report, over all data ranks.
+
+    The loss is nan when all of them were skipped.
+    """
 
     step: int
     loss: float
@@ -174,6 +177,11 @@ class IntervalReport:
     def tokens_per_second(self) -> float:
         """Return the input tokens of all ranks per second, padding included."""
         return self.num_tokens / max(self.seconds, 1e-9)
+
+    @property
+    def empty(self) -> bool:
+        """Tell whether no update had anything to predict."""
+        return not self.objective_losses and self.num_skipped < self.num_steps
 
     def row(self) -> dict[str, Any]:
         """Return the JSON lines row; everything but the times is reproducible."""
@@ -248,7 +256,7 @@ class IntervalMetrics:
         pairs = zip(OBJECTIVES, sums[0::2], sums[1::2], strict=True)
         report = IntervalReport(
             step=step,
-            loss=loss / max(self._num_steps - skipped, 1),
+            loss=loss / (self._num_steps - skipped) if skipped < self._num_steps else math.nan,
             objective_losses={objective: total / weight for objective, total, weight in pairs if weight > 0},
             learning_rate=last.learning_rate,
             grad_norm=grad_norm,
@@ -263,6 +271,18 @@ class IntervalMetrics:
         self.reset()
         return report
 
+    def num_targets(self) -> float:
+        """Return the target weights of all data ranks in this interval; every one of them has to ask."""
+        weights = self._objective_sums[:, 1].sum()
+        if self._topology.data_parallel_group is not None:
+            dist.all_reduce(weights, group=self._topology.data_parallel_group)
+        return weights.item()
+
+    @property
+    def skipping(self) -> bool:
+        """Tell whether the last update was skipped, the same on every rank; waits for the device."""
+        return self._streak.item() > 0
+
     def state_dict(self) -> dict[str, Any]:
         """Return the sums of an unfinished interval over all data ranks, so that a resumed run reports the same lines.
 
@@ -274,16 +294,16 @@ class IntervalMetrics:
         return {
             "sums": sums.tolist(),
             "skipped": self._skipped.item(),
-            "streak": self._streak.item(),
             "num_steps": self._num_steps,
             "num_tokens": self._num_tokens,
             "seconds": self._seconds,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue an interval from what ``state_dict`` returned; data rank 0 takes the sums."""
-        self._streak = torch.tensor(state["streak"], device=self._device)
-        self.reset()
+        """Continue an interval from what ``state_dict`` returned; data rank 0 takes the sums.
+
+        A streak of skipped updates, which older checkpoints have, begins afresh: the run gets its chance again.
+        """
         if self._topology.data_parallel_rank == 0:
             *sums, loss = state["sums"]
             self._objective_sums = torch.tensor(sums, device=self._device).view(len(OBJECTIVES), 2)

@@ -144,6 +144,31 @@ def test_an_announced_end_saves_on_all_ranks(number: signal.Signals, corpus: Sma
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_end_before_the_first_update_is_one_line(
+    number: signal.Signals, corpus: SmallCorpus, tmp_path: Path
+) -> None:
+    process = start("pretrain_glm.py", *words(corpus), "--eval-at-start", "--eval-iters", "100000", cwd=tmp_path)
+    wait_for(process, "weights: random")
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert output.splitlines()[-1] == f"error: stopped by {number.name} before the first update", output
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves_ends_the_run_with_a_checkpoint(corpus: SmallCorpus, tmp_path: Path) -> None:
+    """``pretrain_glm.py ... | head``."""
+    given = words(corpus, steps=100000, save_interval=0)
+    process = start("pretrain_glm.py", *given, cwd=tmp_path)
+    wait_for(process, r"^ iteration +3/")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert int((tmp_path / "c" / "r" / "latest").read_text(encoding="utf-8")) >= 3
+
+
+@pytest.mark.slow
 def test_updates_that_stay_infinite_end_the_run(corpus: SmallCorpus, tmp_path: Path) -> None:
     """A loss scale that overflows at every update."""
     given = [*words(corpus, steps=200, save_interval=0), "--lr", "1e30", "--clip-grad", "0"]

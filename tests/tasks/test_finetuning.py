@@ -23,7 +23,7 @@ from tests.helpers.engines import make_batch, make_engine
 from tests.helpers.stand_ins import VOCABULARY
 from training.arguments import parse_settings
 from training.engine import BlankInfilling, Engine, TorchEngine
-from training.logging import Console, JsonLinesWriter, RunLog, read_lines
+from training.logging import Console, JsonLinesWriter, RunLog, read_rows
 from training.loop import LONGEST_SKIPPED_STREAK
 
 UPDATES_PER_EPOCH = 3  # of two micro batches of two samples
@@ -75,7 +75,7 @@ def make_tuner(
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    loaded = (json.loads(line) for line in read_lines(folder / "runs" / "r" / "metrics.jsonl"))
+    loaded = read_rows(folder / "runs" / "r" / "metrics.jsonl")
     return [{key: value for key, value in row.items() if key not in TIMES} for row in loaded]
 
 
@@ -174,7 +174,7 @@ def test_the_time_per_update_is_that_of_updates(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     make_tuner(tmp_path, quality=slow).train()
-    lines = [json.loads(line) for line in read_lines(tmp_path / "runs" / "r" / "metrics.jsonl")]
+    lines = read_rows(tmp_path / "runs" / "r" / "metrics.jsonl")
     assert [row["elapsed_ms"] for row in lines if row["kind"] == "train"] == [0.0] * 4 and now == 4000.0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,7 +19,7 @@ from tests.helpers.engines import make_batch, make_engine
 from training.arguments import parse_settings
 from training.build import resume_position
 from training.engine import TorchEngine
-from training.logging import Console, JsonLinesWriter, RunLog, read_lines
+from training.logging import Console, JsonLinesWriter, RunLog, read_rows
 from training.loop import LONGEST_SKIPPED_STREAK, Progress, Trainer, TrainingData, run_every
 from training.metrics import ComputeCost
 from training.settings import PretrainingSettings
@@ -60,7 +60,7 @@ def trainer(
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    loaded = (json.loads(line) for line in read_lines(folder / "runs" / "glm" / "metrics.jsonl"))
+    loaded = read_rows(folder / "runs" / "glm" / "metrics.jsonl")
     return [{key: value for key, value in row.items() if key not in TIMES} for row in loaded]
 
 
@@ -155,3 +155,71 @@ def test_a_run_that_never_is_finite_stops_with_one_line(tmp_path: Path):
     with pytest.raises(ValueError, match="updates in a row had gradients that are not finite"):
         trainer(tmp_path, *words, engine=engine).train()
     assert rows(tmp_path)[-1]["iteration"] == -(-LONGEST_SKIPPED_STREAK // 3) * 3
+
+
+def test_a_run_that_blows_up_leaves_its_checkpoints(tmp_path: Path) -> None:
+    """Nothing is saved, and so nothing rotated away, while updates are skipped; a resumed run gets its chance again."""
+    engine = make_engine()
+
+    def diverging(start: int) -> Iterator[Batch]:
+        for number, batch in enumerate(batches_from(start)):
+            if number == 14:  # of two for every update: within the eighth
+                with torch.no_grad():
+                    engine.model.transformer.final_layernorm.weight[0] = float("nan")
+            yield batch
+
+    words = ("--train-iters", "1000", "--keep-checkpoints", "1", "--save-interval", "3", "--eval-interval", "0")
+    with pytest.raises(ValueError, match="updates in a row had gradients that are not finite"):
+        trainer(tmp_path, *words, engine=engine, train=diverging).train()
+    folders = [path.name for path in (tmp_path / "glm").iterdir() if path.is_dir()]
+    assert folders == ["6"] and (tmp_path / "glm" / "latest").read_text(encoding="utf-8") == "6"
+    written = rows(tmp_path)
+    assert written[-1]["loss"] is None and written[-1]["skipped"] == 3
+    assert "streak" not in trainer(tmp_path).metrics.state_dict()
+
+
+def test_a_checkpoint_waits_for_an_update_that_is_finite(tmp_path: Path) -> None:
+    engine = make_engine()
+    weight = engine.model.transformer.final_layernorm.weight
+
+    def stumbling(start: int) -> Iterator[Batch]:
+        for number, batch in enumerate(batches_from(start)):
+            if number in (8, 12):  # the fifth and the sixth update are skipped
+                with torch.no_grad():
+                    weight[0] = float("nan") if number == 8 else 1.0
+            yield batch
+
+    trainer(tmp_path, "--train-iters", "9", engine=engine, train=stumbling).train()
+    assert sorted(path.name for path in (tmp_path / "glm").iterdir() if path.is_dir()) == ["7", "9"]
+
+
+@pytest.mark.parametrize("updates", [2, 200])
+def test_a_run_with_nothing_to_predict_ends(updates: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def empty(start: int) -> Iterator[Batch]:
+        for batch in batches_from(start):
+            yield replace(batch, loss_mask=np.zeros_like(batch.loss_mask))
+
+    words = ("--train-iters", str(updates), "--save-interval", "0", "--eval-interval", "0")
+    run = trainer(tmp_path, *words, train=empty)
+    with pytest.raises(ValueError, match="nothing to predict in"):
+        run.train()
+    assert run.progress.updates == min(updates, 102) and not (tmp_path / "glm").exists()
+    assert (capsys.readouterr().out.count("warning: nothing to predict") > 0) == (updates > 2)
+
+
+def test_a_full_disk_of_measurements_costs_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    assert trainer(tmp_path, "--metrics-file", str(tmp_path / "metrics.jsonl")).train()
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "the run goes on" in line]
+    assert len(warnings) == 1 and "metrics.jsonl: [Errno 28] No space left on device" in warnings[0]
+    assert (tmp_path / "glm" / "latest").read_text(encoding="utf-8") == "12"
+
+
+def test_lines_that_nobody_reads_end_the_run_with_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, written = os.pipe()
+    with os.fdopen(written, "w", encoding="utf-8") as out:
+        os.close(read)
+        monkeypatch.setattr("sys.stdout", out)
+        run = trainer(tmp_path, "--save-interval", "0")
+        assert not run.train()
+    assert (tmp_path / "glm" / "latest").read_text(encoding="utf-8") == str(run.progress.updates) == "3"

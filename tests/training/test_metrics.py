@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,19 +11,21 @@ import pytest
 import torch
 
 from mpu.initialize import ParallelTopology
+from tests.helpers.logs import logged_lines
 from training.logging import (
     Console,
     JsonLinesWriter,
     RunLog,
     TensorBoardWriter,
     draw_loss_curves,
-    read_lines,
+    read_rows,
     store_json,
 )
 from training.metrics import (
     OBJECTIVE_INDEX,
     OBJECTIVES,
     ComputeCost,
+    EvaluationResult,
     IntervalMetrics,
     StepResult,
     dense_line,
@@ -134,7 +137,7 @@ def test_json_lines_of_a_resumed_run_continue_behind_the_checkpoint(tmp_path: Pa
     writer = JsonLinesWriter(path, iteration=20)
     writer.write({"kind": "train", "iteration": 30, "loss": 1.0}, [])
     writer.close()
-    rows = [json.loads(line) for line in read_lines(path)]
+    rows = read_rows(path)
     assert [(row["iteration"], row["loss"]) for row in rows] == [(10, None), (20, None), (30, 1.0)]
 
 
@@ -142,7 +145,29 @@ def test_a_new_run_does_not_keep_old_json_lines(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"iteration": 1}\n', encoding="utf-8")
     JsonLinesWriter(path, iteration=0).close()
-    assert read_lines(path) == []
+    assert read_rows(path) == []
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b'{"kind": "train", "itesation": 2, "loss": 1.0}', b'{"kind": "train", "iteration": "2"}', b'[1]', b'{"ki',
+        b'{"kind": "train", "iteration": 2, "loss": "x"}', b'{"kind": "train", "iteration": -1}', b"\xff\xfe",
+        b'{"kind": null, "iteration": 2}', b"[" * 100000, b'{"kind": "train", "iteration": 2.5}', b"\x00", b"5" * 5000,
+    ],
+)  # fmt: skip
+def test_damaged_rows_are_dropped_with_a_warning(row: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    good = b'{"kind": "train", "iteration": %d, "loss": 1.0}'
+    path.write_bytes(b"\n".join([good % 1, row, good % 3, good % 4, b""]))
+    with logged_lines() as lines:
+        JsonLinesWriter(path, iteration=3).close()
+    assert [line for line in lines if "metrics.jsonl: 1 of 4 rows are damaged and left out: 2" in line], lines
+    assert [row["iteration"] for row in read_rows(path)] == [1, 3]
+
+
+def test_the_perplexity_of_nan_is_nan() -> None:
+    assert math.isnan(EvaluationResult(math.nan, {}).perplexity)
 
 
 def test_tensorboard_events_can_be_read_back(tmp_path: Path):
