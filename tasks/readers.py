@@ -186,14 +186,13 @@ class Identities:
             logger.warning(f"{self._replaced[0]}{others}; such rows are told apart by their place")
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file. Raise ValueError when it is missing or not UTF-8."""
+def read_text(path: Path, *, hint: str = "--data-dir names the folder that holds it") -> str:
+    """Return the text of a file. Raise ValueError, with a file that may be meant, when it is missing or not UTF-8."""
     if not path.exists():
         there = [file.name for file in path.parent.glob("*")]
         near = get_close_matches(path.name.casefold(), [name.casefold() for name in there], n=1, cutoff=0.8)
         meant = next((name for name in there if [name.casefold()] == near), None)
-        hint = f"did you mean {meant}?" if meant else "--data-dir names the folder that holds it"
-        raise MissingFileError(f"{path}: no such file; {hint}")
+        raise MissingFileError(f"{path}: no such file; " + (f"did you mean {meant}?" if meant else hint))
     return reading.read_text(path)
 
 

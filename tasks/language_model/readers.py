@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from data_utils.tokenizers.tokenizer import Tokenizer
-from tasks.readers import MissingFileError, read_json_lines, read_text
+from tasks.readers import read_json_lines, read_text
 from tasks.seq2seq.detokenizers import replace_all
 
+FILE_HINT = "--valid-data names it"
 _LINE_ENDS = [(" \n", "\n"), ("\n ", "\n")]
 _PTB = [(" '", "'"), *_LINE_ENDS, (" n't", "n't"), (" N ", "1 "), ("$ 1", "$1"), ("# 1", "#1")]
 _WIKITEXT_NUMBERS = [("s '", "s'"), (" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", ".")]
@@ -97,20 +98,20 @@ def read_documents(path: Path, *, task: str, tokenizer: Tokenizer, limit: int | 
     Raises:
         ValueError: a file that is missing, empty or not UTF-8.
     """
-    text = _read(path).replace("\r\n", "\n").replace("\r", "\n")
+    text = read_text(path, hint=FILE_HINT).replace("\r\n", "\n")  # a carriage return alone ends no line
     text = "\n".join(text.split("\n")[:limit])
     if not text.strip():
         raise ValueError(f"{path}, line 1: no text; {task} evaluates running text")
     if task == "wikitext":
-        # Single blanks separate words, and line ends count as words, as in the published figures.
-        num_words = len(text.strip().split(" "))
+        # Blanks separate words, and line ends count as words, as in the published figures.
+        num_words = sum(word != "" for word in text.strip().split(" "))
         [ids] = tokenizer.encode_batch([wikitext_text(text)])
         return TokenDocuments((np.array(ids, dtype=np.int32),), num_words)
     assert task == "language_model", task
     lines = [line for line in map(str.strip, text.split("\n")) if line]
     encoded = tokenizer.encode_batch(lines)
     documents = tuple(np.array(ids, dtype=np.int32) for ids in encoded)
-    return TokenDocuments(documents, sum(len(line.split(" ")) for line in lines))
+    return TokenDocuments(documents, sum(len(line.split()) for line in lines))
 
 
 def read_endings(path: Path, *, tokenizer: Tokenizer, limit: int | None = None) -> list[Ending]:
@@ -121,7 +122,7 @@ def read_endings(path: Path, *, tokenizer: Tokenizer, limit: int | None = None) 
     Raises:
         ValueError: a file that is missing, empty or malformed; a text without words.
     """
-    _read(path)
+    read_text(path, hint=FILE_HINT)
     contexts: list[str] = []
     labels: list[str] = []
     places: list[str] = []
@@ -142,12 +143,3 @@ def read_endings(path: Path, *, tokenizer: Tokenizer, limit: int | None = None) 
         if not ending.label:
             raise ValueError(f"{ending.place}: the tokenizer makes nothing of the last word")
     return endings
-
-
-def _read(path: Path) -> str:
-    try:
-        return read_text(path)
-    except MissingFileError:
-        raise ValueError(f"{path}: no such file; --valid-data names it") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path} is a folder; --valid-data names a file") from None

@@ -5,7 +5,7 @@ Lines are stripped. What is wrong with a file is said in one line with its name 
 
 from __future__ import annotations
 
-import json
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.readers import read_text, standardize
+from files.reading import lines_of
+from tasks.readers import Identities, check_offset, read_document, read_text, standardize
 from tasks.seq2seq import detokenizers
 from tasks.settings import SEQ2SEQ_TASKS, SQUAD_TASKS
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import tokenizers
 
     from data_utils.tokenizers.tokenizer import Tokenizer
+
+logger = logging.getLogger("glm")
 
 SPLITS = ("train", "dev", "test")
 BLANK = "[MASK]"
@@ -132,15 +135,18 @@ def read_examples(
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the stripped lines of a file. Raise ValueError when it is missing, empty or not UTF-8."""
-    text = read_text(path).replace("\r\n", "\n").replace("\r", "\n")
-    if not text.strip():
+    """Return the stripped lines of a file; they end with a line feed. Raise ValueError when there is no text."""
+    lines = [line.strip() for line in lines_of(read_text(path))]
+    if not any(lines):
         raise ValueError(f"{path}: the file is empty; one text a line is needed")
-    return [line.strip() for line in text.removesuffix("\n").split("\n")]
+    return lines
 
 
 def read_line_pairs(source: Path, target: Path, *, shorter_decides: bool = False) -> list[tuple[str, str]]:
-    """Return the lines of two files, paired. Raise ValueError when one has more lines than the other."""
+    """Return the lines of two files, paired; say how many are empty.
+
+    Raises ValueError when one has more lines than the other.
+    """
     sources, targets = read_lines(source), read_lines(target)
     if len(sources) != len(targets) and not shorter_decides:
         first = min(len(sources), len(targets)) + 1
@@ -148,6 +154,9 @@ def read_line_pairs(source: Path, target: Path, *, shorter_decides: bool = False
             f"{source} has {len(sources)} lines, {target} has {len(targets)}: line {first} has no partner; the n-th "
             "line of one belongs to the n-th line of the other"
         )
+    for path, lines in ((source, sources), (target, targets)):
+        if empty := [number for number, line in enumerate(lines, start=1) if not line]:
+            logger.warning(f"{path}: {len(empty):,} of {len(lines):,} lines are empty, the first is line {empty[0]}")
     return list(zip(sources, targets, strict=False))
 
 
@@ -169,14 +178,7 @@ def _read_summaries(task: str, folder: Path, split: str) -> list[tuple[str, str]
 
 def _read_xsum(folder: Path, split: str) -> list[tuple[str, str]]:
     path = folder / XSUM_SPLITS_FILE
-    try:
-        splits: Any = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno})") from None
-    name = {"dev": "validation"}.get(split, split)
-    names = splits.get(name) if isinstance(splits, dict) else None
-    if not isinstance(names, list) or not names:
-        raise ValueError(f"{path}: no list of ids {name!r}; it needs train, validation and test")
+    names = read_document(path).texts({"dev": "validation"}.get(split, split))
     return [_read_summary_file(folder / f"{identity}.summary") for identity in names]
 
 
@@ -277,7 +279,7 @@ class Question:
 
     Attributes:
         where: file and place in it, for messages.
-        identity: the question's id; empty where the file gives none.
+        identity: the question's id, or its place in the file.
         context, question: the texts.
         answers: all answer texts, in file order.
     """
@@ -289,35 +291,31 @@ class Question:
     answers: tuple[str, ...]
 
 
-def read_nested(path: Path) -> Iterator[Question]:
-    """Yield the questions of a file. Raise ValueError with file and place for anything malformed."""
-    try:
-        document = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno})") from None
-    for article, article_place in _items(document, "data", f"{path}, "):
-        for paragraph, paragraph_place in _items(article, "paragraphs", article_place):
-            context = _text(paragraph, "context", paragraph_place)
-            for entry, place in _items(paragraph, "qas", paragraph_place):
-                answers = tuple(_text(answer, "text", at) for answer, at in _items(entry, "answers", place, default=[]))
-                identity = str(entry.get("id", ""))
-                yield Question(place.rstrip("."), identity, context, _text(entry, "question", place), answers)
+def read_nested(path: Path, *, exact_offsets: bool = True) -> Iterator[Question]:
+    """Yield the questions of a file. Questions whose ids are missing or repeated go by their place.
 
-
-def _items(parent: Any, key: str, place: str, *, default: list | None = None) -> Iterator[tuple[Any, str]]:
-    """Yield the entries of a list field with their places."""
-    value = parent.get(key, default) if isinstance(parent, dict) else None
-    if not isinstance(value, list):
-        raise ValueError(f"{place.rstrip(',. ')}: no list {key!r}; the file needs data > paragraphs > qas > answers")
-    for index, entry in enumerate(value):
-        yield entry, f"{place}{key}[{index}]."
-
-
-def _text(parent: Any, key: str, place: str) -> str:
-    value = parent.get(key) if isinstance(parent, dict) else None
-    if not isinstance(value, str):
-        raise ValueError(f"{place.rstrip('.')}: no text {key!r}")
-    return value
+    Answers stand in their context at ``answer_start``, if they have that; without ``exact_offsets`` it is only said
+    how many do not (CMRC's published ones). Raises ValueError with file and place for anything malformed.
+    """
+    identities, misplaced = Identities(), []
+    for paragraph in (one for article in read_document(path).rows("data") for one in article.rows("paragraphs")):
+        context = paragraph.text("context")
+        for entry in paragraph.rows("qas"):
+            answers = entry.rows("answers", default=[])
+            for answer in answers:
+                try:
+                    if answer.get("answer_start") is not None:
+                        check_offset(answer, context, "text", "answer_start")
+                except ValueError as error:
+                    if exact_offsets:
+                        raise
+                    misplaced.append(str(error))
+            texts = tuple(answer.text("text") for answer in answers)
+            identity = str(identities.unique(entry.get("id"), entry, name="id"))
+            yield Question(entry.place, identity, context, entry.text("question"), texts)
+    identities.report()
+    if misplaced:
+        logger.warning(f"{misplaced[0]}; so it is with {len(misplaced):,} answers, of which the texts count")
 
 
 def read_questions(
@@ -330,7 +328,7 @@ def read_questions(
     path = folder / f"{split}.json"
     examples: list[Seq2SeqExample] = []
     generates_question = task == "squad_generation"
-    for question in read_nested(path):
+    for question in read_nested(path, exact_offsets=task != "cmrc"):
         answers = (FAKE_ANSWER,) if split == "test" else tuple(dict.fromkeys(question.answers))
         for answer in answers:
             target = question.question if generates_question else answer

@@ -254,10 +254,10 @@ def test_readers(tmp_path: Path):
     file.write_text("  w1 w2  w3 \n\n \nw4\r\nw5 w6\n", encoding="utf-8", newline="")
     found = read_documents(file, task="language_model", tokenizer=TOKENIZER)
     assert [ids.tolist() for ids in found.documents] == [[1, 2, 3], [4], [5, 6]]
-    assert (found.num_original_tokens, found.num_tokens) == (4 + 1 + 2, 6)  # two blanks are a word more
+    assert (found.num_original_tokens, found.num_tokens) == (3 + 1 + 2, 6)  # two blanks are no word
     whole = read_documents(file, task="wikitext", tokenizer=TOKENIZER)
     assert [ids.tolist() for ids in whole.documents] == [[1, 2, 3, 4, 5, 6]]
-    assert whole.num_original_tokens == len(["w1", "w2", "", "w3", "\n\n", "\nw4\nw5", "w6"])
+    assert whole.num_original_tokens == len(["w1", "w2", "w3", "\n\n", "\nw4\nw5", "w6"])
     first = read_documents(file, task="language_model", tokenizer=TOKENIZER, limit=4)
     assert [len(ids) for ids in first.documents] == [3, 1]
     rows = [{"text": "w1 w2\n w1"}, {"text": " w3 "}, {"text": "w5 w51 w5"}]
@@ -271,10 +271,10 @@ def test_readers(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"text": "w1 w2"}\n{"text": \n', "line 2: not JSON"),
-        (b'{"text": "w1 w2"}\n\n{"words": "w1"}\n', "line 3: no field 'text'; the row has words"),
-        (b'{"text": 3}\n', "line 1: 'text' is 3, not a text"),
-        (b'{"text": "w1 w2"}\n[1]\n', "line 2: not a JSON object"),
+        (b'{"text": "w1 w2"}\n{"text": \n', "line 2: not valid JSON"),
+        (b'{"text": "w1 w2"}\n\n{"words": "w1"}\n', "line 3: no 'text'; it has words"),
+        (b'{"text": 3}\n', "line 1: text is 3; a text is needed"),
+        (b'{"text": "w1 w2"}\n[1]\n', "line 2: a JSON object is needed, found [1]"),
         (b'{"text": "  "}\n', "line 1: the text is empty"),
         (b"\n\n", "line 1: no passages"),
         (b"", "line 1: no passages"),
@@ -294,7 +294,7 @@ def test_mistakes_in_texts_name_file_and_line(task: str, tmp_path: Path):
     file = tmp_path / "wrong.txt"
     with pytest.raises(ValueError, match="no such file; --valid-data names it"):
         read_documents(file, task=task, tokenizer=TOKENIZER)
-    with pytest.raises(ValueError, match="is a folder; --valid-data names a file"):
+    with pytest.raises(ValueError, match="is a folder; a file is needed"):
         read_documents(tmp_path, task=task, tokenizer=TOKENIZER)
     for content, message in ((b" \n", "line 1: no text"), (b"a\n\xfe", "line 2: not UTF-8 text")):
         file.write_bytes(content)

@@ -115,17 +115,17 @@ def test_unknown_names(bert, tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ('{"data": [\n{"paragraphs": ]}', r"train\.json, line 2: not JSON"),
-        ("[]", r"train\.json: no list 'data'"),
-        ('{"data": [{}]}', r"train\.json, data\[0\]: no list 'paragraphs'"),
-        ('{"data": [{"paragraphs": [{"qas": []}]}]}', r"data\[0\]\.paragraphs\[0\]: no text 'context'"),
+        ('{"data": [\n{"paragraphs": ]}', r"train\.json: not valid JSON \(.*, line 2, column 16\)"),
+        ("[]", r"train\.json: a JSON object is needed, found \[\]"),
+        ('{"data": [{}]}', r"train\.json, data\[0\]: no 'paragraphs'"),
+        ('{"data": [{"paragraphs": [{"qas": []}]}]}', r"data\[0\]\.paragraphs\[0\]: no 'context'"),
         (
             '{"data": [{"paragraphs": [{"context": "c", "qas": [{"question": 3, "answers": []}]}]}]}',
-            r"data\[0\]\.paragraphs\[0\]\.qas\[0\]: no text 'question'",
+            r"data\[0\]\.paragraphs\[0\]\.qas\[0\]: question is 3; a text is needed",
         ),
         (
             '{"data": [{"paragraphs": [{"context": "c", "qas": [{"question": "q", "answers": [{}]}]}]}]}',
-            r"qas\[0\]\.answers\[0\]: no text 'text'",
+            r"qas\[0\]\.answers\[0\]: no 'text'",
         ),
         ('{"data": []}', r"train\.json: no question"),
     ],
@@ -219,10 +219,10 @@ def test_rare_characters_warn_once(bert):
 def test_xsum_problems(bert, tmp_path):
     splits = tmp_path / "XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json"
     splits.write_text('{"train": ["7"],\n "test": }', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"5-5\.json, line 2: not JSON"):
+    with pytest.raises(ValueError, match=r"5-5\.json: not valid JSON \(.*, line 2, column 10\)"):
         read("xsum", tmp_path, "train", bert)
     splits.write_text('{"train": ["7"]}', encoding="utf-8")
-    with pytest.raises(ValueError, match="no list of ids 'validation'"):
+    with pytest.raises(ValueError, match="5-5.json: no 'validation'; it has train"):
         read("xsum", tmp_path, "dev", bert)
     with pytest.raises(ValueError, match=r"7\.summary: no such file"):
         read("xsum", tmp_path, "train", bert)
