@@ -230,6 +230,20 @@ def rouge(texts: Sequence[RougeTexts], *, characters: bool = False) -> dict[str,
     }
 
 
+def uncounted_scripts(references: Sequence[str]) -> str | None:
+    """Return a note on texts whose words ROUGE does not count, because they are not of Latin letters; None for none."""
+    uncounted = 0
+    for text in references:
+        letters = [character for character in text.lower() if character.isalnum()]
+        uncounted += sum(not character.isascii() for character in letters) > len(letters) / 2
+    if not uncounted:
+        return None
+    return (
+        f"ROUGE counts words of Latin letters and digits, which {uncounted:,} of {len(references):,} references hardly "
+        "have"
+    )
+
+
 class CharacterTokenizer:
     """Cuts a text into Latin words, numbers and the single characters of everything else, without punctuation."""
 

@@ -24,7 +24,7 @@ from tasks.readers import MissingFileError
 from tasks.run import Score, TaskRun, training_batches
 from tasks.seq2seq.decoding import TargetDecoder, decode_shared
 from tasks.seq2seq.detokenizers import clean_filled
-from tasks.seq2seq.metrics import metric_names, score_predictions
+from tasks.seq2seq.metrics import metric_names, score_predictions, uncounted_scripts
 from tasks.seq2seq.outputs import recover_answer, write_outputs
 from tasks.seq2seq.readers import BLANK, NO_ANSWER, Seq2SeqExample, Seq2SeqOptions, read_examples
 from tasks.seq2seq.samples import build_sample, collate, with_blanks
@@ -248,10 +248,15 @@ class Seq2SeqRun(TaskRun):
     def _evaluation_split(self, name: str) -> EvaluationSplit | None:
         """Return a split; None where its files are not there."""
         try:
-            return EvaluationSplit(name, self._read(name))
+            split = EvaluationSplit(name, self._read(name))
         except MissingFileError as error:
             logger.info(f"note: {error}")
             return None
+        rouge = self.name not in (*SQUAD_TASKS, *BLANK_TASKS) and self.tokenizer.family != "chinese"
+        if rouge and (note := uncounted_scripts([example.reference for example in split.examples])):
+            program = "python -m tasks.seq2seq.scoring HYPS REFS --characters"
+            logger.warning(f"{self.name} {name}: {note}; {program} compares the characters of written files")
+        return split
 
     def _model_settings(self) -> ModelSettings:
         """Return the sizes of the model; its positions are enough for a source."""

@@ -14,9 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_utils.errors import run_main
+from files.reading import lines_of
 from files.writing import write_whole
 from tasks.readers import read_text
-from tasks.seq2seq.metrics import SENTENCE_BREAK, RougeTexts, bleu_line, library_scores, multi_bleu, rouge
+from tasks.seq2seq.metrics import (
+    SENTENCE_BREAK,
+    RougeTexts,
+    bleu_line,
+    library_scores,
+    multi_bleu,
+    rouge,
+    uncounted_scripts,
+)
 
 EXTERNAL_SCORER = "files2rouge"
 
@@ -26,15 +35,10 @@ def read_parallel(hypotheses: Path, references: Path) -> tuple[list[str], list[s
 
     Raises ValueError when a file is missing or empty, or when one has more lines than the other.
     """
-    files = []
-    for path in (hypotheses, references):
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file; name the predictions, then the references")
-        text = read_text(path)
-        if not text.strip():
-            raise ValueError(f"{path}: the file is empty; one text a line is needed")
-        files.append(text.removesuffix("\n").split("\n"))
-    said, true = files
+    hint = "name the predictions, then the references"
+    said, true = (lines_of(read_text(path, hint=hint)) for path in (hypotheses, references))
+    if not any(line.strip() for line in true):
+        raise ValueError(f"{references}: no references in it; one text a line is needed")
     if len(said) != len(true):
         raise ValueError(
             f"{hypotheses} has {len(said)} lines, {references} has {len(true)}; the n-th line of one belongs to the "
@@ -53,7 +57,8 @@ def rouge_report(hypotheses: Sequence[str], references: Sequence[str], *, charac
     lines = [f"built-in scorer (rouge-score, {unit}), {len(texts)} texts", f"{'':10}{'P':>8}{'R':>8}{'F':>8}"]
     for name, score in rouge(texts, characters=characters).items():
         lines.append(f"{name:10}" + "".join(f"{100 * figure:8.2f}" for figure in score))
-    return lines
+    note = None if characters else uncounted_scripts(references)
+    return [*lines, *([f"note: {note}; --characters compares characters"] if note else [])]
 
 
 def bleu_report(hypotheses: Sequence[str], references: Sequence[str], *, lowercase: bool, chinese: bool) -> list[str]:
