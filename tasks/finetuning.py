@@ -150,7 +150,7 @@ class FineTuner(Trainer):
         scores = [self.task.evaluate(self.engine, split, folder=folder) for split in splits]
         for score in scores:
             if score.metrics is None:
-                self.log.console.print(f"{score.name}: no labels, so predictions only")
+                self.log.console.print(f"{score.name}: no labels, so predictions only; metrics are not available")
             elif len(scores) > 1:
                 self.log.console.print(_score_line(epoch, score.name, score.count, score.metrics))
         counted = [score for score in scores if score.metrics is not None]

@@ -22,6 +22,7 @@ logger = logging.getLogger("glm")
 
 LARGEST_FIELD = 2**31 - 1  # characters of a field of comma-separated values
 NO_LABEL = -1  # what some files write for an unlabelled row
+MOST_SHOWN = 20  # labels in a message
 TRUTH = {"0": "false", "1": "true"}
 
 
@@ -56,7 +57,8 @@ def read_label(value: Any, labels: Iterable[Any], *, place: str, name: str = "la
             return known[names.index(written)]
         if written in ("", str(NO_LABEL)):
             return None
-    raise ValueError(f"{place}: {name} is {described(value)}; the labels are {', '.join(map(str, known))}")
+    shown = ", ".join(map(str, known[:MOST_SHOWN])) + ", ..." * (len(known) > MOST_SHOWN)
+    raise ValueError(f"{place}: {name} is {described(value)}; the labels are {shown}")
 
 
 @dataclass(frozen=True)

@@ -351,13 +351,12 @@ def with_inclusive_ends(records: Sequence[Record]) -> Iterator[Record]:
         entities = []
         for entity in entities_of(record):
             start, end = entity_span(entity)
-            end -= exclusive
-            if not 0 <= start <= end < len(text) or text[start : end + 1] != text[start : end + 1].strip():
-                shown = f"{described(text[start : end + 1])}" if 0 <= start <= end else "nothing"
+            found = text[max(start, 0) : end + 1 - exclusive]
+            if not 0 <= start <= end - exclusive < len(text) or found != found.strip():
                 raise entity.error(
-                    f"characters {start} to {end} of a passage of {len(text)} are {shown}, which is no entity"
+                    f"start {start} and end {end} mark {described(found)} in {len(text)} characters, which is no entity"
                 )
-            entities.append({**entity.fields, "end": end})
+            entities.append({**entity.fields, "end": end - exclusive})
         passage = {**record["passage"], "entities": entities}
         yield replace(record, fields={**record.fields, "passage": passage})
 

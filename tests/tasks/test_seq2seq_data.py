@@ -222,7 +222,7 @@ def test_xsum_problems(bert, tmp_path):
     with pytest.raises(ValueError, match=r"5-5\.json: not valid JSON \(.*, line 2, column 10\)"):
         read("xsum", tmp_path, "train", bert)
     splits.write_text('{"train": ["7"]}', encoding="utf-8")
-    with pytest.raises(ValueError, match="5-5.json: no 'validation'; it has train"):
+    with pytest.raises(ValueError, match=r"5-5\.json: no 'validation'; it has train"):
         read("xsum", tmp_path, "dev", bert)
     with pytest.raises(ValueError, match=r"7\.summary: no such file"):
         read("xsum", tmp_path, "train", bert)

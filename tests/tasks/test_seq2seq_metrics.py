@@ -212,7 +212,7 @@ def run_script(repository: Path, *arguments: str, folder: str | Path) -> subproc
     ("text", "problem"),
     [
         ("one line\n", "hyps has 2 lines, .*refs has 1;"),
-        ("\n", "refs: the file is empty"),
+        ("\n", "refs: no references in it"),
         (None, "refs: no such file"),
     ],
 )

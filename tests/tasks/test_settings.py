@@ -102,7 +102,7 @@ def test_contradictions_are_refused_in_one_line(words: list[str], message: str):
     ("record", "others"),
     [
         (EncodingOptions, {"block_positions"}),
-        (DataOptions, {"for_training"}),
+        (DataOptions, {"for_training", "needs_labels"}),
         (Seq2SeqOptions, {"block_positions"}),
         (LanguageModelSettings, {"overlap", "block_positions"}),
         (DecodingSettings, {"max_length", "min_length", "draw_candidates"}),
