@@ -243,12 +243,13 @@ def read_tab_separated(path: Path, *, header: bool = True) -> Iterator[Record]:
     return _table(path, rows, header=header, separator="a tab")
 
 
-def read_comma_separated(path: Path) -> Iterator[Record]:
-    """Yield the rows of a comma-separated file without header; fields may be quoted, and hold lines then.
+def read_comma_separated(path: Path, *, header: bool = False) -> Iterator[Record]:
+    """Yield the rows of a comma-separated file; fields may be quoted, and hold lines then. Those of a ``header`` have
+    names.
 
     All rows have as many columns as the first.
     """
-    return _table(path, _comma_separated(path), header=False, separator="a comma outside of quotes")
+    return _table(path, _comma_separated(path), header=header, separator="a comma outside of quotes")
 
 
 def _comma_separated(path: Path) -> Iterator[tuple[int, list[str]]]:
