@@ -1,1 +1,1 @@
-"""The mT5 baseline: an encoder-decoder of transformers, finetuned on cross-lingual summaries (docs/multilingual.md)."""
+"""The mT5 baseline: an encoder-decoder of transformers, finetuned on cross-lingual summaries."""

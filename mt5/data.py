@@ -104,7 +104,8 @@ def _parallel(paths: Sequence[Path], prompt: str) -> list[Row]:
 def read_papers(folder: Path) -> Iterator[tuple[str, str, str]]:
     """Yield (id, text, Chinese summary) of the papers of ScisummNet whose summaries are in ``scisummnet-zh.txt``.
 
-    A text is all that stands in the sections of ``top1000_complete/ID/Documents_xml/ID.xml``, without the abstract.
+    A text is all that stands in the sections of ``top1000_complete/ID/Documents_xml/ID.xml``, without the abstract; of
+    a paper without sections it is everything.
     Raises ValueError for a paper that is missing or damaged.
     """
     for record in read_json_lines(folder / CHINESE_SUMMARIES):
@@ -114,9 +115,8 @@ def read_papers(folder: Path) -> Iterator[tuple[str, str, str]]:
             document = ElementTree.fromstring(read_text(file))
         except ElementTree.ParseError as error:
             raise ValueError(f"{file}: not valid XML ({error}); copy it again") from None
-        sentences = (
-            "".join(one.itertext()).strip() for section in document.iter("SECTION") for one in section.iter("S")
-        )
+        sections = list(document.iter("SECTION")) or [document]
+        sentences = ("".join(one.itertext()).strip() for section in sections for one in section.iter("S"))
         yield paper, " ".join(filter(None, sentences)), summary
 
 

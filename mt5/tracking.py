@@ -1,4 +1,4 @@
-"""Figures of a run in wandb, where it is installed; ``wandb offline`` or WANDB_MODE=offline keeps them on this machine."""
+"""Figures of a run in wandb, where it is installed; ``wandb offline`` or WANDB_MODE=offline keeps them here."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     python scripts/prepare_scisummnet.py FOLDER
 
-FOLDER holds top1000_complete/ID/Documents_xml/ID.xml and scisummnet-zh.txt; FOLDER/scisummnet.csv gets the columns text,
-zh_sum and pid.
+FOLDER holds top1000_complete/ID/Documents_xml/ID.xml and scisummnet-zh.txt; FOLDER/scisummnet.csv gets the columns
+text, zh_sum and pid.
 """
 
 from __future__ import annotations

@@ -24,9 +24,11 @@ MAY_IMPORT = {
     "change_mp": BELOW_TRAINING,
     "tasks": BELOW_TASKS,
     "generate_samples": BELOW_TASKS,
+    "mt5": {"tasks", "training", "data_utils", "files"},
+    "finetune_mt5": {"mt5", "data_utils"},
     "pretrain_glm": {"tasks", *BELOW_TASKS},
     "finetune_glm": {"tasks", *BELOW_TASKS},
-    "scripts": {"tasks", *BELOW_TASKS},
+    "scripts": {"mt5", "tasks", *BELOW_TASKS},
     "benchmarks": {"tasks", "pretrain_glm", "finetune_glm", "generate_samples", "change_mp", *BELOW_TASKS},
 }
 

@@ -15,8 +15,8 @@ PAGES = sorted(
     [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), REPOSITORY / "benchmarks" / "README.md",
      REPOSITORY / "tasks" / "superglue" / "README.md"]
 )  # fmt: skip
-ROOMS = ("files", "mpu", "model", "data_utils", "training", "generation", "tasks", "mt5", "scripts", "benchmarks", "tests",
-         "config", "config_tasks", ".ci")  # fmt: skip
+ROOMS = ("files", "mpu", "model", "data_utils", "training", "generation", "tasks", "mt5", "scripts", "benchmarks",
+         "tests", "config", "config_tasks", ".ci")  # fmt: skip
 SOURCES = sorted(
     [*REPOSITORY.glob("*.py"), *REPOSITORY.glob("*.toml"), *REPOSITORY.glob("*.txt")]
     + [path for room in ROOMS for kind in ("*.py", "*.sh") for path in (REPOSITORY / room).rglob(kind)]
