@@ -239,7 +239,8 @@ def _score_line(epoch: int, name: str, total: int, metrics: Mapping[str, float])
 
 def result_table(name: str, results: Mapping[str, Result], *, epoch: int, seconds: float) -> list[str]:
     """Return the lines of the final table of results by split; beside each metric what the simplest guess gets."""
-    row = "{:<24}{:<12}{:<16}{:>10}{:>10}{:>7}{:>10}"
+    widest = max((len(metric) for result in results.values() for metric in result.metrics), default=0)
+    row = f"{{:<24}}{{:<12}}{{:<{max(16, widest + 2)}}}{{:>10}}{{:>10}}{{:>7}}{{:>10}}"
     lines = [row.format("task", "split", "metric", "value", "baseline", "epoch", "seconds")]
     for split, result in results.items():
         for metric, value in result.metrics.items():

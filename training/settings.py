@@ -657,7 +657,7 @@ class TaskSettings(Group):
     eval_valid: bool = option(False, "evaluate the validation set when a test set is expected")
     limit: int | None = added(
         None,
-        "read this many examples of every split; the results say so",
+        "read this many examples of every split (and language); the results say so",
         at_least=1,
     )
     languages: tuple[str, ...] | None = added(

@@ -39,8 +39,11 @@ def by_language(measure: Measure, languages: Sequence[str]) -> dict[str, float]:
     ``measure`` returns the figures of the examples with the given numbers; ``languages`` are those of all examples.
     Of a figure ``F1`` there is the mean over languages (``F1``), without English (``F1-without-en``), of all examples
     taken together (``F1-pooled``), and that of each language (``F1/de``). Pairs of languages (``de-en``) only count in
-    ``F1-g-xlt``, the mean over all pairs with those of one language among them.
+    ``F1-g-xlt``, the mean over all pairs with those of one language among them. Examples without a language have
+    their figures alone.
     """
+    if set(languages) == {""}:
+        return dict(measure(range(len(languages))))
     numbers: dict[str, list[int]] = {}
     for number, language in enumerate(languages):
         numbers.setdefault(language, []).append(number)

@@ -219,9 +219,11 @@ def rouge(texts: Sequence[RougeTexts], *, characters: bool = False) -> dict[str,
     try:
         from rouge_score.rouge_scorer import RougeScorer
         from rouge_score.scoring import Score
+        from rouge_score.tokenizers import DefaultTokenizer
     except ImportError as error:
         raise ValueError("ROUGE needs rouge-score: pip install rouge-score") from error
-    tokenizer = CharacterTokenizer() if characters else None
+    # Without a tokenizer the library takes its own, and a message about that turns on the root logger.
+    tokenizer = CharacterTokenizer() if characters else DefaultTokenizer(use_stemmer=True)
     scorer = RougeScorer(list(ROUGE_TYPES.values()), use_stemmer=True, tokenizer=tokenizer)
     scores: list[dict[str, RougeScore]] = [scorer.score(text.reference, text.prediction) for text in texts]
     return {

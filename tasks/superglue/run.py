@@ -89,10 +89,13 @@ class UnderstandingRun(TaskRun):
         self.test = test or self.validation
 
     def examples(self, split: str, *, for_training: bool, needs_labels: bool = False) -> Sequence[InputExample]:
-        """Read a split, or with ``--limit`` some of its examples."""
+        """Read a split, or with ``--limit`` some examples of each of its languages."""
         options = replace(self.data_options, for_training=for_training, needs_labels=needs_labels)
         folder, limit = self.configuration.data.data_dir, self.configuration.task.limit
-        return limited(self.task.examples(folder, split, options), limit)
+        examples = self.task.examples(folder, split, options)
+        languages = dict.fromkeys(example.language for example in examples)
+        parts = [[one for one in examples if one.language == language] for language in languages]
+        return [example for part in parts for example in limited(part, limit)]
 
     def _ensemble(self) -> tuple[int, ...]:
         """Return the patterns of ``--pattern-ensemble``, all where it names none; nothing without the flag."""
