@@ -4,9 +4,21 @@
 #   launch_distributed PROGRAM ARGUMENTS...   as many processes as the environment says; scripts/launch.py lists its
 #                                             variables (NUM_WORKERS, NUM_GPUS_PER_WORKER, HOST_FILE_PATH ...)
 #
-#   PYTHON   the interpreter (default: the active environment, else ./.venv, else python3)
+#   PYTHON              the interpreter (default: the active environment, else ./.venv, else python3)
+#   AVAILABLE_DEVICES   numbers of the GPUs to use, such as 0,1   (default: all)
 
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." || exit 1
+
+if [ -n "${AVAILABLE_DEVICES:-}" ]; then
+    if [[ ! "$AVAILABLE_DEVICES" =~ ^[0-9]+(,[0-9]+)*$ ]]; then
+        printf 'error: AVAILABLE_DEVICES is %q; give numbers of GPUs with commas between them, such as 0,1\n' \
+            "$AVAILABLE_DEVICES" >&2
+        exit 2
+    fi
+    export CUDA_VISIBLE_DEVICES="$AVAILABLE_DEVICES"
+    commas="${AVAILABLE_DEVICES//[0-9]/}"
+    NUM_GPUS_PER_WORKER="${NUM_GPUS_PER_WORKER:-$((${#commas} + 1))}"
+fi
 
 find_python() {
     if [ -n "${PYTHON:-}" ]; then

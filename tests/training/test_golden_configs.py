@@ -115,9 +115,49 @@ def test_the_model_files_of_the_multilingual_release(content: dict[str, Any]):
         assert expected.pop("old_checkpoint", True)
         actual = effective(shlex.split(found["MODEL_ARGS"]), accepted=["--old-checkpoint"])
         actual.setdefault("max_position_embeddings", 512)
+        assert (actual.pop("summary_prompt", "content") == "tldr") == (
+            "multilingual" in name
+        )  # by the task's name there
         assert {k: v for k, v in actual.items() if k not in PLACES} == {
             k: v for k, v in expected.items() if k not in PLACES
         }, name
+
+
+# What our files say that the original's code has fixed.
+ADDED = {"lr_decay_ratio": 0.0, "pattern_ensemble": []}
+MULTILINGUAL_TASKS = (
+    "task_xnli", "task_pawsx", "task_panx", "seq_ncls", "seq_ensum", "seq_xwikis", "seq_lcsts", "seq_xlsum",
+    "seq_wikilingua", "seq_scitldr", "seq_mlqa", "seq_tydiqa", "seq_squad_v1",
+)  # fmt: skip
+
+
+def test_the_task_files_of_the_multilingual_release(content: dict[str, Any]):
+    for name in MULTILINGUAL_TASKS:
+        file = f"config_tasks/{name}.sh"
+        recorded = content["multilingual"][file]["variables"]
+        multilingual = {"MULTILINGUAL": "1"} if name == "seq_squad_v1" else {}
+        found = source(REPOSITORY / file, recorded, **ENVIRONMENT, **multilingual)
+        own = {
+            "DATA_PATH",
+            "EXPERIMENT_NAME",
+            "PATTERN_IDS",
+            "PROMPT_IDS",
+            *(("TASK_NAME", "EPOCH_SINGLE") if multilingual else ()),
+        }
+        for variable in set(recorded) - own:
+            expected = recorded[variable]
+            if isinstance(expected, str):
+                assert found[variable] == expected, (name, variable)
+            else:
+                actual = effective(shlex.split(found[variable]), accepted=[])
+                assert all(actual.pop(added, value) == value for added, value in ADDED.items())
+                assert actual == effective(expected, accepted=[]), (name, variable)
+
+
+def test_the_deepspeed_files_of_the_multilingual_release(content: dict[str, Any]):
+    for name, entry in content["multilingual"].items():
+        if name.startswith("config_tasks/config_blocklm"):
+            assert json.loads((REPOSITORY / name).read_text(encoding="utf-8")) == entry["deepspeed"], name
 
 
 def test_every_pretraining_configuration_ends_in_its_deepspeed_file():

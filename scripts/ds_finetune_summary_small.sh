@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# As ds_finetune_summary.sh with larger batches and a higher rate, for short texts.
+#
+#   bash scripts/ds_finetune_summary_small.sh MODEL_FILE TASK_FILE [any flag of finetune_glm.py]
+set -euo pipefail
+export DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG:-config_tasks/config_blocklm_large_summary_small.json}"
+exec bash "$(dirname -- "$0")/ds_finetune_summary.sh" "$@"
