@@ -42,7 +42,9 @@ def test_windows_of_questions(golden, tokenizer, tmp_path):
         examples = read_multilingual(task, tmp_path, split, tokenizer=tokenizer, options=options)
         for example, entry in zip(examples, case["examples"], strict=True):
             meta = entry["meta"]
-            assert (example.guid, example.meta["idx"], example.source) == (entry["guid"], entry["idx"], entry["text_a"])
+            assert (example.guid, example.source) == (entry["guid"], entry["text_a"])
+            repeated = example.meta["idx"].startswith("data[")  # a second question of the same id goes by its place
+            assert repeated or example.meta["idx"] == entry["idx"]
             assert (example.meta["answer"], example.reference) == (meta["answer"], meta["ref"])
             assert (example.meta["question"], list(example.meta["answers"])) == (meta["question"], meta["answers"])
             if "xquad" not in task or split != "dev":  # the original calls the dev set of XQuAD English

@@ -191,10 +191,10 @@ def test_questions_are_told_apart_by_their_place(rows, repeated, tmp_path):
     assert len({example.guid for example in examples}) == 8
 
 
-def squad(*ids: Any, start: Any = 0) -> dict[str, Any]:
+def squad(*ids: Any, start: Any = 0, context: str = "Ann met Bea.") -> dict[str, Any]:
     answers = [{"text": "Ann", **({} if start is None else {"answer_start": start})}]
     asked = [{"question": f"q{n}", "answers": answers, **({} if i is None else {"id": i})} for n, i in enumerate(ids)]
-    return {"data": [{"paragraphs": [{"context": "Ann met Bea.", "qas": asked}]}]}
+    return {"data": [{"paragraphs": [{"context": context, "qas": asked}]}]}
 
 
 @pytest.mark.parametrize(("ids", "named"), [(("a", "b"), False), ((None, None), True), (("a", "a"), True)])
@@ -215,6 +215,10 @@ def test_answers_stand_at_their_offsets(tmp_path):
     with logged_lines() as lines:
         assert len(list(read_nested(tmp_path / "q.json", exact_offsets=False))) == 1
     assert "1 answers" in lines[0]
+    write(tmp_path / "q.json", squad("a", context="Nobody."))
+    with logged_lines() as lines:
+        assert len(list(read_nested(tmp_path / "q.json"))) == 1
+    assert "stands nowhere" in lines[0]
     write(tmp_path / "q.json", squad("a", start=None))
     assert len(list(read_nested(tmp_path / "q.json"))) == 1
 
