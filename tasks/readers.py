@@ -172,6 +172,7 @@ class Identities:
             raise record.error(f"{name} is {described(value)}; a text or a whole number is needed")
         first = self._places.setdefault((*among, value), record.place)
         if first != record.place:
+            first = first.removeprefix(f"{record.path}, ")
             return self._by_place(record, f"{name} {described(value)} is that of {first}, too", among)
         return value
 

@@ -49,6 +49,7 @@ class Seq2SeqExample:
             ``context_ids`` and ``context_offsets`` (SQuAD), ``blanks`` (the texts of the source's blanks in order; None
             when the files do not tell; absent while no blanks have been drawn).
         language: that its file is in, empty where tasks have one language.
+        labelled: whether its file says what is to be written; metrics leave it out otherwise.
     """
 
     guid: str
@@ -57,6 +58,7 @@ class Seq2SeqExample:
     reference: str
     meta: Mapping[str, Any] = field(default_factory=dict)
     language: str = ""
+    labelled: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,14 +283,14 @@ class Question:
         where: file and place in it, for messages.
         identity: the question's id, or its place in the file.
         context, question: the texts.
-        answers: all answer texts, in file order.
+        answers: all answer texts, in file order; None where the file has no answers to it.
     """
 
     where: str
     identity: str
     context: str
     question: str
-    answers: tuple[str, ...]
+    answers: tuple[str, ...] | None
 
 
 def read_nested(path: Path, *, exact_offsets: bool = True) -> Iterator[Question]:
@@ -313,7 +315,7 @@ def read_nested(path: Path, *, exact_offsets: bool = True) -> Iterator[Question]
                     ):
                         raise
                     misplaced.append(str(error))
-            texts = tuple(answer.text("text") for answer in answers)
+            texts = tuple(answer.text("text") for answer in answers) if "answers" in entry.fields else None
             identity = str(identities.unique(entry.get("id"), entry, name="id"))
             yield Question(entry.place, identity, context, entry.text("question"), texts)
     identities.report()
@@ -332,13 +334,21 @@ def read_questions(
     examples: list[Seq2SeqExample] = []
     generates_question = task == "squad_generation"
     for question in read_nested(path, exact_offsets=task != "cmrc"):
-        answers = (FAKE_ANSWER,) if split == "test" else tuple(dict.fromkeys(question.answers))
+        unlabelled = question.answers is None or split == "test"
+        if question.answers is None and split == "train":
+            raise ValueError(f"{question.where}: no label to train on: no 'answers'")
+        answers = (FAKE_ANSWER,) if unlabelled else tuple(dict.fromkeys(question.answers or ()))
         for answer in answers:
             target = question.question if generates_question else answer
             compared = answer if options.compatible else target
             meta = {"question": question.question, "answer": answer, "idx": question.identity}
             reference = tokenizer.decode(tokenizer.encode(compared))
-            examples.append(Seq2SeqExample(f"{split}-{len(examples)}", question.context, target, reference, meta))
+            examples.append(
+                Seq2SeqExample(
+                    f"{split}-{len(examples)}", question.context, target, reference, meta,
+                    labelled=generates_question or not unlabelled,
+                )
+            )  # fmt: skip
     return _not_empty(examples, path)
 
 
@@ -370,6 +380,8 @@ def squad_windows(
         if question.context not in encoded:
             encoded = {question.context: tuple(tokenizer.encode(question.context))}
         ids = encoded[question.context]
+        if question.answers is None and split == "train":
+            raise ValueError(f"{question.where}: no label to train on: no 'answers'")
         answers = question.answers or (NO_ANSWER,)
         expected = tokenizer.decode(tokenizer.encode(answers[0]))
         for text, is_last in _windows(question, ids, tokenizer=tokenizer, size=options.src_seq_length):
@@ -386,7 +398,8 @@ def squad_windows(
                 "context_ids": ids,
                 "context_offsets": offsets.of(question.context, ids),
             }
-            examples.append(Seq2SeqExample(f"{split}-{len(examples)}", text, answer, answer, meta, language))
+            labelled = question.answers is not None
+            examples.append(Seq2SeqExample(f"{split}-{len(examples)}", text, answer, answer, meta, language, labelled))
             if is_last:
                 break
     return _not_empty(examples, files[0][0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 
@@ -58,6 +58,11 @@ class EvaluationSplit:
     name: str
     examples: Sequence[Seq2SeqExample]
 
+    @cached_property
+    def labelled(self) -> Sequence[Seq2SeqExample]:
+        """Return the examples that metrics are about."""
+        return [example for example in self.examples if example.labelled]
+
 
 class Seq2SeqRun(TaskRun):
     """One run of a task of ``tasks/seq2seq/readers.py``."""
@@ -89,7 +94,9 @@ class Seq2SeqRun(TaskRun):
         self.training = self._read("train") if tuning.epochs else ()
         dev = self._evaluation_split("dev") if not tuning.no_validation or task.eval_valid else None
         self.validation = [dev] if dev and not tuning.no_validation else []
-        self.loss_samples = dev.examples if dev and tuning.epochs else ()
+        self.loss_samples = dev.labelled if dev and tuning.epochs else ()
+        if self.validation and tuning.epochs and not self.loss_samples:
+            raise ValueError(f"{self.name} dev has no answers, so no epoch is the best: give --no-validation")
         test = None if task.eval_valid else self._evaluation_split("test")
         self.test = [split for split in (test or dev,) if split]
         first = BLANK_METRICS.get(self.name)
@@ -137,13 +144,15 @@ class Seq2SeqRun(TaskRun):
         if self.topology.rank == 0:
             if folder is not None:
                 write_outputs(self.name, [one.text for one in written], split.examples, folder=folder, split=split.name)
-            if split.name not in self._baselines:
-                self._baselines[split.name] = self.baseline(split.examples)
-            scores = [self.scores(split.examples, written), self._baselines[split.name]]
+            if split.labelled and split.name not in self._baselines:
+                self._baselines[split.name] = self.baseline(split.labelled)
+            if split.labelled:
+                counted = [one for one, example in zip(written, split.examples) if example.labelled]
+                scores = [self.scores(split.labelled, counted), self._baselines[split.name]]
         if self.topology.world_size > 1:
             dist.broadcast_object_list(scores, src=0)
         metrics, baseline = scores
-        return Score(f"{self.name}-{split.name}", len(split.examples), metrics or None, baseline)
+        return Score(f"{self.name}-{split.name}", len(split.labelled), metrics or None, baseline)
 
     def _write(self, engine: Engine, examples: Sequence[Seq2SeqExample]) -> list[Written]:
         """Return what the model writes for every example, on every rank."""
@@ -252,10 +261,11 @@ class Seq2SeqRun(TaskRun):
         except MissingFileError as error:
             logger.info(f"note: {error}")
             return None
-        rouge = self.name not in (*SQUAD_TASKS, *BLANK_TASKS) and self.tokenizer.family != "chinese"
-        if rouge and (note := uncounted_scripts([example.reference for example in split.examples])):
-            program = "python -m tasks.seq2seq.scoring HYPS REFS --characters"
-            logger.warning(f"{self.name} {name}: {note}; {program} compares the characters of written files")
+        words = self.rules.get("rouge-unit") == "word" and self.tokenizer.family != "chinese"
+        if words and (note := uncounted_scripts([example.reference for example in split.labelled])):
+            logger.warning(f"{self.name} {name}: {note}; --rouge-unit char compares characters")
+        if unlabelled := len(split.examples) - len(split.labelled):
+            logger.info(f"note: {unlabelled:,} examples of {self.name} {name} have no answers; metrics leave them out")
         return split
 
     def _model_settings(self) -> ModelSettings:
@@ -270,10 +280,9 @@ class Seq2SeqRun(TaskRun):
 
     def _check_metric(self) -> None:
         """Score one reference, so that an unknown ``--validation-metric`` or a missing package is said at once."""
-        splits = [*self.validation, *self.test]
-        if not splits:
+        first = next((example for split in (*self.validation, *self.test) for example in split.labelled), None)
+        if first is None:
             return
-        first = splits[0].examples[0]
         known = self.scores([first], [Written(first.reference)])
         metric = self.configuration.tuning.validation_metric
         if self.validation and metric is not None and metric not in known:

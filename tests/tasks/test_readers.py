@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from data_utils.tokenizers.tokenizer import build_tokenizer
 from tasks.declaration import Fields, declare
 from tasks.multitask import language_model_form
 from tasks.readers import read_comma_separated, read_label, read_tab_separated, read_text
 from tasks.registry import TASKS
 from tasks.seq2seq.metrics import multi_bleu, uncounted_scripts
-from tasks.seq2seq.readers import read_line_pairs, read_nested
+from tasks.seq2seq.readers import Seq2SeqOptions, read_examples, read_line_pairs, read_nested
 from tasks.superglue.batches import collate
 from tasks.superglue.readers import DataOptions
 from tasks.superglue.samples import TaskSample
@@ -334,3 +335,18 @@ def test_empty_predictions_score_nothing():
 def test_scripts_that_words_are_not_counted_of():
     assert uncounted_scripts(["naïve café déjà vu", "plain", ""]) is None
     assert "2 of 3 references" in str(uncounted_scripts(["старая мельница", "老磨坊在河边", "mill"]))
+
+
+def test_questions_without_answers(tmp_path):
+    file = {"data": [{"paragraphs": [{"context": "Ann met Bea.", "qas": [{"id": "a", "question": "Who?"}]}]}]}
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ann", "met", "bea", "who", "?", "."]
+    vocabulary = write(tmp_path / "vocab.txt", *words)
+    tokenizer = build_tokenizer("BertWordPieceTokenizer", model_type="bert-base-uncased", path=vocabulary)
+    options = Seq2SeqOptions(src_seq_length=32, tgt_seq_length=8)
+    for name in ("train", "train-v2.0", "dev-v2.0", "dev"):
+        write(tmp_path / f"{name}.json", file)
+    for task in ("squad", "cmrc", "squad_generation"):
+        with pytest.raises(ValueError, match=r"qas\[0\]: no label to train on: no 'answers'"):
+            read_examples(task, tmp_path, "train", tokenizer=tokenizer, options=options)
+        [example] = read_examples(task, tmp_path, "dev", tokenizer=tokenizer, options=options)
+        assert example.labelled == (task == "squad_generation")  # whose target is the question
