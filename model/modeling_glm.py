@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 from model.config import GLMConfig
 from model.prompt import PrefixEncoder, PromptEncoder, replace_embeddings
 from mpu.cache import KeyValueCache
-from mpu.cross_entropy import vocab_parallel_cross_entropy
+from mpu.cross_entropy import CHUNK_ELEMENTS, LARGE_VOCABULARY, chunked_loss_sum, vocab_parallel_cross_entropy
 from mpu.initialize import ParallelTopology
 from mpu.kernels.host_memory import send
 from mpu.layers import LayerContext, VocabParallelEmbedding
@@ -223,10 +223,20 @@ class GLMModel(nn.Module):
         if indices.numel() == 0:
             zero = hidden.float().sum() * 0.0  # keeps the graph and its collectives alive
             return LanguageModelLoss(zero, torch.zeros_like(zero.detach()))
-        weights = send(flat_mask[indices].float(), hidden.device)
+        chosen = flat_mask[indices].float()
+        weights = send(chosen, hidden.device)
         indices = send(indices, hidden.device)
         targets = send(labels, hidden.device).flatten()[indices]
-        logits = self.project(hidden.flatten(0, 1)[indices], gather=False)  # [targets,v/t]
+        states = hidden.flatten(0, 1)[indices]  # [targets,h]
+        table = self.word_embeddings.weight
+        if self.config.vocab_size >= LARGE_VOCABULARY and len(states) * len(table) > CHUNK_ELEMENTS:
+            loss_sum = chunked_loss_sum(
+                copy_to_model_parallel(states, self.topology), table, targets, weights, topology=self.topology,
+                label_smoothing=label_smoothing,
+                unit_weights=chosen.device.type == "cpu" and bool((chosen == 1).all()),  # a GPU's would be waited for
+            )  # fmt: skip
+            return LanguageModelLoss(loss_sum, weights.sum())
+        logits = self.project(states, gather=False)  # [targets,v/t]
         losses = vocab_parallel_cross_entropy(logits, targets, topology=self.topology, label_smoothing=label_smoothing)
         return LanguageModelLoss((losses * weights).sum(), weights.sum())
 

@@ -1,4 +1,7 @@
-"""Cross entropy over a vocabulary that is cut over the model-parallel ranks."""
+"""Cross entropy over a vocabulary that is cut over the model-parallel ranks, and from hidden states in bounded memory.
+
+n tokens, h hidden, v vocabulary, t tensor-parallel size
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
+from torch.utils.checkpoint import checkpoint
 
 from mpu.initialize import ParallelTopology
 from mpu.mappings import all_reduce
+
+LARGE_VOCABULARY = 100_000  # from that many rows on a loss is computed in chunks
+CHUNK_ELEMENTS = 1 << 26  # logits of this rank at a time: 256 MB in fp32
 
 
 class _VocabParallelCrossEntropy(Function):
@@ -70,3 +77,45 @@ def vocab_parallel_cross_entropy(
             logits.float().flatten(0, -2), target_ids.flatten(), reduction="none", label_smoothing=label_smoothing
         )
     return flat.view(target_ids.shape)
+
+
+def chunked_loss_sum(
+    hidden: Tensor,
+    word_table: Tensor,
+    target_ids: Tensor,
+    weights: Tensor,
+    *,
+    topology: ParallelTopology,
+    label_smoothing: float = 0.0,
+    unit_weights: bool = False,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> Tensor:
+    """Return the weighted sum, fp32, of the losses of ``vocab_parallel_cross_entropy`` without all logits at a time.
+
+    ``hidden`` [n,h], ``word_table`` [v/t,h] of this rank, ``target_ids`` and ``weights`` [n]. Of a chunk of tokens the
+    logits are made, used and dropped, and made again in the backward pass. ``unit_weights`` says that all weights are
+    1: torch's own function does it then, where there is one, for a whole vocabulary in the type of the parameters and
+    without smoothing.
+    """
+    autocast = torch.is_autocast_enabled(hidden.device.type)
+    options = getattr(nn, "LinearCrossEntropyOptions", None)
+    rows = max(1, chunk_elements // word_table.size(0))
+    whole = topology.model_parallel_size == 1 and not autocast
+    if options is not None and unit_weights and whole and not label_smoothing:
+        return F.linear_cross_entropy(
+            hidden,
+            word_table,
+            target_ids,
+            reduction="sum",
+            options=options(chunking_method=None, batch_chunk_size=rows),
+        ).float()
+
+    def loss_sum(hidden: Tensor, target_ids: Tensor, weights: Tensor) -> Tensor:
+        logits = F.linear(hidden, word_table)
+        losses = vocab_parallel_cross_entropy(logits, target_ids, topology=topology, label_smoothing=label_smoothing)
+        return (losses * weights).sum()
+
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for chunk in zip(hidden.split(rows), target_ids.split(rows), weights.split(rows), strict=True):
+        total = total + checkpoint(loss_sum, *chunk, use_reentrant=False, preserve_rng_state=False)
+    return total
