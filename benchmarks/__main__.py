@@ -22,6 +22,7 @@ from pathlib import Path
 
 from benchmarks.harness import Row, table, write_into_readme
 from data_utils.errors import run_main
+from files.reading import read_json
 
 # Subjects by module, where a function of that name returns the rows.
 ROWS = {
@@ -54,7 +55,12 @@ def write_table(argv: Sequence[str]) -> int:
     parser.add_argument("results", nargs="+", type=Path)
     parser.add_argument("--afresh", action="store_true", help="drop the rows of work that was not measured this time")
     values = parser.parse_args(argv)
-    rows = [Row(**row) for file in values.results for row in json.loads(file.read_text(encoding="utf-8"))]
+    try:
+        rows = [Row(**row) for file in values.results for row in read_json(file, list)]
+    except TypeError as error:
+        raise ValueError(
+            f"{', '.join(map(str, values.results))}: not rows of python -m benchmarks NAME --json ({error})"
+        ) from None
     print("\n".join(write_into_readme(rows, afresh=values.afresh)))
     return 1 if any(row.equal is False for row in rows) else 0
 

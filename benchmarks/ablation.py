@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import random
 import shutil
 import statistics
@@ -20,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.harness import REPOSITORY
+from files.reading import read_json, value_of
 
 EPOCHS = {32: 30, 100: 15, 300: 8, 600: 6}  # by the number of training examples
 SEEDS = (1, 2, 3)
@@ -64,7 +64,7 @@ def accuracy(runs: Path, mode: str, size: int, seed: int, *, checkpoint: Path) -
             "--summary-dir", str(runs), "--experiment-name", name,
         ]  # fmt: skip
         subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
-    return json.loads(results.read_text(encoding="utf-8"))["accuracy"]
+    return value_of(read_json(results), "accuracy", float, place=str(results))
 
 
 def table(scores: Scores) -> list[str]:

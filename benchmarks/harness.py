@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import multiprocessing
 import os
 import platform
@@ -22,6 +21,7 @@ import numpy as np
 
 from data_utils.corpora.store import Document
 from data_utils.tokenizers.tokenizer import Tokenizer, word_list_tokenizer
+from files.reading import lines_of, parse_json, read_text
 from files.writing import write_whole
 from model.config import GLMConfig
 from model.released import RELEASED_MODELS, ReleasedModel
@@ -261,7 +261,7 @@ def write_into_readme(rows: Sequence[Row], *, afresh: bool) -> list[str]:
         raise ValueError(f"{README} lacks the lines {BEGIN} and {END}; put them where the table goes")
     before, rest = text.split(BEGIN)
     present, after = rest.split(END)
-    old = [] if afresh else [line for line in present.splitlines() if line.startswith("|")]
+    old = [] if afresh else [line for line in lines_of(present) if line.startswith("|")]
     lines = merged(old, table(rows))
     content = "\n".join([f"{before}{BEGIN}", "", f"Last run: {machine()}.", "", *lines, "", f"{END}{after}"])
     write_whole(README, content)
@@ -302,5 +302,5 @@ def prose() -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         script = REPOSITORY / "scripts" / "quickstart_corpus.py"
         subprocess.run([sys.executable, str(script), folder], check=True, capture_output=True, cwd=REPOSITORY)
-        lines = (Path(folder) / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["text"] for line in lines]
+        path = Path(folder) / "train.jsonl"
+        return [parse_json(line, place=str(path))["text"] for line in lines_of(read_text(path))]
