@@ -5,16 +5,24 @@
     python generate_samples.py ... --prompt "The capital of France is [MASK]."
 
 Model and tokenizer flags as in training (config_tasks/model_blocklm_*.sh). Greedy: --top-k 1.
+
+Results are written to --output when all are there, and then printed. What ends the program before (an error, SIGTERM,
+SIGHUP, Ctrl-C) leaves those that are there in OUTPUT.partial, or printed where there is no --output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from data_utils.errors import run_main
+from data_utils.errors import error_line, run_main
+from files.writing import check_can_write
 from training.arguments import parse_settings
 from training.settings import GENERATION, Group, Settings, added, refuse
 
@@ -31,8 +39,12 @@ class PromptFiles(Group):
     """generate_samples.py: where prompts come from and results go"""
 
     prompt: tuple[str, ...] | None = added(None, "fill these prompts and leave", nargs="+")
-    input: str | None = added(None, "file of prompts: one a line, or .jsonl objects with a key 'prompt'")
-    output: str | None = added(None, "JSON lines file for the results of --prompt or --input")
+    input: str | None = added(
+        None,
+        "file of prompts: .txt or no suffix with one a line, .jsonl or .ndjson with an object with a key 'prompt' a "
+        "line, .json with either a list of them or one a line",
+    )
+    output: str | None = added(None, "JSON lines file for the results of --prompt or --input; replaced if it exists")
     samples_dir: str = added("samples", "folder of the interactive program's transcripts")
     int8: bool = added(False, "weights of 8 bits, the rest in bf16 (CPU): faster decoding")
     no_cuda_graphs: bool = added(False, "on a GPU launch every kernel of a step by itself")
@@ -62,13 +74,64 @@ class SampleSettings(Settings):
         )
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked the program to leave."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def signals_stop() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP raise ``Stopped`` in the body, once, unless they are ignored (nohup)."""
+    kinds = [kind for kind in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(kind) is signal.SIG_DFL]
+
+    def stop(number: int, _frame: Any) -> NoReturn:
+        for kind in kinds:
+            signal.signal(kind, signal.SIG_IGN)  # what is done is being saved then
+        raise Stopped(number)
+
+    for kind in kinds:
+        signal.signal(kind, stop)
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            signal.signal(kind, signal.SIG_DFL)
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Ignore what would stop the program while the body writes."""
+    before = {kind: signal.signal(kind, signal.SIG_IGN) for kind in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def tell(text: str, *, files: PromptFiles) -> None:
+    """Print ``text``. Where nobody reads and results go to a file, the program goes on in silence."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        if not files.output:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"warning: nothing more is printed ({error.strerror})", file=sys.stderr)
+
+
 def decoding_settings(settings: SampleSettings) -> DecodingSettings:
     """Return how blanks are filled; a length that the model cannot reach is lowered, with a line that says so."""
     from generation.sampling import DecodingSettings
 
     options, positions = settings.generation, settings.model.max_position_embeddings
     if positions < options.out_seq_length:
-        print(f"note: --out-seq-length {options.out_seq_length} is lowered to the model's {positions} positions")
+        note = f"note: --out-seq-length {options.out_seq_length} is lowered to the model's {positions} positions"
+        tell(note, files=settings.files)
     return settings.select(
         DecodingSettings, max_length=min(options.out_seq_length, positions), min_length=options.min_tgt_length
     )
@@ -84,7 +147,7 @@ def load_filler(settings: SampleSettings, *, topology: ParallelTopology, device:
     vocab_size = tokenizer.padded_size(settings.tokenizer.make_vocab_size_divisible_by)
     precision, warning = supported_precision(settings.precision, device=device)
     if warning:
-        print(warning)
+        tell(warning, files=settings.files)
     path = settings.checkpoint.load_pretrained or settings.checkpoint.load
     assert path is not None
     glm = load_model(
@@ -99,20 +162,14 @@ def load_filler(settings: SampleSettings, *, topology: ParallelTopology, device:
         static=False if settings.files.no_cuda_graphs else None,
     )
     assert glm.report is not None
-    print(glm.report.summary(), flush=True)
+    tell(glm.report.summary(), files=settings.files)
     return glm.filler
 
 
 def generate(settings: SampleSettings) -> int:
     """Fill prompts of the command line and of a file, or else ask for them."""
-    from generation.interactive import (
-        PromptRecord,
-        answer_typed_prompts,
-        fill_records,
-        format_result,
-        read_prompts,
-        write_results,
-    )
+    from generation.interactive import answer_typed_prompts
+    from generation.prompts import PromptRecord, fill_records, read_prompts
     from training.distributed import finish_distributed, silence_other_ranks, start_distributed
 
     files, batch = settings.files, settings.batch
@@ -121,25 +178,66 @@ def generate(settings: SampleSettings) -> int:
     options: dict[str, Any] = {"settings": decoding_settings(settings), "seed": settings.run.seed, "topology": topology}
     records = [PromptRecord(text, f"--prompt {number}") for number, text in enumerate(files.prompt or (), start=1)]
     records += read_prompts(files.input) if files.input else []
+    check_output(files)
     filler = load_filler(settings, topology=topology, device=device)
     if not records:
         answer_typed_prompts(filler, Path(files.samples_dir), seq_length=batch.seq_length, **options)
         return finish_distributed(0)
-    rows = fill_records(filler, records, batch_size=batch.evaluation_batch_size, **options)
-    print(*map(format_result, rows), sep="\n")
-    if files.output and topology.rank == 0:
-        write_results(files.output, rows)
+    done: dict[int, dict[str, Any]] = {}
+    try:
+        rows = fill_records(filler, records, batch_size=batch.evaluation_batch_size, done=done, **options)
+    except BaseException:
+        if done and topology.rank == 0:
+            hand_over([done[number] for number in sorted(done)], files, total=len(records))
+        raise
+    if topology.rank == 0:
+        hand_over(rows, files, total=len(records))
     return finish_distributed(0)
+
+
+def check_output(files: PromptFiles) -> None:
+    """Raise ValueError, before anything is computed, for an ``--output`` that cannot be written."""
+    if not files.output:
+        return
+    check_can_write(files.output)
+    if files.input and os.path.realpath(files.input) == os.path.realpath(files.output):
+        raise ValueError(f"--output {files.output} is the file of prompts; choose another name")
+
+
+def hand_over(rows: Sequence[dict[str, Any]], files: PromptFiles, *, total: int) -> None:
+    """Write rows to the file that is asked for, then print them; fewer than ``total`` go to OUTPUT.partial.
+
+    They are printed also when they cannot be written. Raises the OSError then.
+    """
+    from generation.prompts import format_result, write_results
+
+    path = f"{files.output}{'.partial' if len(rows) < total else ''}"
+    try:
+        if files.output:
+            with signals_wait():
+                write_results(path, rows)
+        if len(rows) < total:
+            where = f"they are in {path}" if files.output else "they are printed"
+            print(f"note: {len(rows)} of {total} prompts are filled; {where}", file=sys.stderr)
+    finally:
+        tell("\n".join(map(format_result, rows)), files=files)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and generate."""
     settings = parse_settings(SampleSettings, argv, description=__doc__)
-    print("".join(f"{notice}\n" for notice in settings.notices if settings.device.rank == 0), end="")
+    if settings.notices and settings.device.rank == 0:
+        tell("\n".join(settings.notices), files=settings.files)
     from training.distributed import faults_in_one_line
 
-    with faults_in_one_line(batch_size=settings.batch.batch_size, checkpoints=None):
-        return generate(settings)
+    try:
+        with signals_stop(), faults_in_one_line(batch_size=settings.batch.batch_size, checkpoints=None):
+            return generate(settings)
+    except Stopped as stopped:
+        print(error_line(f"stopped by {stopped}"), file=sys.stderr, flush=True)
+        if settings.device.world_size > 1:
+            os._exit(stopped.exit_code)  # the other ranks may wait for this one
+        return stopped.exit_code
 
 
 if __name__ == "__main__":

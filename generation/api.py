@@ -3,9 +3,9 @@
     from generation.api import load_model
 
     glm = load_model("checkpoints/blocklm-tiny-en")
-    [filled] = glm.fill(["The capital of France is [MASK]."])
+    [filled] = glm.fill("The capital of France is [MASK].")
     print(filled.text, filled.answers)
-    [text] = glm.generate(["Once upon a time"])
+    [text] = glm.generate("Once upon a time")
     [scores] = glm.score(["Ice is [MASK]."], ["cold", "hot"])            # log-probabilities
     [result] = glm.loglikelihood(["The sky is"], [" blue"])              # .log_probability, .num_tokens, .greedy
 
@@ -15,13 +15,14 @@ docs/api.md explains it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
+from files.reading import value_of
 from generation.infill import BlankFiller, FilledPrompt
 from generation.inputs import (
     Blank,
@@ -30,9 +31,11 @@ from generation.inputs import (
     check_prompt_fits,
     complete_prompt,
     encode_prompt,
+    masks_taken_as_text,
     require_blank,
+    texts_of,
 )
-from generation.sampling import DecodingSettings
+from generation.sampling import DecodingSettings, check_finite
 from generation.scoring import Question, Score, score_questions
 from model.checkpoints.reading import LoadReport, load_model_weights, resolve_checkpoint
 from model.checkpoints.safe_loading import release_pages
@@ -48,6 +51,8 @@ GREEDY = DecodingSettings(max_length=64, top_k=1)
 
 class GLM:
     """A model with its tokenizer.
+
+    Where a method takes a list of texts, one text alone is a list of one; results are lists in any case.
 
     Attributes:
         model: in evaluation mode.
@@ -75,7 +80,7 @@ class GLM:
         """
         positions = model.config.max_position_embeddings
         max_length = positions if max_length is None else max_length
-        if not 3 <= max_length <= positions:
+        if not (isinstance(max_length, int) and 3 <= max_length <= positions):
             raise ValueError(f"max_length is {max_length}; with {positions} positions it has to lie between 3 and that")
         self.filler = BlankFiller(model, tokenizer, block_positions=block_positions, static=static)
         self.model, self.tokenizer, self.topology = model, tokenizer, model.topology
@@ -84,7 +89,7 @@ class GLM:
 
     def fill(
         self,
-        texts: Sequence[str],
+        texts: str | Sequence[str],
         *,
         settings: DecodingSettings = GREEDY,
         seed: int = 1234,
@@ -93,10 +98,15 @@ class GLM:
         """Fill the blanks ([MASK], [sMASK], [gMASK]) of every text, from left to right.
 
         Returns for each its ``answers``, one a blank, and the ``text`` with them in place. Raises ValueError, with the
-        number of the text, for one without a blank or too long for the model.
+        number of the text, for one without a blank or too long for the model. A warning names what only looks like a
+        blank.
         """
         inputs = []
-        for number, text in enumerate(texts):
+        for number, text in enumerate(texts_of(texts, "texts")):
+            if names := masks_taken_as_text(text, self.tokenizer):
+                warnings.warn(
+                    f"text {number}: {' and '.join(names)} is text and no blank to this tokenizer", stacklevel=2
+                )
             try:
                 inputs.append(self.filler.encode(text, settings=settings))
                 require_blank(inputs[-1], tokenizer=self.tokenizer)
@@ -106,10 +116,10 @@ class GLM:
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         *,
         settings: DecodingSettings = GREEDY,
-        until: Sequence[str] = (),
+        until: str | Sequence[str] = (),
         seed: int = 1234,
         batch_size: int = 8,
     ) -> list[str]:
@@ -117,6 +127,7 @@ class GLM:
 
         Prompts that are too long lose their beginning.
         """
+        prompts, until = texts_of(prompts, "prompts"), texts_of(until, "until")
         inputs = [self._prompt(prompt, number, settings=settings) for number, prompt in enumerate(prompts)]
         shortened = sum(len(one) < length for one, length in inputs)
         _warn_shortened(shortened, len(prompts), "prompts", self.model.config.position_rows)
@@ -125,8 +136,8 @@ class GLM:
 
     def score(
         self,
-        contexts: Sequence[str],
-        choices: Sequence[str] | Sequence[Sequence[str]],
+        contexts: str | Sequence[str],
+        choices: str | Sequence[str] | Sequence[Sequence[str]],
         *,
         length_penalty: float = 0.0,
         unidirectional: bool = False,
@@ -134,10 +145,13 @@ class GLM:
     ) -> list[list[float]]:
         """Return the log-probability of every choice in the (last) blank of every context.
 
-        A context without a blank gets [MASK] at its end. ``choices`` are the same for all contexts, or a list for each.
-        The figures, divided by length ** penalty, are those of the task ``multichoice``. Raises ValueError, with the
-        number of the context, for a list of choices that is missing or empty, and for an empty choice.
+        A context without a blank gets [MASK] at its end, and what blanks stand there go to the choices. ``choices`` are
+        the same for all contexts, or a list for each. The figures, divided by length ** penalty, are those of the task
+        ``multichoice``. Raises ValueError, with the number of the context, for a list of choices that is missing or
+        empty, and for an empty choice.
         """
+        power = max(0.0, DecodingSettings(length_penalty=length_penalty).length_penalty)
+        contexts = texts_of(contexts, "contexts")
         lists = _lists(contexts, choices)
         encoder = self._encoder()
         questions = [
@@ -145,13 +159,12 @@ class GLM:
             for number, (context, texts) in enumerate(zip(contexts, lists))
         ]
         scored = self._score(questions, encoder, what="contexts", batch_size=batch_size)
-        power = max(0.0, length_penalty)
         return [[one.log_probability / one.num_tokens**power for one in scores] for scores in scored]
 
     def loglikelihood(
         self,
-        contexts: Sequence[str],
-        continuations: Sequence[str],
+        contexts: str | Sequence[str],
+        continuations: str | Sequence[str],
         *,
         mask: str | None = None,
         unidirectional: bool = False,
@@ -159,10 +172,11 @@ class GLM:
     ) -> list[Score]:
         """Return the score of the continuation of every context.
 
-        A context without a blank gets ``mask`` at its end: None is [gMASK] where the tokenizer has it, else [MASK].
-        Equal contexts are run once. Raises ValueError when the two lists have different lengths, or for an empty
-        continuation.
+        A context without a blank gets ``mask`` at its end: None is [gMASK] where the tokenizer has it, else [MASK];
+        what blanks stand there go to the continuation, as in lm-evaluation-harness. Equal contexts are run once. Raises
+        ValueError when the two lists have different lengths, or for an empty continuation.
         """
+        contexts, continuations = texts_of(contexts, "contexts"), texts_of(continuations, "continuations")
         if len(contexts) != len(continuations):
             raise ValueError(f"{len(contexts)} contexts and {len(continuations)} continuations; give one for each")
         groups: dict[str, list[int]] = {}
@@ -185,7 +199,7 @@ class GLM:
 
     def rolling_loglikelihood(
         self,
-        texts: Sequence[str],
+        texts: str | Sequence[str],
         *,
         overlap: int | None = None,
         unidirectional: bool = False,
@@ -198,10 +212,12 @@ class GLM:
         ``overlap`` tokens after the one before it (default: half a window). A text without tokens scores 0.
         """
         encoder = self._encoder()
-        overlap = max(1, (self.max_length - 1) // 2) if overlap is None else overlap
+        if overlap is None:
+            overlap = max(1, (self.max_length - 1) // 2)
+        value_of({"overlap": overlap}, "overlap", int, place="scoring")
         windows = [
             encoder.windows(text, overlap=overlap, unidirectional=unidirectional, skip_first=skip_first)
-            for text in texts
+            for text in texts_of(texts, "texts")
         ]
         questions = [question for text_windows in windows for question in text_windows]
         scores = iter(self._score(questions, encoder, what="windows", batch_size=batch_size))
@@ -213,8 +229,11 @@ class GLM:
     def _score(
         self, questions: Sequence[Question], encoder: QuestionEncoder, *, what: str, batch_size: int
     ) -> list[list[Score]]:
+        value_of({"batch_size": batch_size}, "batch_size", int, place="scoring", at_least=1)
         _warn_shortened(encoder.num_shortened, len(questions), what, self.max_length)
-        return score_questions(self.model, questions, batch_size=batch_size, topology=self.topology)
+        scores = score_questions(self.model, questions, batch_size=batch_size, topology=self.topology)
+        check_finite(torch.tensor([-one.log_probability for row in scores for one in row]))
+        return scores
 
     def _prompt(self, prompt: str, number: int, *, settings: DecodingSettings) -> tuple[PromptInputs, int]:
         """Return the inputs of a prompt, shortened where it is too long, and how many tokens it had."""
@@ -252,16 +271,19 @@ def _cut(text: str, until: Sequence[str]) -> str:
     return text[: min(stops)] if stops else text
 
 
-def _lists(contexts: Sequence[str], choices: Sequence[str] | Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
+def _lists(contexts: Sequence[str], choices: Any) -> Sequence[Sequence[str]]:
     """Return a list of choices per context."""
-    if all(isinstance(choice, str) for choice in choices):
-        return [choices] * len(contexts)  # type: ignore[list-item]
-    if any(isinstance(choice, str) for choice in choices) or len(choices) != len(contexts):
+    if isinstance(choices, str | bytes | Mapping) or not isinstance(choices, Iterable):
+        return [texts_of(choices, "choices")] * len(contexts)
+    rows = list(choices)
+    if all(isinstance(row, str) for row in rows):
+        return [texts_of(rows, "choices")] * len(contexts)
+    if any(isinstance(row, str) for row in rows) or len(rows) != len(contexts):
         raise ValueError(
-            f"{len(contexts)} contexts and {len(choices)} lists of choices; give one list of texts for all contexts or "
+            f"{len(contexts)} contexts and {len(rows)} lists of choices; give one list of texts for all contexts or "
             "one for each"
         )
-    return choices
+    return [texts_of(row, f"choices of context {number}") for number, row in enumerate(rows)]
 
 
 def _sum(scores: Sequence[Score]) -> Score:

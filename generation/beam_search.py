@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor
 
-from generation.sampling import DecodingSettings, filter_logits, process_scores
+from generation.sampling import DecodingSettings, check_finite, filter_logits, process_scores
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class BeamSearch:
         """Extend every beam by one token, given the next-token ``logits`` [b*n,v].
 
         Returns the tokens to feed next [b*n] and, for each row, the row of the present batch that it continues.
+        Raises ValueError for logits that are NaN or infinite.
         """
         settings, num_beams = self.settings, self.settings.num_beams
         filtered = filter_logits(logits.float(), top_k=settings.top_k, top_p=settings.top_p)
@@ -97,6 +98,7 @@ class BeamSearch:
         sums = torch.tensor([example.sums for example in self.active], device=logits.device)  # [b,n]
         totals = (log_probabilities + sums.view(-1, 1)).view(len(self.active), -1)  # [b,n*v]
         scores, indices = self._candidates(totals)
+        check_finite(torch.tensor([row[0] for row, example in zip(scores, self.active) if not example.done]))
         next_tokens: list[int] = []
         source_rows: list[int] = []
         for number, example in enumerate(self.active):

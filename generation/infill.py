@@ -6,8 +6,9 @@ The way: text, ``inputs.py`` (ids, positions, blanks), ``state.py`` (cache), ``s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Generator
 
 from data_utils.tokenizers.command_tokens import SpecialTokens
 from data_utils.tokenizers.tokenizer import Tokenizer
+from files.reading import value_of
 from generation.beam_search import BeamSearch
 from generation.inputs import (
     Blank,
@@ -23,6 +25,7 @@ from generation.inputs import (
     encode_prompt,
     insert_answers,
     require_blank,
+    texts_of,
 )
 from generation.sampling import DecodingSettings, choose_tokens
 from generation.state import DecodingState, StaticDecoder, can_decode_statically
@@ -138,19 +141,19 @@ class BlankFiller:
 
     def fill(
         self,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         *,
         settings: DecodingSettings,
         seed: int = 1234,
         batch_size: int = 8,
         numbers: Sequence[int] | None = None,
     ) -> list[FilledPrompt]:
-        """Fill the blanks of every prompt; prompts of similar length share a batch.
+        """Fill the blanks of every prompt (of one, for a text alone); prompts of similar length share a batch.
 
         ``numbers`` are those of the prompts in the whole run, which their random generators depend on (default: 0, 1,
         2 ...). Raises ValueError for a prompt without a blank or too long for the model, before anything is computed.
         """
-        inputs = [self.encode(text, settings=settings) for text in prompts]
+        inputs = [self.encode(text, settings=settings) for text in texts_of(prompts, "prompts")]
         for row in inputs:
             require_blank(row, tokenizer=self.tokenizer)
         return self.fill_all(inputs, settings=settings, seed=seed, batch_size=batch_size, numbers=numbers)
@@ -164,15 +167,33 @@ class BlankFiller:
         batch_size: int,
         numbers: Sequence[int] | None = None,
     ) -> list[FilledPrompt]:
-        """Fill prompts that are encoded, in batches of similar length; see ``fill``."""
+        """Fill prompts that are encoded; see ``fill``."""
+        options: dict[str, Any] = {"settings": settings, "seed": seed, "batch_size": batch_size, "numbers": numbers}
         results: dict[int, FilledPrompt] = {}
+        for batch, filled in self.fill_batches(inputs, **options):
+            results.update(zip(batch, filled))
+        return [results[number] for number in range(len(inputs))]
+
+    def fill_batches(
+        self,
+        inputs: Sequence[PromptInputs],
+        *,
+        settings: DecodingSettings,
+        seed: int,
+        batch_size: int,
+        numbers: Sequence[int] | None = None,
+    ) -> Iterator[tuple[list[int], list[FilledPrompt]]]:
+        """Fill prompts that are encoded, in batches of similar length; give the numbers of each and what came of them.
+
+        Raises ValueError for a seed or a batch size that is none.
+        """
+        value_of({"seed": seed}, "seed", int, place="filling")
+        value_of({"batch_size": batch_size}, "batch_size", int, place="filling", at_least=1)
         order = sorted(range(len(inputs)), key=lambda number: len(inputs[number]))
         for first in range(0, len(order), batch_size):
             batch = order[first : first + batch_size]
             generators = [prompt_generator(seed, numbers[n] if numbers else n) for n in batch]
-            filled = self.fill_inputs([inputs[n] for n in batch], settings=settings, generators=generators)
-            results.update(zip(batch, filled))
-        return [results[number] for number in range(len(inputs))]
+            yield batch, self.fill_inputs([inputs[n] for n in batch], settings=settings, generators=generators)
 
     @torch.inference_mode()
     def fill_inputs(

@@ -6,16 +6,19 @@ s positions
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 from data_utils.rows import infilling_row
 from data_utils.tokenizers.tokenizer import Tokenizer
+from files.reading import described
 from generation.scoring import Question
 
 MASK_COMMANDS = ("MASK", "sMASK", "gMASK")
 MASK_ENDING = "MASK]"  # a prompt that contains it is taken to have a blank, as in the original
 GENERATION_MASK_TEXT = "[gMASK]"  # a prompt that ends with it gets no end token
+LIKE_A_MASK = re.compile(r"[\[［]\s*[sg]?mask\s*[\]］]", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,38 @@ class PromptInputs:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+
+def texts_of(value: Any, what: str) -> list[str]:
+    """Return the texts that an argument holds: one text is a list of one.
+
+    Raises ValueError, which names the argument as ``what``, for anything but a text and a list of texts.
+    """
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, bytes | Mapping | Set) or not isinstance(value, Iterable):
+        raise ValueError(f"{what}: {described(value)}; a text or a list of texts is needed")
+    texts = list(value)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"{what}: number {number} is {described(text)}; a text is needed")
+        check_text(text, place=f"{what}: number {number}")
+    return texts
+
+
+def check_text(text: str, *, place: str = "the text") -> None:
+    """Raise ValueError for a text with bytes that were no UTF-8, or with halves of surrogate pairs."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise ValueError(f"{place} has {half} at character {error.start}, which is no character of UTF-8") from None
+
+
+def masks_taken_as_text(text: str, tokenizer: Tokenizer) -> list[str]:
+    """Return what looks like a mask in ``text`` and is none to this tokenizer: [mask], fullwidth brackets, [sMASK]."""
+    known = {f"[{name}]" for name in MASK_COMMANDS if tokenizer.has_command(name)}
+    return [found for found in dict.fromkeys(LIKE_A_MASK.findall(text)) if found not in known]
 
 
 def complete_prompt(text: str, *, tokenizer: Tokenizer) -> str:
@@ -178,13 +213,21 @@ class QuestionEncoder:
         """Return the question of what stands at the context's last mask, or after a context without one.
 
         In both directions it is [ENC] context [eos] <sop> continuation, with ``mask`` added to a context without one;
-        ``unidirectional`` it is [ENC] [gMASK] <sop> context continuation. A context that is too long loses its
-        beginning, or keeps the surroundings of its mask. Raises ValueError, naming ``place``, without continuations,
-        for an empty one and for one that leaves no room for the context.
+        ``unidirectional`` it is [ENC] [gMASK] <sop> context continuation. Blanks and line ends at the end of a context
+        without a mask belong to what follows it, as in lm-evaluation-harness: " blue" is one token of a byte-level
+        vocabulary, and a blank of its own is another. A context that is too long loses its beginning, or keeps the
+        surroundings of its mask. Raises ValueError, naming ``place``, without continuations, for an empty one and for
+        one that leaves no room for the context.
         """
         if not continuations:
             raise ValueError(f"{place}: no choices; give at least one")
-        answers = [self.tokenizer.encode(text) for text in continuations]
+        ids = self.tokenizer.encode(context)
+        masks = [index for index in ids if index in self.special.masks]
+        moved = ""
+        if not masks and context != (kept := context.rstrip()):
+            moved = context[len(kept) :]
+            ids = self.tokenizer.encode(kept)
+        answers = [self.tokenizer.encode(moved + text) if text else [] for text in continuations]
         if not all(answers):
             number = [bool(ids) for ids in answers].index(False)
             raise ValueError(f"{place}: choice {number}, {continuations[number]!r}, has no tokens")
@@ -194,11 +237,9 @@ class QuestionEncoder:
             raise ValueError(
                 f"{place}: a choice of {longest} tokens leaves no room for the context in {self.max_length}; shorten it"
             )
-        ids = self.tokenizer.encode(context)
         if unidirectional:
             ids = self._fit(ids, room, mask_id=None)
             return self._question([self.special.cls, self.mask_id("gMASK")], ids, answers, mask_index=1)
-        masks = [index for index in ids if index in self.special.masks]
         mask_id = masks[-1] if masks else self.mask_id(mask)
         ids = self._fit(ids if masks else [*ids, mask_id], room, mask_id=mask_id)
         last = len(ids) - ids[::-1].index(mask_id)  # counted from [ENC]

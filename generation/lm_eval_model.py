@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from data_utils.errors import USER_ERROR_EXIT_CODE, error_line, run_main
+from files.reading import described
 from generation.api import GLM, load_model
+from generation.inputs import texts_of
 from generation.sampling import DecodingSettings
 
 try:
@@ -49,15 +51,17 @@ def generation_request(options: dict[str, Any], *, default_length: int, position
     Without ``do_sample``, or at temperature 0, decoding is greedy. Raises ValueError for an option that is unknown.
     """
     given = dict(options)
-    until = given.pop("until", None) or ()
-    until = (until,) if isinstance(until, str) else tuple(until)
-    length = int(given.pop("max_gen_toks", default_length))
-    sampled = bool(given.pop("do_sample", float(given.get("temperature") or 0.0) > 0.0))
-    temperature = float(given.pop("temperature", 1.0))
+    until = tuple(texts_of(given.pop("until", None) or (), "generation_kwargs until"))
+    try:
+        sampled = bool(given.pop("do_sample", float(given.get("temperature") or 0.0) > 0.0))
+        length, top_k, beams = (
+            int(given.pop(name, default))
+            for name, default in (("max_gen_toks", default_length), ("top_k", 0), ("num_beams", 1))
+        )
+        temperature, top_p = float(given.pop("temperature", 1.0)), float(given.pop("top_p", 0.0))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"generation_kwargs {described(options, width=200)}: {error}") from None
     sampled = sampled and temperature > 0.0
-    top_k, top_p, beams = (
-        given.pop(name, default) for name, default in (("top_k", 0), ("top_p", 0.0), ("num_beams", 1))
-    )
     if given:
         raise ValueError(
             f"generation_kwargs {', '.join(given)}: not known here; known are until, max_gen_toks, do_sample, "
@@ -66,9 +70,9 @@ def generation_request(options: dict[str, Any], *, default_length: int, position
     settings = DecodingSettings(
         max_length=min(length, positions),
         temperature=temperature if sampled else 1.0,
-        top_k=int(top_k) if sampled else 1,
-        top_p=float(top_p) if sampled else 0.0,
-        num_beams=int(beams),
+        top_k=top_k if sampled else 1,
+        top_p=top_p if sampled else 0.0,
+        num_beams=beams,
     )
     return GenerationRequest(settings, until)
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from files.reading import described
+
 
 @dataclass(frozen=True)
 class DecodingSettings:
@@ -36,27 +38,44 @@ class DecodingSettings:
     draw_candidates: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_length < 1:
-            raise ValueError(f"--out-seq-length is {self.max_length}; it has to be at least 1")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"--temperature is {self.temperature}; it has to be positive (greedy is --top-k 1)")
-        if not 0.0 <= self.top_p <= 1.0:
-            raise ValueError(f"--top-p is {self.top_p}; it has to lie between 0 (off) and 1")
-        if self.num_beams < 1:
-            raise ValueError(f"--num-beams is {self.num_beams}; it has to be at least 1")
-        if not math.isfinite(self.length_penalty):
-            raise ValueError(f"--length-penalty is {self.length_penalty}; it has to be a number")
-        for flag, value in (
-            ("--top-k", self.top_k),
-            ("--no-repeat-ngram-size", self.no_repeat_ngram_size),
-            ("--min-tgt-length", self.min_length),
-        ):
-            if value < 0:
-                raise ValueError(f"{flag} is {value}; it cannot be negative (0 is off)")
+        for name, (flag, kind, low, high, hint) in _BOUNDS.items():
+            value = getattr(self, name)
+            fits = not isinstance(value, bool) and isinstance(value, (int, float) if kind is float else kind)
+            if not (fits and low <= value <= high):
+                what = "a whole number" if kind is int else "a number"
+                bounds = f"of at least {low}" if high == math.inf else f"from {low:g} to {high:g}"
+                raise ValueError(f"{flag} is {described(value)}; {what} {bounds} is needed{hint}")
+        if not isinstance(self.draw_candidates, bool):
+            raise ValueError(f"draw_candidates is {described(self.draw_candidates)}; true or false is needed")
         if self.min_length > self.max_length:
             raise ValueError(
                 f"--min-tgt-length {self.min_length} is above --out-seq-length {self.max_length}; change one of them"
             )
+
+
+# Flag, type, smallest and largest value, hint. Beyond these temperatures logits overflow in fp32.
+_BOUNDS: dict[str, tuple[str, type, float, float, str]] = {
+    "max_length": ("--out-seq-length", int, 1, math.inf, ""),
+    "temperature": ("--temperature", float, 1e-6, 1e6, " (greedy is --top-k 1)"),
+    "top_k": ("--top-k", int, 0, math.inf, " (0 is off)"),
+    "top_p": ("--top-p", float, 0.0, 1.0, " (0 is off)"),
+    "num_beams": ("--num-beams", int, 1, 1024, ""),
+    "length_penalty": ("--length-penalty", float, -20.0, 20.0, ""),
+    "no_repeat_ngram_size": ("--no-repeat-ngram-size", int, 0, math.inf, " (0 is off)"),
+    "min_length": ("--min-tgt-length", int, 0, math.inf, " (0 is off)"),
+}
+
+
+def check_finite(best: Tensor) -> None:
+    """Raise ValueError where ``best`` [...], the largest logits of some rows, says that the rows hold no numbers.
+
+    A NaN anywhere makes the largest one NaN. Minus infinity is a row of which everything was forbidden.
+    """
+    if not bool((best < math.inf).all()):
+        raise ValueError(
+            "the model's logits are NaN or infinite: a weight is damaged (loading the checkpoint names it), or "
+            "half precision overflows (leave --fp16 out)"
+        )
 
 
 def filter_logits(logits: Tensor, *, top_k: int = 0, top_p: float = 0.0) -> Tensor:
@@ -133,7 +152,7 @@ def choose_tokens(
     """Choose the next token of each row from ``logits`` [b,v], by the one-beam part of ``settings``.
 
     The processors come before the filters here, so that they cannot ban everything that the filters leave. A row with
-    nothing left to choose ends.
+    nothing left to choose ends. Raises ValueError for logits that are NaN or infinite.
     """
     scores = process_scores(
         logits.float(),
@@ -144,8 +163,10 @@ def choose_tokens(
     )
     if settings.top_k == 1:
         best, tokens = scores.max(dim=-1)
+        check_finite(best)
     else:
         best = scores.amax(dim=-1)
+        check_finite(best)
         filtered = filter_logits(scores / settings.temperature, top_k=settings.top_k, top_p=settings.top_p)
         alive = torch.where((best == -math.inf).unsqueeze(1), torch.zeros_like(filtered), filtered)
         tokens = draw_tokens(alive, generators)

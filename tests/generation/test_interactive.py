@@ -9,14 +9,8 @@ from pathlib import Path
 import pytest
 
 from generation.infill import BlankFiller
-from generation.interactive import (
-    InteractiveSession,
-    fill_records,
-    format_result,
-    open_samples_file,
-    read_prompts,
-    write_results,
-)
+from generation.interactive import InteractiveSession, open_samples_file
+from generation.prompts import fill_records, format_result, read_prompts, write_results
 from generation.sampling import DecodingSettings
 from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, random_model
 
@@ -115,12 +109,12 @@ def test_lines_of_text(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", r"prompts.jsonl line 1: not valid JSON"),
-        (b'\n{"prompt": 3}', r"prompts.jsonl line 2: a JSON object with a string under 'prompt'"),
-        (b"[1]", r"line 1: a JSON object"),
+        (b"{", r"prompts.jsonl, line 1: not valid JSON"),
+        (b'\n{"prompt": 3}', r"prompts.jsonl, line 2: prompt is 3; a text is needed"),
+        (b"[1]", r"line 1: an object with a text under"),
         (b"\xff\xfe", "not UTF-8"),
         (b"\n \n", "no prompt in it"),
-        (b'{"prompt": "w1"}', r"prompts.jsonl line 1: no blank to fill"),
+        (b'{"prompt": "w1"}', r"prompts.jsonl, line 1: no blank to fill"),
         (json.dumps({"prompt": "w1 " * 70 + "[MASK]"}).encode(), "line 1: the prompt has 73 tokens"),
         (None, "no such file"),
     ],
