@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -36,8 +37,11 @@ def run_main(main: Callable[[], int | None]) -> None:
 
     ``ValueError`` and ``OSError`` are what our modules raise for a user's mistake (a missing file, a wrong
     vocabulary, a malformed line): they end as ``error: ...`` on standard error with exit code 2. Set
-    ``GLM_TRACEBACK=1`` to see where they came from. A broken output pipe and an interrupt end quietly.
+    ``GLM_TRACEBACK=1`` to see where they came from. A broken output pipe and an interrupt end quietly. Characters
+    that standard output cannot show are printed as their numbers.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as Python does for standard error
     start_logging()
     try:
         code = main()

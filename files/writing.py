@@ -19,23 +19,23 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        with path.open("wb") as file:
-            yield file
-        return
-    unfinished = _unfinished(path)
+    direct = path.exists() and not (path.is_file() or path.is_dir())
+    unfinished = path if direct else _unfinished(path)
     try:
         with unfinished.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+            if not direct:
+                os.fsync(file.fileno())
+        if not direct:
+            unfinished.replace(path)
     except OSError as error:
         if error.errno is not None and error.filename is None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
-        unfinished.unlink(missing_ok=True)
+        if not direct:
+            unfinished.unlink(missing_ok=True)
 
 
 def _unfinished(path: Path) -> Path:

@@ -49,7 +49,8 @@ class DecodingSettings:
             raise ValueError(f"draw_candidates is {described(self.draw_candidates)}; true or false is needed")
         if self.min_length > self.max_length:
             raise ValueError(
-                f"--min-tgt-length {self.min_length} is above --out-seq-length {self.max_length}; change one of them"
+                f"--min-tgt-length {described(self.min_length)} is above --out-seq-length {described(self.max_length)}; "
+                "change one of them"
             )
 
 

@@ -1,16 +1,14 @@
-"""The interactive program's words, and files of prompts."""
+"""The interactive program's words."""
 
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 import pytest
 
 from generation.infill import BlankFiller
 from generation.interactive import InteractiveSession, open_samples_file
-from generation.prompts import fill_records, format_result, read_prompts, write_results
 from generation.sampling import DecodingSettings
 from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, random_model
 
@@ -73,56 +71,44 @@ def test_without_a_blank_nothing_is_generated(filler: BlankFiller, capsys: pytes
     assert "\nGLM: \n" in capsys.readouterr().out
 
 
-def test_samples_file(tmp_path: Path):
-    with open_samples_file(tmp_path / "samples") as file:
-        assert Path(file.name).parent == tmp_path / "samples"
-        assert Path(file.name).match("sample-??-??-??-??.txt")
+def test_samples_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("time.strftime", lambda _form: "sample-11-28-23-59")
+    names = []
+    for number in range(3):
+        with open_samples_file(tmp_path / "samples") as file:
+            file.write(str(number))
+            names.append(Path(file.name).name)
+    assert names == ["sample-11-28-23-59.txt", "sample-11-28-23-59-2.txt", "sample-11-28-23-59-3.txt"]
+    assert (tmp_path / "samples" / names[0]).read_text(encoding="utf-8") == "0"
 
 
-def test_prompt_files(filler: BlankFiller, tmp_path: Path):
-    rows = [{"prompt": "w1 [MASK]", "truth": "w9"}, {"id": 3, "text": "[MASK] w2 [MASK]"}]
-    source = tmp_path / "prompts.jsonl"
-    source.write_text("\n".join(map(json.dumps, rows)) + "\n\n", encoding="utf-8")
-    records = read_prompts(source)
-    results = fill_records(filler, records, settings=SETTINGS, seed=1, batch_size=2)
-    filled = filler.fill(["w1 [MASK]", "[MASK] w2 [MASK]"], settings=SETTINGS)
-    assert [row["prompt"] for row in results] == ["w1 [MASK]", "[MASK] w2 [MASK]"]
-    assert [row["answers"] for row in results] == [list(result.answers) for result in filled]
-    assert [row["filled"] for row in results] == [result.text for result in filled]
-    assert results[0]["truth"] == "w9"
-    assert results[1]["id"] == 3
-    printed = format_result(results[0])
-    assert f"blank 1: {filled[0].answers[0]}\n" in printed
-    assert f"Filled: {filled[0].text}" in printed
-    target = tmp_path / "new" / "filled.jsonl"
-    write_results(target, results)
-    assert [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()] == results
-    assert list(target.parent.iterdir()) == [target]
+def test_an_answer_is_kept_before_it_is_shown(filler: BlankFiller, monkeypatch: pytest.MonkeyPatch):
+    class Closed(io.StringIO):
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    samples, lines = io.StringIO(), iter(["w1 [MASK]"])
+    session = InteractiveSession(
+        filler, settings=SETTINGS, seq_length=20, seed=1, samples=samples, read_line=lambda _text: next(lines)
+    )
+    monkeypatch.setattr("sys.stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        session.run()
+    assert samples.getvalue().startswith("w1 [MASK]<|startofpiece|>")
 
 
-def test_lines_of_text(tmp_path: Path):
-    path = tmp_path / "prompts.txt"
-    path.write_bytes("\ufeffein [MASK]\r\n\n  zwei [MASK]\n".encode())
-    assert [record.prompt for record in read_prompts(path)] == ["ein [MASK]", "  zwei [MASK]"]
+def test_a_full_disk_costs_the_transcript_alone(filler: BlankFiller, capsys: pytest.CaptureFixture):
+    lines = iter(["w1 [MASK]", "stop"])
+    with pytest.raises(OSError, match="No space left"), Path("/dev/full").open("w", encoding="utf-8") as samples:
+        InteractiveSession(
+            filler, settings=SETTINGS, seq_length=20, seed=1, samples=samples, read_line=lambda _text: next(lines)
+        ).run()
+    printed = capsys.readouterr().out
+    assert "not kept in /dev/full: No space left on device" in printed
+    assert "\nGLM: <|startofpiece|>" in printed
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"{", r"prompts.jsonl, line 1: not valid JSON"),
-        (b'\n{"prompt": 3}', r"prompts.jsonl, line 2: prompt is 3; a text is needed"),
-        (b"[1]", r"line 1: an object with a text under"),
-        (b"\xff\xfe", "not UTF-8"),
-        (b"\n \n", "no prompt in it"),
-        (b'{"prompt": "w1"}', r"prompts.jsonl, line 1: no blank to fill"),
-        (json.dumps({"prompt": "w1 " * 70 + "[MASK]"}).encode(), "line 1: the prompt has 73 tokens"),
-        (None, "no such file"),
-    ],
-)
-def test_bad_prompt_files(filler: BlankFiller, tmp_path: Path, content: bytes | None, message: str):
-    path = tmp_path / "prompts.jsonl"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ValueError, match=message) as error:
-        fill_records(filler, read_prompts(path), settings=SETTINGS, seed=1, batch_size=2)
-    assert "\n" not in str(error.value)
+def test_typed_bytes_that_are_no_text(filler: BlankFiller, capsys: pytest.CaptureFixture):
+    _, file = type_lines(filler, ["w1 \udcff [MASK]", "w1 [MASK]"])
+    assert "The prompt is not UTF-8 text: the text has '\\udcff' at character 3" in capsys.readouterr().out
+    assert file.startswith("w1 [MASK]<|startofpiece|>")
