@@ -13,15 +13,13 @@ SIGHUP, Ctrl-C) leaves those that are there in OUTPUT.partial, or printed where 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from data_utils.errors import error_line, run_main
+from data_utils.errors import run_main
 from files.writing import check_can_write
 from training.arguments import parse_settings
 from training.settings import GENERATION, Group, Settings, added, refuse
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from generation.infill import BlankFiller
     from generation.sampling import DecodingSettings
     from mpu.initialize import ParallelTopology
+    from training.signals import StopRequest
 
 
 @dataclass(frozen=True)
@@ -72,44 +71,6 @@ class SampleSettings(Settings):
                 "--output needs --input or --prompt",
             ),
         )
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal asked the program to leave."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.exit_code = 128 + number
-
-
-@contextmanager
-def signals_stop() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP raise ``Stopped`` in the body, once, unless they are ignored (nohup)."""
-    kinds = [kind for kind in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(kind) is signal.SIG_DFL]
-
-    def stop(number: int, _frame: Any) -> NoReturn:
-        for kind in kinds:
-            signal.signal(kind, signal.SIG_IGN)  # what is done is being saved then
-        raise Stopped(number)
-
-    for kind in kinds:
-        signal.signal(kind, stop)
-    try:
-        yield
-    finally:
-        for kind in kinds:
-            signal.signal(kind, signal.SIG_DFL)
-
-
-@contextmanager
-def signals_wait() -> Iterator[None]:
-    """Ignore what would stop the program while the body writes."""
-    before = {kind: signal.signal(kind, signal.SIG_IGN) for kind in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
 
 
 def tell(text: str, *, files: PromptFiles) -> None:
@@ -166,8 +127,8 @@ def load_filler(settings: SampleSettings, *, topology: ParallelTopology, device:
     return glm.filler
 
 
-def generate(settings: SampleSettings) -> int:
-    """Fill prompts of the command line and of a file, or else ask for them."""
+def generate(settings: SampleSettings, stop: StopRequest) -> int:
+    """Fill prompts of the command line and of a file, or ask for them; what is done before ``stop`` ends it stays."""
     from generation.interactive import answer_typed_prompts
     from generation.prompts import PromptRecord, fill_records, read_prompts
     from training.distributed import finish_distributed, silence_other_ranks, start_distributed
@@ -188,10 +149,10 @@ def generate(settings: SampleSettings) -> int:
         rows = fill_records(filler, records, batch_size=batch.evaluation_batch_size, done=done, **options)
     except BaseException:
         if done and topology.rank == 0:
-            hand_over([done[number] for number in sorted(done)], files, total=len(records))
+            hand_over([done[number] for number in sorted(done)], files, total=len(records), stop=stop)
         raise
     if topology.rank == 0:
-        hand_over(rows, files, total=len(records))
+        hand_over(rows, files, total=len(records), stop=stop)
     return finish_distributed(0)
 
 
@@ -204,7 +165,7 @@ def check_output(files: PromptFiles) -> None:
         raise ValueError(f"--output {files.output} is the file of prompts; choose another name")
 
 
-def hand_over(rows: Sequence[dict[str, Any]], files: PromptFiles, *, total: int) -> None:
+def hand_over(rows: Sequence[dict[str, Any]], files: PromptFiles, *, total: int, stop: StopRequest) -> None:
     """Write rows to the file that is asked for, then print them; fewer than ``total`` go to OUTPUT.partial.
 
     They are printed also when they cannot be written. Raises the OSError then.
@@ -214,7 +175,7 @@ def hand_over(rows: Sequence[dict[str, Any]], files: PromptFiles, *, total: int)
     path = f"{files.output}{'.partial' if len(rows) < total else ''}"
     try:
         if files.output:
-            with signals_wait():
+            with stop.remember():
                 write_results(path, rows)
         if len(rows) < total:
             where = f"they are in {path}" if files.output else "they are printed"
@@ -230,14 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         tell("\n".join(settings.notices), files=settings.files)
     from training.distributed import faults_in_one_line
 
-    try:
-        with signals_stop(), faults_in_one_line(batch_size=settings.batch.batch_size, checkpoints=None):
-            return generate(settings)
-    except Stopped as stopped:
-        print(error_line(f"stopped by {stopped}"), file=sys.stderr, flush=True)
-        if settings.device.world_size > 1:
-            os._exit(stopped.exit_code)  # the other ranks may wait for this one
-        return stopped.exit_code
+    with faults_in_one_line(batch_size=settings.batch.batch_size, checkpoints=None) as stop:
+        return generate(settings, stop)
 
 
 if __name__ == "__main__":

@@ -157,7 +157,8 @@ def missing(fields: Mapping[Any, Any], name: Any) -> str:
     folded = {key.casefold(): key for key in known}
     near = get_close_matches(str(name).casefold(), [key for key in folded if key != str(name)], n=1, cutoff=0.7)
     hint = f"did you mean {folded[near[0]]!r}? " if near else ""
-    return f"no {name!r}; {hint}it has {', '.join(key[:40] for key in known[:12]) or 'nothing'}"
+    shown = [key[:40] if key.isprintable() else described(key, width=40) for key in known[:12]]
+    return f"no {name!r}; {hint}it has {', '.join(shown) or 'nothing'}"
 
 
 def needed(

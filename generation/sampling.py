@@ -43,27 +43,26 @@ class DecodingSettings:
             fits = not isinstance(value, bool) and isinstance(value, (int, float) if kind is float else kind)
             if not (fits and low <= value <= high):
                 what = "a whole number" if kind is int else "a number"
-                bounds = f"of at least {low}" if high == math.inf else f"from {low:g} to {high:g}"
-                raise ValueError(f"{flag} is {described(value)}; {what} {bounds} is needed{hint}")
+                raise ValueError(f"{flag} is {described(value)}; {what} from {low:g} to {high:g} is needed{hint}")
         if not isinstance(self.draw_candidates, bool):
             raise ValueError(f"draw_candidates is {described(self.draw_candidates)}; true or false is needed")
         if self.min_length > self.max_length:
             raise ValueError(
-                f"--min-tgt-length {described(self.min_length)} is above --out-seq-length {described(self.max_length)}; "
-                "change one of them"
+                f"--min-tgt-length {self.min_length} is above --out-seq-length {self.max_length}; change one of them"
             )
 
 
+_LARGEST = 10**9  # far beyond any length and vocabulary
 # Flag, type, smallest and largest value, hint. Beyond these temperatures logits overflow in fp32.
 _BOUNDS: dict[str, tuple[str, type, float, float, str]] = {
-    "max_length": ("--out-seq-length", int, 1, math.inf, ""),
+    "max_length": ("--out-seq-length", int, 1, _LARGEST, ""),
     "temperature": ("--temperature", float, 1e-6, 1e6, " (greedy is --top-k 1)"),
-    "top_k": ("--top-k", int, 0, math.inf, " (0 is off)"),
+    "top_k": ("--top-k", int, 0, _LARGEST, " (0 is off)"),
     "top_p": ("--top-p", float, 0.0, 1.0, " (0 is off)"),
     "num_beams": ("--num-beams", int, 1, 1024, ""),
     "length_penalty": ("--length-penalty", float, -20.0, 20.0, ""),
-    "no_repeat_ngram_size": ("--no-repeat-ngram-size", int, 0, math.inf, " (0 is off)"),
-    "min_length": ("--min-tgt-length", int, 0, math.inf, " (0 is off)"),
+    "no_repeat_ngram_size": ("--no-repeat-ngram-size", int, 0, _LARGEST, " (0 is off)"),
+    "min_length": ("--min-tgt-length", int, 0, _LARGEST, " (0 is off)"),
 }
 
 

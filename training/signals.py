@@ -77,6 +77,8 @@ class StopRequest:
         # The number of a signal is written at once, also while the main thread is within a collective.
         self._previous_descriptor = signal.set_wakeup_fd(numbers.fileno(), warn_on_full_buffer=False)
         for number in STOPPING:
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # started by nohup
             self._previous[number] = signal.signal(number, self._handle)
         _open.append(self)
         self._watch = threading.Thread(target=self._wait_for_signals, name="signals", daemon=True)

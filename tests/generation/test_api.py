@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -101,6 +102,58 @@ def test_contexts_that_are_too_long_are_announced(glm: GLM):
         glm.score(["w1 " * 90, "w2"], ["w3"])
 
 
+def test_one_text_is_one_text(glm: GLM):
+    settings = DecodingSettings(max_length=6, top_k=1)
+    assert glm.fill("w1 [MASK]", settings=settings) == glm.fill(["w1 [MASK]"], settings=settings)
+    assert glm.filler.fill("w1 [MASK]", settings=settings) == glm.fill(["w1 [MASK]"], settings=settings)
+    [text] = glm.generate("w1 w2", settings=settings)
+    stop = text.split()[2]
+    assert glm.generate("w1 w2", settings=settings, until=stop) == [text[: text.index(stop)]]
+    assert glm.score("w1", "w2 w3") == [glm.score(["w1"], ["w2 w3"])[0]]
+    assert glm.score(["w1", "w4"], "w2 w3") == glm.score(["w1", "w4"], [["w2 w3"], ["w2 w3"]])
+    assert glm.loglikelihood("w1", "w2 w3") == glm.loglikelihood(["w1"], ["w2 w3"])
+    assert glm.rolling_loglikelihood("w1 w2 w3") == glm.rolling_loglikelihood(["w1 w2 w3"])
+    assert glm.score(np.array(["w1"]), (text for text in ("w2", "w3"))) == glm.score(["w1"], ["w2", "w3"])
+
+
+@pytest.mark.parametrize("unidirectional", [False, True])
+def test_a_blank_at_the_end_of_a_context_belongs_to_what_follows(unidirectional: bool, vocab_dir: Path):
+    """As in lm-evaluation-harness; a byte-level vocabulary has tokens that begin with a blank."""
+    tokenizer = build_tokenizer("GPT2BPETokenizer", task_mask=True, vocab_dir=vocab_dir)
+    glm = GLM(random_model(vocab_size=tokenizer.padded_size(64), positions=32), tokenizer)
+    options = {"unidirectional": unidirectional}
+    right = glm.score("The sky is", [" blue", " grey"], **options)
+    assert glm.score("The sky is ", ["blue", "grey"], **options) == right
+    assert glm.score("The sky is\n ", "blue", **options) == glm.score("The sky is", "\n blue", **options)
+    assert glm.score("The sky is", ["blue", "grey"], **options) != right
+    [ours] = glm.loglikelihood("The sky is ", "blue", mask="MASK", **options)
+    assert ours.num_tokens == 1 and ours.log_probability == pytest.approx(right[0][0], abs=1e-4)
+    if not unidirectional:
+        kept = glm.score("The sky is [MASK]. ", "blue")
+        assert kept != glm.score("The sky is [MASK].", " blue"), "the blank is not where the choice goes"
+    with pytest.raises(ValueError, match="context 0: choice 0, '', has no tokens"):
+        glm.score("The sky is ", "", **options)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_model_of_nan_says_so(bad: float):
+    glm = GLM(random_model(positions=POSITIONS), WordTokenizer(TINY_COMMAND_IDS, num_tokens=58))
+    glm.model.word_embeddings.weight.data[3, 5] = bad
+    ways = [{"top_k": 1}, {"top_k": 5}, {"top_p": 0.9}, {}, {"num_beams": 3}, {"num_beams": 2, "draw_candidates": True}]
+    for way in ways:
+        with pytest.raises(ValueError, match=r"^the model's logits are NaN or infinite: [^\n]*$"):
+            glm.fill("w1 [MASK] w2", settings=DecodingSettings(max_length=4, **way))
+    for call in (lambda: glm.score("w1", ["w2", "w3"]), lambda: glm.rolling_loglikelihood("w1 w3")):
+        with pytest.raises(ValueError, match="logits are NaN or infinite"):
+            call()
+
+
+def test_what_only_looks_like_a_blank_is_named(glm: GLM):
+    tokenizer = WordTokenizer(TINY_COMMAND_IDS, num_tokens=58, task_mask=False, unknown_id=0)
+    with pytest.warns(UserWarning, match=r"text 0: \[gMASK\] is text and no blank to this tokenizer"):
+        GLM(glm.model, tokenizer).fill("w1 [MASK] [gMASK]", settings=DecodingSettings(max_length=2, top_k=1))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -112,6 +165,21 @@ def test_contexts_that_are_too_long_are_announced(glm: GLM):
         (lambda glm: glm.score(["w1"], ["w2", ["w3"]]), "one list of texts for all contexts"),
         (lambda glm: glm.loglikelihood(["w1"], []), "1 contexts and 0 continuations"),
         (lambda glm: glm.loglikelihood(["w1"], [""]), "context 0: choice 0, '', has no tokens"),
+        (lambda glm: glm.fill(["w1 [MASK]", 3]), "texts: number 1 is 3; a text is needed"),
+        (lambda glm: glm.fill({"w1 [MASK]": 1}), "texts: .*; a text or a list of texts is needed"),
+        (lambda glm: glm.fill(b"w1 [MASK]"), "texts: b'w1 .*; a text or a list of texts is needed"),
+        (lambda glm: glm.fill("w1 \udcff [MASK]"), "texts: number 0 has '.udcff' at character 3"),
+        (lambda glm: glm.fill("w1 [MASK]", batch_size=0), "filling: batch_size is 0; at least 1 is needed"),
+        (lambda glm: glm.fill("w1 [MASK]", seed=1.5), "filling: seed is 1.5; a whole number is needed"),
+        (lambda glm: glm.generate(None), "prompts: None; a text or a list of texts is needed"),
+        (lambda glm: glm.generate("w1", until=[None]), "until: number 0 is None"),
+        (lambda glm: glm.score("w1", 5), "choices: 5; a text or a list of texts"),
+        (lambda glm: glm.score(["w1", "w2"], [["w1"], [2]]), "choices of context 1: number 0 is 2"),
+        (lambda glm: glm.score("w1", "w2", batch_size=0), "scoring: batch_size is 0"),
+        (lambda glm: glm.score("w1", "w2", length_penalty=math.nan), "--length-penalty is nan"),
+        (lambda glm: glm.loglikelihood(["w1", "w2"], "w3"), "2 contexts and 1 continuations"),
+        (lambda glm: glm.rolling_loglikelihood("w1", overlap="3"), "scoring: overlap is '3'"),
+        (lambda glm: GLM(glm.model, glm.tokenizer, max_length="9"), "max_length is 9"),
         (lambda glm: GLM(glm.model, glm.tokenizer, max_length=65), "max_length is 65"),
         (lambda glm: load_model("nowhere"), "nowhere does not exist"),
         (lambda glm: load_model("nowhere", released="GLM-9B"), "model 'GLM-9B' is unknown"),

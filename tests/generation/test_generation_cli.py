@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,6 +129,117 @@ def test_a_mistake_is_one_line_and_exit_code_2(repository: Path):
     )
     assert run.returncode == 2
     assert run.stderr == "error: no weights: name a checkpoint with --load-pretrained\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--top-k", "-1"], "--top-k is -1"),
+        (["--top-k", "x"], "--top-k"),
+        (["--top-p", "nan"], "--top-p is nan"),
+        (["--top-p", "1.5"], "--top-p is 1.5"),
+        (["--temperature", "inf"], "--temperature is inf"),
+        (["--temperature", "1e-40"], "--temperature is 1e-40"),
+        (["--num-beams", "0"], "--num-beams is 0"),
+        (["--num-beams", "1000000"], "--num-beams is 1000000"),
+        (["--length-penalty", "1e308"], "--length-penalty is 1e[+]308"),
+        (["--out-seq-length", "0"], "--out-seq-length is 0"),
+        (["--min-tgt-length", "9"], "--min-tgt-length 9 is above"),
+        (["--batch-size", "0"], "--batch-size is 0"),
+        (["--eval-batch-size", "-2"], "--eval-batch-size is -2"),
+        (["--prompt", "a \udcff [MASK]"], "--prompt 1: the text has '.udcff' at character 2"),
+        (["--output", "/"], "/ is a folder; give the name of a file"),
+        (["--output", "/dev/null/x"], "/dev/null is a file, no folder"),
+        (["--output", "x" * 300], "cannot be written"),
+    ],
+)
+def test_values_out_of_range(arguments: list[str], change: list[str], message: str):
+    with pytest.raises(ValueError, match=message) as error:
+        main([*arguments, "--prompt", "[MASK]", "--out-seq-length", "4", *change])
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    (tmp_path / "prompts.txt").write_text("the \u6545 [MASK]\n[MASK] and [sMASK]\n", encoding="utf-8")
+    return tmp_path / "prompts.txt"
+
+
+def generate(arguments: list[str], *words: str, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    given = [*arguments, "--top-k", "1", "--out-seq-length", "4", "--input", "prompts.txt", *words]
+    command = [sys.executable, str(REPOSITORY / "generate_samples.py"), *given]
+    return subprocess.run(command, cwd=folder, stderr=subprocess.PIPE, text=True, encoding="utf-8", **options)
+
+
+def test_results_are_written_whatever_happens_to_what_is_printed(arguments: list[str], prompts: Path):
+    folder, output = prompts.parent, prompts.with_name("filled.jsonl")
+    words = ["--top-k", "1", "--out-seq-length", "4", "--input", str(prompts), "--output", str(output)]
+    assert main([*arguments, *words]) == 0
+    expected = output.read_bytes()
+    assert len(expected.splitlines()) == 2
+    output.unlink()
+
+    reading, writing = os.pipe()
+    os.close(reading)
+    closed = generate(arguments, "--output", output.name, folder=folder, stdout=writing)
+    os.close(writing)
+    assert (closed.returncode, closed.stderr, output.read_bytes()) == (0, "", expected)
+    output.unlink()
+
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        unprinted = generate(arguments, "--output", output.name, folder=folder, stdout=full)
+    assert unprinted.stderr == "warning: nothing more is printed (No space left on device)\n"
+    assert (unprinted.returncode, output.read_bytes()) == (0, expected)
+    output.unlink()
+
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    narrow = generate(arguments, "--output", output.name, folder=folder, stdout=subprocess.PIPE, env=ascii_only)
+    assert (narrow.returncode, output.read_bytes()) == (0, expected)
+    assert "Prompt: the \\u6545 [MASK]\n" in narrow.stdout
+
+
+def test_results_that_cannot_be_written_are_printed(arguments: list[str], prompts: Path):
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    folder = prompts.parent
+    run = generate(arguments, "--output", "o.jsonl", folder=folder, stdout=subprocess.PIPE, preexec_fn=no_room)
+    assert run.returncode == 2
+    assert run.stderr == f"error: [Errno 27] File too large: '{folder / 'o.jsonl'}'\n"
+    assert run.stdout.count("\nFilled: ") == 2
+    assert [path.name for path in folder.iterdir()] == ["prompts.txt"]
+
+
+def test_prompts_are_not_overwritten(arguments: list[str], prompts: Path):
+    prompts.with_name("link.txt").symlink_to(prompts)
+    with pytest.raises(ValueError, match=r"--output .*link.txt is the file of prompts; choose another name"):
+        main([*arguments, "--input", str(prompts), "--output", str(prompts.with_name("link.txt"))])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("output", [True, False])
+def test_a_signal_leaves_what_is_done(
+    arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture, number: signal.Signals, output: bool
+):
+    """It comes from a process of its own, some time after the first results are there."""
+    (tmp_path / "a.txt").write_text("a [MASK]\n" * 3000, encoding="utf-8")
+    words = ["--output", str(tmp_path / "o.jsonl")] if output else []
+    options = ["--input", str(tmp_path / "a.txt"), "--out-seq-length", "50", "--eval-batch-size", "1"]
+    program = f"import os, time; time.sleep(2); os.kill({os.getpid()}, {number})"
+    killer = subprocess.Popen([sys.executable, "-c", program])
+    with pytest.raises(SystemExit, match=str(128 + number)):
+        main([*arguments, *options, *words])
+    killer.wait()
+    printed, said = capfd.readouterr()
+    filled = int(
+        re.search(r"note: (\d+) of 3000 prompts are filled; they are (?:in .*o.jsonl.partial|printed)", said)[1]
+    )
+    assert said.splitlines()[-1] == f"error: stopped by {number.name}"
+    assert printed.count("\nFilled: ") == filled > 0
+    if output:
+        rows = (tmp_path / "o.jsonl.partial").read_text(encoding="utf-8").splitlines()
+        assert [set(json.loads(row)) for row in rows] == [{"prompt", "answers", "filled"}] * filled
+        assert not (tmp_path / "o.jsonl").exists()
 
 
 @pytest.mark.slow
