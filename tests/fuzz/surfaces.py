@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.fuzz.damage import Files, odd_content
+from tests.fuzz.damage import Files, damaged, odd_content
 from tests.helpers import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
@@ -202,7 +203,6 @@ def store_cases() -> Iterator[Case]:
 
         return write
 
-    # The raw file stays: a store that is not the file's is refused or made again.
     files = in_folder(prepare(TEXTS))
     stores = tuple(name for name in files if name.startswith("cache/"))
     named = next(name for name in stores if name.endswith(".idx"))
@@ -211,6 +211,10 @@ def store_cases() -> Iterator[Case]:
         lambda folder: documents_of(Preparation(Bytes(), Bytes, progress=False).documents([str(folder / named)])),  # type: ignore[arg-type]
         strict=True, other=in_folder(prepare(TEXTS[::-1])),
     )  # fmt: skip
+    raw = {"c.jsonl": files["c.jsonl"]}
+    yield Case("tokenized", raw, prepared)
+    yield Case("tokenized, malformed rows passed over", raw, partial(prepared, skip_malformed=True))
+    yield Case("tokenized on access", raw, partial(prepared, pre_tokenize=False))
 
 
 def lazy_cases() -> Iterator[Case]:
@@ -460,6 +464,28 @@ def content_cases() -> Iterator[Case]:
     yield Case("resume", kept, resumed, change=change)
     yield Case("whole weights", kept, weights, change=change)
 
+    def change_pickle(folder: Path, generator: random.Random) -> str:
+        """Damage the pickle in the archive; its CRCs are right again, as somebody who means it would leave it."""
+        with zipfile.ZipFile(folder / shard) as archive:
+            inside = {entry: archive.read(entry) for entry in archive.namelist()}
+        name = next(name for name in inside if name.endswith("data.pkl"))
+        found, what = damaged({"data.pkl": inside[name]}, generator)
+        inside[name] = found.get("data.pkl", b"")
+        with zipfile.ZipFile(folder / shard, "w") as archive:
+            for entry, data in inside.items():
+                archive.writestr(entry, data)
+        return what
+
+    def legacy(folder: Path) -> None:
+        """Write the checkpoint as torch did before 1.6: pickles and bytes without an archive, without checksums."""
+        make_run(folder, saves=(2,))
+        content = torch.load(folder / shard, weights_only=False)
+        torch.save(content, folder / shard, _use_new_zipfile_serialization=False)
+
+    yield Case("pickle in the archive", kept, weights, change=change_pickle)
+    old = {name: data for name, data in in_folder(legacy).items() if name in kept}
+    yield Case("written before torch 1.6", old, weights, targets=(shard,))
+
 
 # ------------------------------------------------------------------------------------ the layout of Hugging Face
 
@@ -576,6 +602,29 @@ def settings_cases() -> Iterator[Case]:
     values = dict(parse_settings(PretrainingSettings, words, environment={"GLM_DATE": "01-02-03-04"}).values)
     files = {"config.json": json.dumps(values, indent=2, default=str).encode()}
     yield Case("config.json of a run", files, lambda folder: of_run(folder / "config.json"))
+
+    from generation.api import load_model
+    from model.checkpoints.reading import shard_name
+    from model.checkpoints.writing import write_shard
+    from model.config import GLMConfig
+    from model.modeling_glm import GLMModel
+
+    def store(folder: Path) -> None:
+        config = GLMConfig(1, 8, 2, 128, max_position_embeddings=16)
+        model = GLMModel(config, generator=torch.Generator().manual_seed(1))
+        (folder / "ck").mkdir()
+        write_shard(folder / "ck" / shard_name(0), {"module": model.state_dict()})
+        sizes = {"num_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "max_position_embeddings": 16}
+        vocabulary = {"tokenizer_type": "BertWordPieceTokenizer", "tokenizer_model_type": "bert-base-uncased"}
+        path = {"tokenizer_path": str(vocabulary_folder() / "bert" / "vocab.txt"), "task_mask": False}
+        run = {**values, **sizes, **vocabulary, **path}
+        (folder / "config.json").write_text(json.dumps(run, default=str), encoding="utf-8")
+
+    def load(folder: Path) -> Any:
+        glm = load_model(folder / "ck", settings=folder / "config.json", prepack=False)
+        return glm.model.config, glm.model.state_dict(), glm.tokenizer.encode(TEXTS[0])
+
+    yield Case("config.json of a run, loaded", in_folder(store), load, targets=("config.json",))
 
 
 # ---------------------------------------------------------------------------------------------------- the tasks
