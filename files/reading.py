@@ -153,6 +153,8 @@ def missing(fields: Mapping[Any, Any], name: Any) -> str:
     """Return what to say of an object without ``name``: the key that was probably meant, and those there are."""
     from difflib import get_close_matches  # rarely needed, and slow to import
 
+    if name in fields:
+        return f"{name} is null"
     known = [str(key) for key in fields]
     folded = {key.casefold(): key for key in known}
     near = get_close_matches(str(name).casefold(), [key for key in folded if key != str(name)], n=1, cutoff=0.7)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from files.reading import described
 from tasks.superglue.readers import InputExample
 
 NO_ANSWER = "N/A"
@@ -82,7 +83,7 @@ def _ascii(text: str) -> str:
     try:
         from unidecode import unidecode
     except ImportError as error:
-        raise ValueError(f"comparing {text!r} needs transliteration: pip install unidecode") from error
+        raise ValueError(f"comparing {described(text)} needs transliteration: pip install unidecode") from error
     return unidecode(text)
 
 

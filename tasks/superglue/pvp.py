@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from files.reading import described
 from tasks.superglue.patterns import MASK, PVP, SLOT, Parts, Piece, S, lower_first, without_punctuation
 from tasks.superglue.readers import InputExample
 
@@ -187,7 +188,7 @@ class RecordPVP(PVP):
     def render(self, example: InputExample, pattern_id: int) -> Parts:
         before, *rest = example.text_b.split("@placeholder")
         if len(rest) != 1:
-            raise ValueError(f"example {example.guid}: the query needs @placeholder once: {example.text_b!r}")
+            raise ValueError(f"the query needs @placeholder once: {described(example.text_b)}")
         return Parts([S(example.text_a), " " + before.rstrip(), MASK, rest[0]])
 
     def answers(self, example: InputExample, pattern_id: int) -> list[str]:

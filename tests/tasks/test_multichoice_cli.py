@@ -192,11 +192,11 @@ def test_answers_after_training_with_weights_that_are_spread(corpus, spread, tmp
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"choices_pretokenized": []}, "line 2: choices_pretokenized is []; it has to be a list of texts"),
+        ({"choices_pretokenized": []}, "line 2: choices_pretokenized is []; a list of texts is needed"),
         ({"choices_pretokenized": ["day", ""]}, "line 2: a choice is empty"),
         ({"choices_pretokenized": ["day " * 90], "label": 0}, "leaves no room for the text; raise --seq-length 64"),
-        ({"label": 7}, "line 2: label 7; there are"),
-        ({"inputs_pretokenized": None}, "line 2: 'inputs_pretokenized' is None, not a text"),
+        ({"label": 7}, "line 2: label is 7; the labels are 0, 1"),
+        ({"inputs_pretokenized": None}, "line 2: inputs_pretokenized is null"),
         (None, "no questions in it"),
     ],
 )
@@ -214,7 +214,7 @@ def test_a_mistake_ends_in_one_line(corpus, checkpoint, tmp_path: Path):
     file = write(tmp_path / "wrong.jsonl", [*questions(1), row])
     output = run("finetune_glm.py", *finetune_flags(corpus, checkpoint, "--test-data", str(file)), cwd=tmp_path, code=2)
     [error] = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert error.startswith(f"error: {file}, line 2: label 9; there are") and "Traceback" not in output
+    assert error.startswith(f"error: {file}, line 2: label is 9; the labels are 0, 1") and "Traceback" not in output
 
 
 def test_files_that_are_not_there_or_share_a_name(tmp_path: Path):
