@@ -108,7 +108,7 @@ def test_only_ends_of_lines_end_lines(tmp_path: Path):
         ("a.txt", LINES, "a.txt, line 1: a JSON object in a file of plain text; call the file .jsonl"),
         ("a.json", "[]", "no prompt in it"),
         ("a.json", '[{"prompt": "[MASK]"}', "a.json: not valid JSON"),
-        ("a.json", '["[MASK]", {"prompt": null}]', "a.json, row 2: no 'prompt'; it has prompt"),
+        ("a.json", '["[MASK]", {"prompt": null}]', "a.json, row 2: prompt is null"),
         ("a.json", '{\n"prompt": "[MASK]"}', "a.json, line 1: not valid JSON"),
         ("a.jsonl", '{"prompt": ["[MASK]"]}', "line 1: prompt is .*; a text is needed"),
         ("a.jsonl", '{"prompt": 3, "text": "[MASK]"}', "line 1: prompt is 3; a text is needed"),
