@@ -41,14 +41,21 @@ class FirstDocuments:
     """The first documents of some corpora, tokenized in memory."""
 
     def __init__(
-        self, sources: Sequence[str], tokenizer: Tokenizer, *, text_field: str = "text", text_unit: str = "line"
+        self,
+        sources: Sequence[str],
+        tokenizer: Tokenizer,
+        *,
+        text_field: str = "text",
+        text_unit: str = "line",
+        commands_in_text: bool = False,
     ) -> None:
         each = -(-DOCUMENTS_READ // len(sources))
         self._documents: list[Document] = []
         for source in sources:
-            corpus = find_corpus(source, text_field=text_field, text_unit=text_unit)
+            corpus = find_corpus(source, text_field=text_field, text_unit=text_unit, commands_in_text=commands_in_text)
             for document in itertools.islice(corpus.documents(), each):
-                pieces = tokenizer.encode_batch([corpus.for_tokens(piece) for piece in document.pieces])
+                texts = [corpus.for_tokens(piece) for piece in document.pieces]
+                pieces = tokenizer.encode_batch(texts, as_text=not corpus.has_commands)
                 tokens = np.array([token for piece in pieces for token in piece], dtype=np.int64)
                 weights = [number % 2 for number, piece in enumerate(pieces) for _ in piece]  # prompt, text, prompt ...
                 if len(tokens):
@@ -122,6 +129,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--train-data", nargs="+", required=True, help="corpora, files, folders or globs")
     parser.add_argument("--text-field", default="text")
     parser.add_argument("--text-unit", default="line", choices=TEXT_UNITS)
+    parser.add_argument("--commands-in-text", action="store_true", help="[MASK] ... in files are commands, not text")
     parser.add_argument("--tokenizer-type", default="BertWordPieceTokenizer")
     for flag in ("--tokenizer-model-type", "--tokenizer-path", "--vocab-dir", "--cache-dir"):
         parser.add_argument(flag)
@@ -162,7 +170,13 @@ def show(values: argparse.Namespace, *, write: Callable[[str], None]) -> None:
         fix_command_token=values.fix_command_token,
     )
     dataset = BlockDataset(
-        FirstDocuments(values.train_data, tokenizer, text_field=values.text_field, text_unit=values.text_unit),
+        FirstDocuments(
+            values.train_data,
+            tokenizer,
+            text_field=values.text_field,
+            text_unit=values.text_unit,
+            commands_in_text=values.commands_in_text,
+        ),
         tokenizer=tokenizer,
         seq_length=values.seq_length,
         sample_across_documents=not values.sample_one_document,

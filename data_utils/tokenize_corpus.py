@@ -28,6 +28,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, help="folder of the stores; give it to training as --data-cache-dir")
     parser.add_argument("--text-field", default="text", help="field of the text in rows of files given by path")
     parser.add_argument("--text-unit", default="line", choices=TEXT_UNITS, help="what of a text file is a document")
+    parser.add_argument(
+        "--commands-in-text", action="store_true", help="[MASK], <|endofpiece|> ... in files are commands, not text"
+    )
     parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--skip-malformed", action="store_true", help="count and skip malformed rows")
     parser.add_argument("--no-pre-tokenize", action="store_true", help="keep text, to be tokenized on access")
@@ -74,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cache_dir=values.output,
         text_field=values.text_field,
         text_unit=values.text_unit,
+        commands_in_text=values.commands_in_text,
         num_workers=values.num_workers,
         skip_malformed=values.skip_malformed,
         pre_tokenize=not values.no_pre_tokenize,

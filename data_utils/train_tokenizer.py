@@ -21,6 +21,7 @@ from pathlib import Path
 
 from data_utils.corpora.named import read_documents
 from data_utils.errors import run_main
+from files import reading
 from files.writing import whole_file
 
 MODEL_TYPES = ("bpe", "unigram", "char")
@@ -33,7 +34,7 @@ def lines_of(sources: Sequence[str], *, text_field: str, skip_malformed: bool, l
         line
         for source in sources
         for document in read_documents(source, text_field=text_field, skip_malformed=skip_malformed)
-        for paragraph in document.text.splitlines()
+        for paragraph in reading.lines_of(document.text)
         for line in cut(paragraph)
     )
     return itertools.islice(lines, limit)

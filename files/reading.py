@@ -117,15 +117,17 @@ _SURROGATE_ESCAPE = re.compile(r"\\u[dD]")
 _NEAR_THE_END = 12  # characters in which a literal, an escape or a number may be cut off
 
 
-def end_of_json(text: str, start: int) -> int | None:
-    """Return where the JSON value that begins at ``start`` ends; None where the text ends before it may do so.
+def end_of_json(text: str, start: int, *, is_whole: bool = False) -> int | None:
+    """Return where the JSON value that begins at ``start`` ends; None where more text may make one of it.
 
-    The value itself is not checked, see ``parse_json``. Raises ValueError, without a place, for what is no JSON.
+    Nothing does so where the text ``is_whole``. The value itself is not checked, see ``parse_json``. Raises ValueError,
+    without a place, for what is no JSON.
     """
     try:
         return _SCANNER.raw_decode(text, start)[1]
     except json.JSONDecodeError as error:
-        if error.msg.startswith("Unterminated string") or error.pos >= len(text) - _NEAR_THE_END:
+        is_cut = error.msg.startswith("Unterminated string") or error.pos >= len(text) - _NEAR_THE_END
+        if is_cut and not is_whole:
             return None
         raise ValueError(f"not valid JSON ({error.msg})") from None
     except RecursionError:

@@ -131,6 +131,7 @@ class PretrainingDocuments:
             cache_dir=corpus.data_cache_dir,
             text_field=corpus.text_field,
             text_unit=corpus.text_unit,
+            commands_in_text=corpus.commands_in_text,
             num_workers=os.cpu_count() or 1,
             skip_malformed=corpus.skip_malformed,
             pre_tokenize=not corpus.no_pre_tokenize,

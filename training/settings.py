@@ -216,6 +216,9 @@ class CorpusSettings(Group):
     save_test_data: str | None = option(None, "text file to write the decoded test documents to")
     text_field: str = added("text", "field that holds the text in rows of files given by path")
     text_unit: str = added("line", "what of a text file is one document", choices=("line", "paragraph", "file"))
+    commands_in_text: bool = added(
+        False, "[MASK], <|endofpiece|> ... in files given by path are commands; otherwise plain text"
+    )
     data_cache_dir: str | None = added(None, "folder of the tokenized stores (default: .glm_cache beside each corpus)")
     skip_malformed: bool = added(False, "count and skip malformed rows instead of stopping at the first one")
     no_pre_tokenize: bool = option(False, "cache raw text and tokenize when sampling")

@@ -8,16 +8,22 @@ line; what cannot be read becomes a row with a ``problem``, and the caller decid
 from __future__ import annotations
 
 import codecs
-import gzip
 import io
-import json
+import logging
+import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
+
+from files.reading import described, end_of_json, not_utf8, parse_json
+
+logger = logging.getLogger("glm")
 
 COMPRESSIONS = (".gz", ".zst")
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
@@ -28,19 +34,24 @@ TEXT_UNITS = ("line", "paragraph", "file")
 NOT_CORPORA = (".lazy", ".scatter")  # folders of the original's token cache
 SNIFFED_BYTES = 1 << 16
 READ_BYTES = 1 << 20
+COMPRESSED_BYTES = 1 << 14  # read at a time: a few of them may stand for a hundred thousand
+LONGEST_WINDOW = 1 << 31  # bytes that a .zst file may refer back, as of ``zstd --ultra --long=31``
 PARQUET_ROWS = 256  # read at a time
+LISTED = 5  # files in a message
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Row:
     """One row of a corpus file.
 
     Attributes:
         file: the file.
         line: line number from 1 on; number of the record in parquet files.
-        value: bytes of a line that is still to be parsed (see ``parse_value``), or what the row holds.
+        value: bytes of a line or JSON value that is still to be parsed (see ``parse_value``), or what the row holds.
         problem: why it could not be read.
         position: bytes of the file that were read so far, for progress reports.
+        is_text: the bytes are text, not JSON.
+        rest_lost: no row, but the place from which on the file cannot be read: it ends early, or is damaged.
     """
 
     file: Path
@@ -48,6 +59,8 @@ class Row:
     value: Any = None
     problem: str | None = None
     position: int = 0
+    is_text: bool = False
+    rest_lost: bool = False
 
     @property
     def place(self) -> str:
@@ -56,15 +69,20 @@ class Row:
 
 
 def inner_suffix(path: Path) -> str:
-    """Return the suffix that tells the format, below a compression suffix: ``a.jsonl.gz`` -> ``.jsonl``."""
+    """Return the suffix that tells the format, below a compression suffix: ``a.JSONL.gz`` -> ``.jsonl``."""
     suffixes = path.suffixes
     if suffixes and suffixes[-1].lower() in COMPRESSIONS:
         suffixes = suffixes[:-1]
     return suffixes[-1].lower() if suffixes else ""
 
 
+# ------------------------------------------------------------------------------------------------------ finding
+
+
 def find_files(location: str | Path, *, any_suffix: bool = False) -> list[Path]:
     """List the files that a path means, sorted: itself, every file below a folder, or the matches of a glob.
+
+    Linked folders are followed, and every folder is read once. What is left out is said.
 
     Args:
         location: file, folder or glob (``**`` included).
@@ -78,23 +96,94 @@ def find_files(location: str | Path, *, any_suffix: bool = False) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        files = [p for p in sorted(path.rglob("*")) if p.is_file() and _is_corpus_file(p.relative_to(path), any_suffix)]
+        files, others = _files_below(path, any_suffix)
+        if others:
+            _say_left_out(f"{location}: left out for their suffix:", others, logger.info)
         if not files:
-            raise ValueError(f"folder {location} holds no corpus file ({', '.join(KNOWN_SUFFIXES)}, also .gz / .zst)")
+            raise ValueError(
+                f"folder {location} holds no corpus file ({', '.join(KNOWN_SUFFIXES)}, also with .gz or .zst)"
+            )
         return files
+    if path.is_symlink():
+        raise ValueError(f"{location} is a link to {os.readlink(path)}, which does not exist")
     pattern = str(location)
     if not has_magic(pattern):
         raise ValueError(f"no such file or folder: {location}")
-    files = [Path(p) for p in sorted(glob(pattern, recursive=True)) if Path(p).is_file()]
+    parts = path.parts
+    if "**" in parts:  # glob itself goes round in circles of links
+        before = Path(*parts[: parts.index("**")])
+        roots = [Path(root) for root in sorted(glob(str(before)))]
+        below = [file for root in roots if root.is_dir() for file in _files_below(root, any_suffix=True)[0]]
+        matches = [file for file in below if _fits(file.parts, parts)]
+    else:
+        matches = [Path(match) for match in sorted(glob(pattern))]
+        _name_dangling([match for match in matches if not match.exists()])
+    files = [match for match in matches if match.is_file()]
     if not files:
         raise ValueError(f"no file matches {location}")
     return files
 
 
-def _is_corpus_file(relative: Path, any_suffix: bool) -> bool:
-    if any(part.startswith(".") or part.endswith(NOT_CORPORA) for part in relative.parts):
-        return False
-    return any_suffix or inner_suffix(relative) in KNOWN_SUFFIXES
+def _fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Tell whether the parts of a path fit those of a glob; ``**`` stands for any number of folders."""
+    if not patterns:
+        return not names
+    if patterns[0] == "**":
+        return any(_fits(names[start:], patterns[1:]) for start in range(len(names) + 1))
+    return bool(names) and fnmatchcase(names[0], patterns[0]) and _fits(names[1:], patterns[1:])
+
+
+def _files_below(root: Path, any_suffix: bool) -> tuple[list[Path], list[Path]]:
+    """Return the corpus files below a folder, sorted, and the files whose suffix is none of a corpus.
+
+    Links to folders are followed after all others, unless they lead to a folder that is read already or holds ``root``.
+    """
+    files: list[Path] = []
+    others: list[Path] = []
+    dangling: list[Path] = []
+    links = [root]
+    read: set[str] = set()
+    while links:
+        link, *links = links
+        target = link.resolve()
+        if str(target) in read or (link != root and root.resolve().is_relative_to(target)):
+            logger.warning(f"{link} leads to {target}, which is read already or holds {root}: not followed")
+            continue
+        for place, folders, names in os.walk(link, onerror=_refuse):
+            folder = Path(place)
+            read.add(os.path.realpath(place))
+            inside = [folder / name for name in sorted(folders) if not _is_hidden(name)]
+            links += [path for path in inside if path.is_symlink()]
+            folders[:] = [p.name for p in inside if not p.is_symlink() and os.path.realpath(p) not in read]
+            for path in (folder / name for name in names if not _is_hidden(name)):
+                if path.is_file():
+                    known = any_suffix or inner_suffix(path) in KNOWN_SUFFIXES
+                    (files if known else others).append(path)
+                elif path.is_symlink():
+                    dangling.append(path)
+    _name_dangling(sorted(dangling))
+    return sorted(files), sorted(others)
+
+
+def _refuse(error: OSError) -> None:
+    raise error
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.endswith(NOT_CORPORA)
+
+
+def _name_dangling(links: list[Path]) -> None:
+    if links:
+        _say_left_out("left out, they are links to what does not exist:", links, logger.warning)
+
+
+def _say_left_out(what: str, paths: list[Path], say: Callable[[str], None]) -> None:
+    names = ", ".join(map(str, paths[:LISTED]))
+    say(f"{what} {names}" + (f" and {len(paths) - LISTED} more" if len(paths) > LISTED else ""))
+
+
+# ------------------------------------------------------------------------------------------------------ rows
 
 
 def read_rows(path: Path, *, row_format: str = "by name", text_unit: str = "line") -> Iterator[Row]:
@@ -121,57 +210,46 @@ def read_rows(path: Path, *, row_format: str = "by name", text_unit: str = "line
         else:
             known = ", ".join(KNOWN_SUFFIXES)
             raise ValueError(f"{path}: unknown suffix {suffix!r}; known are {known}, also with .gz or .zst")
-    if row_format == "json lines" and suffix == ".json":
-        row_format = _sniff_json(path)
+    if row_format == "records" or (row_format == "json lines" and suffix == ".json"):
+        row_format = _sniff_json(path, row_format)
     if row_format == "text lines" and text_unit != "line":
         return _read_blocks(path, whole_file=text_unit == "file")
     if row_format in ("json lines", "text lines"):
-        return _read_lines(path)
+        return _read_lines(path, is_text=row_format == "text lines")
     if row_format == "one object":
         return _read_object(path)
     return _read_list(path)
 
 
-def parse_value(row: Row, *, text_lines: bool = False) -> Any:
-    """Return what a row holds: JSON, or text (``text_lines``, and every file with the suffix of a text file).
+def parse_value(row: Row) -> Any:
+    """Return what a row holds: JSON, or text.
 
     Raises:
-        ValueError: not UTF-8, not JSON, or the row's ``problem``; without file and line.
+        ValueError: not UTF-8, not JSON, or the row's ``problem``; with file and line.
     """
     if row.problem is not None:
-        raise ValueError(row.problem)
+        raise ValueError(f"{row.place}: {row.problem}")
     if not isinstance(row.value, bytes):
         return row.value
+    if not row.is_text:
+        return parse_json(row.value, place=row.place)
     try:
-        text = row.value.decode("utf-8")
+        return row.value.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 (byte {error.start + 1} of the line)") from None
-    return text if text_lines or inner_suffix(row.file) in TEXT_SUFFIXES else _parse_json(text)
-
-
-def _parse_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg}, column {error.colno})") from None
-    except (RecursionError, ValueError) as error:  # nested too deeply; a number of too many digits
-        raise ValueError(f"not JSON that can be read ({type(error).__name__})") from None
+        raise ValueError(f"{row.place}: {not_utf8(error)}") from None
 
 
 # ------------------------------------------------------------------------------------------------------ streams
 
 
-class _ZstandardReader(io.RawIOBase):
-    """Decompress a .zst file (any number of frames) and notice when it ends too early."""
+class _Decompressing(io.RawIOBase):
+    """Decompress a file of one or more frames, and notice when it ends too early."""
 
-    def __init__(self, raw: io.BufferedReader) -> None:
-        try:
-            import zstandard
-        except ImportError:
-            raise ValueError("reading .zst files needs the package zstandard: pip install zstandard") from None
+    def __init__(self, raw: io.BufferedReader, start_frame: Callable[[], Any], error: type[Exception]) -> None:
+        """``start_frame`` makes what has ``decompress``, which raises ``error``, ``eof`` and ``unused_data``."""
         self._raw = raw
-        self._decompressor = zstandard.ZstdDecompressor()
-        self._error = zstandard.ZstdError
+        self._start_frame = start_frame
+        self._error = error
         self._frame: Any = None
         self._ready = b""
 
@@ -184,13 +262,16 @@ class _ZstandardReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._ready:
-            data = self._raw.read(READ_BYTES)
+            data = self._raw.read(COMPRESSED_BYTES)
             if not data:
                 if self._frame is not None:
                     raise EOFError("the compressed file ends too early")
                 return 0
             if self._frame is None:
-                self._frame = self._decompressor.decompressobj()
+                data = data.lstrip(b"\0")  # padding between frames
+                if not data:
+                    continue
+                self._frame = self._start_frame()
             try:
                 self._ready = self._frame.decompress(data)
             except self._error as error:
@@ -206,43 +287,60 @@ class _ZstandardReader(io.RawIOBase):
 
 def open_stream(path: Path) -> tuple[Any, Callable[[], int]]:
     """Open a file for reading, decompressed, with a function that tells how far the file itself was read."""
-    raw = path.open("rb")
     suffix = path.suffix.lower()
+    start_frame: Callable[[], Any] | None = None
+    error: type[Exception] = zlib.error
     if suffix == ".gz":
-        stream: Any = gzip.GzipFile(fileobj=raw, mode="rb")
-        stream.myfileobj = raw  # closed together
-        return stream, raw.tell
-    if suffix == ".zst":
-        return io.BufferedReader(_ZstandardReader(raw), READ_BYTES), raw.tell
-    return raw, raw.tell
+        start_frame = partial(zlib.decompressobj, wbits=16 + zlib.MAX_WBITS)
+    elif suffix == ".zst":
+        try:
+            import zstandard
+        except ImportError:
+            raise ValueError("reading .zst files needs the package zstandard: pip install zstandard") from None
+        start_frame = zstandard.ZstdDecompressor(max_window_size=LONGEST_WINDOW).decompressobj
+        error = zstandard.ZstdError
+    raw = path.open("rb")
+    if start_frame is None:
+        return raw, raw.tell
+    return io.BufferedReader(_Decompressing(raw, start_frame, error), READ_BYTES), raw.tell
 
 
-_DAMAGED = (EOFError, OSError, zlib.error)
+_DAMAGED = (EOFError, OSError)
+
+
+def _rest_lost(path: Path, line: int, reason: object, *, what: str = "lines", position: int = 0) -> Row:
+    """Return the row that says that a file cannot be read from ``line`` on."""
+    size = path.stat().st_size
+    problem = f"{reason}; {line - 1} {what} before it were read ({position} of {size} bytes), the rest is lost"
+    return Row(path, line, problem=problem, position=position, rest_lost=True)
+
+
+# ------------------------------------------------------------------------------------------------------ formats
 
 
 def _lines(path: Path) -> Iterator[Row]:
-    """Yield the lines of a file with their ends; a damaged compressed file ends in a row with a problem."""
+    """Yield the lines of a file with their ends, blank ones too; a damaged compressed file ends in a lost rest."""
     stream, position = open_stream(path)
     number = 0
     with stream:
         try:
             for line in stream:
                 number += 1
-                value = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-                yield Row(path, number, value, position=position())
+                yield Row(path, number, line, None, position())
         except _DAMAGED as error:
-            yield Row(path, number + 1, problem=f"damaged file, the rest cannot be read ({error})", position=position())
+            yield _rest_lost(path, number + 1, error, position=position())
 
 
-# ------------------------------------------------------------------------------------------------------ formats
-
-
-def _read_lines(path: Path) -> Iterator[Row]:
+def _read_lines(path: Path, *, is_text: bool) -> Iterator[Row]:
     for row in _lines(path):
-        if row.problem:
+        if row.rest_lost:
             yield row
         elif row.value.strip():
-            yield Row(path, row.line, row.value.rstrip(b"\r\n"), position=row.position)
+            value = row.value.rstrip(b"\r\n")
+            if value.startswith(codecs.BOM_UTF8) and (row.line == 1 or not is_text):  # JSON files that were joined
+                value = value.removeprefix(codecs.BOM_UTF8)
+            row.value, row.is_text = value, is_text
+            yield row
 
 
 def _read_blocks(path: Path, *, whole_file: bool) -> Iterator[Row]:
@@ -251,21 +349,25 @@ def _read_blocks(path: Path, *, whole_file: bool) -> Iterator[Row]:
     first, position = 1, 0
     for row in _lines(path):
         position = row.position
-        if row.problem:
+        if row.rest_lost:
             yield row
             return
-        if row.value.strip() or (whole_file and block):
+        line = row.value.removeprefix(codecs.BOM_UTF8) if row.line == 1 else row.value
+        if line.strip() or (whole_file and block):
             first = first if block else row.line
-            block.append(row.value)
+            block.append(line)
         elif block:
-            yield Row(path, first, b"".join(block).rstrip(), position=position)
+            yield Row(path, first, b"".join(block).rstrip(), None, position, is_text=True)
             block = []
     if block:
-        yield Row(path, first, b"".join(block).rstrip(), position=position)
+        yield Row(path, first, b"".join(block).rstrip(), None, position, is_text=True)
 
 
-def _sniff_json(path: Path) -> str:
-    """Tell how a .json file is laid out: JSON lines, a list, ``{"RECORDS": [...]}`` or one object."""
+_LIST = re.compile(r'\s*(\{\s*"RECORDS"\s*:\s*)?\[')
+
+
+def _sniff_json(path: Path, row_format: str) -> str:
+    """Tell how a file is laid out: JSON lines, a list, ``{"RECORDS": [...]}`` or one object."""
     stream, _ = open_stream(path)
     with stream:
         try:
@@ -273,10 +375,10 @@ def _sniff_json(path: Path) -> str:
         except _DAMAGED:
             return "json lines"
     head = head.removeprefix(codecs.BOM_UTF8).lstrip()
-    if head.startswith(b"[") or re.match(rb'\{\s*"RECORDS"\s*:\s*\[', head):
+    if _LIST.match(head.decode("utf-8", "replace")):
         return "records"
     first, newline, _ = head.partition(b"\n")
-    if newline and not first.rstrip().endswith(b"}"):
+    if row_format == "records" or (newline and not first.rstrip().endswith(b"}")):
         return "one object"
     return "json lines"
 
@@ -286,58 +388,110 @@ def _read_object(path: Path) -> Iterator[Row]:
     stream, position = open_stream(path)
     with stream:
         try:
-            value = parse_value(Row(path, 1, stream.read().removeprefix(codecs.BOM_UTF8)))
-        except (ValueError, *_DAMAGED) as error:
-            yield Row(path, 1, problem=str(error), position=position())
+            data = stream.read().removeprefix(codecs.BOM_UTF8)
+        except _DAMAGED as error:
+            yield _rest_lost(path, 1, error, position=position())
+            return
+        try:
+            value = parse_value(Row(path, 1, data))
+        except ValueError:
+            yield Row(path, 1, data, None, position())  # what is wrong is said where it is parsed
             return
         records = value.get("RECORDS") if isinstance(value, dict) else None
         for number, record in enumerate(records if isinstance(records, list) else [value], start=1):
             yield Row(path, number, record, position=position())
 
 
-def _read_list(path: Path) -> Iterator[Row]:
-    """Yield the elements of the first JSON list of a file without holding more than a part of it."""
-    decode = json.JSONDecoder().raw_decode
-    stream, position = open_stream(path)
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-    buffer, place, line, size, inside = "", 0, 1, READ_BYTES, False
-    with text:
+class _ListText:
+    """The text of a file that holds a JSON list, of which no more than a part is in memory.
+
+    ``buffer[place:]`` is what comes next, ``line`` the line it is in.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+        self.buffer, self.place, self.line = "", 0, 1
+
+    def more(self, size: int) -> bool:
+        """Read on. Raises UnicodeDecodeError, EOFError and OSError for what cannot be read."""
+        data = self._text.read(size)
+        self.buffer, self.place = self.buffer[self.place :] + data, 0
+        return bool(data)
+
+    def move(self, place: int) -> str:
+        """Go on to a place of the buffer; return what was passed over."""
+        passed = self.buffer[self.place : place]
+        self.line += passed.count("\n")
+        self.place = place
+        return passed
+
+    def next_mark(self) -> str:
+        """Pass over blanks and return the character behind them, "" at the end."""
         while True:
-            if not inside and "[" in buffer:
-                place, inside = buffer.index("[") + 1, True
-                line += buffer.count("\n", 0, place)
-            problem = "the list does not end" if inside else "no list in the file"
-            if inside:
-                separators = _SEPARATORS.match(buffer, place)
-                assert separators is not None, "it matches nothing, too"
-                start = separators.end()
-                line += buffer.count("\n", place, start)
-                place = start
-                if buffer[place : place + 1] == "]":
-                    return
-            if inside and place < len(buffer):
-                try:
-                    value, end = decode(buffer, place)
-                except (json.JSONDecodeError, RecursionError) as error:
-                    problem = f"not JSON ({getattr(error, 'msg', 'nested too deeply')}), the rest cannot be read"
-                else:
-                    if end < len(buffer):  # a number at the end may go on in the next part
-                        yield Row(path, line, value, position=position())
-                        line += buffer.count("\n", place, end)
-                        place, size = end, READ_BYTES
-                        continue
-            try:
-                more = text.read(size)
-            except (UnicodeDecodeError, *_DAMAGED) as error:
-                more, problem = "", f"damaged file, the rest cannot be read ({error})"
-            if not more:
-                yield Row(path, line, problem=problem, position=position())
-                return
-            buffer, place = buffer[place:] + more, 0
-            size *= 2  # a long element is not decoded again and again
+            blanks = _BLANKS.match(self.buffer, self.place)
+            assert blanks is not None, "it matches nothing, too"
+            self.move(blanks.end())
+            if self.place < len(self.buffer) or not self.more(READ_BYTES):
+                return self.buffer[self.place : self.place + 1]
+
+    def value(self) -> str:
+        """Pass over one JSON value and return its text. Raises ValueError."""
+        size = READ_BYTES
+        end = end_of_json(self.buffer, self.place)
+        while (end is None or end == len(self.buffer)) and self.more(size):  # a number may go on
+            size *= 2  # a long value is not gone through again and again
+            end = end_of_json(self.buffer, self.place)
+        if end is None:
+            end = end_of_json(self.buffer, self.place, is_whole=True)
+        assert end is not None
+        return self.move(end)
 
 
-_SEPARATORS = re.compile(r"[\s,]*")
+_BLANKS = re.compile(r"[ \t\r\n]*")
+
+
+def _read_list(path: Path) -> Iterator[Row]:
+    """Yield the elements of the JSON list that a file is, or of its ``RECORDS``, in parts."""
+    stream, position = open_stream(path)
+    with stream:
+        text = _ListText(stream)
+        count = 0
+        try:
+            start = None
+            while start is None:  # it was seen before
+                text.more(READ_BYTES)
+                start = _LIST.match(text.buffer)
+            text.move(start.end())
+            mark = text.next_mark()
+            while mark != "]":
+                if count and mark != ",":
+                    raise ValueError(f"the list does not end, {mark!r} follows" if mark else "the list does not end")
+                if count:
+                    text.move(text.place + 1)
+                    text.next_mark()
+                line, value = text.line, text.value()
+                count += 1
+                yield Row(path, line, value.encode("utf-8"), None, position())
+                mark = text.next_mark()
+            _check_end(text, f"{start[0]}]")
+        except (ValueError, *_DAMAGED) as error:
+            reason = not_utf8(error) if isinstance(error, UnicodeDecodeError) else error
+            lost = _rest_lost(path, count + 1, reason, what="elements", position=position())
+            lost.line = text.line
+            yield lost
+
+
+def _check_end(text: _ListText, list_text: str) -> None:
+    """Refuse what does not belong behind a list; ``list_text`` is how it begins, and its end."""
+    text.move(text.place + 1)
+    if "{" not in list_text:
+        rest = text.next_mark()
+        if rest:
+            raise ValueError(f"the list ends, but more text follows it: {described(text.buffer[text.place :][:20])}")
+        return
+    while text.more(READ_BYTES):
+        pass
+    parse_json(list_text + text.buffer[text.place :], place="behind the list")
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
@@ -349,14 +503,37 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         raise ValueError("reading .parquet files needs the package pyarrow: pip install pyarrow") from None
     if path.suffix.lower() in COMPRESSIONS:
         raise ValueError(f"{path}: decompress it first (parquet files are compressed inside)")
+    number = 0
     try:
-        file = parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        yield Row(path, 1, problem=f"not a parquet file ({error})")
-        return
-    size, number = path.stat().st_size, 0
-    with file:
-        for batch in file.iter_batches(batch_size=PARQUET_ROWS):
-            for record in batch.to_pylist():
-                number += 1
-                yield Row(path, number, record, position=size * number // file.metadata.num_rows)
+        with parquet.ParquetFile(path) as file:
+            names, size = file.schema_arrow.names, path.stat().st_size
+            twice = {name for name in names if names.count(name) > 1}
+            if twice:
+                raise ValueError(f"{len(twice)} column names stand twice: {', '.join(sorted(twice))}")
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+                columns = [_column_values(column) for column in batch.columns]
+                for values in zip(*columns, strict=True):
+                    number += 1
+                    position = size * number // file.metadata.num_rows
+                    yield Row(path, number, dict(zip(names, values, strict=True)), None, position)
+    except (pyarrow.ArrowException, ValueError, OSError) as error:
+        reason = str(error) if number else f"not a parquet file that can be read ({error})"
+        yield _rest_lost(path, number + 1, reason, what="records")
+
+
+class NoText:
+    """Stands for a value of a parquet file that Python has no equal for."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __repr__(self) -> str:
+        return self.kind
+
+
+def _column_values(column: Any) -> list[Any]:
+    """Return the values of a column, as ``NoText`` where Python cannot hold them: dates after the year 9999."""
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError, ArithmeticError):
+        return [NoText(str(column.type))] * len(column)

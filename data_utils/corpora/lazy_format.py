@@ -4,21 +4,37 @@ For a source file P the folder is P without its last suffix, plus ``.lazy``. Its
 file ``<field>`` holds all documents back to back, as little-endian int32 ids or as UTF-8 text, and
 ``<field>.len.pkl`` a pickled list of their lengths in ids or bytes. Which of the two it is follows from the size of the
 file.
+
+The original wrote no checksums. When a small cache is opened for the first time, ``SHA256SUMS`` is put beside its
+files; from then on a damaged byte is noticed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import pickle
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from data_utils.corpora.store import Document, checked_index, map_array
+from data_utils.corpora.store import HASHED_BYTES, SCANNED_IDS, Document, checked_index, map_array
+from files.checksums import read_checksums, sha256_of, write_checksums
+
+logger = logging.getLogger("glm")
 
 FIELDS = ("prompt", "text")
 LENGTHS_SUFFIX = ".len.pkl"
+CHECKSUMS = "SHA256SUMS"
+# What Python writes for a list of numbers below 2 ** 63, opcode by opcode: nothing else reaches the unpickler, so that
+# no code runs and nothing is allocated that the file does not hold.
+_NUMBERS = re.compile(
+    rb"(?s:\x80[\x02-\x05]|\x95.{8}|[\x94\]l(ea.]|q\x00|p0\n|K.|M..|J.{4}|\x8a\x05.{5}|\x8a\x06.{6}|\x8a\x07.{7}"
+    rb"|\x8a\x08.{8}|[IL]\d{1,18}L?\n){1,4096}"
+)
 
 
 def lazy_path(source: str) -> str:
@@ -37,13 +53,6 @@ def is_lazy_folder(path: str | Path) -> bool:
     return path.is_dir() and all((path / name).is_file() for name in ("text", "text" + LENGTHS_SUFFIX))
 
 
-class _NoClasses(pickle.Unpickler):
-    """Unpickle numbers and lists only."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
 def read_lengths(path: Path) -> np.ndarray:
     """Return the pickled list of lengths, int64 [n]; no code of the pickle runs.
 
@@ -51,22 +60,29 @@ def read_lengths(path: Path) -> np.ndarray:
         ValueError: anything else than a list of lengths.
     """
     try:
-        with path.open("rb") as file:
-            lengths = _NoClasses(file).load()
+        data = path.read_bytes()
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
-        raise ValueError(f"{path} is not a list of lengths ({error})") from None
+    place = 0
+    while match := _NUMBERS.match(data, place):
+        place = match.end()
+    lengths = None
+    if data and place == len(data):
+        with contextlib.suppress(pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, AttributeError):
+            lengths = pickle.loads(data)
     if not isinstance(lengths, list) or not all(type(n) is int and n >= 0 for n in lengths):
-        raise ValueError(f"{path} is not a list of lengths")
+        raise ValueError(f"{path} is not a list of lengths, as Python pickles it")
     return np.array(lengths, dtype=np.int64)
 
 
 class LazyDocuments:
     """The documents of a ``.lazy`` folder as they are stored: ids, or where ``is_text`` UTF-8 bytes."""
 
-    def __init__(self, folder: str | Path, *, in_memory: bool = False) -> None:
-        """Map the files into memory, or read them. Raise ValueError for files that are missing or damaged."""
+    def __init__(self, folder: str | Path, *, in_memory: bool = False, full: bool = False) -> None:
+        """Map the files into memory, or read them; ``full``: compare the checksums of a large cache, too.
+
+        Raises ValueError for files that are missing or damaged.
+        """
         self.folder = Path(folder)
         fields = [field for field in FIELDS if (self.folder / field).is_file()]
         if "text" not in fields:
@@ -76,10 +92,14 @@ class LazyDocuments:
         if any(len(numbers) != count for numbers in lengths.values()):
             raise ValueError(f"{folder} is damaged: prompt and text differ in their number of documents")
         sizes = {field: (self.folder / field).stat().st_size for field in fields}
+        if any(lengths[field].max(initial=0) > sizes[field] for field in fields):  # their sum may be no int64
+            raise ValueError(f"{folder} is damaged: a document is longer than its file")
         totals = {field: int(lengths[field].sum()) for field in fields}
         self.is_text = any(sizes.values()) and sizes == totals
         if not self.is_text and any(sizes[field] != 4 * totals[field] for field in fields):
             raise ValueError(f"{folder} is damaged: the sizes of its files are not those of the lists of lengths")
+        names = [name for field in fields for name in (field, field + LENGTHS_SUFFIX)]
+        check_folder(self.folder, names, full=full)
         dtype = np.dtype(np.uint8 if self.is_text else "<i4")
         self._arrays = {field: map_array(self.folder / field, dtype, in_memory=in_memory) for field in fields}
         self._ends = {field: np.cumsum(lengths[field]) for field in fields}
@@ -90,6 +110,11 @@ class LazyDocuments:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def parts(self) -> Iterator[np.ndarray]:
+        """Yield the stored values of all fields, in parts."""
+        for array in self._arrays.values():
+            yield from np.split(array, range(SCANNED_IDS, len(array), SCANNED_IDS))
+
     def __getitem__(self, index: int) -> Document:
         index = checked_index(index, len(self))
         parts = []
@@ -97,3 +122,30 @@ class LazyDocuments:
             end = int(self._ends[field][index])
             parts.append(array[end - int(self.field_lengths[field][index]) : end])
         return Document(np.concatenate(parts), len(parts[0]) if len(parts) > 1 else 0)
+
+
+def check_folder(folder: Path, names: Sequence[str], *, full: bool) -> None:
+    """Compare the files of a folder with its ``SHA256SUMS``; make that of a small folder that has none.
+
+    A large folder is compared with ``full`` only.
+
+    Raises:
+        ValueError: a file has another checksum, or none.
+    """
+    sums = folder / CHECKSUMS
+    is_small = sum((folder / name).stat().st_size for name in names) <= HASHED_BYTES
+    if not is_small and not full:
+        return
+    found = {name: sha256_of(folder / name) for name in names}
+    if not sums.is_file():
+        with contextlib.suppress(OSError):  # a folder that cannot be written goes without
+            write_checksums(sums, found)
+            logger.info(f"{folder}: its checksums as they are now are kept in {sums}")
+        return
+    known = read_checksums(sums)
+    for name, checksum in found.items():
+        if known.get(name) != checksum:
+            raise ValueError(
+                f"{folder / name} is damaged: its SHA-256 is not the one in {sums}; get the cache again, or delete "
+                f"{CHECKSUMS} where it was made again"
+            )

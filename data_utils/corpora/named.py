@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -16,8 +17,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from data_utils.corpora.files import TEXT_UNITS, Row, find_files, parse_value, read_rows
+from data_utils.corpora.files import TEXT_UNITS, NoText, Row, find_files, parse_value, read_rows
 from data_utils.corpora.language_detection import DetectorMissingError, english_detector
+from files.reading import NAMES_OF_KINDS, described
+
+logger = logging.getLogger("glm")
 
 SHORTEST_TEXT = 100  # characters; shorter web texts, answers and news are left out
 SHORTEST_BEST_ANSWER = 10
@@ -74,19 +78,26 @@ def text_in(row: Any, name: str, *, required: bool = False) -> str:
     """Return the text of a field, "" where it is missing or null.
 
     Raises:
-        ValueError: the row is no object, the field holds something else, or a required one is missing.
+        ValueError: the row is no object, the field holds something else, or a required one is missing or null.
     """
     if not isinstance(row, Mapping):
-        raise ValueError(f"a JSON object with the key {name!r} is needed, not {type(row).__name__}")
+        raise ValueError(f"an object with the key {name!r} is needed, not {_kind_of(row)}")
     value = row.get(name)
+    if isinstance(value, str):
+        return value
     if value is None and not required:
         return ""
-    if value is None:
-        keys = ", ".join(map(str, row))[:80]
-        raise ValueError(f"no text under the key {name!r} (keys: {keys or 'none'})")
-    if not isinstance(value, str):
-        raise ValueError(f"{type(value).__name__} under the key {name!r} instead of text")
-    return value
+    if name not in row:
+        raise MissingFieldError(f"no {name!r} in it; it has {', '.join(map(str, list(row)[:12]))[:200] or 'nothing'}")
+    raise ValueError(f"{name!r} is {_kind_of(value)}; a text is needed")
+
+
+class MissingFieldError(ValueError):
+    """The row has no such field."""
+
+
+def _kind_of(value: Any) -> str:
+    return NAMES_OF_KINDS.get(type(value)) or (repr(value) if isinstance(value, NoText) else type(value).__name__)
 
 
 def text_key(row: Any, context: RowContext) -> list[TextDocument]:
@@ -102,7 +113,10 @@ def non_empty_text_key(row: Any, context: RowContext) -> list[TextDocument]:
 
 def field_or_line(row: Any, context: RowContext, *, text_field: str) -> list[TextDocument]:
     """Take the text of ``text_field``, or the row itself where it is text (a line)."""
-    text = row if isinstance(row, str) else text_in(row, text_field, required=True)
+    try:
+        text = row if isinstance(row, str) else text_in(row, text_field, required=True)
+    except MissingFieldError as error:
+        raise ValueError(f"{error}: name the field of the text with --text-field") from None
     return [TextDocument(text)] if text else []
 
 
@@ -150,10 +164,18 @@ def _shortened(question: str) -> str:
 def zhihu_answer(row: Any, context: RowContext) -> list[TextDocument]:
     """Take long or popular answers, with question and user as prompt."""
     answer = text_in(row, "ans-content")
-    if len(answer) <= SHORTEST_TEXT and int(row.get("ans-up-num") or 0) <= MANY_UPVOTES:
+    if len(answer) <= SHORTEST_TEXT and _count_in(row, "ans-up-num") <= MANY_UPVOTES:
         return []
     title, content, user = (text_in(row, name) for name in ("q_title", "q-content", "user-signature"))
     return [TextDocument(answer, f"问题：{title}问题描述：{_shortened(content)}回答用户：{user} 回答：")]
+
+
+def _count_in(row: Mapping[str, Any], name: str) -> int:
+    value = row.get(name) or 0
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name!r} is {described(value)}; a number is needed") from None
 
 
 def zhidao_answers(row: Any, context: RowContext) -> list[TextDocument]:
@@ -250,6 +272,8 @@ class Corpus:
         named: key of NAMED_CORPORA; None: any files.
         text_field: key of the text in JSON rows of any files.
         text_unit: what of any text files is a document: ``line``, ``paragraph`` or ``file``.
+        commands_in_text: ``[MASK]``, ``<|endofpiece|>`` ... in the text of any files are commands. Otherwise they are
+            text like any other; in named corpora they are commands always, as in the original.
     """
 
     name: str
@@ -257,6 +281,7 @@ class Corpus:
     named: str | None = None
     text_field: str = "text"
     text_unit: str = "line"
+    commands_in_text: bool = False
 
     def __post_init__(self) -> None:
         """Refuse an unknown unit of text."""
@@ -270,6 +295,11 @@ class Corpus:
             return NAMED_CORPORA[self.named]
         rule = partial(field_or_line, text_field=self.text_field)
         return NamedCorpus(rule, "by name", keeps_curly_quotes=True)
+
+    @property
+    def has_commands(self) -> bool:
+        """Return whether command texts are commands."""
+        return self.commands_in_text or self.named is not None
 
     def files(self) -> list[Path]:
         """List the files in the order in which they are read. Raises ValueError when there are none."""
@@ -286,18 +316,15 @@ class Corpus:
         Raises:
             ValueError: the row is malformed; the message names file and line.
         """
-        kind = self.kind
+        value = parse_value(row)
         context = RowContext(lambda: random.Random(f"{DRAW_SEED}:{row_number}").random(), self._is_english)
         try:
-            documents = kind.rule(parse_value(row, text_lines=kind.row_format == "text lines"), context)
-            for document in documents:
-                _check_unicode(document)
+            return self.kind.rule(value, context)
         except ValueError as error:
             raise ValueError(f"{row.place}: {error}") from None
         except (KeyError, TypeError, AttributeError) as error:
             problem = f"not a row of corpus {self.named!r} ({type(error).__name__}: {error})"
             raise ValueError(f"{row.place}: {problem}") from None
-        return documents
 
     def for_tokens(self, text: str) -> str:
         """Return ``text`` as it is tokenized: curly quotes and en dashes are replaced in most named corpora."""
@@ -307,16 +334,19 @@ class Corpus:
         """Yield the documents in the order of the files.
 
         Raises:
-            ValueError: no files, or the first malformed row (passed over with ``skip_malformed``).
+            ValueError: no files, the first malformed row, or a file that cannot be read to its end (passed over with
+                ``skip_malformed``, the latter with a warning).
         """
         number = 0
         for path in self.files():
             for row in self.rows(path):
                 try:
                     documents = self.parse(row, number)
-                except ValueError:
+                except ValueError as error:
                     if not skip_malformed:
                         raise
+                    if row.rest_lost:
+                        logger.warning(str(error))
                     documents = []
                 number += 1
                 yield from documents
@@ -327,16 +357,6 @@ class Corpus:
     @cached_property
     def _detector(self) -> Callable[[str], bool]:
         return english_detector()
-
-
-def _check_unicode(document: TextDocument) -> None:
-    """Refuse half a surrogate pair, which a JSON escape may hold but no tokenizer takes."""
-    for piece in document.pieces:
-        if not piece.isascii():
-            try:
-                piece.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise ValueError(f"not Unicode text (lone surrogate at character {error.start + 1})") from None
 
 
 # ------------------------------------------------------------------------------------------------------ finding
@@ -365,13 +385,15 @@ def _location_of(name: str) -> str:
     return str(candidates[0])
 
 
-def find_corpus(source: str, *, text_field: str = "text", text_unit: str = "line") -> Corpus:
+def find_corpus(
+    source: str, *, text_field: str = "text", text_unit: str = "line", commands_in_text: bool = False
+) -> Corpus:
     """Return the corpus that one argument of ``--train-data`` means.
 
     Args:
         source: ``name``, ``name=path``, or a path (file, folder, glob; the ``.lazy`` cache of the original may stand in
             for a file that is gone).
-        text_field, text_unit: see ``Corpus``.
+        text_field, text_unit, commands_in_text: see ``Corpus``.
 
     Raises:
         ValueError: neither a registered name nor a path (the registered names are listed, nearest first), or a
@@ -379,12 +401,12 @@ def find_corpus(source: str, *, text_field: str = "text", text_unit: str = "line
     """
     name, separator, location = source.partition("=")
     if separator and name in NAMED_CORPORA:
-        return Corpus(source, location, name, text_field, text_unit)
+        return Corpus(source, location, name, text_field, text_unit, commands_in_text)
     if source in NAMED_CORPORA:
-        return Corpus(source, _location_of(source), source, text_field, text_unit)
+        return Corpus(source, _location_of(source), source, text_field, text_unit, commands_in_text)
     looks_like_path = any(mark in source for mark in ("/", os.sep, ".", "*", "?", "["))
     if looks_like_path or Path(source).exists():
-        return Corpus(source, source, None, text_field, text_unit)
+        return Corpus(source, source, None, text_field, text_unit, commands_in_text)
     typed = (name if separator else source).lower()
     known = sorted(NAMED_CORPORA, key=lambda k: (-difflib.SequenceMatcher(None, typed, k).ratio(), k))
     raise ValueError(

@@ -16,11 +16,14 @@ import contextlib
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
 import re
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from glob import has_magic
 from itertools import chain
 from pathlib import Path
@@ -37,6 +40,7 @@ from data_utils.corpora.store import (
     FORMAT_VERSION,
     Documents,
     IndexedDataset,
+    KnownIds,
     StoreWriter,
     TextDocuments,
     concatenate_documents,
@@ -66,7 +70,7 @@ class Preparation:
         tokenizer: makes and reads the ids.
         build_tokenizer: makes the same tokenizer in another process; picklable.
         cache_dir: folder of the stores; None: beside each source.
-        text_field, text_unit: of files given by path; see ``Corpus``.
+        text_field, text_unit, commands_in_text: of files given by path; see ``Corpus``.
         num_workers: processes that tokenize (0 and 1 use this one); the result does not depend on it.
         skip_malformed: pass over malformed rows, counted and reported, instead of stopping at the first.
         pre_tokenize: keep ids; otherwise keep text, tokenize on access, and measure lengths in bytes.
@@ -81,6 +85,7 @@ class Preparation:
     cache_dir: str | Path | None = None
     text_field: str = "text"
     text_unit: str = "line"
+    commands_in_text: bool = False
     num_workers: int = 0
     skip_malformed: bool = False
     pre_tokenize: bool = True
@@ -108,34 +113,45 @@ class Preparation:
         """Return the documents of one argument."""
         if is_store(source):
             return self._open_store(source)
-        corpus = find_corpus(source, text_field=self.text_field, text_unit=self.text_unit)
+        corpus = find_corpus(
+            source, text_field=self.text_field, text_unit=self.text_unit, commands_in_text=self.commands_in_text
+        )
         lazy = _lazy_folder(corpus.location)
         if lazy is not None:
             logger.info(f"{source}: reading the original's cache {lazy}, which does not say which tokenizer made it")
             cache = LazyDocuments(lazy, in_memory=self.in_memory)
             if not cache.is_text:
-                return cache
+                return KnownIds(cache, self.num_ids, name=f"the cache {lazy}")
             return TextDocuments(cache, encode=self.tokenizer.encode, prepare=corpus.for_tokens)
         if corpus.kind.has_prompts_inside and not self.pre_tokenize:
             raise ValueError(f"corpus {source!r} has prompts inside of documents: it needs to be tokenized in advance")
         prefix = self.find_or_build(corpus)
         if self.pre_tokenize:
-            return IndexedDataset(prefix, self.tokenizer.fingerprint, in_memory=self.in_memory)
-        texts = IndexedDataset(prefix, in_memory=self.in_memory)
-        return TextDocuments(texts, encode=self.tokenizer.encode, prepare=corpus.for_tokens)
+            return IndexedDataset(prefix, self.tokenizer.fingerprint, in_memory=self.in_memory, is_checked=True)
+        texts = IndexedDataset(prefix, in_memory=self.in_memory, is_checked=True)
+        encode = partial(self.tokenizer.encode, as_text=not corpus.has_commands)
+        return TextDocuments(texts, encode=encode, prepare=corpus.for_tokens)
 
     def _open_store(self, source: str) -> Documents:
         """Open a store that the user named."""
         store = IndexedDataset(source, in_memory=self.in_memory)
         if store.details is None:
-            logger.info(f"{source}: no sidecar (.json) tells which tokenizer made these ids; they are not checked")
-            return store
-        if store.details.get("kind") == "text":
-            return TextDocuments(store, encode=self.tokenizer.encode)
-        return IndexedDataset(source, self.tokenizer.fingerprint, in_memory=self.in_memory)
+            logger.info(
+                f"{source}: no sidecar (.json) tells which tokenizer made these ids; only their range is checked"
+            )
+            return KnownIds(store, self.num_ids, name=f"the store {source}")
+        if store.details["kind"] == "text":
+            as_text = store.details["commands_in_text"] is False and not self.commands_in_text
+            return TextDocuments(store, encode=partial(self.tokenizer.encode, as_text=as_text))
+        return IndexedDataset(source, self.tokenizer.fingerprint, in_memory=self.in_memory, is_checked=True)
+
+    @property
+    def num_ids(self) -> int:
+        """Return how many ids the tokenizer may give."""
+        return max([self.tokenizer.num_tokens, *(token.id + 1 for token in self.tokenizer.command_tokens)])
 
     def find_or_build(self, corpus: Corpus) -> Path:
-        """Return the prefix of an up-to-date store of a corpus; make it where there is none."""
+        """Return the prefix of an up-to-date and intact store of a corpus; make it where there is none."""
         places = store_places(
             corpus,
             cache_dir=self.cache_dir,
@@ -146,41 +162,62 @@ class Preparation:
         except ValueError:
             for prefix in places:
                 if read_details(prefix) is not None:  # the raw files are not needed any more
-                    return self._checked(prefix)
+                    return self._checked(IndexedDataset(prefix))
             raise
         for prefix in places:
-            if _is_current(prefix, files):
-                return self._checked(prefix)
+            if store := self._current_store(prefix, files, corpus):
+                return self._checked(store)
         prefix = _first_writable(places)
         with _locked(prefix):
-            if not _is_current(prefix, files):
+            store = self._current_store(prefix, files, corpus)
+            if store is None:
                 self._build(corpus, files, prefix)
-        return self._checked(prefix)
+                store = IndexedDataset(prefix, is_checked=True)
+        return self._checked(store)
 
-    def _checked(self, prefix: Path) -> Path:
-        """Refuse a store with malformed rows left out unless they may be."""
-        details = read_details(prefix)
-        assert details is not None
-        malformed = details.get("malformed", {})
-        if malformed.get("count") and not self.skip_malformed:
-            raise ValueError(_stop_line(malformed["first"][0]))
-        return prefix
+    def _current_store(self, prefix: Path, files: Sequence[Path], corpus: Corpus) -> IndexedDataset | None:
+        """Return the store of these very files where there is a whole and intact one."""
+        try:
+            details = read_details(prefix)
+            if details is None or details["sources"] != _source_list(prefix, files):
+                return None
+            store = IndexedDataset(prefix)
+        except ValueError as error:  # damaged, or of another version
+            logger.warning(f"{error}: it is made again")
+            return None
+        if details["kind"] == "tokens" and not corpus.has_commands and details["commands_in_text"] is not False:
+            # An earlier version made it, for which command texts were commands in any text.
+            commands = [token.id for token in self.tokenizer.command_tokens if token.name != "unk"]
+            if any(np.isin(part, commands).any() for part in store.parts()):
+                logger.warning(f"{prefix}: command tokens in its texts are commands, not text: it is made again")
+                return None
+        return store
+
+    def _checked(self, store: IndexedDataset) -> Path:
+        """Refuse a store with malformed rows or the rest of a file left out unless they may be."""
+        assert store.details is not None
+        malformed, cut = store.details["malformed"]["first"], store.details["cut"] or []
+        if (malformed or cut) and not self.skip_malformed:
+            raise ValueError(_stop_line(malformed, cut))
+        for line in cut:
+            logger.warning(f"{line}: the store {store.prefix} lacks it")
+        return store.prefix
 
     def _build(self, corpus: Corpus, files: Sequence[Path], prefix: Path) -> None:
         """Tokenize a corpus into a store."""
         total = sum(path.stat().st_size for path in files)
         parallel = self.num_workers if total >= MINIMUM_PARALLEL_BYTES else 0
+        dtype: type[np.generic] = np.uint8
         if self.pre_tokenize:
             dtype = np.uint16 if self.tokenizer.num_tokens <= LARGEST_UINT16_VOCABULARY else np.int32
-            chunk_tokenizer = ChunkTokenizer(
-                corpus, dtype, self.build_tokenizer if parallel > 1 else lambda: self.tokenizer
-            )
-        else:
-            chunk_tokenizer = ChunkTokenizer(corpus, np.uint8, None)
+        build = self.build_tokenizer if parallel > 1 else lambda: self.tokenizer
+        chunk_tokenizer = ChunkTokenizer(corpus, dtype, build, keep_text=not self.pre_tokenize)
         sources = _source_list(prefix, files)
         writer = StoreWriter(prefix, dtype=chunk_tokenizer.dtype, prompts_inside=corpus.kind.has_prompts_inside)
-        num_rows, num_malformed, groups = 0, 0, Counter[str]()
+        num_rows, num_malformed, lone_returns = 0, 0, 0
+        groups, commands = Counter[str](), Counter[str]()
         first_malformed: list[str] = []
+        cut: list[str] = []
         try:
             chunks = tokenize_chunks(read_chunks(corpus, files), chunk_tokenizer, num_workers=parallel)
             with contextlib.closing(chunks), self._progress_bar(corpus.name, total) as advance:
@@ -190,12 +227,16 @@ class Preparation:
                     num_rows += chunk.num_rows
                     num_malformed += len(chunk.malformed)
                     first_malformed += chunk.malformed[: MALFORMED_LISTED - len(first_malformed)]
+                    cut += chunk.cut
                     groups.update(chunk.group_tokens)
+                    commands.update(chunk.command_texts)
+                    lone_returns += chunk.lone_returns
                     advance(chunk.position)
             if writer.num_tokens == 0:
+                reason = f"; the first: {[*cut, *first_malformed][0]}" if cut or first_malformed else ""
                 raise ValueError(
                     f"corpus {corpus.name} is empty: {num_rows} rows ({num_malformed} malformed) of {len(files)} "
-                    f"files gave {writer.num_documents} documents without any text"
+                    f"files gave {writer.num_documents} documents without any text{reason}"
                 )
             writer.publish(
                 {
@@ -205,7 +246,10 @@ class Preparation:
                     "sources": sources,
                     "rows": num_rows,
                     "malformed": {"count": num_malformed, "first": first_malformed},
+                    "cut": cut,
                     "tokens_by_group": dict(groups),
+                    "commands_in_text": corpus.has_commands,
+                    "command_texts": dict(sorted(commands.items())),
                 }
             )
         except DetectorMissingError as error:
@@ -220,11 +264,26 @@ class Preparation:
             logger.info(f"{corpus.name}: skipped {num_malformed} malformed rows; the first: {first_malformed[0]}")
         for group, count in sorted(groups.items()):
             logger.info(f"{corpus.name}: {group}: {count} {what}")
+        if commands:
+            counts = ", ".join(f"{text} {count}" for text, count in sorted(commands.items()))
+            meaning = (
+                "they are commands in it, as in the original"
+                if corpus.named
+                else "they are commands in it (--commands-in-text)"
+                if corpus.has_commands
+                else "they are kept as plain text; --commands-in-text makes commands of them"
+            )
+            logger.warning(f"{corpus.name}: its text holds command tokens: {counts}; {meaning}")
+        if lone_returns:
+            logger.warning(
+                f"{corpus.name}: {lone_returns} rows hold carriage returns that end no line (a line ends with a line "
+                "feed): if they are line ends, convert the files first: tr '\\r' '\\n' < OLD > NEW"
+            )
 
     def _check(self, chunk: TokenizedChunk) -> None:
-        """Stop at malformed rows, and where a process has another tokenizer than this one."""
-        if chunk.malformed and not self.skip_malformed:
-            raise ValueError(_stop_line(chunk.malformed[0]))
+        """Stop at malformed rows and lost rests, and where a process has another tokenizer than this one."""
+        if (chunk.malformed or chunk.cut) and not self.skip_malformed:
+            raise ValueError(_stop_line(chunk.malformed, chunk.cut))
         if self.pre_tokenize and chunk.fingerprint != self.tokenizer.fingerprint:
             raise ValueError(
                 f"the tokenizing processes use another tokenizer ({chunk.fingerprint}) than this one "
@@ -242,8 +301,11 @@ class Preparation:
             yield lambda position: bar.update(max(0, min(position, total) - bar.n))
 
 
-def _stop_line(malformed: str) -> str:
-    return f"{malformed}; correct the row, or pass over malformed rows with --skip-malformed"
+def _stop_line(malformed: Sequence[str], cut: Sequence[str]) -> str:
+    """Return what to say of the first malformed row, or else of the first file whose rest is lost."""
+    if malformed:
+        return f"{malformed[0]}; correct this row, or leave malformed rows out with --skip-malformed"
+    return f"{cut[0]}; get the file again, or do without its rest with --skip-malformed"
 
 
 # ------------------------------------------------------------------------------------------------------ chunks
@@ -269,7 +331,10 @@ class TokenizedChunk:
         predicted: 1 = predicted, uint8 per token; None unless the corpus has prompts inside of documents.
         num_rows: rows read, malformed ones included.
         malformed: one line for each malformed row, with file and line.
+        cut: one line for each file that cannot be read to its end.
         group_tokens: tokens per part of the corpus.
+        command_texts: how often command texts occur in the text.
+        lone_returns: rows of text with a carriage return that ends no line.
         position: bytes of the files read so far.
         fingerprint: of the tokenizer that made the ids.
     """
@@ -280,7 +345,10 @@ class TokenizedChunk:
     predicted: np.ndarray | None
     num_rows: int
     malformed: list[str]
+    cut: list[str]
     group_tokens: Mapping[str, int]
+    command_texts: Mapping[str, int]
+    lone_returns: int
     position: int
     fingerprint: str | None
 
@@ -319,29 +387,34 @@ class ChunkTokenizer:
     Attributes:
         corpus: how rows become documents.
         dtype: of the ids.
-        build_tokenizer: makes the tokenizer when the first chunk comes; None keeps text as UTF-8 bytes. It has to be
-            picklable for use in other processes.
+        build_tokenizer: makes the tokenizer when the first chunk comes; has to be picklable for use in other processes.
+        keep_text: keep text as UTF-8 bytes; the tokenizer only counts command texts.
     """
 
     corpus: Corpus
     dtype: type[np.generic]
-    build_tokenizer: Callable[[], Tokenizer] | None
+    build_tokenizer: Callable[[], Tokenizer]
+    keep_text: bool = False
     _tokenizer: Tokenizer | None = field(default=None, init=False, repr=False)
 
     def __call__(self, chunk: Chunk) -> TokenizedChunk:
         """Parse and tokenize one chunk."""
         documents: list[TextDocument] = []
         malformed: list[str] = []
+        cut: list[str] = []
+        lone_returns = 0
         for number, row in enumerate(chunk.rows, start=chunk.first_row):
             try:
                 documents += self.corpus.parse(row, number)
             except ValueError as error:
-                malformed.append(str(error))
-        if self._tokenizer is None and self.build_tokenizer is not None:
+                (cut if row.rest_lost else malformed).append(str(error))
+            if row.is_text and b"\r" in row.value and _LONE_RETURN.search(row.value):
+                lone_returns += 1
+        if self._tokenizer is None:
             self._tokenizer = self.build_tokenizer()
         texts = [piece for document in documents for piece in document.pieces if piece]
-        encoded = iter(self._encode(texts))
-        eop = [] if self._tokenizer is None else [self._tokenizer.command_id("eop")]
+        encoded = iter(self._encode(self._tokenizer, texts))
+        eop = [] if self.keep_text else [self._tokenizer.command_id("eop")]
         parts: list[Sequence[int]] = []
         lengths, prompt_lengths = np.zeros((2, len(documents)), dtype=np.int32)
         groups: Counter[str] = Counter()
@@ -361,17 +434,24 @@ class ChunkTokenizer:
             lengths=lengths,
             prompt_lengths=prompt_lengths,
             predicted=_alternate(runs) if self.corpus.kind.has_prompts_inside else None,
-            num_rows=len(chunk.rows),
+            num_rows=len(chunk.rows) - len(cut),
             malformed=malformed,
+            cut=cut,
             group_tokens={group: count for group, count in groups.items() if group},
+            command_texts=self._tokenizer.count_commands(texts),
+            lone_returns=lone_returns,
             position=chunk.position,
-            fingerprint=None if self._tokenizer is None else self._tokenizer.fingerprint,
+            fingerprint=None if self.keep_text else self._tokenizer.fingerprint,
         )
 
-    def _encode(self, texts: list[str]) -> Sequence[Sequence[int]]:
-        if self._tokenizer is None:
+    def _encode(self, tokenizer: Tokenizer, texts: list[str]) -> Sequence[Sequence[int]]:
+        if self.keep_text:
             return [text.encode("utf-8") for text in texts]
-        return self._tokenizer.encode_batch([self.corpus.for_tokens(text) for text in texts]) if texts else []
+        plain = [self.corpus.for_tokens(text) for text in texts]
+        return tokenizer.encode_batch(plain, as_text=not self.corpus.has_commands) if texts else []
+
+
+_LONE_RETURN = re.compile(rb"\r(?!\n)")
 
 
 def _alternate(runs: Sequence[int]) -> np.ndarray:
@@ -386,6 +466,15 @@ def _start_worker(chunk_tokenizer: ChunkTokenizer) -> None:
     global _chunk_tokenizer  # noqa: PLW0603 - a worker process serves one corpus
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread per process
     _chunk_tokenizer = chunk_tokenizer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker process when the one that started it ends, however that ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(chunk: Chunk) -> TokenizedChunk:
@@ -409,7 +498,6 @@ def tokenize_chunks(
     if num_workers <= 1:
         yield from map(chunk_tokenizer, chunks)
         return
-    import multiprocessing
     from concurrent.futures import Future, ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
 
@@ -451,6 +539,8 @@ def store_places(corpus: Corpus, *, cache_dir: str | Path | None, fingerprint: s
         "text_unit": None if corpus.named else corpus.text_unit,
         "keep_line_ends": False,  # an option of earlier versions: the stores they made keep their names
     }
+    if corpus.commands_in_text and not corpus.named:
+        key["commands_in_text"] = True
     stem = re.sub(r"[^\w.-]+", "_", Path(corpus.location).name).strip("_") or "all"
     absolute = os.path.abspath(corpus.location)
 
@@ -481,15 +571,6 @@ def _source_list(prefix: Path, files: Sequence[Path]) -> list[dict[str, Any]]:
         {"file": os.path.relpath(path, prefix.parent), "size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
         for path in files
     ]
-
-
-def _is_current(prefix: Path, files: Sequence[Path]) -> bool:
-    """Tell whether a whole store of these very files is there."""
-    try:
-        details = read_details(prefix)
-    except ValueError:  # damaged, or of another version: made again
-        return False
-    return details is not None and details.get("sources") == _source_list(prefix, files)
 
 
 def _first_writable(places: Sequence[Path]) -> Path:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils.corpora.store import Documents, DocumentSubset
+from data_utils.corpora.store import Documents, DocumentSubset, read_numbers
+from files.reading import lines_of
 from files.writing import whole_file
 
 logger = logging.getLogger("glm")
@@ -67,18 +68,18 @@ def load_order(path: str | Path, num_documents: int) -> np.ndarray:
     """Return the order saved in a .npy file (``--load-splits``).
 
     Raises:
-        ValueError: missing, no array of whole numbers, or of another length.
+        ValueError: missing, no array of whole numbers, of another length, or without every document once.
     """
     try:
-        order = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"--load-splits: {path} cannot be read as a .npy file ({error})") from None
-    if not isinstance(order, np.ndarray) or order.shape != (num_documents,) or order.dtype.kind not in "iu":
-        shape = getattr(order, "shape", None)
-        raise ValueError(f"--load-splits: {path} holds {shape} numbers, the corpora {num_documents} documents")
+        order = read_numbers(Path(path), num_documents, in_memory=True).astype(np.int64)
+    except ValueError as error:
+        raise ValueError(f"--load-splits: {error}; the corpora have {num_documents} documents") from None
     if num_documents and (order.min() < 0 or order.max() >= num_documents):
         raise ValueError(f"--load-splits: {path} names documents outside 0 .. {num_documents - 1}")
-    return order.astype(np.int64)
+    missing = np.flatnonzero(np.bincount(order, minlength=num_documents) == 0)
+    if len(missing):
+        raise ValueError(f"--load-splits: {path} is no order: it lacks {len(missing)} documents, such as {missing[0]}")
+    return order
 
 
 def save_order(path: str | Path, order: np.ndarray) -> None:
@@ -140,7 +141,7 @@ def save_texts(path: str | Path, documents: Documents, *, decode: Callable[[list
     """Write the decoded documents, one per line (``--save-test-data``); line breaks in them become spaces."""
     with whole_file(path) as file:
         for index in range(len(documents)):
-            text = " ".join(decode(documents[index].tokens.tolist()).splitlines())
+            text = " ".join(lines_of(decode(documents[index].tokens.tolist())))
             file.write(f"{text}\n".encode())
 
 

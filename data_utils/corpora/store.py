@@ -5,22 +5,32 @@ document entries (n + 1), int32 lengths [n], int64 byte offsets [n], int64 docum
 ``<prefix>.bin``  the ids of all documents back to back.
 Beside them, ours: ``<prefix>.prompts.npy`` int32 [n], how many tokens in front of each document are not predicted;
 ``<prefix>.mask.bin`` one byte per token, 1 = predicted, only for corpora with prompts inside of documents; and
-``<prefix>.json``, written last, which says what the store holds and which tokenizer made it.
+``<prefix>.json``, written last, which says what the store holds, which tokenizer made it, and the sizes and SHA-256 of
+the other files.
 
 A store of text (``--no-pre-tokenize``) is the same with UTF-8 bytes in place of ids; it is tokenized on access.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import logging
 import os
 import struct
-from collections.abc import Callable, Sequence
+import tokenize
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
+
+from files.checksums import HashingFile, sha256_of
+from files.reading import described, read_json, value_of
+
+logger = logging.getLogger("glm")
 
 MAGIC = b"MMIDIDX\x00\x00"
 INDEX_VERSION = 1
@@ -29,7 +39,10 @@ TYPE_CODES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8:
 FORMAT_VERSION = 1  # of the sidecar and of what lies beside .bin and .idx
 SUFFIXES = (".bin", ".prompts.npy", ".mask.bin", ".idx", ".json")  # in the order in which they get their names
 TEMPORARY = ".tmp"
+KINDS = ("tokens", "text")
 COPIED_ITEMS = 1 << 20  # at a time
+HASHED_BYTES = 64 << 20  # a store up to this size is compared with its checksums when it is opened
+SCANNED_IDS = 1 << 24  # of a store that another program made, when it is opened
 
 
 @dataclass(frozen=True)
@@ -72,13 +85,21 @@ class Documents(Protocol):
 class IndexedDataset:
     """The documents of one store, mapped into memory (or read into it)."""
 
-    def __init__(self, path: str | Path, tokenizer_fingerprint: str | None = None, *, in_memory: bool = False) -> None:
-        """Open a store.
+    def __init__(
+        self,
+        path: str | Path,
+        tokenizer_fingerprint: str | None = None,
+        *,
+        in_memory: bool = False,
+        is_checked: bool = False,
+    ) -> None:
+        """Open a store; its structure is checked, and where it is small, its checksums.
 
         Args:
             path: its prefix; the name of any of its files will do.
             tokenizer_fingerprint: of the tokenizer that is going to read the ids; None does not ask.
             in_memory: read the ids into memory instead of mapping the file.
+            is_checked: the checksums were compared before.
 
         Raises:
             ValueError: missing, damaged, of an unknown version, or made by another tokenizer.
@@ -87,22 +108,32 @@ class IndexedDataset:
         self._arguments = (str(self.prefix), tokenizer_fingerprint, in_memory)
         self.details = read_details(self.prefix)
         if self.details is not None and tokenizer_fingerprint is not None:
-            made_by = self.details.get("tokenizer_fingerprint")
+            made_by = self.details["tokenizer_fingerprint"]
             if made_by != tokenizer_fingerprint:
                 raise ValueError(
                     f"store {self.prefix} was made by another tokenizer (fingerprint {made_by}, not "
                     f"{tokenizer_fingerprint}): tokenize the corpus again, or give the tokenizer flags it was made with"
                 )
-        self.dtype, lengths, self._offsets = _read_index(_with_suffix(self.prefix, ".idx"))
-        #: number of tokens of each document, int64 [n]
-        self.lengths = np.asarray(lengths, dtype=np.int64)
+        index = _with_suffix(self.prefix, ".idx")
+        self.dtype, self.lengths, self._offsets = _read_index(index)
         tokens = int(self.lengths.sum())
+        if self.details is not None:
+            found = {"dtype": self.dtype.name, "documents": len(self.lengths), "tokens": tokens}
+            for name, value in found.items():
+                if self.details[name] != value:
+                    problem = f"{name} are {value}, in the store's .json {self.details[name]}"
+                    raise ValueError(f"{index} is damaged: {problem}; {AGAIN}")
         self._tokens = _open_array(_with_suffix(self.prefix, ".bin"), self.dtype, tokens, in_memory=in_memory)
         prompts = _with_suffix(self.prefix, ".prompts.npy")
-        self._prompts = _read_prompts(prompts, len(self.lengths), in_memory=in_memory) if prompts.is_file() else None
-        mask = _with_suffix(self.prefix, ".mask.bin")
-        has_mask = self.details is not None and self.details.get("prompts_inside", False)
-        self._mask = _open_array(mask, np.dtype(np.uint8), tokens, in_memory=in_memory) if has_mask else None
+        self._prompts: np.ndarray | None = None
+        if prompts.is_file() or self.details is not None:
+            self._prompts = _read_prompts(prompts, self.lengths, in_memory=in_memory)
+        self._mask: np.ndarray | None = None
+        if self.details is not None and self.details["prompts_inside"]:
+            mask = _with_suffix(self.prefix, ".mask.bin")
+            self._mask = _open_array(mask, np.dtype(np.uint8), tokens, in_memory=in_memory)
+        if self.details is not None and not is_checked:
+            check_files(self.prefix, self.details, full=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let another process map the files again instead of receiving a copy of them."""
@@ -116,6 +147,10 @@ class IndexedDataset:
         """Return the number of tokens in all documents."""
         return len(self._tokens)
 
+    def parts(self) -> Iterator[np.ndarray]:
+        """Yield the ids of all documents, back to back, in parts."""
+        yield from np.split(self._tokens, range(SCANNED_IDS, len(self._tokens), SCANNED_IDS))
+
     def __getitem__(self, index: int) -> Document:
         index = checked_index(index, len(self))
         start = int(self._offsets[index]) // self.dtype.itemsize
@@ -126,7 +161,42 @@ class IndexedDataset:
 
 
 def _reopen(path: str, tokenizer_fingerprint: str | None, in_memory: bool) -> IndexedDataset:
-    return IndexedDataset(path, tokenizer_fingerprint, in_memory=in_memory)
+    return IndexedDataset(path, tokenizer_fingerprint, in_memory=in_memory, is_checked=True)
+
+
+class KnownIds:
+    """Documents whose ids are compared with those of a tokenizer, where nothing says which tokenizer made them."""
+
+    def __init__(self, documents: Any, num_ids: int, *, name: str) -> None:
+        """``documents`` has ``parts``; the first is compared here, the others when a document is asked for.
+
+        Raises ValueError for an id below 0, or from ``num_ids`` on.
+        """
+        self.documents = documents
+        self.num_ids = num_ids
+        self.name = name
+        self._check(next(documents.parts()))
+
+    def _check(self, ids: np.ndarray) -> None:
+        if len(ids) and (ids.max() >= self.num_ids or ids.min() < 0):
+            wrong = int(ids.max()) if ids.max() >= self.num_ids else int(ids.min())
+            raise ValueError(
+                f"{self.name} holds the id {wrong}, the tokenizer has 0 .. {self.num_ids - 1}: it is damaged, or was "
+                "made by another tokenizer (see --tokenizer-type)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Return the number of tokens of each document, int64 [n]."""
+        return self.documents.lengths
+
+    def __getitem__(self, index: int) -> Document:
+        document = self.documents[index]
+        self._check(document.tokens)
+        return document
 
 
 class TextDocuments:
@@ -151,8 +221,13 @@ class TextDocuments:
     def __getitem__(self, index: int) -> Document:
         document = self.texts[index]
         data = document.tokens.tobytes()
-        prompt = self._ids(data[: document.prompt_length])
-        return Document(np.array(prompt + self._ids(data[document.prompt_length :]), dtype=np.int64), len(prompt))
+        try:
+            prompt, text = (
+                self._ids(part) for part in (data[: document.prompt_length], data[document.prompt_length :])
+            )
+        except UnicodeDecodeError:
+            raise ValueError(f"document {index} of the stored text is damaged: it is not UTF-8; {AGAIN}") from None
+        return Document(np.array(prompt + text, dtype=np.int64), len(prompt))
 
     def _ids(self, data: bytes) -> list[int]:
         text = data.decode("utf-8")
@@ -233,7 +308,9 @@ def is_store(path: str | Path) -> bool:
 
 
 def read_details(prefix: Path) -> dict[str, Any] | None:
-    """Return the sidecar of a store; None when there is none (a store that another program made).
+    """Return the sidecar of a store with every key; None when there is none (a store that another program made).
+
+    A key that earlier versions did not write is None, ``kind`` "tokens".
 
     Raises:
         ValueError: damaged, or of another format version.
@@ -242,13 +319,88 @@ def read_details(prefix: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        details = json.loads(path.read_text(encoding="utf-8"))
-        version = details["format_version"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is damaged: delete it and tokenize the corpus again") from None
+        return _checked_details(read_json(path), str(path))
+    except ValueError as error:
+        raise ValueError(f"{error}: this file of a token store is damaged; {AGAIN}") from None
+
+
+def _checked_details(details: dict[str, Any], place: str) -> dict[str, Any]:
+    version = value_of(details, "format_version", int, place=place)
     if version != FORMAT_VERSION:
-        raise ValueError(f"{path} has format version {version}, this program reads {FORMAT_VERSION}: tokenize again")
-    return details
+        raise ValueError(f"{place}: format version {version}, this program reads {FORMAT_VERSION}")
+    checked: dict[str, Any] = {"format_version": version}
+    checked["dtype"] = value_of(details, "dtype", str, place=place)
+    for name in ("documents", "tokens"):
+        checked[name] = value_of(details, name, int, place=place, at_least=0)
+    checked["prompts_inside"] = value_of(details, "prompts_inside", bool, place=place)
+    checked["kind"] = value_of(details, "kind", str, place=place, default="tokens")
+    if checked["kind"] not in KINDS:
+        raise ValueError(f"{place}: kind is {described(checked['kind'])}; it is one of {', '.join(KINDS)}")
+    for name, kind in _OPTIONAL.items():
+        checked[name] = value_of(details, name, kind, place=place, default=None)
+    malformed = checked["malformed"] or {"count": 0, "first": []}
+    first = value_of(malformed, "first", list, place=f"{place}, malformed")
+    count = value_of(malformed, "count", int, place=f"{place}, malformed", at_least=len(first))
+    if bool(count) != bool(first) or not all(isinstance(line, str) for line in [*first, *(checked["cut"] or [])]):
+        raise ValueError(f"{place}: malformed is {described(malformed)}; a count and the first lines are needed")
+    checked["malformed"] = malformed
+    for name, entry in (checked["files"] or {}).items():
+        where = f"{place}, {name}"
+        if not isinstance(entry, dict) or name not in SUFFIXES:
+            raise ValueError(f"{where}: {described(entry)}; the size and the checksum of a file are needed")
+        value_of(entry, "bytes", int, place=where, at_least=0)
+        value_of(entry, "sha256", str, place=where)
+    if checked["files"] is not None and checked["sha256"] != _checksum_of(details):
+        raise ValueError(f"{place}: it is not what was written (its own checksum differs)")
+    return checked
+
+
+_OPTIONAL = {
+    "tokenizer_fingerprint": str, "corpus": str, "sources": list, "rows": int, "malformed": dict, "cut": list,
+    "tokens_by_group": dict, "commands_in_text": bool, "command_texts": dict, "files": dict, "sha256": str,
+}  # fmt: skip
+AGAIN = "delete the store and tokenize the corpus again"
+
+
+def _checksum_of(details: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a sidecar without its own checksum."""
+    text = json.dumps({name: details[name] for name in sorted(details) if name != "sha256"}, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def check_files(prefix: Path, details: Mapping[str, Any], *, full: bool) -> None:
+    """Compare the files of a store with the sizes and checksums in its sidecar.
+
+    Checksums are compared where the store is small; with ``full`` always. A store of an earlier version has none.
+
+    Raises:
+        ValueError: a file is missing or damaged.
+    """
+    if details["files"] is None:
+        logger.info(f"{prefix}: made by an earlier version, without checksums: only its structure is checked")
+        return
+    is_small = sum(entry["bytes"] for entry in details["files"].values()) <= HASHED_BYTES
+    for name, entry in details["files"].items():
+        path = _with_suffix(prefix, name)
+        if not path.is_file():
+            raise ValueError(f"{path} is missing; {AGAIN}")
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            raise ValueError(f"{path} is damaged: {size} bytes, {entry['bytes']} expected; {AGAIN}")
+        if (full or is_small) and sha256_of(path) != entry["sha256"]:
+            raise ValueError(f"{path} is damaged: its SHA-256 is not the one that was written; {AGAIN}")
+
+
+def verify_store(path: str | Path, *, full: bool) -> IndexedDataset:
+    """Open a store and compare all of it with its checksums (``full``), or what opening it compares.
+
+    Raises:
+        ValueError: damaged; one line.
+    """
+    store = IndexedDataset(path)
+    if full and store.details is not None:
+        check_files(store.prefix, store.details, full=True)
+    return store
 
 
 def _with_suffix(prefix: Path, suffix: str) -> Path:
@@ -256,7 +408,13 @@ def _with_suffix(prefix: Path, suffix: str) -> Path:
 
 
 def _read_index(path: Path) -> tuple[np.dtype, np.ndarray, np.ndarray]:
-    """Return (dtype of the ids, lengths int32 [n], byte offsets int64 [n]), mapped."""
+    """Return (dtype of the ids, lengths int64 [n], byte offsets int64 [n]) of the documents.
+
+    Several sequences of another program's store may make up one document.
+
+    Raises:
+        ValueError: missing, damaged, or of an unknown layout.
+    """
     try:
         with path.open("rb") as file:
             header = file.read(HEADER.size)
@@ -269,18 +427,36 @@ def _read_index(path: Path) -> tuple[np.dtype, np.ndarray, np.ndarray]:
         raise ValueError(f"{path}: version {version} with type code {code} is unknown (version 1, codes 1-5 and 8)")
     expected = HEADER.size + 12 * num_sequences + 8 * num_entries
     if path.stat().st_size != expected:
-        raise ValueError(f"{path} is damaged: {path.stat().st_size} bytes, {expected} expected; tokenize again")
+        raise ValueError(f"{path} is damaged: {path.stat().st_size} bytes, {expected} expected; {AGAIN}")
     data = np.memmap(path, mode="r", dtype=np.uint8).view(np.ndarray)
-    lengths = data[HEADER.size : HEADER.size + 4 * num_sequences].view("<i4")
-    offsets = data[HEADER.size + 4 * num_sequences : HEADER.size + 12 * num_sequences].view("<i8")
-    return np.dtype(TYPE_CODES[code]).newbyteorder("<"), lengths, offsets
+    ends = np.cumsum([HEADER.size, 4 * num_sequences, 8 * num_sequences, 8 * num_entries])
+    lengths = data[ends[0] : ends[1]].view("<i4").astype(np.int64)
+    offsets = data[ends[1] : ends[2]].view("<i8")
+    first_sequences = data[ends[2] : ends[3]].view("<i8")
+    dtype = np.dtype(TYPE_CODES[code]).newbyteorder("<")
+    if len(lengths) and (
+        lengths.min() < 0 or not np.array_equal(offsets, (lengths.cumsum() - lengths) * dtype.itemsize)
+    ):
+        raise ValueError(f"{path} is damaged: offsets and lengths of its documents do not fit together; {AGAIN}")
+    if len(first_sequences) == 0 or first_sequences[0] != 0 or first_sequences[-1] != num_sequences:
+        raise ValueError(f"{path} is damaged: its documents do not hold its {num_sequences} sequences; {AGAIN}")
+    steps = np.diff(first_sequences)
+    if not (steps == 1).all():
+        if steps.min() < 0:
+            raise ValueError(f"{path} is damaged: its documents are not in order; {AGAIN}")
+        logger.info(f"{path}: {num_sequences} sequences make up {num_entries - 1} documents")
+        starts = np.concatenate([[0], lengths.cumsum()])[first_sequences]
+        lengths, offsets = np.diff(starts), starts[:-1] * dtype.itemsize
+    return dtype, lengths, offsets
 
 
-def map_array(path: Path, dtype: np.dtype, *, in_memory: bool) -> np.ndarray:
-    """Map a flat array file into memory, or read it."""
-    if path.stat().st_size == 0:
+def map_array(path: Path, dtype: np.dtype, *, in_memory: bool, start: int = 0) -> np.ndarray:
+    """Map a flat array file into memory, or read it, from byte ``start`` on."""
+    if path.stat().st_size == start:
         return np.zeros(0, dtype)
-    return np.fromfile(path, dtype) if in_memory else np.memmap(path, mode="r", dtype=dtype).view(np.ndarray)
+    if in_memory:
+        return np.fromfile(path, dtype, offset=start)
+    return np.memmap(path, mode="r", dtype=dtype, offset=start).view(np.ndarray)
 
 
 def _open_array(path: Path, dtype: np.dtype, length: int, *, in_memory: bool) -> np.ndarray:
@@ -288,19 +464,51 @@ def _open_array(path: Path, dtype: np.dtype, length: int, *, in_memory: bool) ->
     size = path.stat().st_size if path.is_file() else -1
     if size != length * dtype.itemsize:
         state = "missing" if size < 0 else f"damaged: {size} bytes, {length * dtype.itemsize} expected"
-        raise ValueError(f"{path} is {state}; tokenize the corpus again")
+        raise ValueError(f"{path} is {state}; {AGAIN}")
     return map_array(path, dtype, in_memory=in_memory)
 
 
-def _read_prompts(path: Path, num_documents: int, *, in_memory: bool) -> np.ndarray:
+def _read_prompts(path: Path, lengths: np.ndarray, *, in_memory: bool) -> np.ndarray:
     """Map or read the prompt lengths."""
     try:
-        prompts = np.load(path, mmap_mode=None if in_memory else "r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}); tokenize the corpus again") from None
-    if prompts.shape != (num_documents,):
-        raise ValueError(f"{path} is damaged: {prompts.shape} instead of {num_documents} numbers; tokenize again")
+        prompts = read_numbers(path, len(lengths), in_memory=in_memory)
+    except ValueError as error:
+        raise ValueError(f"{error}: damaged; {AGAIN}") from None
+    if len(prompts) and (prompts.min() < 0 or (prompts > lengths).any()):
+        raise ValueError(f"{path} is damaged: a prompt is longer than its document; {AGAIN}")
     return prompts
+
+
+def read_numbers(path: Path, count: int, *, in_memory: bool) -> np.ndarray:
+    """Return the ``count`` whole numbers of a .npy file, mapped or read.
+
+    Raises:
+        ValueError: missing, or anything else than that; nothing is allocated for it.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing")
+    try:
+        with path.open("rb") as file:
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, _, dtype = read_header[np.lib.format.read_magic(file)](file)
+            start = file.tell()
+    except (
+        ValueError,
+        EOFError,
+        KeyError,
+        TypeError,
+        SyntaxError,
+        ArithmeticError,
+        RecursionError,
+        MemoryError,
+        tokenize.TokenError,
+    ):
+        raise ValueError(f"{path} is no .npy file") from None
+    if shape != (count,) or dtype.kind not in "iu":
+        raise ValueError(f"{path} holds {dtype.name} {described(shape)}, {count} whole numbers are needed")
+    if path.stat().st_size != start + count * dtype.itemsize:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, {start + count * dtype.itemsize} expected")
+    return map_array(path, dtype, in_memory=in_memory, start=start)
 
 
 # ------------------------------------------------------------------------------------------------------ writing
@@ -322,6 +530,7 @@ class StoreWriter:
         self.remove_leftovers(self.prefix)
         names = [".bin", ".lengths", ".prompts", *([".mask.bin"] if prompts_inside else [])]
         self._files: dict[str, BinaryIO] = {name: self._temporary(name).open("wb+") for name in names}
+        self._hashed = {name: HashingFile(self._files[name]) for name in names if name in SUFFIXES}
 
     def _temporary(self, suffix: str) -> Path:
         return _with_suffix(self.prefix, suffix + TEMPORARY)
@@ -342,18 +551,27 @@ class StoreWriter:
         """Append documents: their ids back to back, lengths [n], prompt lengths [n], and 0/1 per token."""
         assert int(lengths.sum()) == len(tokens) and len(lengths) == len(prompt_lengths)
         assert (predicted is not None) == self.prompts_inside
-        self._files[".bin"].write(tokens.astype(self.dtype, copy=False).tobytes())
-        self._files[".lengths"].write(lengths.astype("<i4", copy=False).tobytes())
-        self._files[".prompts"].write(prompt_lengths.astype("<i4", copy=False).tobytes())
-        if predicted is not None:
-            self._files[".mask.bin"].write(predicted.astype(np.uint8, copy=False).tobytes())
+        with self._naming_the_store():
+            self._hashed[".bin"].write(tokens.astype(self.dtype, copy=False).tobytes())
+            self._files[".lengths"].write(lengths.astype("<i4", copy=False).tobytes())
+            self._files[".prompts"].write(prompt_lengths.astype("<i4", copy=False).tobytes())
+            if predicted is not None:
+                self._hashed[".mask.bin"].write(predicted.astype(np.uint8, copy=False).tobytes())
         self.num_documents += len(lengths)
         self.num_tokens += len(tokens)
 
     def publish(self, details: dict[str, Any]) -> None:
         """Finish the store; ``details`` goes into its sidecar."""
+        with self._naming_the_store():
+            self._publish(details)
+
+    def _publish(self, details: dict[str, Any]) -> None:
         self._write_index()
         self._write_prompts()
+        for name in (".bin", ".mask.bin"):
+            if name in self._files:
+                _flush(self._files[name])
+        self._close()
         details = {
             "format_version": FORMAT_VERSION,
             "dtype": self.dtype.name,
@@ -361,15 +579,15 @@ class StoreWriter:
             "tokens": self.num_tokens,
             "prompts_inside": self.prompts_inside,
             **details,
+            "files": {
+                name: {"bytes": self._temporary(name).stat().st_size, "sha256": file.sha256}
+                for name, file in self._hashed.items()
+            },
         }
         with self._temporary(".json").open("w", encoding="utf-8") as file:
-            json.dump(details, file, ensure_ascii=False, indent=1)
+            json.dump({**details, "sha256": _checksum_of(details)}, file, ensure_ascii=False, indent=1)
             file.write("\n")
             _flush(file)
-        for name in (".bin", ".mask.bin"):
-            if name in self._files:
-                _flush(self._files[name])
-        self._close()
         _with_suffix(self.prefix, ".json").unlink(missing_ok=True)
         for suffix in SUFFIXES:
             if self._temporary(suffix).exists():
@@ -379,6 +597,17 @@ class StoreWriter:
         os.fsync(folder)
         os.close(folder)
 
+    @contextlib.contextmanager
+    def _naming_the_store(self) -> Iterator[None]:
+        """Say which store could not be written."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                f"the token store {self.prefix} cannot be written ({error.strerror or error}): make room, or name "
+                "another folder (--data-cache-dir, or GLM_CACHE_DIR in the environment)"
+            ) from None
+
     def discard(self) -> None:
         """Give up and leave nothing behind."""
         self._close()
@@ -386,12 +615,13 @@ class StoreWriter:
 
     def _close(self) -> None:
         for file in self._files.values():
-            file.close()
+            with contextlib.suppress(OSError):  # what is still to be written does not fit, either
+                file.close()
 
     def _write_index(self) -> None:
         code = next(code for code, dtype in TYPE_CODES.items() if np.dtype(dtype) == self.dtype.newbyteorder("="))
         count = self.num_documents
-        with self._temporary(".idx").open("wb") as file:
+        with self._hashed_file(".idx") as file:
             file.write(HEADER.pack(MAGIC, INDEX_VERSION, code, count, count + 1))
             for lengths in self._numbers(".lengths"):
                 file.write(lengths.tobytes())
@@ -402,14 +632,20 @@ class StoreWriter:
                 offset = int(ends[-1])
             for start in range(0, count + 1, COPIED_ITEMS):
                 file.write(np.arange(start, min(start + COPIED_ITEMS, count + 1), dtype="<i8").tobytes())
-            _flush(file)
 
     def _write_prompts(self) -> None:
         header = {"descr": "<i4", "fortran_order": False, "shape": (self.num_documents,)}
-        with self._temporary(".prompts.npy").open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
+        with self._hashed_file(".prompts.npy") as file:
+            np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]  # it writes, nothing else
             for lengths in self._numbers(".prompts"):
                 file.write(lengths.tobytes())
+
+    @contextlib.contextmanager
+    def _hashed_file(self, suffix: str) -> Iterator[HashingFile]:
+        """Give a file of the store to write from its beginning to its end."""
+        with self._temporary(suffix).open("wb") as file:
+            self._hashed[suffix] = HashingFile(file)
+            yield self._hashed[suffix]
             _flush(file)
 
     def _numbers(self, name: str) -> Any:

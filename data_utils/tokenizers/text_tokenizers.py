@@ -14,6 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
+from files.reading import lines_of, read_text
+
 CJK_RANGES = (
     (0x4E00, 0x9FFF),
     (0x3400, 0x4DBF),
@@ -134,12 +136,10 @@ class WordPiece:
     def __init__(self, vocabulary: Path, *, lower_case: bool = True) -> None:
         from tokenizers import Tokenizer, models, pre_tokenizers
 
-        content = vocabulary.read_bytes()
         try:
-            pieces = content.decode("utf-8").removesuffix("\n").split("\n")  # a piece may be another kind of line end
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{vocabulary}: not UTF-8 text; is it a BERT vocab.txt?") from error
-        pieces = [piece.removesuffix("\r") for piece in pieces]
+            pieces = lines_of(read_text(vocabulary))  # a piece may be another kind of line end
+        except ValueError as error:
+            raise ValueError(f"{error}; is it a BERT vocab.txt?") from None
         self._pieces = pieces
         self._ids = {piece: index for index, piece in enumerate(pieces)}
         if "[UNK]" not in self._ids:
@@ -152,7 +152,7 @@ class WordPiece:
         self._cleaning = _Cleaning()
         self._splitting = _Splitting(drop_accents=lower_case)
         self.size = len(pieces)
-        self.digest = _digest(content, b"lower" if lower_case else b"cased")
+        self.digest = _digest(vocabulary.read_bytes(), b"lower" if lower_case else b"cased")
 
     def normalize(self, text: str) -> str:
         """Return the text whose blank-separated words are looked up in the vocabulary."""

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +69,10 @@ def _valid_unicode(text: str) -> str:
     return text
 
 
+def _may_hold_commands(text: str) -> bool:
+    return "[" in text or "<|" in text
+
+
 class Tokenizer:
     """Encode and decode text with command tokens such as ``[MASK]`` in it; ``files`` are those of the vocabulary."""
 
@@ -88,21 +94,22 @@ class Tokenizer:
         if self.command_id("eos") != self.command_id("pad"):
             raise ValueError("the tokenizer's pad and eos tokens differ; GLM needs them to be the same")
 
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of ``text``; command texts become their ids, nothing is added."""
-        return self.encode_batch([text])[0]
+    def encode(self, text: str, *, as_text: bool = False) -> list[int]:
+        """Return the ids of ``text``; command texts become their ids (not ``as_text``), nothing is added."""
+        return self.encode_batch([text], as_text=as_text)[0]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str], *, as_text: bool = False) -> list[list[int]]:
         """Return the ids of each text, all fragments of them encoded in one call of the library.
 
-        Lone surrogates, which are no characters, count as U+FFFD.
+        Command texts become their ids; with ``as_text`` they are text like any other. Lone surrogates, which are no
+        characters, count as U+FFFD.
         """
         fragments: list[str] = []
         plans: list[list[CommandToken | None]] = []  # per text its parts in order; None is the next fragment
         for text in map(_valid_unicode, texts):
             parts: list[CommandToken | None] = []
             if text.strip():
-                for piece in self._split(text):
+                for piece in [text] if as_text else self._split(text):
                     if isinstance(piece, str):
                         fragments.append(piece)
                         parts.append(None)
@@ -124,9 +131,13 @@ class Tokenizer:
             results.append(ids)
         return results
 
+    def count_commands(self, texts: Iterable[str]) -> Counter[str]:
+        """Return how often each command text, such as ``[MASK]``, occurs in ``texts``."""
+        return Counter(chain.from_iterable(self._pattern.findall(text) for text in texts if _may_hold_commands(text)))
+
     def _split(self, text: str) -> list[str | CommandToken]:
         """Cut a text at command texts; blanks in front of a left-stripping command go, empty pieces vanish."""
-        if "[" not in text and "<|" not in text:
+        if not _may_hold_commands(text):
             return [text]
         pieces = self._pattern.split(text)  # text, command, text, command, ..., text
         parts: list[str | CommandToken] = []

@@ -5,14 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils.corpora.files import find_files, read_rows
+from data_utils.corpora.files import find_files, parse_value, read_rows
 from data_utils.corpora.language_detection import MODEL_VARIABLE
 from data_utils.corpora.named import NAMED_CORPORA, Corpus, find_corpus, location_variable, read_documents
+from tests.helpers.logs import logged_lines
 
 ROWS = [{"text": "one"}, {"text": "zwei\nLinien"}, {"text": "三"}]
 TEXTS = [row["text"] for row in ROWS]
@@ -73,10 +75,10 @@ def test_parquet_file(tmp_path):
 
     parquet.write_table(pyarrow.Table.from_pylist([{"body": t, "n": 1} for t in TEXTS]), tmp_path / "a.parquet")
     assert texts(tmp_path / "a.parquet", text_field="body") == TEXTS
-    with pytest.raises(ValueError, match=r"a\.parquet:1: no text under the key 'text' \(keys: body, n\)"):
+    with pytest.raises(ValueError, match=r"a\.parquet:1: no 'text' in it; it has body, n: name .* --text-field"):
         texts(tmp_path / "a.parquet")
     write(tmp_path / "b.parquet", b"something else")
-    with pytest.raises(ValueError, match=r"b\.parquet:1: not a parquet file"):
+    with pytest.raises(ValueError, match=r"b\.parquet:1: not a parquet file that can be read"):
         texts(tmp_path / "b.parquet")
 
 
@@ -98,7 +100,7 @@ def test_lists_are_read_in_parts(tmp_path_factory, values, part):
     path = write(tmp_path_factory.mktemp("list") / "a.json", json.dumps(values, indent=1).encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("data_utils.corpora.files.READ_BYTES", part)
-        assert [row.value for row in read_rows(path)] == values
+        assert [parse_value(row) for row in read_rows(path)] == values
 
 
 # ------------------------------------------------------------------------------------------------ bad input
@@ -107,20 +109,24 @@ def test_lists_are_read_in_parts(tmp_path_factory, values, part):
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        (b"{bad", "not JSON"),
+        (b"{bad", "not valid JSON"),
         (b"\xff\xfe", "not UTF-8"),
-        (b'{"text": 3}', "int under the key 'text'"),
-        (b'{"text": null}', "no text under the key 'text'"),
-        (b'{"other": "x"}', r"no text under the key 'text' \(keys: other\)"),
-        (b"[1]", "a JSON object with the key 'text' is needed, not list"),
-        (b"3", "a JSON object"),
-        (b"[" * 100_000, "not JSON"),
-        (b'{"text": "\\ud800"}', r"not Unicode text \(lone surrogate at character 1"),
+        ('{"text": "中文"}'.encode("gb18030"), "not UTF-8 .* iconv -f GB18030"),
+        (b'{"text": 3}', "'text' is a whole number; a text is needed"),
+        (b'{"text": null}', "'text' is null; a text is needed"),
+        (b'{"text": ["x"]}', "'text' is a list; a text is needed"),
+        (b'{"other": "x"}', "no 'text' in it; it has other: name the field of the text with --text-field"),
+        (b'{"text": "a", "text": "b"}', "the key 'text' stands twice"),
+        (b'{"text": "a", "id": ' + b"9" * 5000 + b"}", "a number of too many digits"),
+        (b"[1]", "an object with the key 'text' is needed, not a list"),
+        (b"3", "an object"),
+        (b"[" * 100_000, "JSON nested too deeply"),
+        (b'{"text": "\\ud800"}', "half of a surrogate pair"),
     ],
 )
 def test_malformed_rows_are_named(tmp_path, line, problem):
     path = write(tmp_path / "a.jsonl", b'{"text": "ok"}\n\n' + line + b'\n{"text": "after"}\n')
-    with pytest.raises(ValueError, match=rf"a\.jsonl:3: {problem}") as caught:
+    with pytest.raises(ValueError, match=rf"a\.jsonl:3: .*{problem}") as caught:
         texts(path)
     assert len(str(caught.value).splitlines()) == 1
     assert texts(path, skip_malformed=True) == ["ok", "after"]
@@ -134,18 +140,84 @@ def test_truncated_compression_is_named(tmp_path, suffix):
     else:
         data = pytest.importorskip("zstandard").compress(json_lines(rows))
     path = write(tmp_path / f"a.jsonl{suffix}", data[: len(data) // 2])
-    with pytest.raises(ValueError, match=rf"a\.jsonl{suffix}:\d+: (damaged file|not JSON)"):
+    lost = (
+        rf"a\.jsonl{suffix}:\d+: the compressed file ends too early; \d+ lines before it were read .* the rest is lost"
+    )
+    with pytest.raises(ValueError, match=lost):
         texts(path)
-    assert texts(path, skip_malformed=True) == [row["text"] for row in rows][: len(texts(path, skip_malformed=True))]
+    with logged_lines() as lines:
+        read = texts(path, skip_malformed=True)
+    assert read == [row["text"] for row in rows][: len(read)]
+    assert len(lines) == 1 and re.search(lost, lines[0])
+    if suffix == ".gz":
+        assert len(read) > 1000
 
 
 def test_broken_list_is_named(tmp_path):
     path = write(tmp_path / "a.json", b'[{"text": "x"},\n{"text": }]')
-    with pytest.raises(ValueError, match=r"a\.json:2: not JSON"):
+    with pytest.raises(ValueError, match=r"a\.json:2: not valid JSON .*; 1 elements before it were read"):
         texts(path)
     assert texts(path, skip_malformed=True) == ["x"]
     with pytest.raises(ValueError, match=r"b\.json:1: .*the list does not end"):
         texts(write(tmp_path / "b.json", b'[{"text": "x"}'))
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b'[{"text": "x"}] trailing', "the list ends, but more text follows it: 'trailing'"),
+        (b'[{"text": "x"}]\n[{"text": "y"}]', "the list ends, but more text follows it"),
+        (b'[{"text": "x"} {"text": "y"}]', "the list does not end, '{' follows"),
+        (b'[{"text": "x"},]', "not valid JSON"),
+        (b'{"RECORDS": [{"text": "x"}]', "behind the list: not valid JSON"),
+        (b'{"RECORDS": [{"text": "x"}], "RECORDS": []}', "the key 'RECORDS' stands twice"),
+        (b'[{"text": "x"}, "\xff"]', "not UTF-8"),
+        (b'[{"text": "x"}, ' + b"[" * 100_000, "JSON nested too deeply"),
+    ],
+)
+def test_lists_end_where_the_file_ends(tmp_path, data, problem):
+    path = write(tmp_path / "a.json", data)
+    with pytest.raises(ValueError, match=rf"a\.json:\d: .*{problem}") as caught:
+        texts(path)
+    assert "the rest is lost" in str(caught.value)
+
+
+def test_what_follows_the_records_may_be_more_of_their_object(tmp_path):
+    assert texts(write(tmp_path / "a.json", b'{"RECORDS": [{"text": "x"}], "more": [1]}')) == ["x"]
+
+
+def test_a_number_that_python_does_not_read_costs_one_element(tmp_path):
+    path = write(tmp_path / "a.json", b'["x", {"n": ' + b"9" * 5000 + b'}, {"text": "y"}]')
+    assert texts(path, skip_malformed=True) == ["x", "y"]
+
+
+def test_joined_files_may_each_have_a_mark(tmp_path):
+    assert texts(write(tmp_path / "a.jsonl", 2 * (b"\xef\xbb\xbf" + json_lines()))) == 2 * TEXTS
+
+
+def test_suffixes_in_any_case(tmp_path):
+    write(tmp_path / "a.JSONL.GZ", gzip.compress(json_lines()))
+    write(tmp_path / "b.Txt", b"line\n")
+    assert texts(tmp_path) == [*TEXTS, "line"]
+
+
+def test_parquet_values_that_python_cannot_hold(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    dates = pyarrow.array([253402300800000, None], pyarrow.timestamp("ms"))  # the year 10000
+    parquet.write_table(pyarrow.table({"text": ["a", "b"], "d": dates}), tmp_path / "a.parquet")
+    assert texts(tmp_path / "a.parquet") == ["a", "b"]
+    with pytest.raises(ValueError, match=r"a\.parquet:1: 'd' is timestamp\[ms\]; a text is needed"):
+        texts(tmp_path / "a.parquet", text_field="d")
+
+
+def test_long_windows_of_zst(tmp_path):
+    zstandard = pytest.importorskip("zstandard")
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=28)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    data = compressor.compress(json_lines()) + compressor.flush()
+    assert texts(write(tmp_path / "a.jsonl.zst", data)) == TEXTS
 
 
 @pytest.mark.parametrize("name", [n for n, corpus in NAMED_CORPORA.items() if corpus.row_format != "text lines"])
@@ -205,6 +277,27 @@ def test_folders_and_globs_are_sorted(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no corpus file"):
         find_files(tmp_path / "empty")
+
+
+def test_links_are_followed_once_and_what_is_left_out_is_named(tmp_path):
+    folder, other = tmp_path / "data", tmp_path / "other"
+    write(folder / "a.txt", b"a")
+    write(folder / "notes.md", b"")
+    write(other / "deep" / "b.txt", b"b")
+    (other / "back").symlink_to(folder)  # a circle of two
+    (folder / "linked").symlink_to(other)
+    (folder / "self").symlink_to(folder)
+    (folder / "gone.txt").symlink_to(tmp_path / "nowhere")
+    with logged_lines() as lines:
+        assert texts(folder) == ["a", "b"]
+    for name in ("linked/back leads to", "self leads to", "gone.txt", "notes.md"):
+        assert any(name in line for line in lines), name
+    with logged_lines() as lines:
+        assert texts(f"{folder}/**/*.txt") == ["a", "b"]
+        assert texts(f"{tmp_path}/*/**/b.*") == ["b"] * 2  # below data and below other
+    assert any("self leads to" in line for line in lines)
+    with pytest.raises(ValueError, match=r"gone\.txt is a link to .*nowhere, which does not exist"):
+        texts(folder / "gone.txt")
 
 
 def test_named_corpus_reads_any_suffix(tmp_path):

@@ -41,8 +41,12 @@ class CharacterTokenizer:
     def __init__(self, eop: int = -1):
         self.eop = eop
 
-    def encode_batch(self, texts):
+    def encode_batch(self, texts, *, as_text):
+        assert not as_text, "in named corpora command texts are commands"
         return [[ord(character) for character in text] for text in texts]
+
+    def count_commands(self, texts):
+        return {}
 
     def command_id(self, name):
         assert name == "eop"

@@ -89,7 +89,7 @@ def test_long_rows_are_drawn_coarser():
 
 def test_corpora_share_the_documents_that_are_read(words, tmp_path):
     class Letters:
-        def encode_batch(self, texts):
+        def encode_batch(self, texts, *, as_text):
             return [[ord(letter) for letter in text] for text in texts]
 
     for name in "ab":

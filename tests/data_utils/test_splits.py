@@ -80,13 +80,21 @@ def test_orders_that_cannot_be_used(tmp_path):
     with pytest.raises(ValueError, match="--load-splits"):
         load_order(path, 3)
     path.write_bytes(b"no array")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"--load-splits: .*order\.npy"):
         load_order(path, 3)
     np.save(path, np.array([0, 1, 3]))
     with pytest.raises(ValueError, match="outside"):
         load_order(path, 3)
+    np.save(path, np.array([0, 1, 1]))
+    with pytest.raises(ValueError, match="is no order: it lacks 1 documents, such as 2"):
+        load_order(path, 3)
+    header = path.read_bytes()[:-24]
+    for shape in (b"(3,)", b"(3,\n", b"[3,]"):
+        path.write_bytes(header.replace(b"(3,)", shape) + bytes(16))
+        with pytest.raises(ValueError, match="--load-splits"):
+            load_order(path, 3)
     np.save(path, np.array(["a"], dtype=object))
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"--load-splits: .*order\.npy"):
         load_order(path, 1)
 
 

@@ -143,7 +143,7 @@ def test_read_only_folder_uses_the_users_cache(corpus, tmp_path):
         corpus.parent.chmod(0o755)
 
 
-def test_store_can_be_named_itself(corpus, tmp_path):
+def test_store_can_be_named_itself(corpus, tmp_path, monkeypatch):
     prepare(corpus, cache_dir=tmp_path / "s")
     prefix = str(next((tmp_path / "s").glob("*.idx"))).removesuffix(".idx")
     for source in (prefix, prefix + ".idx", prefix + ".bin"):
@@ -153,7 +153,10 @@ def test_store_can_be_named_itself(corpus, tmp_path):
     Path(prefix + ".json").unlink()
     with logged_lines() as lines:
         assert words(prepare(prefix, tokenizer=ByteTokenizer(2))) == rows_of(300)
-    assert "not checked" in lines[0]
+    assert "only their range is checked" in lines[0]
+    with pytest.raises(ValueError, match=r"holds the id 229, the tokenizer has 0 \.\. 99: .* another tokenizer"):
+        monkeypatch.setattr(ByteTokenizer, "num_tokens", 100)
+        prepare(prefix)
 
 
 def test_large_vocabularies_get_wider_ids(corpus, tmp_path, monkeypatch):
@@ -211,7 +214,7 @@ def write_bad(tmp_path):
 
 def test_malformed_rows_stop_unless_they_may_be_skipped(tmp_path):
     path = write_bad(tmp_path)
-    with pytest.raises(ValueError, match=r"bad\.jsonl:2: not JSON .*--skip-malformed"):
+    with pytest.raises(ValueError, match=r"bad\.jsonl:2: not valid JSON .*correct this row.*--skip-malformed"):
         prepare(path)
     assert [p.suffix for p in (tmp_path / CACHE_FOLDER).iterdir()] == [".lock"]
     with logged_lines() as lines:
@@ -377,4 +380,4 @@ def test_command_ends_in_one_line(tmp_path, vocab_dir):
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
-    assert "bad.jsonl:2: not JSON" in result.stderr
+    assert "bad.jsonl:2: not valid JSON" in result.stderr

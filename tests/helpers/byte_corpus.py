@@ -17,6 +17,7 @@ class ByteTokenizer:
     """Its ids are UTF-8 bytes plus an offset; every file it works for says so in a log."""
 
     num_tokens = 300
+    command_tokens = ()
 
     def __init__(self, offset: int = 1, *, log: str | None = None, seconds: float = 0.0):
         self.offset = offset
@@ -24,10 +25,13 @@ class ByteTokenizer:
         self.log = log
         self.seconds = seconds
 
-    def encode(self, text):
+    def count_commands(self, texts):
+        return {}
+
+    def encode(self, text, *, as_text=False):
         return [byte + self.offset for byte in text.encode()]
 
-    def encode_batch(self, texts):
+    def encode_batch(self, texts, *, as_text=False):
         if self.log:
             with open(self.log, "a", encoding="utf-8") as file:
                 file.write(f"{os.getpid()} {len(texts)}\n")
