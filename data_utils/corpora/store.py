@@ -636,7 +636,7 @@ class StoreWriter:
     def _write_prompts(self) -> None:
         header = {"descr": "<i4", "fortran_order": False, "shape": (self.num_documents,)}
         with self._hashed_file(".prompts.npy") as file:
-            np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]  # it writes, nothing else
+            np.lib.format.write_array_header_1_0(file, header)
             for lengths in self._numbers(".prompts"):
                 file.write(lengths.tobytes())
 
