@@ -29,9 +29,10 @@ def change_model_parallel_size(folder: Path, size: int) -> Path | None:
 
     Returns None when it has this size already. Raises ValueError when it cannot be read or cut.
     """
-    from model.checkpoints.reading import read_weight_file, resolve_checkpoint, shard_name
+    from model.checkpoints.checks import check_finite
+    from model.checkpoints.reading import read_all_shards, resolve_checkpoint, weights_in
     from model.checkpoints.resharding import dropped_keys, reshard_content
-    from model.checkpoints.writing import new_folder, write_shard, write_trackers
+    from model.checkpoints.writing import new_folder, write_trackers
 
     if size < 1:
         raise ValueError(f"model-parallel size {size} is not possible; give a number of at least 1")
@@ -40,7 +41,9 @@ def change_model_parallel_size(folder: Path, size: int) -> Path | None:
     if len(files) == size and location.hub_file is None:
         print(f"{location.folder} is of model-parallel size {size} already: nothing to do")
         return None
-    contents = [read_weight_file(file) for file in files]
+    contents = read_all_shards(location)
+    for file, content in zip(files, contents, strict=True):
+        check_finite(weights_in(content, file=file), file=file)
     source = location.root or location.folder
     if source.name in ("", ".."):  # the folder one is in
         source = source.resolve()
@@ -48,13 +51,13 @@ def change_model_parallel_size(folder: Path, size: int) -> Path | None:
     # A folder that holds the files itself becomes another one like it, without a tracker.
     target = root if location.root is None else root / location.tag
     try:
-        with new_folder(target) as temporary:
+        with new_folder(target) as new:
             for rank in range(size):  # one at a time: memory holds one new shard, the present ones are mapped
                 content = reshard_content(contents, size=size, rank=rank, file=location.folder)
-                write_shard(temporary / shard_name(rank), content)
+                new.write_shard(rank, content)
                 del content
     except BaseException:
-        if location.root is not None and not any(root.iterdir()):
+        if location.root is not None and root.is_dir() and not any(root.iterdir()):
             root.rmdir()
         raise
     if location.root is not None:

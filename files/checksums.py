@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +16,7 @@ from files.reading import lines_of, read_text
 from files.writing import write_whole
 
 READ_BYTES = 1 << 20
+CHECKSUMS_FILE = "SHA256SUMS"  # beside the files it lists
 
 
 def sha256_of(path: str | Path) -> str:
@@ -34,9 +36,15 @@ class HashingFile:
         self._digest = hashlib.sha256()
 
     def write(self, data: bytes | memoryview) -> int:
-        """Write ``data``."""
-        self._digest.update(data)
-        return self._file.write(data)
+        """Write ``data``; the sum of much of it is computed while the system takes it."""
+        if len(data) < READ_BYTES:
+            self._digest.update(data)
+            return self._file.write(data)
+        with ThreadPoolExecutor(1) as helper:
+            hashed = helper.submit(self._digest.update, data)
+            written = self._file.write(data)
+            hashed.result()
+        return written
 
     def flush(self) -> None:
         """Flush the file."""

@@ -68,6 +68,16 @@ def any_rank(flag: bool, *, topology: ParallelTopology, device: torch.device) ->
     return bool(votes.item() > 0)
 
 
+def gathered(value: Result, *, topology: ParallelTopology, world: bool = False) -> list[Result]:
+    """Return ``value`` of every rank of the model-parallel group, or of the ``world``; every rank has to call it."""
+    size = topology.world_size if world else topology.model_parallel_size
+    if size == 1 or not (world or topology.model_parallel_group is not None):
+        return [value]
+    values = [value] * size
+    dist.all_gather_object(values, value, group=None if world else topology.model_parallel_group)
+    return values
+
+
 def run_shared(
     batches: Sequence[Sequence[int]], run: Callable[[Sequence[int]], Sequence[Result]], *, topology: ParallelTopology
 ) -> list[Result]:

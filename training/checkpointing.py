@@ -21,6 +21,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from files.checksums import CHECKSUMS_FILE, write_checksums
+from model.checkpoints.checks import not_finite
 from model.checkpoints.reading import (
     ALL_RANKS_KEY,
     RELEASE_TAG,
@@ -39,15 +41,19 @@ from model.checkpoints.resharding import reshard_optimizer
 from model.checkpoints.safe_loading import UnreadableCheckpointError
 from model.checkpoints.writing import (
     TEMPORARY_PREFIX,
+    new_save_id,
     prepare_folder,
     publish_folder,
+    recover_folder,
+    stamped,
     write_shard,
     write_trackers,
 )
 from mpu.initialize import ParallelTopology
-from mpu.mappings import any_rank
+from mpu.mappings import any_rank, gathered
 from mpu.random import ModelParallelRandomState
 from training.optimizer import load_optimizer_state
+from training.resume_state import check_resume_state
 from training.schedule import AnnealingLR
 
 
@@ -92,8 +98,12 @@ def save_checkpoint(
     if keep is not None and keep < 1:
         raise ValueError(f"{keep} checkpoints to keep; at least 1 is needed (--keep-checkpoints)")
     assert _is_plain(data_state or {}), data_state
+    device = next(model.parameters()).device
+    weights = trained_weights(model)
+    refuse_not_finite(model, weights, optimizer, root=root, topology=topology, device=device)
+    shard = root / f"{TEMPORARY_PREFIX}{tag}" / shard_name(topology.model_parallel_rank)
     content: dict[str, Any] = {
-        "module": {name: tensor.detach() for name, tensor in trained_weights(model).items()},
+        "module": {name: tensor.detach() for name, tensor in weights.items()},
         "iteration": iteration,
         "mp_world_size": topology.model_parallel_size,
         "dp_world_size": topology.data_parallel_size,
@@ -105,16 +115,46 @@ def save_checkpoint(
         content["lr_scheduler"] = scheduler.state_dict()
     if random_state:
         content.update(gather_random_states(model, topology=topology))
-    shard = root / f"{TEMPORARY_PREFIX}{tag}" / shard_name(topology.model_parallel_rank)
-    writes = topology.data_parallel_rank == 0
-    device = next(model.parameters()).device
+    content = stamped(content, shard.name, save_id=shared_save_id(topology))
     return write_checkpoint(
         root / tag,
-        (lambda: write_shard(shard, content)) if writes else None,
+        (lambda: {shard.name: write_shard(shard, content)}) if topology.data_parallel_rank == 0 else None,
         topology=topology,
         device=device,
         keep=keep,
     )
+
+
+def shared_save_id(topology: ParallelTopology) -> str:
+    """Return a new id of a save, that of the first rank, on every rank; every rank has to call it."""
+    return gathered(new_save_id() if topology.rank == 0 else "", topology=topology, world=True)[0]
+
+
+def refuse_not_finite(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    optimizer: Optimizer | None,
+    *,
+    root: Path,
+    topology: ParallelTopology,
+    device: torch.device,
+) -> None:
+    """Raise ValueError, on every rank, when weights or moments of one are not finite: such a checkpoint is of no use.
+
+    Every rank has to call it. It would take the place of one that is.
+    """
+    tensors = dict(weights)
+    if optimizer is not None:
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        for number, (parameter, state) in enumerate(optimizer.state.items()):
+            name = names.get(id(parameter), f"parameter {number}")
+            tensors |= {f"{key} of {name}": value for key, value in state.items() if isinstance(value, Tensor)}
+    broken = not_finite(tensors)
+    if any_rank(broken is not None, topology=topology, device=device):
+        raise ValueError(
+            f"no checkpoint is saved in {root}: {broken or 'a tensor of another rank'} holds NaN or infinity; earlier "
+            "checkpoints are untouched: go on from one of them, with a lower --lr or --clip-grad"
+        )
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -128,7 +168,7 @@ def trained_weights(model: nn.Module) -> dict[str, Tensor]:
 
 def write_checkpoint(
     folder: Path,
-    write: Callable[[], None] | None,
+    write: Callable[[], dict[str, str]] | None,
     *,
     topology: ParallelTopology,
     device: torch.device,
@@ -136,13 +176,24 @@ def write_checkpoint(
 ) -> Path:
     """Let ``write`` put this rank's files (None: it has none) into the temporary folder of ``folder``, then publish it.
 
-    Every rank has to call it. The trackers are replaced and old checkpoints deleted last. Raises OSError on all ranks
-    when one of them failed: nothing is left behind and earlier checkpoints are untouched.
+    ``write`` returns their SHA-256, which the first rank lists. Every rank has to call it. The trackers are replaced
+    and old checkpoints deleted last. Raises OSError on all ranks when one of them failed: nothing is left behind and
+    earlier checkpoints are untouched.
     """
     root, tag, first = folder.parent, folder.name, topology.rank == 0
+    temporary = root / f"{TEMPORARY_PREFIX}{tag}"
+    own: dict[str, str] = {}
+    listed: dict[str, str] = {}
+
+    def gather_checksums() -> None:
+        for sums in gathered(own, topology=topology, world=True):
+            listed.update(sums)
+
     steps: list[tuple[bool, Callable[[], None]]] = [
         (first, lambda: _prepare_run_folder(folder)),
-        (write is not None, write or (lambda: None)),
+        (write is not None, lambda: own.update(write() if write else {})),
+        (True, gather_checksums),
+        (first, lambda: write_checksums(temporary / CHECKSUMS_FILE, listed)),
         (first, lambda: publish_folder(folder)),
         (first, lambda: write_trackers(root, tag)),
         (first and keep is not None and tag.isdecimal(), lambda: _delete_old(root, tag, keep or 1)),
@@ -152,7 +203,7 @@ def write_checkpoint(
             _run_on_ranks(action if due else None, root=root, topology=topology, device=device)
     except OSError:
         if first:
-            shutil.rmtree(root / f"{TEMPORARY_PREFIX}{tag}", ignore_errors=True)  # a full disk needs the space
+            shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the space
         raise
     return folder
 
@@ -171,18 +222,26 @@ def load_checkpoint(
     """Continue from the checkpoint ``root`` names; every rank has to call it.
 
     Weights and the optimizer's state may be of another model-parallel size. The schedule goes with the optimizer.
-    ``finetune``, and a released model, take the weights alone. When the newest checkpoint of a run cannot be read, the
-    one before it is taken, and the report says so.
+    ``finetune``, and a released model, take the weights alone. When the newest checkpoint of a run is damaged, the one
+    before it is taken, and the report says so.
 
     Raises:
         ValueError: no checkpoint, none that can be read, another architecture, or a state to restore is missing.
     """
     topology = topology or ParallelTopology.single()
     device = next(model.parameters()).device
-    shards, notes = _read_newest(resolve_checkpoint(root), topology=topology, device=device)
+    location = resolve_checkpoint(root)
+    resumed = not finetune and location.tag != RELEASE_TAG
+    used = {
+        "optimizer": resumed and load_optimizer and optimizer is not None,
+        "schedule": resumed and load_optimizer and scheduler is not None,
+        "random_states": resumed and load_random,
+    }
+    shards, notes = _read_newest(location, used=used, topology=topology, device=device)
     report = load_weights(model, shards, topology=topology, grow_positions=False)
     content = shards.contents[0]
-    if finetune or shards.location.tag == RELEASE_TAG:
+    notes = report.notes + notes
+    if not resumed:
         return ResumeState(0, {}, replace(report, notes=notes))
     if load_optimizer:
         if optimizer is not None:
@@ -203,8 +262,7 @@ def _prepare_run_folder(folder: Path) -> None:
     for leftover in root.glob(f"{TEMPORARY_PREFIX}*"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     for replaced in root.glob(f"{REPLACED_PREFIX}*"):
-        present = root / replaced.name.removeprefix(REPLACED_PREFIX)
-        shutil.rmtree(replaced) if present.is_dir() else replaced.rename(present)
+        recover_folder(root / replaced.name.removeprefix(REPLACED_PREFIX))
     prepare_folder(folder)
 
 
@@ -256,14 +314,20 @@ def newest_first(location: CheckpointLocation) -> list[CheckpointLocation]:
 
 
 def _read_newest(
-    location: CheckpointLocation, *, topology: ParallelTopology, device: torch.device
+    location: CheckpointLocation, *, used: Mapping[str, bool], topology: ParallelTopology, device: torch.device
 ) -> tuple[CheckpointShards, tuple[str, ...]]:
-    """Read the checkpoint at ``location``, or the newest before it that all ranks can read."""
+    """Read the checkpoint at ``location``, or the newest before it that all ranks can read.
+
+    ``used`` says what is checked besides the weights; see ``check_resume_state``.
+    """
     failures: list[UnreadableCheckpointError] = []
     for candidate in newest_first(location):
         shards, failure = None, None
         try:
             shards = read_shards(candidate, topology=topology)
+            own = [topology.model_parallel_rank] if shards.same_size else range(len(shards.contents))
+            for rank, content in zip(own, shards.contents, strict=True):
+                check_resume_state(content, file=candidate.folder / shard_name(rank), **used)
         except UnreadableCheckpointError as error:
             failure = error
         if not any_rank(failure is not None, topology=topology, device=device):

@@ -15,13 +15,25 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from files.checksums import CHECKSUMS_FILE
+from files.reading import read_text
+from model.checkpoints.checks import (
+    NO_CHECKSUMS,
+    FileOrigin,
+    check_bytes,
+    check_finite,
+    check_same_save,
+    check_tensors,
+    listed_checksums,
+    origin_of,
+)
 from model.checkpoints.format import (
     ADAPTER_NAME,
     ADDITIONAL_ROWS,
@@ -39,6 +51,7 @@ from model.checkpoints.format import (
 from model.checkpoints.safe_loading import UnreadableCheckpointError, read_checkpoint_file, release_pages
 from model.hub.weight_files import find_hub_file, is_hub_file, read_hub_file
 from mpu.initialize import ParallelTopology
+from mpu.mappings import gathered
 
 TRACKERS = ("latest_checkpointed_iteration.txt", "latest")
 RELEASE_TAG = "release"
@@ -86,20 +99,30 @@ class CheckpointLocation:
         shards = {int(match[1]): path for path in self.folder.iterdir() if (match := SHARD_NAME.fullmatch(path.name))}
         if not shards:
             raise UnreadableCheckpointError(f"{self.folder} holds no {shard_name(0)}; give a checkpoint folder")
-        missing = sorted(set(range(max(shards) + 1)) - set(shards))
-        if missing:
-            raise UnreadableCheckpointError(f"{self.folder} lacks {shard_name(missing[0])}; copy all shards into it")
+        listed = [int(match[1]) for name in listed_checksums(self.folder) if (match := SHARD_NAME.fullmatch(name))]
+        for rank in range(max(*shards, *listed, len(shards) - 1) + 1):
+            if rank not in shards:
+                raise UnreadableCheckpointError(f"{self.folder} lacks {shard_name(rank)}; copy all shards into it")
         return [shards[rank] for rank in range(len(shards))]
 
 
 def locate_tag(root: Path, tag: str) -> CheckpointLocation | None:
     """Return the checkpoint ``tag`` of a run's folder, or None when there is no such folder."""
-    folder = root / tag
-    if not folder.is_dir():
-        folder = root / f"{REPLACED_PREFIX}{tag}"
-    if not folder.is_dir():
-        return None
-    return CheckpointLocation(folder, tag, int(tag) if tag.isdecimal() else None, root)
+    folder = present_folder(root / tag)
+    return CheckpointLocation(folder, tag, _number(tag), root) if folder.is_dir() else None
+
+
+def present_folder(folder: Path) -> Path:
+    """Return ``folder`` or, when a process died while it replaced it, the older one of that name."""
+    if folder.exists() or folder.name in ("", ".."):
+        return folder
+    replaced = folder.with_name(f"{REPLACED_PREFIX}{folder.name}")
+    return replaced if replaced.is_dir() else folder
+
+
+def _number(tag: str) -> int | None:
+    """Return the iteration that a checkpoint's name is, as programs write it."""
+    return int(tag) if re.fullmatch(r"[0-9]{1,18}", tag) else None
 
 
 def resolve_checkpoint(path: str | Path) -> CheckpointLocation:
@@ -115,6 +138,7 @@ def resolve_checkpoint(path: str | Path) -> CheckpointLocation:
         path = path.parent
     if path.is_file():
         return CheckpointLocation(path.parent, path.stem, None, None, single_file=path)
+    path = present_folder(path)
     if not path.is_dir():
         raise ValueError(
             f"checkpoint {path} does not exist; give the folder of a run or of a released model, or a file of weights"
@@ -122,7 +146,7 @@ def resolve_checkpoint(path: str | Path) -> CheckpointLocation:
     for name in TRACKERS:
         if not (path / name).is_file():
             continue
-        tag = (path / name).read_text(encoding="utf-8", errors="replace").strip()
+        tag = read_text(path / name).strip()
         if not re.fullmatch(r"[\w.-]+", tag) or tag in (".", ".."):
             raise ValueError(f"{path / name} holds {tag[:40]!r} where the name of a checkpoint belongs; write it there")
         location = locate_tag(path, tag)
@@ -131,7 +155,7 @@ def resolve_checkpoint(path: str | Path) -> CheckpointLocation:
         return location
     if any(SHARD_NAME.fullmatch(file.name) for file in path.iterdir()):
         tag = path.resolve().name
-        return CheckpointLocation(path, tag, int(tag) if tag.isdecimal() else None, None)
+        return CheckpointLocation(path, tag, _number(tag), None)
     if (hub_file := find_hub_file(path)) is not None:
         return CheckpointLocation(path, path.resolve().name, None, None, hub_file)
     raise ValueError(
@@ -150,28 +174,80 @@ class CheckpointShards:
 
 
 def read_shards(location: CheckpointLocation, *, topology: ParallelTopology) -> CheckpointShards:
-    """Read the files this rank needs: its own, or all of them when the model-parallel size is another one."""
+    """Read the files this rank needs: its own, or all of them when the model-parallel size is another one.
+
+    Every rank of a model-parallel group has to call it: they compare what their files say of the save they are of, and
+    fail together. Raises ``UnreadableCheckpointError`` when a file is missing, damaged, of another save or has weights
+    that are not finite; ValueError when it is no file of a GLM.
+    """
+    shards, origins, count = None, {}, 0
+    failure: ValueError | None = None
+    try:
+        files = location.shard_files()
+        count = len(files)
+        same_size = count == topology.model_parallel_size
+        read = [files[topology.model_parallel_rank]] if same_size else files
+        contents = [read_weight_file(file) for file in read]
+        shards = CheckpointShards(location, contents, same_size)
+        origins = {file.name: origin_of(content, file=file) for file, content in zip(read, contents, strict=True)}
+        _check_origins(origins, location=location, size=count)
+        for file, content in zip(read, contents, strict=True):
+            check_finite(weights_in(content, file=file), file=file)
+    except ValueError as error:
+        failure = error
+    answers = gathered((failure, count, origins), topology=topology)
+    if failure is not None:
+        raise failure
+    for lost, _, _ in answers:
+        if lost is not None:
+            raise type(lost)(f"another rank: {lost}")
+    assert shards is not None
+    together: dict[str, FileOrigin] = {}
+    for _, _, found in answers:
+        together.update(found)
+    _check_origins(together, location=location, size=count)
+    return shards
+
+
+def _check_origins(origins: Mapping[str, FileOrigin], *, location: CheckpointLocation, size: int) -> None:
+    """Raise ``UnreadableCheckpointError`` unless the files of ``location``, by name, are of one save of ``size``."""
+    if location.hub_file is None:
+        if location.single_file is not None:  # people give it what name they like
+            origins = {name: replace(origin, file_name=None) for name, origin in origins.items()}
+        check_same_save(origins, folder=location.folder, size=size)
+
+
+def read_all_shards(location: CheckpointLocation) -> list[dict[str, Any]]:
+    """Return the contents of all files in rank order. Raises ``UnreadableCheckpointError`` as ``read_shards`` does."""
     files = location.shard_files()
-    same_size = len(files) == topology.model_parallel_size
-    if same_size:
-        files = [files[topology.model_parallel_rank]]
-    return CheckpointShards(location, [read_weight_file(file) for file in files], same_size)
+    contents = [read_weight_file(file) for file in files]
+    origins = {file.name: origin_of(content, file=file) for file, content in zip(files, contents, strict=True)}
+    _check_origins(origins, location=location, size=len(files))
+    return contents
 
 
 def read_weight_file(file: Path) -> dict[str, Any]:
-    """Return the content of one of a checkpoint's files, of either layout."""
-    return read_hub_file(file) if is_hub_file(file) else read_checkpoint_file(file)
+    """Return the content of one of a checkpoint's files, of either layout, whose bytes are as they were written."""
+    if is_hub_file(file):
+        return read_hub_file(file)
+    check_bytes(file)
+    return read_checkpoint_file(file)
 
 
 def weights_in(content: dict[str, Any], *, file: Path) -> dict[str, Tensor]:
-    """Return the weights in a file's content: the dictionary under ``module``, or the content itself when bare."""
+    """Return the weights in a file's content: the dictionary under ``module``, or the content itself when bare.
+
+    Raises ValueError for another layout or tensors that cannot be weights; their values are not looked at.
+    """
     weights = content.get("module", content)
     if not isinstance(weights, dict) or not weights or not all(isinstance(w, Tensor) for w in weights.values()):
         raise ValueError(
             f"{file} has an unknown layout: its keys are {_few(map(str, content))} and no weights are under 'module'; "
             "give a GLM checkpoint"
         )
-    return {str(name): tensor for name, tensor in weights.items()}
+    named = {str(name): tensor for name, tensor in weights.items()}
+    check_tensors(named, file=file)
+    return named
 
 
 def parameters_in(content: dict[str, Any], *, file: Path) -> dict[str, Tensor]:
@@ -193,7 +269,7 @@ def iteration_of(content: dict[str, Any], location: CheckpointLocation) -> int:
     if location.tag == RELEASE_TAG:
         return 0
     for iteration in (content.get("iteration"), content.get("total_iters"), location.iteration):
-        if isinstance(iteration, int):
+        if isinstance(iteration, int) and not isinstance(iteration, bool):
             return iteration
     return 0
 
@@ -327,6 +403,7 @@ def load_weights(
         grown=tuple(grown),
         iteration=iteration_of(shards.contents[0], shards.location),
         file=file,
+        notes=() if (file / CHECKSUMS_FILE).is_file() else (NO_CHECKSUMS,),
     )
 
 
@@ -435,7 +512,7 @@ def read_whole_weights(path: str | Path, *, base: str | Path | None = None) -> W
     with one line when there is no checkpoint, one of its files is damaged, or it is not one of a GLM.
     """
     location = resolve_checkpoint(path)
-    parts = [parameters_in(read_weight_file(file), file=file) for file in location.shard_files()]
+    parts = [parameters_in(content, file=location.path) for content in read_all_shards(location)]
     if any(list(part) != list(parts[0]) for part in parts):
         raise ValueError(f"the files in {location.path} hold different parameters; they are not shards of one model")
     names = [name for name in parts[0] if name not in HUB_HEAD]
@@ -452,6 +529,8 @@ def read_whole_weights(path: str | Path, *, base: str | Path | None = None) -> W
     prompts = (PROMPT_PREFIX, PREFIX_PROMPT)
     if any(not name.startswith(prompts) for name in names):
         names = [name for name in names if not name.startswith(prompts)]
+    for part in parts:
+        check_finite({name: part[name] for name in names}, file=location.path)
     left_out = tuple(name for name in parts[0] if name not in names)
     pieces: dict[str, Sequence[Tensor]] = {name: [part[name] for part in parts] for name in names}
     if base is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from model.checkpoints.checks import FILE_NAME_KEY, SAVE_ID_KEY
 from model.checkpoints.format import HUB_HEAD, canonical_name, reshard_tensor, rule_for
 from model.checkpoints.reading import ALL_RANKS_KEY, weights_in
 from model.checkpoints.safe_loading import release_pages
@@ -88,7 +89,7 @@ def dropped_keys(content: dict[str, Any]) -> list[str]:
         key
         for key, value in content.items()
         if key not in KEPT_KEYS
-        and key not in ("module", "mp_world_size")
+        and key not in ("module", "mp_world_size", SAVE_ID_KEY, FILE_NAME_KEY)
         and not (key == "optimizer" and has_torch_optimizer(content))
         and value not in (None, [], {})
     ]

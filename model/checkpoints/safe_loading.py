@@ -5,7 +5,8 @@ instances of its own classes (loss scalers, configurations). For those a second 
 fixed table of functions builds tensors, arrays and plain containers, and every other name in the file becomes an inert
 stand-in, which ignores whatever the file does with it. So the weights stay readable.
 
-Files are mapped into memory; ``release_pages`` gives back what was read.
+Before either, the pickles in the file are looked through (``model.checkpoints.pickles``). Files are mapped into memory;
+``release_pages`` gives back what was read.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from torch import Tensor
+
+from model.checkpoints.pickles import check_pickles
 
 ZIP_MAGIC = b"PK\x03\x04"
 DONT_NEED = 4  # MADV_DONTNEED of Linux
@@ -87,6 +90,13 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _bytearray(data: bytes = b"") -> bytearray:
+    """Rebuild a bytearray of bytes; of a number it would be that many zeros."""
+    if not isinstance(data, bytes):
+        raise pickle.UnpicklingError("the file makes a bytearray of something else than bytes")
+    return bytearray(data)
+
+
 def _empty_array(kind: object, shape: tuple[int, ...], type_code: Any) -> np.ndarray:
     """Make the empty array whose content follows as its state."""
     return np.ndarray.__new__(np.ndarray, shape, type_code)
@@ -113,8 +123,9 @@ def _permitted_names() -> dict[tuple[str, str], Any]:
         ("_codecs", "encode"): _Permitted(_encode),
     }
     for module in ("builtins", "__builtin__"):
-        for kind in (set, frozenset, bytearray, complex):
+        for kind in (set, frozenset, complex):
             table[module, kind.__name__] = _Permitted(kind)
+        table[module, "bytearray"] = _Permitted(_bytearray)
     # torch.load itself answers for the storage classes with a number type ("FloatStorage"), before it asks here.
     for storage in (torch.storage.TypedStorage, torch.storage.UntypedStorage):
         table[storage.__module__, storage.__name__] = storage
@@ -168,10 +179,9 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UnreadableCheckpointError(f"{path} does not exist; give a checkpoint folder")
-    with path.open("rb") as file:
-        # Files from before torch 1.6 are no zip archives and cannot be mapped into memory.
-        mapped = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
     try:
+        # Files from before torch 1.6 are no zip archives and cannot be mapped into memory.
+        mapped = is_archive(path)
         content = _load(path, mapped=mapped)
     except Exception as error:  # a damaged file can end in any error of torch, pickle or Python
         raise UnreadableCheckpointError(
@@ -184,8 +194,17 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def is_archive(path: Path) -> bool:
+    """Tell whether a file begins like a zip archive, as files of ``torch.save`` do since torch 1.6."""
+    with path.open("rb") as file:
+        return file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+
+
 def _load(path: Path, *, mapped: bool) -> Any:
+    inert = check_pickles(path, archive=mapped)
     try:
+        if inert:
+            raise pickle.UnpicklingError
         with torch.serialization.safe_globals(numpy_allow_list()), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of newer pickle protocols: they load, or raise
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)

@@ -19,6 +19,8 @@ from typing import Any
 
 from torch import Generator, Tensor, nn
 
+from files.reading import described, read_json, value_of
+from model.checkpoints.checks import check_finite, not_finite, warn_when_edited
 from model.checkpoints.format import (
     ADAPTER_NAME,
     HEAD_NAMES,
@@ -35,15 +37,14 @@ from model.checkpoints.reading import (
     LoadReport,
     iteration_of,
     load_weights,
-    read_weight_file,
+    present_folder,
+    read_all_shards,
     resolve_checkpoint,
-    shard_name,
     weights_in,
 )
-from model.checkpoints.writing import check_is_new, new_folder, write_shard
+from model.checkpoints.writing import check_is_new, new_folder
 from model.config import LORA_TARGETS, LoraSettings
-from model.hub.describe import read_json
-from model.hub.weight_files import read_hub_file
+from model.hub.weight_files import read_hub_file, write_safetensors
 from model.lora import adapted_layers, add_adapters, low_rank_product
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
@@ -53,6 +54,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 HEAD_FILE = "head_model.safetensors"
 PEFT_PREFIX = "base_model.model."
+LARGEST_RANK = 1 << 20
 
 # Options of PEFT that change what an adapter computes. Adapters that use one of them are refused.
 UNSUPPORTED_OPTIONS = (
@@ -108,7 +110,7 @@ def save_adapter(
     """Write the adapters of ``network`` to ``folder``; every rank has to call it, the first one writes.
 
     ``base_model`` says where the model's own weights come from. The folder appears as a whole and replaces an older
-    one. Raises ValueError when safetensors is not installed, OSError when the folder cannot be written.
+    one. Raises ValueError when a weight is not finite, OSError when the folder cannot be written.
     """
     weights = gather_adapter(network, topology=topology)
     settings = adapted_layers(network)[0].settings
@@ -118,12 +120,16 @@ def save_adapter(
         f"{PEFT_PREFIX}{hub_name(name)}": value for name, value in weights.items() if ADAPTER_NAME.fullmatch(name)
     }
     head = {hub_name(name): value for name, value in weights.items() if not ADAPTER_NAME.fullmatch(name)}
-    with new_folder(folder) as temporary:
+    broken = not_finite(weights)
+    if broken is not None:
+        raise ValueError(f"{broken} holds NaN or infinity: the adapter is not written to {folder}")
+    with new_folder(folder) as new:
         config = json.dumps(peft_config(settings, base_model=base_model), indent=2)
-        (temporary / CONFIG_FILE).write_text(f"{config}\n", encoding="utf-8")
-        (temporary / WEIGHT_FILES[0]).write_bytes(_packed(factors))
-        if head:
-            (temporary / HEAD_FILE).write_bytes(_packed(head))
+        (new.path / CONFIG_FILE).write_text(f"{config}\n", encoding="utf-8")
+        for name, tensors in ((WEIGHT_FILES[0], factors), (HEAD_FILE, head)):
+            if tensors:
+                with new.create(name) as written:
+                    write_safetensors(written, tensors)
 
 
 def native_name(name: str) -> str:
@@ -137,16 +143,19 @@ def read_adapter(folder: Path) -> Adapter:
 
     Raises ValueError when there is none, or it is of a kind that a GLM cannot take here.
     """
+    folder = present_folder(folder)
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise ValueError(f"{folder} holds no {CONFIG_FILE}; give the folder of an adapter (LoRA)")
-    config = read_json(file)
+    warn_when_edited(file)
+    config: dict[str, Any] = read_json(file)
     path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if path is None:
         raise ValueError(f"{folder} lacks {WEIGHT_FILES[0]}; copy the whole folder")
     present = read_hub_file(path)["module"]
     if (folder / HEAD_FILE).is_file():
         present = {**present, **read_hub_file(folder / HEAD_FILE)["module"]}
+    check_finite(present, file=path)
     weights = {native_name(name): tensor for name, tensor in present.items()}
     for name in weights:
         if not (ADAPTER_NAME.fullmatch(name) or name in HEAD_NAMES):
@@ -155,7 +164,7 @@ def read_adapter(folder: Path) -> Adapter:
     settings = settings_of_peft(config, modules=modules, file=str(file))
     for module in modules:
         a, b = (weights.get(f"{module}.lora_{factor}.weight") for factor in "AB")
-        if a is None or b is None or (len(a), b.size(1)) != (settings.rank, settings.rank):
+        if a is None or b is None or a.dim() != 2 or b.dim() != 2 or {len(a), b.size(1)} != {settings.rank}:
             raise ValueError(f"{path}: the factors of {module} are not of rank {settings.rank}; copy the folder again")
     return Adapter(settings, weights, folder)
 
@@ -186,23 +195,27 @@ def settings_of_peft(config: Mapping[str, Any], *, modules: Sequence[str], file:
     PEFT's target_modules may be patterns; the names in the weight file are exact. Raises ValueError for another kind of
     adapter, an option that changes what it computes, or modules that have no adapters here. ``file`` is for messages.
     """
-    kind = config.get("peft_type")
+    kind = value_of(config, "peft_type", str, place=file)
     if kind != "LORA":
-        raise ValueError(f"{file} is for adapters of kind {kind!r}; only LORA can be read")
+        raise ValueError(f"{file} is for adapters of kind {described(kind)}; only LORA can be read")
     for name in UNSUPPORTED_OPTIONS:
         if config.get(name):
-            raise ValueError(f"{file} has {name} = {config[name]!r}, which is not supported here; use it with PEFT")
-    if config.get("bias", "none") != "none":
-        raise ValueError(f"{file} trains biases ({config['bias']!r}), which is not supported here; use it with PEFT")
+            raise ValueError(
+                f"{file} has {name} = {described(config[name])}, which is not supported here; use it with PEFT"
+            )
+    bias = value_of(config, "bias", str, place=file, default="none")
+    if bias != "none":
+        raise ValueError(f"{file} trains biases ({described(bias)}), which is not supported here; use it with PEFT")
     start = config.get("init_lora_weights", True)
     if start not in HARMLESS_STARTS:
         raise ValueError(
-            f"{file} has init_lora_weights {start!r}, which changes the model's own weights; convert it with PEFT "
-            "(save_pretrained with path_initial_model_for_weight_conversion)"
+            f"{file} has init_lora_weights {described(start)}, which changes the model's own weights; convert it with "
+            "PEFT (save_pretrained with path_initial_model_for_weight_conversion)"
         )
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not (isinstance(rank, int) and isinstance(alpha, (int, float))):
-        raise ValueError(f"{file} has r = {rank!r} and lora_alpha = {alpha!r} where two numbers belong; correct it")
+    rank = value_of(config, "r", int, place=file, at_least=1, at_most=LARGEST_RANK)
+    alpha = value_of(config, "lora_alpha", float, place=file)
+    dropout = value_of(config, "lora_dropout", float, place=file, default=0.0, at_least=0, at_most=1)
+    rooted = value_of(config, "use_rslora", bool, place=file, default=False)
     places = {place: name for name, place in LORA_TARGETS.items()}
     adapted = {".".join(module.split(".")[-2:]) for module in modules}
     unknown = sorted(adapted - set(places))
@@ -213,8 +226,8 @@ def settings_of_peft(config: Mapping[str, Any], *, modules: Sequence[str], file:
     return LoraSettings(
         rank=rank,
         # PEFT's other convention divides by the root of the rank.
-        alpha=float(alpha) * math.sqrt(rank) if config.get("use_rslora") else float(alpha),
-        dropout=float(config.get("lora_dropout") or 0.0),
+        alpha=alpha * math.sqrt(rank) if rooted else alpha,
+        dropout=dropout,
         targets=tuple(name for name, place in LORA_TARGETS.items() if place in adapted),
     )
 
@@ -246,14 +259,14 @@ def merge_into_checkpoint(checkpoint: Path, adapter: Adapter, output: Path) -> P
     check_is_new(output)
     location = resolve_checkpoint(checkpoint)
     files = location.shard_files()
-    with new_folder(output) as temporary:
-        for rank, file in enumerate(files):
-            content = read_weight_file(file)
+    contents = read_all_shards(location)
+    with new_folder(output) as new:
+        for rank, (file, content) in enumerate(zip(files, contents, strict=True)):
+            check_finite(weights_in(content, file=file), file=file)
             weights = {canonical_name(name): tensor for name, tensor in weights_in(content, file=file).items()}
             merged = {**weights, **_merged(weights, adapter, size=len(files), rank=rank, file=file)}
             iteration = iteration_of(content, location)
-            shard = {"module": merged, "iteration": iteration, "mp_world_size": len(files)}
-            write_shard(temporary / shard_name(rank), shard)
+            new.write_shard(rank, {"module": merged, "iteration": iteration, "mp_world_size": len(files)})
     return output
 
 
@@ -274,11 +287,3 @@ def _merged(weights: Mapping[str, Tensor], adapter: Adapter, *, size: int, rank:
         product = low_rank_product(down, up, scale=adapter.settings.scale)
         merged[name] = (weight.float() + product).to(weight.dtype)
     return merged
-
-
-def _packed(weights: Mapping[str, Tensor]) -> bytes:
-    try:
-        from safetensors.torch import save
-    except ImportError as error:
-        raise ValueError("adapters need the package safetensors: pip install safetensors") from error
-    return save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata={"format": "pt"})

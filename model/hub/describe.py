@@ -15,15 +15,16 @@ h hidden, v vocabulary
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from files.reading import REQUIRED, described, read_json, value_of
+from model.checkpoints.checks import warn_when_edited
 from model.checkpoints.format import BLOCK_POSITION_TABLE, POSITION_TABLES, PROMPT_PREFIX, WORD_TABLE
 from model.config import GLMConfig
 from model.released import RELEASED_MODELS, ReleasedModel
@@ -51,6 +52,19 @@ FIELD_NAMES = {
     "initializer_std": "initializer_range",
 }
 SIZES = ("num_layers", "vocab_size", "hidden_size", "num_attention_heads")
+# The largest number of each that is believed of a file: more cannot be built, or only within hours.
+LARGEST = {
+    "num_layers": 1000, "vocab_size": 1 << 26, "hidden_size": 1 << 17, "num_attention_heads": 1 << 17,
+    "max_position_embeddings": 1 << 24, "checkpoint_num_layers": 1000, "prompt_length": 1 << 20,
+}  # fmt: skip
+# What each of them is; all others are whole numbers.
+KINDS: dict[str, type] = {
+    **dict.fromkeys(FIELD_NAMES, int),
+    **dict.fromkeys(("embedding_dropout", "attention_dropout", "output_dropout"), float),
+    **dict.fromkeys(("attention_scale", "initializer_std"), float),
+    **dict.fromkeys(("checkpoint_activations", "relative_encoding", "block_position_encoding"), bool),
+    "prompt_function": str,
+}
 CLASSIFIER_CLASS = "GLMForSequenceClassification"
 LAYER_NAME = re.compile(r"transformer\.layers\.(\d+)\.")
 # The released models by the names of the original's conversion, which are those of the table in lower case but for one.
@@ -179,9 +193,11 @@ class ModelDescription:
         A config.json of the Hugging Face layout says all of it; else the sizes are those of the shapes. Raises
         ValueError, naming ``file``, when the described model has another hidden size, or nothing says the heads.
         """
-        if self.hub_fields is not None:
-            return GLMConfig(**self.sizes)
         sizes = sizes_from_shapes(shapes, file=file)
+        if self.hub_fields is not None:
+            config = GLMConfig(**self.sizes)
+            check_layers(config, shapes, file=file)
+            return config
         if self.sizes.get("hidden_size", sizes["hidden_size"]) != sizes["hidden_size"]:
             raise ValueError(
                 f"{file} has hidden size {sizes['hidden_size']}, {self.name} {self.sizes['hidden_size']}; "
@@ -269,36 +285,48 @@ def of_run(file: Path) -> ModelDescription:
     """Return the description from a run's command line, as ``runs/NAME/config.json`` keeps it."""
     if not file.is_file():
         raise ValueError(f"{file}: no such file; a training run leaves it in runs/NAME/{CONFIG_FILE}")
-    values = read_json(file)
+    values: dict[str, Any] = read_json(file)
+    place = str(file)
     missing = [key for key in RUN_KEYS if key not in values]
     if missing:
         raise ValueError(f"{file} lacks {missing[0]!r}: it is not the config.json of a run")
-    get = values.get
-    kind, path = values["tokenizer_type"], get("tokenizer_path")
+
+    def flag(name: str, default: bool = False) -> bool:
+        return value_of(values, name, bool, place=place, default=default)
+
+    def text(name: str) -> str | None:
+        return value_of(values, name, str, place=place, default=None)
+
+    def number(name: str, default: float = 0.0) -> float:
+        return value_of(values, name, float, place=place, default=default)
+
+    kind, path = value_of(values, "tokenizer_type", str, place=place), text("tokenizer_path")
     if kind != "SentencePieceTokenizer" and path == UNSET_TOKENIZER_PATH:
         path = None
-    block = bool(get("block_lm", True))
+    block = flag("block_lm", True)
+    sizes = {key: config_value(values, key, key, place=place) for key in RUN_KEYS if key != "tokenizer_type"}
     tokenizer = TokenizerDescription(
         kind,
-        get("tokenizer_model_type"),
+        text("tokenizer_model_type"),
         path,
         block_symbols=block,
-        task_mask=bool(get("task_mask")),
-        decoder_mask=(get("block_mask_prob") or 0) > 0 or (get("context_mask_ratio") or 0) > 0,
-        num_sentinels=values["max_position_embeddings"] if get("sentinel_token") else 0,
-        fix_command_token=bool(get("fix_command_token")),
-        vocab_dir=get("vocab_dir"),
-        cache_dir=get("cache_dir"),
-        vocab_divisor=get("make_vocab_size_divisible_by") or 128,
+        task_mask=flag("task_mask"),
+        decoder_mask=number("block_mask_prob") > 0 or number("context_mask_ratio") > 0,
+        num_sentinels=sizes["max_position_embeddings"] if flag("sentinel_token") else 0,
+        fix_command_token=flag("fix_command_token"),
+        vocab_dir=text("vocab_dir"),
+        cache_dir=text("cache_dir"),
+        vocab_divisor=value_of(
+            values, "make_vocab_size_divisible_by", int, place=place, default=128, at_least=1, at_most=1 << 20
+        ),
     )
-    sizes = {key: values[key] for key in RUN_KEYS if key != "tokenizer_type"}
     sizes |= {
-        "block_position_encoding": block and not get("masked_lm"),
-        "relative_encoding": bool(get("transformer_xl")),
-        "attention_scale": get("attention_scale") or 1.0,
+        "block_position_encoding": block and not flag("masked_lm"),
+        "relative_encoding": flag("transformer_xl"),
+        "attention_scale": number("attention_scale") or 1.0,
     }
-    block_positions = not get("no_block_position")
-    return ModelDescription(file.resolve().parent.name, str(file), sizes, tokenizer, block_positions)
+    block_positions = not flag("no_block_position")
+    return ModelDescription(file.resolve().parent.name, place, sizes, tokenizer, block_positions)
 
 
 def of_hub_folder(folder: Path, fields: Mapping[str, Any]) -> ModelDescription:
@@ -317,18 +345,19 @@ def tokenizer_of_folder(folder: Path) -> TokenizerDescription | None:
     file = folder / TOKENIZER_CONFIG
     if not file.is_file():
         return None
-    content = read_json(file)
-    class_name = content.get("tokenizer_class")
-    kind = next((kind for kind in HUB_TOKENIZERS if kind.class_name in str(class_name)), None)
+    content: dict[str, Any] = read_json(file)
+    class_name = value_of(content, "tokenizer_class", str, place=str(file), default=None)
+    kind = next((kind for kind in HUB_TOKENIZERS if kind.class_name in (class_name or "")), None)
     if kind is None:
         known = ", ".join(kind.class_name for kind in HUB_TOKENIZERS)
-        raise ValueError(f"{file}: tokenizer_class {class_name!r} is not one of a GLM ({known})")
+        raise ValueError(f"{file}: tokenizer_class {described(class_name)} is not one of a GLM ({known})")
     missing = [name for name in kind.files if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} lacks the tokenizer's {missing[0]}; copy it into the folder")
     model_type = kind.model_type
     if kind.vocabulary == "bert":
-        model_type = "bert-base-uncased" if content.get("do_lower_case", True) else "bert-base-cased"
+        lower_case = value_of(content, "do_lower_case", bool, place=str(file), default=True)
+        model_type = "bert-base-uncased" if lower_case else "bert-base-cased"
     return TokenizerDescription(
         kind.tokenizer_type,
         model_type,
@@ -427,25 +456,20 @@ def model_file(name: str, config: GLMConfig, tokenizer: TokenizerDescription | N
 # config.json of the Hugging Face layout
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; raise ValueError when it holds something else."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not a JSON file; copy it again") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} does not hold a JSON object; copy it again")
-    return values
-
-
 def read_fields(folder: Path) -> dict[str, Any] | None:
     """Return the fields of a folder's config.json, None when it has none; raise ValueError for a damaged one."""
     file = folder / CONFIG_FILE
-    return read_json(file) if file.is_file() else None
+    if not file.is_file():
+        return None
+    warn_when_edited(file)
+    fields: dict[str, Any] = read_json(file)
+    for name, kind in (("model_type", str), ("_name_or_path", str), ("architectures", list), ("id2label", dict)):
+        value_of(fields, name, kind, place=str(file), default=None)
+    return fields
 
 
 def is_classifier(fields: Mapping[str, Any] | None) -> bool:
-    """Tell whether a config.json names the class with a classification head."""
+    """Tell whether the fields of a config.json name the class with a classification head."""
     return CLASSIFIER_CLASS in ((fields or {}).get("architectures") or ())
 
 
@@ -467,16 +491,30 @@ def config_from_fields(fields: Mapping[str, Any], *, file: Path) -> GLMConfig:
     Raises ValueError when it is no GLM, or a field has no possible value.
     """
     kind = fields.get("model_type")
-    missing = [name for name in SIZES if not isinstance(fields.get(FIELD_NAMES[name]), int)]
+    missing = [name for name in SIZES if fields.get(FIELD_NAMES[name]) is None]
     if kind != MODEL_TYPE or missing:
         # Another family of the same type name ships with transformers; it has no num_layers.
-        problem = f"lacks {missing[0]}" if kind == MODEL_TYPE else f"has model_type {kind!r}"
+        problem = f"lacks {missing[0]}" if kind == MODEL_TYPE else f"has model_type {described(kind)}"
         raise ValueError(f"{file} describes another kind of model (it {problem}); give the folder of a GLM")
-    values = {name: fields[field] for name, field in FIELD_NAMES.items() if fields.get(field) is not None}
+    values = {
+        name: config_value(fields, field, name, place=str(file))
+        for name, field in FIELD_NAMES.items()
+        if fields.get(field) is not None
+    }
     try:
         return GLMConfig(**values)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+def config_value(fields: Mapping[str, Any], field: str, name: str, *, place: str, default: Any = REQUIRED) -> Any:
+    """Return the value of the ``GLMConfig`` field ``name`` from ``field`` of a file that was read.
+
+    Raises ValueError, which begins with ``place``, for a missing one, another kind, or a size beyond all models.
+    """
+    kind = KINDS[name]
+    bounds = {"at_least": 1, "at_most": LARGEST[name]} if name in LARGEST else {}
+    return value_of(fields, field, kind, place=place, default=default, **bounds)
 
 
 def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]], *, file: Path) -> dict[str, Any]:
@@ -491,6 +529,8 @@ def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]], *, file: Path) -> d
         raise ValueError(
             f"{file} holds no whole GLM but {names} alone; name the model that belongs to it with --load-pretrained"
         )
+    if len(shapes[WORD_TABLE]) != 2 or len(layers) != max(layers) + 1:
+        raise ValueError(f"{file} holds no whole GLM: layers are missing or {WORD_TABLE} is no table; use another")
     vocab_size, hidden_size = shapes[WORD_TABLE]  # [v,h]
     sizes: dict[str, Any] = {
         "num_layers": max(layers) + 1,
@@ -504,3 +544,16 @@ def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]], *, file: Path) -> d
     if sizes["relative_encoding"]:
         sizes["num_attention_heads"] = shapes["transformer.r_w_bias"][0]
     return sizes
+
+
+def check_layers(config: GLMConfig, shapes: Iterable[str], *, file: Path) -> None:
+    """Raise ValueError when ``config`` has another number of layers than the parameters named in ``shapes``.
+
+    To be asked before a model is built of it, which would take long.
+    """
+    layers = {int(match[1]) for name in shapes if (match := LAYER_NAME.match(name))}
+    if layers and len(layers) != config.num_layers:
+        raise ValueError(
+            f"{file} has the weights of {len(layers)} layers, the configuration says {config.num_layers} (num_layers); "
+            "describe the model it is"
+        )

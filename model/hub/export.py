@@ -20,9 +20,13 @@ from typing import Any
 
 from torch import Tensor
 
+from files.checksums import CHECKSUMS_FILE, write_checksums
+from files.reading import read_json
+from files.writing import write_whole
+from model.checkpoints.checks import listed_checksums
 from model.checkpoints.format import HEAD_NAMES, WORD_TABLE, hub_name
 from model.checkpoints.reading import WholeWeights
-from model.checkpoints.writing import TEMPORARY_PREFIX, check_is_new, new_folder, sync_folder, write_shard
+from model.checkpoints.writing import TEMPORARY_PREFIX, NewFolder, check_is_new, new_folder, sync_folder, write_shard
 from model.config import GLMConfig
 from model.hub.describe import (
     CLASSIFIER_CLASS,
@@ -30,10 +34,11 @@ from model.hub.describe import (
     TOKENIZER_CONFIG,
     HubTokenizer,
     ModelDescription,
+    check_layers,
     config_fields,
-    read_json,
     sizes_from_shapes,
 )
+from model.hub.weight_files import HUB_FILES, write_safetensors
 from model.modeling_glm import GLMModel, count_parameters
 
 CODE_FOLDER = Path(__file__).resolve().parent.parent / "hf"
@@ -120,6 +125,7 @@ def check_weights(weights: WholeWeights, config: GLMConfig) -> list[str]:
 
     Raises ValueError with one line when parameters are missing, unknown or of another shape.
     """
+    check_layers(config, weights.pieces, file=weights.file)
     expected = {name: tuple(tensor.shape) for name, tensor in GLMModel(config, device="meta").state_dict().items()}
     head = [name for name in HEAD_NAMES if name in weights.pieces]
     missing = [name for name in expected if name not in weights.pieces]
@@ -170,10 +176,12 @@ def export_bin(weights: WholeWeights, *, shared_row: tuple[int, int] | None = No
     path = weights.location.folder / BIN_FILE
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{BIN_FILE}")
     try:
-        write_shard(temporary, content)
+        listed = listed_checksums(path.parent)
+        listed[path.name] = write_shard(temporary, content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    write_checksums(path.with_name(CHECKSUMS_FILE), listed)
     sync_folder(path.parent)
     return path
 
@@ -205,8 +213,9 @@ def export_folder(
             f"the tokenizer has {tokenizer.num_tokens} ids, the model of {weights.file} a vocabulary of "
             f"{config.vocab_size}; choose the tokenizer it was trained with"
         )
-    with new_folder(folder) as temporary:
-        _write_weights(weights, names, temporary, options=options)
+    with new_folder(folder) as new:
+        temporary = new.path
+        _write_weights(weights, names, new, options=options)
         fields = _config_file(weights, config, architecture=architecture, options=options)
         _write_json(temporary / CONFIG_FILE, fields)
         _write_json(temporary / GENERATION_FILE, _generation_file(tokenizer, options=options))
@@ -215,7 +224,7 @@ def export_folder(
         for file in CODE_FOLDER.glob(CODE_FILES):
             shutil.copyfile(file, temporary / file.name)
         card = model_card(name, config, architecture=architecture, has_tokenizer=tokenizer is not None)
-        (temporary / CARD_FILE).write_text(card, encoding="utf-8")
+        write_whole(temporary / CARD_FILE, card)
         for file in temporary.iterdir():
             shutil.copymode(temporary / CONFIG_FILE, file)  # some libraries keep their files from everyone else
     return sorted(folder.iterdir())
@@ -272,11 +281,7 @@ def plan_files(sizes: Mapping[str, int], *, limit: int) -> list[list[str]]:
     return files
 
 
-def _write_weights(weights: WholeWeights, names: Sequence[str], folder: Path, *, options: ExportOptions) -> None:
-    try:
-        from safetensors.torch import save_file
-    except ImportError as error:
-        raise ValueError("the export needs the package safetensors: pip install safetensors") from error
+def _write_weights(weights: WholeWeights, names: Sequence[str], new: NewFolder, *, options: ExportOptions) -> None:
     sizes = {name: weights.num_bytes(name) for name in names}
     files = plan_files(sizes, limit=options.max_shard_size)
     places: dict[str, str] = {}
@@ -284,11 +289,12 @@ def _write_weights(weights: WholeWeights, names: Sequence[str], folder: Path, *,
         part = f"-{number:05d}-of-{len(files):05d}" if len(files) > 1 else ""
         file = f"model{part}.safetensors"
         content = {hub_name(name): read_exported(weights, name, shared_row=options.shared_row) for name in group}
-        save_file(content, folder / file, metadata={"format": "pt"})
+        with new.create(file) as written:
+            write_safetensors(written, content)
         places |= dict.fromkeys(content, file)
     if len(files) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(places.items()))}
-        _write_json(folder / "model.safetensors.index.json", index)
+        _write_json(new.path / HUB_FILES[0], index)
 
 
 def _write_tokenizer(tokenizer: TokenizerFiles, folder: Path) -> None:
@@ -310,8 +316,11 @@ def _write_tokenizer(tokenizer: TokenizerFiles, folder: Path) -> None:
     if kind.vocabulary == "bert":
         settings["do_lower_case"] = tokenizer.lower_case
     config = folder / TOKENIZER_CONFIG
-    config.write_text(json.dumps(settings), encoding="utf-8")
-    getattr(tokenization_glm, kind.class_name).from_pretrained(folder).save_pretrained(folder)
+    write_whole(config, json.dumps(settings))
+    try:
+        getattr(tokenization_glm, kind.class_name).from_pretrained(folder).save_pretrained(folder)
+    except Exception as error:  # on a full disk the package tokenizers raises one without a class
+        raise OSError(f"the tokenizer's files cannot be written: {' '.join(str(error).split())[:200]}") from error
     _write_json(config, read_json(config) | settings)
 
 
@@ -344,4 +353,4 @@ def model_card(name: str, config: GLMConfig, *, architecture: str, has_tokenizer
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -19,7 +19,7 @@ from torch import Tensor
 from model.checkpoints.format import HEAD_NAMES, reshard_tensor
 from model.checkpoints.reading import WholeWeights, read_whole_weights, shard_name
 from model.checkpoints.safe_loading import release_pages
-from model.checkpoints.writing import check_is_new, new_folder, write_shard
+from model.checkpoints.writing import check_is_new, new_folder
 from model.config import GLMConfig
 from model.hub.describe import (
     CONFIG_FILE,
@@ -97,14 +97,15 @@ def import_folder(model: HubModel, folder: Path, *, size: int = 1) -> list[Path]
         raise ValueError(f"--model-parallel-size is {size}; give a number of at least 1")
     check_is_new(folder)
     names = check_weights(model.weights, model.config)
-    with new_folder(folder) as temporary:
+    with new_folder(folder) as new:
         for rank in range(size):  # one at a time: memory holds one new shard, the present files are mapped
-            write_shard(temporary / shard_name(rank), {"module": _shard(model.weights, names, size=size, rank=rank)})
+            weights = _shard(model.weights, names, size=size, rank=rank)
+            new.write_shard(rank, {"module": weights, "mp_world_size": size})
         for name in KEPT_FILES:
             if (model.folder / name).is_file():
-                shutil.copyfile(model.folder / name, temporary / name)
+                shutil.copyfile(model.folder / name, new.path / name)
         flags = model_file(model.folder.resolve().name, model.config, model.tokenizer)
-        (temporary / "model.sh").write_text(flags, encoding="utf-8")
+        (new.path / "model.sh").write_text(flags, encoding="utf-8")
     return [folder / shard_name(rank) for rank in range(size)]
 
 

@@ -10,17 +10,27 @@ config.json tells from layers that are of no use, gets our names.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from files.checksums import HashingFile
+from files.reading import read_json, value_of
+from model.checkpoints.checks import check_bytes, warn_when_edited
 from model.checkpoints.format import HUB_HEAD_NAMES, canonical_name
 from model.checkpoints.safe_loading import UnreadableCheckpointError, read_checkpoint_file
 from model.hub.describe import is_classifier, read_fields
 
 SAFETENSORS = ".safetensors"
 INDEX = ".index.json"
+# Names of number types in safetensors, in the order in which its own library sorts them: the widest first.
+SAFETENSORS_TYPES = {
+    torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
+    torch.float16: "F16", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 # In the order of preference, where a folder has several.
 HUB_FILES = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
 
@@ -70,11 +80,11 @@ def read_hub_file(path: Path) -> dict[str, Any]:
 def _read_index(path: Path) -> dict[str, str]:
     """Return the name of the file beside ``path`` that holds each parameter."""
     try:
-        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        valid = bool(places) and all(isinstance(name, str) and Path(name).name == name for name in places.values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UnreadableCheckpointError(f"{path} cannot be read as an index of weights; use another one") from error
-    if not valid:
+        warn_when_edited(path)
+        places = value_of(read_json(path), "weight_map", dict, place=str(path))
+    except ValueError as error:
+        raise UnreadableCheckpointError(str(error)) from error
+    if not places or not all(isinstance(name, str) and Path(name).name == name for name in places.values()):
         raise UnreadableCheckpointError(f"{path} names no weight files of its own folder; use another one")
     return places
 
@@ -82,6 +92,7 @@ def _read_index(path: Path) -> dict[str, str]:
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UnreadableCheckpointError(f"{path} does not exist; copy all files of the model into its folder")
+    check_bytes(path)
     if not path.name.endswith(SAFETENSORS):
         return read_checkpoint_file(path)
     try:
@@ -95,6 +106,29 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise UnreadableCheckpointError(
             f"{path} cannot be read as safetensors: it is cut off, damaged or of another kind; use another one"
         ) from error
+
+
+def write_safetensors(file: HashingFile, tensors: Mapping[str, Tensor]) -> None:
+    """Write ``tensors`` as one safetensors file, byte by byte what its own library writes.
+
+    That one has no way to hear of every byte, and does not say what went wrong.
+    """
+    order = list(SAFETENSORS_TYPES)
+    names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    place = 0
+    for name in names:
+        tensor = tensors[name]
+        end = place + tensor.nbytes
+        kind, shape = SAFETENSORS_TYPES[tensor.dtype], list(tensor.shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in names:
+        values = tensors[name].detach().cpu().contiguous().reshape(-1)
+        file.write(values.view(torch.uint8).numpy().data)
 
 
 def _canonical(weights: dict[str, Tensor], *, file: Path) -> dict[str, Tensor]:

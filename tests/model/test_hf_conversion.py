@@ -168,6 +168,7 @@ def test_unused_layers_of_published_files_are_dropped(tmp_path: Path):
     safetensors.save_file(
         {f"glm.{name}": tensor for name, tensor in weights.items()} | head, folder / "model.safetensors"
     )
+    (folder / "SHA256SUMS").unlink()
     model = open_hub_model(folder)
     assert set(model.weights.left_out) == set(head)
     import_folder(model, tmp_path / "native")
@@ -243,7 +244,8 @@ def test_pytorch_model_bin_has_the_weights_as_they_are(tmp_path: Path):
         found = torch.load(path, weights_only=True)
         assert list(found) == list(weights)
         assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
-        assert {file.name for file in folder.iterdir()} == {path.name, *(shard_name(rank) for rank in range(size))}
+        shards = {shard_name(rank) for rank in range(size)}
+        assert {file.name for file in folder.iterdir()} == {path.name, "SHA256SUMS", *shards}
 
 
 def refused(words: str, action: Callable[[], object]) -> None:

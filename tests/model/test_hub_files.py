@@ -138,9 +138,9 @@ def test_cut_off_files_give_one_line(layout: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "cannot be read as an index"),
-        ("[]", "cannot be read as an index"),
-        ('{"weight_map": []}', "names no weight files"),
+        ("{", "not valid JSON"),
+        ("[]", "an object is needed"),
+        ('{"weight_map": []}', "weight_map is []; an object is needed"),
         ('{"weight_map": {}}', "names no weight files"),
         ('{"weight_map": {"word_embeddings.weight": 3}}', "names no weight files"),
         ('{"weight_map": {"word_embeddings.weight": "../x.safetensors"}}', "names no weight files"),

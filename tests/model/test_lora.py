@@ -166,7 +166,7 @@ def test_merging_into_a_checkpoint_equals_the_adapted_model(tmp_path: Path, size
     save_adapter(tmp_path / "adapter", model, topology=model.topology)
     adapter = read_adapter(tmp_path / "adapter")
     merge_into_checkpoint(tmp_path / "base", adapter, tmp_path / "merged")
-    assert len(list((tmp_path / "merged").iterdir())) == size
+    assert len(list((tmp_path / "merged").glob("*.pt"))) == size
     plain = GLMModel(model.config, generator=Generator().manual_seed(99)).eval()
     report = load_model_weights(plain, tmp_path / "merged")
     assert report.iteration == 9 and not report.missing and not report.unexpected
@@ -189,7 +189,7 @@ def _edit(folder: Path, **changes: Any) -> None:
         ({"init_lora_weights": "pissa"}, "'pissa'"),
         ({"rank_pattern": {"dense": 2}}, "rank_pattern"),
         ({"r": 3}, "not of rank 3"),
-        ({"lora_alpha": None}, "lora_alpha = None"),
+        ({"lora_alpha": None}, "no 'lora_alpha'"),
         ({"lora_alpha": -1}, "above 0"),
     ],
 )
@@ -213,6 +213,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=r"no adapter_config\.json"):
         read_adapter(tmp_path)
+    (folder / "SHA256SUMS").unlink()
     weights = load_file(folder / "adapter_model.safetensors")
     save_file(
         {**weights, "base_model.model.glm.transformer.extra.weight": torch.ones(2)},

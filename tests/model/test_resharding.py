@@ -113,6 +113,7 @@ def test_there_and_back_is_the_same_file(tmp_path: Path) -> None:
     before, after = contents(tmp_path / "run", 1)[0], contents(twice, 1)[0]
     assert list(before) == list(after)
     assert before.pop("rng_tracker_states") and after.pop("rng_tracker_states") == {}
+    assert before.pop("save_id") != after.pop("save_id"), "it is another save"
     for key in before:
         assert same(before[key], after[key]), key
 

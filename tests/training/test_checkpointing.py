@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from change_mp import change_model_parallel_size
+from files.checksums import CHECKSUMS_FILE
 from model.checkpoints.reading import REPLACED_PREFIX, resolve_checkpoint, shard_name
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
@@ -111,7 +112,7 @@ def test_files_and_keys(tmp_path: Path):
     run = Run()
     run.step()
     folder = save(tmp_path, run, 1)
-    assert names(tmp_path) == TRACKERS | {"1"} and names(folder) == {shard_name(0)}
+    assert names(tmp_path) == TRACKERS | {"1"} and names(folder) == {shard_name(0), CHECKSUMS_FILE}
     for tracker in TRACKERS:
         assert (tmp_path / tracker).read_text(encoding="utf-8") == "1"
     allowed = [np.ndarray, np.dtype, type(np.dtype(np.uint32)), np.zeros(1).__reduce__()[0]]
@@ -120,7 +121,7 @@ def test_files_and_keys(tmp_path: Path):
     assert list(content["module"]) == list(run.model.state_dict())
     assert set(content) == {
         "module", "iteration", "optimizer", "lr_scheduler", "data_state", "mp_world_size", "dp_world_size",
-        "random_rng_state", "np_rng_state", "torch_rng_state", "rng_tracker_states",
+        "random_rng_state", "np_rng_state", "torch_rng_state", "rng_tracker_states", "save_id", "file_name",
     } | ({"cuda_rng_state"} if torch.cuda.is_available() else set())  # fmt: skip
 
 
@@ -273,7 +274,7 @@ def test_ranks_resume_exactly(tmp_path: Path, model_parallel_size: int):
     for (losses, parameters), (other_losses, other_parameters) in zip(straight, broken, strict=True):
         assert losses == other_losses
         assert all(torch.equal(a, b) for a, b in zip(parameters, other_parameters, strict=True))
-    assert names(tmp_path / "3") == {shard_name(rank) for rank in range(model_parallel_size)}
+    assert names(tmp_path / "3") == {CHECKSUMS_FILE, *map(shard_name, range(model_parallel_size))}
     single = Run(seed=2)
     found = load_checkpoint(tmp_path, **single.parts())
     assert ("another number of data ranks" in found.report.summary()) == (model_parallel_size == 1)

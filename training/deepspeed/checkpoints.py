@@ -12,8 +12,7 @@ import argparse
 import os
 import re
 import shutil
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from files.checksums import CHECKSUMS_FILE
+from model.checkpoints.checks import (
+    NO_CHECKSUMS,
+    FileOrigin,
+    check_bytes,
+    check_finite,
+    check_same_save,
+    listed_checksums,
+    origin_of,
+)
 from model.checkpoints.format import canonical_name, rule_for
+from model.checkpoints.pickles import check_pickles
 from model.checkpoints.reading import (
     RELEASE_TAG,
     SHARD_NAME,
@@ -33,24 +43,34 @@ from model.checkpoints.reading import (
     resolve_checkpoint,
     shard_name,
 )
-from model.checkpoints.safe_loading import UnreadableCheckpointError, numpy_allow_list, read_checkpoint_file
-from model.checkpoints.writing import TEMPORARY_PREFIX, write_shard
+from model.checkpoints.safe_loading import (
+    UnreadableCheckpointError,
+    is_archive,
+    numpy_allow_list,
+    read_checkpoint_file,
+)
+from model.checkpoints.writing import TEMPORARY_PREFIX, stamped, write_shard
 from mpu.initialize import ParallelTopology
-from mpu.mappings import any_rank
+from mpu.mappings import gathered
 from training.checkpointing import (
     ResumeState,
     gather_random_states,
     newest_first,
+    refuse_not_finite,
     restore_random_states,
     restore_schedule,
+    shared_save_id,
     trained_weights,
     write_checkpoint,
 )
 from training.deepspeed.config import DeepSpeedPlan
+from training.resume_state import check_resume_state
 from training.schedule import AnnealingLR
 from training.settings import CheckpointSettings
 
 OPTIMIZER_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
+# Stage 3 has files of the model's parts as well.
+ZERO_FILE = re.compile(rf"{OPTIMIZER_FILE.pattern}|{SHARD_NAME.pattern}|zero_pp_rank_\d+_mp_rank_\d+_model_states\.pt")
 STAGE_KEY = "zero_stage"
 STEP_KEY = "optimizer_step"  # updates applied, which the universal form of stage 3 lacks
 
@@ -59,7 +79,8 @@ class SafeCheckpointEngine:
     """Read and write DeepSpeed's files: durable writes, reads that execute nothing.
 
     A failed write is remembered instead of raised, so that all ranks pass DeepSpeed's barriers and fail together.
-    Of the weights only those that ``kept`` names are written (None: all).
+    Of the weights only those that ``kept`` names are written (None: all). ``begin`` starts a checkpoint; ``checksums``
+    are those of its files.
     """
 
     name = "safe"
@@ -67,6 +88,12 @@ class SafeCheckpointEngine:
     def __init__(self) -> None:
         self.failure: Exception | None = None
         self.kept: frozenset[str] | None = None
+        self.checksums: dict[str, str] = {}
+        self._save_id = ""
+
+    def begin(self, save_id: str) -> None:
+        """Forget the files of the last save; those of this one get ``save_id``."""
+        self.failure, self.checksums, self._save_id = None, {}, save_id
 
     def save(self, state_dict: Any, path: str) -> None:
         """Write one file and wait until it is on the disk; see ``failure``."""
@@ -74,7 +101,8 @@ class SafeCheckpointEngine:
             weights = {name: tensor for name, tensor in state_dict["module"].items() if name in self.kept}
             state_dict = {**state_dict, "module": weights}
         try:
-            write_shard(Path(path), state_dict)
+            name = Path(path).name
+            self.checksums[name] = write_shard(Path(path), stamped(state_dict, name, save_id=self._save_id))
         except (OSError, RuntimeError) as error:  # torch reports some failed writes as RuntimeError
             self.failure = error
 
@@ -120,6 +148,8 @@ def read_deepspeed_file(path: Path) -> Any:
 
     allowed = [*numpy_allow_list(), DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
     try:
+        if check_pickles(path, archive=is_archive(path)):
+            raise ValueError("it makes a bytearray")
         with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can end in any error of torch, pickle or Python
@@ -215,10 +245,15 @@ def save_zero_checkpoint(
     if not settings.no_save_rng:
         state |= gather_random_states(engine.module, topology=topology)
     temporary = settings.save / f"{TEMPORARY_PREFIX}{tag}"
+    files: SafeCheckpointEngine = engine.checkpoint_engine
+    files.begin(shared_save_id(topology))
+    weights_here = {name: getattr(p, "ds_tensor", p) for name, p in engine.module.named_parameters()}
+    optimizer = None if settings.no_save_optim else engine.optimizer.optimizer
+    refuse_not_finite(
+        engine.module, weights_here, optimizer, root=settings.save, topology=topology, device=engine.device
+    )
 
-    def write() -> None:
-        files: SafeCheckpointEngine = engine.checkpoint_engine
-        files.failure = None
+    def write() -> dict[str, str]:
         if not settings.no_save_optim:
             frozen = has_frozen_weights(engine.module)
             files.kept = frozenset(trained_weights(engine.module)) if frozen else None
@@ -241,6 +276,7 @@ def save_zero_checkpoint(
                 files.save({"module": weights, **sizes, **state}, str(path))
         if files.failure is not None:
             raise files.failure
+        return files.checksums
 
     return write_checkpoint(
         settings.save / tag, write, topology=topology, device=engine.device, keep=settings.keep_checkpoints
@@ -275,7 +311,7 @@ def load_zero_checkpoint(
 
     Every rank has to call it. Raises ValueError when none can be read.
     """
-    location, notes = _newest_complete(resolve_checkpoint(path), topology=topology, device=engine.device)
+    location, notes = _newest_complete(resolve_checkpoint(path), topology=topology)
     folder = location.folder
     if settings.universal_checkpoint:
         folder = make_universal(location, parent=settings.save or folder.parent, topology=topology)
@@ -312,21 +348,66 @@ def load_zero_checkpoint(
 
 
 def _newest_complete(
-    location: CheckpointLocation, *, topology: ParallelTopology, device: torch.device
+    location: CheckpointLocation, *, topology: ParallelTopology
 ) -> tuple[CheckpointLocation, tuple[str, ...]]:
-    """Return the checkpoint, or the newest before it, whose files are whole, and notes on those that are not."""
-    notes: tuple[str, ...] = ()
+    """Return the checkpoint, or the newest before it, whose files are as one save wrote them, and notes on the others.
+
+    The ranks share the files; every rank has to call it.
+    """
+    failures: list[str] = []
     for candidate in newest_first(location):
-        broken = [
-            file.name
-            for file in sorted(candidate.folder.iterdir())
-            if (OPTIMIZER_FILE.fullmatch(file.name) or SHARD_NAME.fullmatch(file.name))
-            and not zipfile.is_zipfile(file)  # the directory of the archive is at its end
-        ]
-        if not any_rank(bool(broken), topology=topology, device=device):
-            return candidate, notes
-        notes += (f"WARNING: {candidate.folder} is cut off ({', '.join(broken[:2])}): an OLDER checkpoint is used",)
-    raise UnreadableCheckpointError(f"no checkpoint in {location.folder.parent} can be read; its files are cut off")
+        failure, origins = None, {}
+        try:
+            present = sorted(file.name for file in candidate.folder.iterdir() if ZERO_FILE.fullmatch(file.name))
+            lost = [name for name in listed_checksums(candidate.folder) if name not in present]
+            if any(map(ZERO_FILE.fullmatch, lost)):
+                raise UnreadableCheckpointError(f"{candidate.folder} lacks {lost[0]}; copy all files into it")
+            for name in present[topology.rank :: topology.world_size]:
+                origins[name] = _check_file(candidate.folder / name)
+        except ValueError as error:
+            failure = str(error)
+        answers = gathered((failure, origins), topology=topology, world=True)
+        try:
+            together: dict[str, FileOrigin] = {}
+            for failed, found in answers:
+                if failed is not None:
+                    raise UnreadableCheckpointError(failed)
+                together.update(found)
+            # The optimizer's files say no iteration.
+            iteration = next((o.iteration for o in together.values() if o.iteration is not None), None)
+            together = {name: replace(o, iteration=o.iteration or iteration) for name, o in together.items()}
+            check_same_save(together, folder=candidate.folder, size=None)
+        except UnreadableCheckpointError as error:
+            failures.append(str(error))
+            continue
+        listed = () if (candidate.folder / CHECKSUMS_FILE).is_file() else (NO_CHECKSUMS,)
+        return candidate, listed + tuple(f"WARNING: {before}: an OLDER checkpoint is used" for before in failures)
+    raise UnreadableCheckpointError(failures[0])
+
+
+def _check_file(path: Path) -> FileOrigin:
+    """Return the origin of one of DeepSpeed's files; raise ``UnreadableCheckpointError`` for damage or NaN."""
+    check_bytes(path)
+    content = read_deepspeed_file(path)
+    if not isinstance(content, Mapping):
+        raise UnreadableCheckpointError(f"{path} holds no table; use another checkpoint")
+    if SHARD_NAME.fullmatch(path.name):
+        check_resume_state(content, file=path, optimizer=False, schedule=True, random_states=True)
+    for key in ("module", "optimizer_state_dict"):
+        check_finite(dict(_tensors_in(content.get(key), key)), file=path)
+    return origin_of(content, file=path)
+
+
+def _tensors_in(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors in nested tables and lists, with the keys that lead to them."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _tensors_in(item, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _tensors_in(item, f"{name}.{number}")
 
 
 def make_universal(location: CheckpointLocation, *, parent: Path, topology: ParallelTopology) -> Path:
