@@ -58,19 +58,20 @@ def language_files(
         only: the one language that is wanted.
 
     Raises:
-        MissingFileError: no file at all, or none for a language that was asked for.
+        MissingFileError: no file at all.
+        ValueError: none for a language that was asked for.
     """
     wanted = [language_code(name) for name in ([only] if only else languages)]
     for pattern in patterns:
         found = [(path, language_of(path)) for path in sorted(data_dir.glob(pattern)) if path.is_file()]
         if not found:
             continue
-        known = {code for _, language in found for code in language.split("-")} | {language for _, language in found}
+        known = {code for _, language in found for code in language.split("-")}
         if missing := [code for code in wanted if code not in known]:
-            raise MissingFileError(
+            raise ValueError(
                 f"{data_dir / pattern}: no file of the language {missing[0]}; there are files of "
                 f"{', '.join(sorted({language for _, language in found}))} (--languages)"
             )
-        return [(path, one) for path, one in found if not wanted or one in wanted or set(one.split("-")) <= {*wanted}]
+        return [(path, one) for path, one in found if not wanted or set(one.split("-")) <= {*wanted}]
     looked = " or ".join(str(data_dir / pattern) for pattern in patterns)
     raise MissingFileError(f"{looked}: no such file; --data-dir names the folder that holds it")

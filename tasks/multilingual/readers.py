@@ -12,6 +12,7 @@ from tasks.multilingual.files import language_files
 from tasks.readers import Record, read_tab_separated, read_text
 from tasks.superglue.readers import NO_FILES, DataProcessor, InputExample, split_files
 
+COLUMNS = ("sentence1", "sentence2", "label")
 NO_SENTENCE = "NS"  # stands in PAWS-X for a sentence that the translators left out
 
 
@@ -54,16 +55,16 @@ class LanguageProcessor(DataProcessor):
         return examples
 
     def records(self, path: Path) -> Iterable[Record]:
-        return read_tab_separated(path, header=False)
+        """Yield the rows of two texts and a label, which test files may leave out."""
+        for record in read_tab_separated(path, header=False):
+            if len(record.fields) not in (2, 3):
+                raise record.error(f"{len(record.fields)} columns; two texts and a label are needed, tabs between them")
+            cells = "\t".join(record.fields.values()).strip().split("\t")
+            yield replace(record, fields=dict(zip(COLUMNS, cells)))
 
     def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
-        """Yield the pair of a row of two texts and a label, which test files may leave out."""
-        if len(record.fields) not in (2, 3):
-            raise record.error(
-                f"{len(record.fields)} columns; {self.name} has two texts and a label, tabs between them"
-            )
-        text_b = record.text(1) if len(record.fields) == 3 else record.text(1).rstrip()
-        yield InputExample("", record.text(0).lstrip(), text_b, self.label(record, key=2))
+        text_a, text_b = record.text(COLUMNS[0]), record.text(COLUMNS[1])
+        yield InputExample("", text_a, text_b, self.label(record))
 
 
 class XnliProcessor(LanguageProcessor):
@@ -89,13 +90,7 @@ class PawsxProcessor(LanguageProcessor):
     }
 
     def records(self, path: Path) -> Iterable[Record]:
-        return read_tab_separated(path, header=path.name == "test_2k.tsv")
-
-    def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
-        if 0 in record.fields:
-            yield from super().convert(record, set_type)
-        else:
-            yield InputExample("", record.text("sentence1"), record.text("sentence2"), self.label(record))
+        return read_tab_separated(path) if path.name == "test_2k.tsv" else super().records(path)
 
 
 class PanxProcessor(LanguageProcessor):
@@ -125,23 +120,23 @@ class PanxProcessor(LanguageProcessor):
         lines = lines_of(read_text(path))
         for line, text in enumerate([*lines, ""], start=1):
             if text.strip():
-                cells = dict(enumerate(text.split("\t")))
-                record = Record(path, line, len(sentence), cells)
+                cells = text.split("\t")
+                record = Record(path, line, len(sentence), dict(zip(("token", "tag"), cells)))
                 if len(cells) > 2 or not cells[0]:
                     raise record.error(f"{text[:60]!r} is no token with a tag after a tab")
                 sentence.append(record)
             elif sentence:
-                tokens = [record[0] for record in sentence]
+                tokens = [record["token"] for record in sentence]
                 for record in sentence:
                     yield replace(record, fields={**record.fields, "sentence": tokens, "first": sentence[0].line})
                 sentence = []
 
     def convert(self, record: Record, set_type: str) -> Iterable[InputExample]:
-        tag = self.label(record, self.tags, key=1)
+        tag = self.label(record, self.tags, key="tag")
         yield InputExample(
             "",
             "".join(f" {token}" for token in record["sentence"]),
-            record.text(0),
+            record.text("token"),
             None if tag is None else tag[-3:],
             meta={"index": record.number, "sentence": f"{record.path.name} {record['first']}", "tag": tag or ""},
         )

@@ -63,7 +63,7 @@ def read_summaries(
     wanted = [language_code(name) for name in options.languages] if split != "train" else []
     known = {draft.language for draft in drafts}
     if missing := [name for name in wanted if name not in known]:
-        raise MissingFileError(
+        raise ValueError(
             f"{data_dir}: {task} {split} has no text in {missing[0]}; it has {', '.join(sorted(known)) or 'none'} "
             "(--languages)"
         )
