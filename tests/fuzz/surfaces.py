@@ -872,7 +872,7 @@ def seq2seq_cases() -> Iterator[Case]:
 
 def prompts_cases() -> Iterator[Case]:
     from generation.inputs import encode_prompt
-    from generation.interactive import read_prompts
+    from generation.prompts import read_prompts
 
     def reader(name: str) -> Callable[[Path], Any]:
         def read(folder: Path) -> Any:
