@@ -6,7 +6,6 @@ Lines are stripped. What is wrong with a file is said in one line with its name 
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from files.reading import lines_of
+from files.reading import described, lines_of
 from tasks.readers import Identities, check_offset, read_document, read_text, standardize
 from tasks.seq2seq import detokenizers
 from tasks.settings import SEQ2SEQ_TASKS, SQUAD_TASKS
@@ -443,9 +442,7 @@ class ContextOffsets:
             agrees = list(ids) == encoding.ids
             if not agrees and not self._warned:
                 self._warned = True
-                warnings.warn(
-                    f"no character offsets for a context with rare characters: {context[:60]!r}", stacklevel=2
-                )
+                logger.warning(f"no character offsets for a context with rare characters: {described(context)}")
             self._last = (context, tuple(encoding.offsets) if agrees else None)
         return self._last[1]
 

@@ -21,6 +21,7 @@ from model.shared_rows import SharedRows
 from mpu.kernels.host_memory import send
 from mpu.mappings import run_shared
 from mpu.masks import PrefixMask
+from tasks.readers import NO_LABEL
 from tasks.superglue.batches import TaskBatch, collate, length_buckets
 from tasks.superglue.samples import PROMPT, TaskSample
 from training.engine import Engine
@@ -123,6 +124,7 @@ class TaskCriterion:
             return self._infilling_loss(model, batch, device=device)
         if batch.kind == "language_model":
             return self._token_loss(model, batch, device=device)
+        assert NO_LABEL not in batch.labels, batch.uids
         tensors = on_device(batch, device)
         weight = torch.tensor(float(len(batch)), device=device)
         scores = choice_scores(model, batch, tensors)

@@ -305,7 +305,7 @@ class RecordProcessor(DataProcessor):
                 self.unlabelled(
                     question, question.without("answers") if "answers" not in question.fields else "no answers"
                 )
-            index = self.identities.unique(question.get("idx"), question, among=(passage_index,))
+            index = self.identities.unique(question.get("idx"), question, among=("question",))
             query = standardize(question.text("query"))
             guid = f"{set_type}-p{passage_index}-q{index}"
             place = {"passage_idx": passage_index, "question_idx": index}

@@ -133,7 +133,8 @@ class DataProcessor:
         for record in self.records(path):
             for example in _converted(convert, record, self.name):
                 examples.append(example if example.source else replace(example, source=record.place))
-        self.identities.report()
+        if self.options.needs_labels or not self.options.for_training:  # the development split is read for both
+            self.identities.report()
         unlabelled = [example.source for example in examples if example.label is None]
         if unlabelled and not self.options.for_training:
             logger.info(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import glob
-import warnings
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +31,8 @@ from tasks.superglue.samples import (
 
 if TYPE_CHECKING:
     from data_utils.tokenizers.tokenizer import Tokenizer
+
+logger = logging.getLogger("glm")
 
 
 @dataclass(frozen=True)
@@ -147,9 +149,8 @@ class Task:
             for example in examples
         )
         if encoder.num_commands:
-            warnings.warn(
-                f"{self.name}: {encoder.num_commands} texts hold command tokens such as [MASK], which count as those",
-                stacklevel=2,
+            logger.warning(
+                f"{self.name}: {encoder.num_commands} texts hold command tokens such as [MASK], which count as those"
             )
         return SampleSet(samples, encoder.num_truncated)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tasks.registry import TASKS
 from tasks.superglue.batches import TaskBatch, collate, length_buckets
 from tasks.superglue.readers import InputExample
 from tasks.superglue.samples import ClozeEncoder, EncodingOptions, Piece, TaskSample, truncate
+from tests.helpers.logs import logged_lines
 
 VOCABULARY = """[PAD] [UNK] [CLS] [SEP] [MASK] yes no maybe true false question answer or because so , . ? : ! " ' * ( )
 the rain fell on stones and grew loud at night a it was wet - # ann bea she thanked helped him pronoun refers to in"""
@@ -215,11 +215,10 @@ def test_words_of_several_tokens_are_named_once(tokenizer):
 
 
 def test_literal_commands_count_and_are_said(tokenizer):
-    with pytest.warns(UserWarning, match=r"rte: 1 texts hold command tokens"):
+    with logged_lines() as lines:
         samples_of("rte", [rte("the [MASK] fell")], tokenizer)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
         samples_of("rte", [rte(SHORT)], tokenizer)
+    assert lines == ["rte: 1 texts hold command tokens such as [MASK], which count as those"]
 
 
 def test_wsc_without_candidates_is_language_modelling_whatever_the_loss(tokenizer):
