@@ -51,33 +51,37 @@ def prepare_task(configuration: FinetuningSettings, *, tokenizer: Tokenizer, top
 def finetune(configuration: FinetuningSettings, stop: StopRequest) -> int:
     """Train until ``stop``, evaluate and predict as ``configuration`` says; return the exit code."""
     from tasks.finetuning import TEST_RESULTS_FILE, FineTuner, find_progress, result_table
-    from training.build import build_log, wrap_model
+    from training.build import build_log, check_data, locked_folders, wrap_model
     from training.data import build_run_tokenizer
-    from training.distributed import finish_distributed, seed_everything, start_distributed
+    from training.distributed import finish_distributed, of_first_rank, seed_everything, start_distributed
 
-    run, tuning, checkpoint = configuration.run, configuration.tuning, configuration.checkpoint
     stop.where = "before the first update"
+    topology, device = start_distributed(configuration.device, shared=configuration.values)
+    configuration = configuration.named(of_first_rank(configuration.run.experiment_name))
+    run, tuning, checkpoint = configuration.run, configuration.tuning, configuration.checkpoint
     made = run.summary_folder / TEST_RESULTS_FILE
     if made.exists() and not (tuning.overwrite or checkpoint.load or checkpoint.auto_resume):
         raise ValueError(f"{made} exists: this run was made already; give --overwrite or another --experiment-name")
-    topology, device = start_distributed(configuration.device)
     for notice in configuration.notices:
         logger.info(notice)
     seed_everything(run.seed)
-    tokenizer = build_run_tokenizer(configuration)
-    task = prepare_task(configuration, tokenizer=tokenizer, topology=topology)
-    engine = wrap_model(
-        task.build_network(), configuration, schedule_length=task.num_updates, topology=topology, device=device,
-        criterion=task.criterion(),
-    )  # fmt: skip
-    start = find_progress(engine, configuration, task.name)
-    log = build_log(configuration, num_updates=task.num_updates, initial=start.updates, silent=topology.rank > 0)
-    tuner = FineTuner(engine, task, configuration, progress=start, log=log, stop=stop)
-    began = time.perf_counter()
-    try:
-        complete = tuner.train()
-    finally:
-        log.close()
+    with locked_folders(configuration, first=topology.rank == 0):
+        tokenizer = build_run_tokenizer(configuration)
+        task = prepare_task(configuration, tokenizer=tokenizer, topology=topology)
+        engine = wrap_model(
+            task.build_network(), configuration, schedule_length=task.num_updates, topology=topology, device=device,
+            criterion=task.criterion(),
+        )  # fmt: skip
+        start = find_progress(engine, configuration, task.name)
+        updates = task.num_updates
+        check_data(task.training_data(), start, settings=checkpoint, num_updates=updates, topology=topology)
+        log = build_log(configuration, num_updates=updates, initial=start.updates, silent=topology.rank > 0)
+        tuner = FineTuner(engine, task, configuration, progress=start, log=log, stop=stop)
+        began = time.perf_counter()
+        try:
+            complete = tuner.train()
+        finally:
+            log.close()
     if complete:
         seconds, results = time.perf_counter() - began, {"validation": tuner.best, "test": tuner.test}
         for line in result_table(task.name, results, epoch=tuner.progress.best_epoch, seconds=seconds):

@@ -24,45 +24,55 @@ logger = logging.getLogger("glm")
 
 def pretrain(configuration: PretrainingSettings, stop: StopRequest) -> int:
     """Build everything that ``configuration`` describes and train until ``stop``; return the exit code."""
-    from training.build import build_engine, build_log, compute_cost, find_starting_point
+    from training.build import (
+        build_engine,
+        build_log,
+        check_data,
+        compute_cost,
+        find_starting_point,
+        locked_folders,
+    )
     from training.data import build_pretraining_data, build_run_tokenizer
-    from training.distributed import finish_distributed, seed_everything, start_distributed
+    from training.distributed import finish_distributed, of_first_rank, seed_everything, start_distributed
     from training.loop import Trainer
 
-    run = configuration.run
     stop.where = "before the first update"
-    topology, device = start_distributed(configuration.device)
-    first = topology.rank == 0
+    topology, device = start_distributed(configuration.device, shared=configuration.values)
+    configuration = configuration.named(of_first_rank(configuration.run.experiment_name))
+    run, first = configuration.run, topology.rank == 0
 
     for notice in configuration.notices:
         logger.info(notice)
     seed_everything(run.seed)
-    tokenizer = build_run_tokenizer(configuration)
-    vocab_size = tokenizer.padded_size(configuration.tokenizer.make_vocab_size_divisible_by)
-    engine = build_engine(configuration, vocab_size=vocab_size, topology=topology, device=device)
-    start = find_starting_point(engine, configuration, tokenizer=tokenizer.fingerprint)
-    data = build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology)
-    if configuration.mixture.multi_task_ratio > 0:
-        from tasks.multitask import mix_downstream
+    with locked_folders(configuration, first=first and run.train_iters > 0):
+        tokenizer = build_run_tokenizer(configuration)
+        vocab_size = tokenizer.padded_size(configuration.tokenizer.make_vocab_size_divisible_by)
+        engine = build_engine(configuration, vocab_size=vocab_size, topology=topology, device=device)
+        start = find_starting_point(engine, configuration, tokenizer=tokenizer.fingerprint)
+        data = build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology)
+        if configuration.mixture.multi_task_ratio > 0:
+            from tasks.multitask import mix_downstream
 
-        data = mix_downstream(data, configuration, tokenizer=tokenizer, topology=topology)
-    log = build_log(configuration, num_updates=run.train_iters, initial=start.updates, silent=not first)
-    trainer = Trainer(
-        engine,
-        configuration,
-        data=data,
-        num_updates=run.train_iters,
-        log=log,
-        progress=start,
-        cost=compute_cost(engine, configuration),
-        stop=stop,
-    )
-    try:
-        trainer.train()
-    finally:
-        log.close()
-    if first and run.train_iters > 0:
-        trainer.summarize(run.summary_folder / "loss.png")
+            data = mix_downstream(data, configuration, tokenizer=tokenizer, topology=topology)
+        settings = configuration.checkpoint
+        check_data(data, start, settings=settings, num_updates=run.train_iters, topology=topology)
+        log = build_log(configuration, num_updates=run.train_iters, initial=start.updates, silent=not first)
+        trainer = Trainer(
+            engine,
+            configuration,
+            data=data,
+            num_updates=run.train_iters,
+            log=log,
+            progress=start,
+            cost=compute_cost(engine, configuration),
+            stop=stop,
+        )
+        try:
+            trainer.train()
+        finally:
+            log.close()
+        if first and run.train_iters > 0:
+            trainer.summarize(run.summary_folder / "loss.png")
     return finish_distributed(0)
 
 

@@ -131,8 +131,13 @@ class FineTuner(Trainer):
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the loop. Every rank has to call it."""
         progress = asdict(self.progress)
-        del progress["interval"]
-        return {"task": self.task.name, "progress": progress, "interval": self.metrics.state_dict()}
+        del progress["interval"], progress["identity"]
+        return {
+            "task": self.task.name,
+            "progress": progress,
+            "interval": self.metrics.state_dict(),
+            "data": dict(self.data.identity),
+        }
 
     def save(self) -> None:
         """Save a checkpoint, if there is a folder to save to."""
@@ -217,7 +222,10 @@ def find_progress(engine: Engine, configuration: FinetuningSettings, task_name: 
     if not goes_on:
         return FinetuningProgress()
     state = restored.data_state
-    progress = FinetuningProgress(**state["progress"], interval=state.get("interval"))
+    kept = state.get("data")
+    progress = FinetuningProgress(
+        **state["progress"], interval=state.get("interval"), identity=kept if isinstance(kept, Mapping) else {}
+    )
     logger.info(f"continuing after {progress.epochs} epochs and {progress.updates} updates")
     return progress
 

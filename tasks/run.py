@@ -7,6 +7,7 @@ criterion, and hands both to ``tasks/finetuning.py``. A new family is a subclass
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from training.settings import ModelSettings
 
 logger = logging.getLogger("glm")
+
+CHECKED_SAMPLES = 64  # that are part of the checksum of a task's training data
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,21 @@ class TaskRun(ABC):
             train=self.batches,
             samples_per_batch=batch.batch_size * topology.data_parallel_size,
             valid=(lambda: islice(valid_batches(), run.eval_iters)) if self.loss_samples and run.eval_iters else None,
+            identity=self._identity(),
         )
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what the number of a batch stands for, by option or name."""
+        batch, run = self.configuration.batch, self.configuration.run
+        digest, count = hashlib.sha256(), len(self.training)
+        for index in range(0, count, max(1, count // CHECKED_SAMPLES)):
+            digest.update(repr(self.training[index]).encode("utf-8", "surrogatepass"))
+        return {
+            "the training samples": f"{count:,} samples, checksum {digest.hexdigest()[:12]}",
+            "--batch-size times data ranks": batch.batch_size * self.topology.data_parallel_size,
+            "--seq-length": batch.seq_length,
+            "--seed": run.seed,
+        }
 
     def batches(self, first_batch: int) -> Iterator[Any]:
         """Yield this data rank's micro batches of all epochs, from number ``first_batch`` on."""

@@ -26,6 +26,7 @@ from training.settings import (
     OptimizerSettings,
     PrecisionSettings,
     Settings,
+    check_run_name,
     spelling,
 )
 
@@ -328,6 +329,7 @@ def parse_settings(
             listed = ", ".join(f"{name} = {value}" for name, value in overrides.items()) or "nothing"
             notices.append(f"{values.deepspeed_config} sets {listed}")
     given = dict(vars(values))
+    check_run_name(given["experiment_name"])
     name = settings.run_name(given, date=environment.get("GLM_DATE") or time.strftime("%m-%d-%H-%M"))
     run = {"experiment_name": name, "save": Path(values.save) / name if values.save else None}
     more = {"values": given, "deepspeed_content": content, "notices": tuple(notices)}

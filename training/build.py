@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from files.locks import locked
+from files.reading import described, read_text
 from model.checkpoints.reading import TRACKERS, load_model_weights
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
@@ -18,16 +22,18 @@ from mpu.kernels.host_memory import keep_freed_memory
 from mpu.transformer import Transformer
 from training.checkpointing import ResumeState
 from training.deepspeed.config import DeepSpeedPlan, deepspeed_plan
-from training.distributed import seed_data_rank
+from training.distributed import compare_ranks, seed_data_rank
 from training.engine import AUTOCAST_TYPES, Criterion, Engine, TorchEngine, supported_precision
 from training.logging import Console, JsonLinesWriter, RunLog, WandbWriter, store_json, tensorboard_writer
-from training.loop import Progress
+from training.loop import Progress, TrainingData
 from training.metrics import ComputeCost
 from training.optimizer import DynamicLossScaler, build_optimizer
 from training.schedule import AnnealingLR
 from training.settings import BatchSettings, CheckpointSettings, KernelSettings, PretrainingSettings, Settings
 
 logger = logging.getLogger("glm")
+
+LOCK_FILE = ".lock"
 
 
 def build_engine(
@@ -128,10 +134,36 @@ def _deepspeed_plan(settings: Settings, *, device: torch.device) -> DeepSpeedPla
 
 
 def checkpoint_to_load(settings: CheckpointSettings) -> Path | None:
-    """Return the folder to continue from: that of ``--load``, or with ``--auto-resume`` the run's own if it has one."""
+    """Return the folder to continue from: that of ``--load``, or with ``--auto-resume`` the run's own if it has one.
+
+    Every rank has to ask. Raises ValueError when they do not see the same.
+    """
+    folder = settings.load
     if settings.auto_resume and settings.save is not None:
-        return settings.save if (settings.save / TRACKERS[0]).exists() else None
-    return settings.load
+        folder = settings.save if (settings.save / TRACKERS[0]).exists() else None
+    newest = None if folder is None else next((p for name in TRACKERS if (p := folder / name).is_file()), None)
+    seen = "no checkpoint" if folder is None else f"{folder} ({read_text(newest).strip() if newest else 'no tracker'})"
+    compare_ranks({"what there is to continue from (one folder for all ranks is needed)": seen})
+    return folder
+
+
+@contextmanager
+def locked_folders(settings: Settings, *, first: bool) -> Iterator[None]:
+    """Let the first rank hold what the run writes to, its results' and its checkpoints' folder, to the end of the body.
+
+    Raises ValueError when another run holds one of them.
+    """
+    folders = (settings.run.summary_folder, settings.checkpoint.save) if first else ()
+    with ExitStack() as held:
+        for folder in folders:
+            if folder is not None:
+                try:
+                    held.enter_context(locked(folder / LOCK_FILE))
+                except BlockingIOError as error:
+                    raise ValueError(
+                        f"{folder} is in use by {error}: wait for its end, or give this run another --experiment-name"
+                    ) from None
+        yield
 
 
 def find_starting_point(engine: Engine, configuration: PretrainingSettings, *, tokenizer: str) -> Progress:
@@ -167,6 +199,34 @@ def find_starting_point(engine: Engine, configuration: PretrainingSettings, *, t
     return start
 
 
+def check_data(
+    data: TrainingData, start: Progress, *, settings: CheckpointSettings, num_updates: int, topology: ParallelTopology
+) -> None:
+    """Raise ValueError when the ranks, or a run and its checkpoint, do not have the same data; every rank has to ask.
+
+    ``--accept-new-data`` lets a run go on with others. A checkpoint of an earlier version does not know its data. Where
+    ranks have shards of the data of their own, the first data rank compares.
+    """
+    now, before = data.identity, start.identity
+    sharded = now.get("--loader-scatter") is not None
+    common = {} if sharded else now
+    made = {"the number of updates": num_updates, "updates made before": start.updates}
+    compare_ranks({**made, "the tokenizer's fingerprint": data.tokenizer_fingerprint, **common})
+    changed = [
+        f"{name}: {described(before[name])} then, {described(now[name])} now"
+        for name in before
+        if name in now and before[name] != now[name]
+    ]
+    if not changed or (sharded and topology.data_parallel_rank > 0):
+        return
+    if not settings.accept_new_data:
+        raise ValueError(
+            f"the run was started with other data ({'; '.join(changed)}): give what it was started with, or go on with "
+            "the new data (--accept-new-data)"
+        )
+    logger.warning(f"the run goes on with other data: {'; '.join(changed)}")
+
+
 def resume_position(state: ResumeState, *, batch: BatchSettings, data_parallel_size: int) -> Progress:
     """Return where a restored run goes on.
 
@@ -176,8 +236,10 @@ def resume_position(state: ResumeState, *, batch: BatchSettings, data_parallel_s
     drawn = state.data_state.get("samples")
     if drawn is None:
         return Progress(state.iteration, state.iteration * batch.gradient_accumulation_steps)
+    kept = state.data_state.get("data")
+    identity = kept if isinstance(kept, Mapping) else {}
     train_batches = math.ceil(drawn / (batch.batch_size * data_parallel_size))
-    return Progress(state.iteration, train_batches, state.data_state.get("interval"))
+    return Progress(state.iteration, train_batches, state.data_state.get("interval"), identity)
 
 
 def compute_cost(engine: Engine, configuration: PretrainingSettings) -> ComputeCost:

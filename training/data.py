@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import sys
@@ -30,11 +31,12 @@ from data_utils.objective.packing import BlockDataset
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from mpu.initialize import ParallelTopology
 from training.loop import TrainingData
-from training.settings import PretrainingSettings, Settings
+from training.settings import PretrainingSettings, Settings, spelling
 
 logger = logging.getLogger("glm")
 
 ENGLISH_SAMPLE = 1024  # tokens of a document that the language detector sees
+CHECKED_DOCUMENTS = 256  # whose tokens are part of the checksum of a corpus
 ENTROPY_SAMPLE = 20_000_000  # tokens of the training text that its unigram entropy is taken from
 
 
@@ -186,7 +188,34 @@ def build_pretraining_data(
         test=evaluation(test),
         unigram_entropy=entropy,
         tokenizer_fingerprint=tokenizer.fingerprint,
+        identity=data_identity(configuration, train),
     )
+
+
+def data_identity(configuration: PretrainingSettings, train: Documents) -> dict[str, Any]:
+    """Return what a place in the training data depends on, by option or name.
+
+    Batch sizes and numbers of ranks are none of it: places are counted in samples.
+    """
+    batch, corpus, mixture = configuration.batch, configuration.corpus, configuration.mixture
+    groups: dict[Any, tuple[str, ...]] = {
+        batch: ("seq_length", "shuffle", "sample_one_document", "non_sentence_start", "pack_samples"),
+        corpus: ("filter_english", "loader_scatter"),
+        configuration.blank: tuple(vars(configuration.blank)),
+        mixture: ("multi_task_data", "multi_task_ratio", "multi_seq_length") if mixture.multi_task_ratio else (),
+    }
+    values = {spelling(name): getattr(group, name) for group, names in groups.items() for name in names}
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {"the training documents": described_documents(train), **values}
+
+
+def described_documents(documents: Documents) -> str:
+    """Return how many documents these are, and a checksum of their lengths, their order and some of their tokens."""
+    digest = hashlib.sha256(np.ascontiguousarray(documents.lengths, dtype=np.int64).tobytes())
+    for index in range(0, len(documents), max(1, len(documents) // CHECKED_DOCUMENTS)):
+        digest.update(np.asarray(documents[index].tokens, dtype=np.int64).tobytes())
+    tokens = int(documents.lengths.sum())
+    return f"{len(documents):,} documents of {tokens:,} tokens, checksum {digest.hexdigest()[:12]}"
 
 
 def batch_loader(

@@ -8,17 +8,20 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from data_utils.errors import USER_ERROR_EXIT_CODE, error_line, start_logging
+from files.reading import described
 from mpu.initialize import ParallelTopology, initialize_model_parallel
-from training.settings import DeviceSettings
+from training.settings import DeviceSettings, spelling
 from training.signals import StoppedError, StopRequest
 
 # How torch and its collectives say it, in lower case.
@@ -26,6 +29,12 @@ OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", 
 LOST_RANK = ("connection closed by peer", "connection reset", "broken pipe", "socket timeout", "timed out", "nccl",
              "gloo", "remote process exited", "read error", "write error")  # fmt: skip
 
+# Options that may have another value on each rank: places on its own disk, and what only one of them does.
+OF_ONE_RANK = (
+    "local_rank", "rank", "experiment_name", "vocab_dir", "cache_dir", "data_cache_dir", "tokenizer_path", "data_dir",
+    "train_data", "valid_data", "test_data", "load_splits", "save_splits", "save_test_data", "deepspeed_config",
+    "summary_dir", "metrics_file", "no_progress", "wandb",
+)  # fmt: skip
 NO_COMPILER = ("no working c++ compiler", "failed to find c compiler", "working triton installation")
 
 
@@ -43,11 +52,14 @@ def choose_device(settings: DeviceSettings) -> torch.device:
     return torch.device("cuda", (settings.local_rank or 0) % torch.cuda.device_count())
 
 
-def start_distributed(settings: DeviceSettings) -> tuple[ParallelTopology, torch.device]:
+def start_distributed(
+    settings: DeviceSettings, *, shared: Mapping[str, Any] | None = None
+) -> tuple[ParallelTopology, torch.device]:
     """Join the world that the launcher describes, choose the device, and let the first rank alone log.
 
     A single process needs no launcher and no process group. Several ranks on one CPU share its cores unless
-    OMP_NUM_THREADS says otherwise. NCCL works on GPUs only; on a CPU the backend is gloo.
+    OMP_NUM_THREADS says otherwise. NCCL works on GPUs only; on a CPU the backend is gloo. ``shared`` are the values of
+    the command line. Raises ValueError where they differ among the ranks, a rank does not come or the port is taken.
     """
     start_logging(first_rank=settings.rank == 0)
     device = choose_device(settings)
@@ -59,8 +71,63 @@ def start_distributed(settings: DeviceSettings) -> tuple[ParallelTopology, torch
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":  # unset, or set by torchrun
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world_size))
     backend = settings.distributed_backend if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=settings.rank, world_size=settings.world_size)
+    minutes = settings.distributed_timeout_minutes
+    timeout = None if minutes is None else timedelta(minutes=minutes)
+    try:
+        dist.init_process_group(backend, rank=settings.rank, world_size=settings.world_size, timeout=timeout)
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        raise ValueError(explain_start(error, settings)) from error
+    own = {name: value for name, value in (shared or {}).items() if name not in OF_ONE_RANK}
+    compare_ranks({spelling(name): value for name, value in own.items()})
     return initialize_model_parallel(settings.model_parallel_size), device
+
+
+def explain_start(error: Exception, settings: DeviceSettings) -> str:
+    """Return one line about an error while the ranks were looking for each other."""
+    place = f"{os.environ.get('MASTER_ADDR', 'MASTER_ADDR')}:{os.environ.get('MASTER_PORT', 'MASTER_PORT')}"
+    text = " ".join(str(error).split())
+    words = text.lower()
+    if "address already in use" in words or "eaddrinuse" in words:
+        reason = "another program has that port: choose another one (MASTER_PORT, torchrun --master-port)"
+    elif any(phrase in words for phrase in ("timed out", "timeout")):
+        reason = (
+            "not all ranks came in time: see the messages of the others, start those that are missing, or give them "
+            "longer (--distributed-timeout-minutes)"
+        )
+    else:
+        reason = "are MASTER_ADDR, MASTER_PORT, RANK and WORLD_SIZE set as torchrun does"
+    who = f"rank {settings.rank} of {settings.world_size}"
+    return f"{who} could not join the others at {place}: {reason}. It was: {text[:160]}"
+
+
+def compare_ranks(values: Mapping[str, Any]) -> None:
+    """Raise ValueError on every rank, naming what differs, when ``values`` are not the same on all.
+
+    Every rank has to ask.
+    """
+    if not several_ranks():
+        return
+    given = {name: described(value, width=200) for name, value in values.items()}
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, given)
+    first = gathered[0]
+    for rank, other in enumerate(gathered):
+        names = [name for name in [*first, *other] if first.get(name) != other.get(name)]
+        if names:
+            differences = "; ".join(
+                f"{name}: {first.get(name, 'missing')} on rank 0, {other.get(name, 'missing')} on rank {rank}"
+                for name in dict.fromkeys(names)
+            )
+            raise ValueError(f"the ranks do not belong together: {differences}. Start all of them with one command")
+
+
+def of_first_rank(value: str) -> str:
+    """Return the first rank's ``value``; every rank has to ask."""
+    if not several_ranks():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def silence_other_ranks(topology: ParallelTopology) -> None:

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class TrainingData:
         samples_per_batch: samples that all data ranks together draw for one micro batch.
         unigram_entropy: of the training text, in nats; what a model without any context would reach.
         tokenizer_fingerprint: of the tokenizer that made the ids; kept in checkpoints, so that no other one continues.
+        identity: what a place in the data depends on, plain values by option or name; kept in checkpoints likewise.
     """
 
     train: Callable[[int], Iterable[Any]]
@@ -55,6 +56,7 @@ class TrainingData:
     test: Callable[[], Iterable[Any]] | None = None
     unigram_entropy: float | None = None
     tokenizer_fingerprint: str | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -65,11 +67,13 @@ class Progress:
         updates: made so far.
         batches: micro batches of this data rank taken so far.
         interval: sums of the log interval in which the run was restored (``IntervalMetrics.state_dict``), if any.
+        identity: of the data that were trained on (``TrainingData.identity``); empty of a new run.
     """
 
     updates: int = 0
     batches: int = 0
     interval: Mapping[str, Any] | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Trainer:
@@ -189,6 +193,7 @@ class Trainer:
             "samples": self.progress.batches * self.data.samples_per_batch,
             "interval": self.metrics.state_dict(),
             "tokenizer": self.data.tokenizer_fingerprint,
+            "data": dict(self.data.identity),
         }
 
     def save(self) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from files.reading import described, needed
 from model.config import LORA_TARGETS, GLMConfig, LoraSettings
@@ -86,6 +86,15 @@ class Group:
                         raise ValueError(
                             f"{one.metadata.get('flag') or spelling(one.name)} is {described(value)}; {missing}"
                         )
+
+
+def check_run_name(name: str) -> None:
+    """Raise ValueError for a name of a run that is none of a folder below the folders of runs and checkpoints."""
+    if not name.isprintable() or any(part.strip() in ("", ".", "..") for part in name.split("/")):
+        raise ValueError(
+            f"--experiment-name is {described(name)}; a name such as rte-large or grid/rte-1 is needed: that of a "
+            "folder below --save and --summary-dir"
+        )
 
 
 def refuse(*refusals: tuple[Any, str]) -> None:
@@ -493,6 +502,9 @@ class CheckpointSettings(Group):
     )
     no_load_optim: bool = option(False, "do not restore the optimizer")
     no_load_rng: bool = option(False, "do not restore random states")
+    accept_new_data: bool = added(
+        False, "continue although the data or what is made of them are not those that the run was started with"
+    )
     no_load_lr_scheduler: bool = option(False, "do not restore the learning rate schedule (DeepSpeed path)")
     no_deepspeed_load: bool = option(False, "read a checkpoint as a plain file even when DeepSpeed is on")
     universal_checkpoint: bool = added(
@@ -543,6 +555,10 @@ class RunSettings(Group):
         False, "print the plan of a pre-training run (sizes, layout, memory) and leave; starts nothing"
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_run_name(self.experiment_name)
+
     @property
     def summary_folder(self) -> Path:
         """Return the folder of the run's event files, configuration and results."""
@@ -566,6 +582,9 @@ class DeviceSettings(Group):
         at_least=-1,
     )
     distributed_backend: str = option("nccl", "communication backend", choices=("nccl", "gloo"))
+    distributed_timeout_minutes: float | None = added(
+        None, "how long ranks wait for each other (default: torch's, 30 minutes with gloo, 10 with nccl)", above=0
+    )
     model_parallel_size: int = option(
         1,
         "tensor parallel group size, capped at the world size",
@@ -930,6 +949,12 @@ class Settings:
     def run_name(cls, values: Mapping[str, Any], *, date: str) -> str:
         """Return the name of a run of these values that starts at ``date``."""
         return values["experiment_name"]
+
+    def named(self, name: str) -> Self:
+        """Return the settings with the run's name ``name``, that of its first rank: names have the time in them."""
+        save = self.checkpoint.save
+        checkpoint = self.checkpoint if save is None else replace(self.checkpoint, save=save.parent / name)
+        return replace(self, run=replace(self.run, experiment_name=name), checkpoint=checkpoint)
 
     def select(self, record: type[R], **others: Any) -> R:
         """Return a ``record`` of the options that its fields are named after; ``others`` are the rest of them."""

@@ -47,6 +47,7 @@ from data_utils.corpora.store import (
     is_store,
     read_details,
 )
+from files.locks import locked
 
 if TYPE_CHECKING:
     from data_utils.tokenizers.tokenizer import Tokenizer
@@ -168,7 +169,8 @@ class Preparation:
             if store := self._current_store(prefix, files, corpus):
                 return self._checked(store)
         prefix = _first_writable(places)
-        with _locked(prefix):
+        lock = prefix.with_name(prefix.name + ".lock")
+        with locked(lock, waiting=lambda holder: logger.info(f"waiting for {holder}, which makes {prefix}")):
             store = self._current_store(prefix, files, corpus)
             if store is None:
                 self._build(corpus, files, prefix)
@@ -589,20 +591,6 @@ def _first_writable(places: Sequence[Path]) -> Path:
                 return prefix
     tried = ", ".join(str(prefix.parent) for prefix in places)
     raise ValueError(f"no folder for the tokenized store can be written (tried {tried}): name one with GLM_CACHE_DIR")
-
-
-@contextlib.contextmanager
-def _locked(prefix: Path) -> Iterator[None]:
-    """Hold the lock of a store; it ends with the process, however that ends."""
-    import fcntl
-
-    with prefix.with_name(prefix.name + ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info(f"waiting for another process that makes {prefix}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _lazy_folder(location: str) -> Path | None:
