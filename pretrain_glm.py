@@ -73,6 +73,8 @@ def pretrain(configuration: PretrainingSettings, stop: StopRequest) -> int:
             log.close()
         if first and run.train_iters > 0:
             trainer.summarize(run.summary_folder / "loss.png")
+            if data.summary is not None:
+                logger.info(data.summary(trainer.progress.batches))
     return finish_distributed(0)
 
 

@@ -1,15 +1,23 @@
-"""Mix several data sets: downstream tasks among pre-training batches."""
+"""Mix several data sets: downstream tasks among pre-training batches, and languages.
+
+Languages are balanced by temperature t: a corpus of length l counts as l^t, which small ones gain by. With a fraction
+of the documents below 1 each corpus is made larger or smaller once (``scaled``); else a draw chooses a corpus first.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from data_utils.objective.packing import ITEMS_PER_DOCUMENT, ItemGenerator, seed_words
+from data_utils.corpora.splits import document_order, should_split, split_indices
+from data_utils.corpora.store import ConcatenatedDocuments, Document, Documents, DocumentSubset
+from data_utils.objective.packing import ITEMS_PER_DOCUMENT, BlockDataset, ItemGenerator, seed_words
 
+ENTRY_TOKENS = 10  # a document counts once more for every ten tokens
+BLOCK_SIZE = 10_000  # documents, of each of which the same ones are chosen
 TASK_TEMPERATURE = 0.8
 TASK_SIZE_LIMIT = 200_000  # examples of a task that count
 
@@ -68,3 +76,124 @@ class MixedDataset:
 def downstream_draw(iteration: int, *, rank: int, world_size: int) -> float:
     """Return the number that decides on the kind of a step: below ``--multi-task-ratio`` it is a downstream batch."""
     return random.Random(iteration * world_size + rank).random()
+
+
+class LengthSampled:
+    """A sequence of entries in which longer documents come more often: one of n tokens ``n // 10 + 1`` times."""
+
+    def __init__(self, documents: Documents) -> None:
+        self.documents = documents
+        self.ends = np.cumsum(np.asarray(documents.lengths, dtype=np.int64) // ENTRY_TOKENS + 1)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def number(self, index: int) -> int:
+        """Return the number of the document of entry ``index``."""
+        return int(self.ends.searchsorted(index, side="right"))
+
+    def __getitem__(self, index: int) -> Document:
+        return self.documents[self.number(index)]
+
+
+def loader_fractions(sizes: Sequence[int], *, fraction: float, temperature: float) -> np.ndarray:
+    """Return how many times each corpus is taken, float64 [k], so that ``fraction`` of all documents are."""
+    shares = np.asarray(sizes, dtype=np.float64) / sum(sizes)
+    return mixture_weights(sizes, temperature=temperature) * fraction / shares
+
+
+def scaled(documents: Documents, ratio: float, *, generator: random.Random, block_size: int = BLOCK_SIZE) -> Documents:
+    """Return the documents ``ratio`` times: whole, then of every block the same randomly chosen ones."""
+    count = len(documents)
+    block = min(count, block_size)
+    chosen = sorted(generator.sample(range(block), int(ratio % 1 * block)))
+    whole = np.tile(np.arange(count), int(ratio))
+    return DocumentSubset(documents, np.concatenate([whole, _in_blocks(chosen, count, block)]))
+
+
+def _in_blocks(residues: Sequence[int] | np.ndarray, count: int, block: int) -> np.ndarray:
+    """Return the numbers below ``count`` that have one of ``residues`` modulo ``block``, sorted, int64 [n]."""
+    starts = np.arange(0, count, block)[:, None]
+    numbers = (starts + np.sort(np.asarray(residues, dtype=np.int64))).reshape(-1)
+    return numbers[numbers < count]
+
+
+def split_in_blocks(
+    documents: Documents, fractions: Sequence[float], *, block_size: int = BLOCK_SIZE
+) -> list[DocumentSubset | Documents | None]:
+    """Divide documents as ``splits.split_documents`` does one block, the other blocks in the same way."""
+    if not should_split(fractions):
+        return [documents, None, None]
+    count = len(documents)
+    block = min(count, block_size)
+    parts = split_indices(block, fractions, order=document_order(block))
+    chosen = [None if part is None else _in_blocks(part, count, block) for part in parts]
+    return [None if part is None or not len(part) else DocumentSubset(documents, part) for part in chosen]
+
+
+class Mixture(ConcatenatedDocuments):
+    """The documents of several corpora, and ``entries``, from which samples are drawn.
+
+    Attributes:
+        names: of the corpora.
+        entries: what to draw from evenly: entries of all corpora, or with a temperature below 1 draws by weight.
+        shares: of each corpus in what is drawn, float64 [k].
+    """
+
+    def __init__(self, names: Sequence[str], corpora: Sequence[Documents], *, temperature: float = 1.0) -> None:
+        super().__init__(corpora)
+        self.names = tuple(names)
+        sampled = [LengthSampled(corpus) for corpus in corpora]
+        lengths = [len(corpus) for corpus in sampled]
+        if not lengths or min(lengths) == 0:
+            empty = [name for name, length in zip(self.names, lengths) if not length]
+            raise ValueError(f"{', '.join(empty) or 'the mixture'}: no documents; leave the corpus out")
+        self.entries: MixedDataset | ConcatenatedDocuments
+        if temperature < 1:
+            self.entries = MixedDataset(sampled, temperature=temperature, max_limit=None)
+            self.shares = self.entries.weights
+        else:
+            self.entries = ConcatenatedDocuments(sampled)  # type: ignore[arg-type]  # only lengths are missing
+            self.shares = np.asarray(lengths) / sum(lengths)
+
+    def source_of(self, entry: int) -> int:
+        """Return the number of the corpus that an entry is of."""
+        if isinstance(self.entries, MixedDataset):
+            return self.entries.locate(entry)[0]
+        return int(self.entries.cumulative_sizes.searchsorted(entry, side="right"))
+
+
+class EntryPicker:
+    """Draw documents from entries, each as probable as the others; ``drawn`` counts them by corpus."""
+
+    def __init__(self, mixture: Mixture, *, accept: Callable[[np.ndarray], bool] | None = None) -> None:
+        self.mixture, self.accept = mixture, accept
+        self.sources: list[int] = []  # of the documents that were picked, until somebody empties it
+        self.noting = False
+
+    def pick(self, generator: ItemGenerator) -> Document:
+        """Draw a document; one that is not accepted is drawn again."""
+        while True:
+            entry = generator.randint(len(self.mixture.entries))
+            document = self.mixture.entries[entry]
+            if self.accept is None or self.accept(document.tokens):
+                if self.noting:
+                    self.sources.append(self.mixture.source_of(entry))
+                return document
+
+
+def measured_shares(dataset: BlockDataset, numbers: Sequence[int]) -> np.ndarray:
+    """Return the share of each corpus of a mixture in the tokens of samples ``numbers``, float64 [k]."""
+    picker = dataset.picker
+    assert isinstance(picker, EntryPicker)
+    tokens = np.zeros(len(picker.mixture.names))
+    picker.noting = True
+    for number in numbers:
+        picker.sources.clear()
+        sample = dataset[number]
+        starts = np.flatnonzero((sample.tokens == dataset.opening) & (sample.loss_mask == 0))[: len(picker.sources)]
+        ends = [*starts[1:], len(sample.tokens)]
+        for source, start, end in zip(picker.sources, starts, ends):
+            tokens[source] += end - start
+    picker.noting = False
+    return tokens / max(1.0, tokens.sum())

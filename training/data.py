@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -26,6 +27,7 @@ from data_utils.corpora.splits import (
 )
 from data_utils.corpora.store import Documents
 from data_utils.loaders import BatchLoader, BatchPlan, random_sample_numbers
+from data_utils.mixtures import EntryPicker, Mixture, loader_fractions, measured_shares, scaled, split_in_blocks
 from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.packing import BlockDataset
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
@@ -37,6 +39,7 @@ logger = logging.getLogger("glm")
 
 ENGLISH_SAMPLE = 1024  # tokens of a document that the language detector sees
 CHECKED_DOCUMENTS = 256  # whose tokens are part of the checksum of a corpus
+MEASURED_BATCHES, MEASURED_SAMPLES = 2000, 20_000  # that shares of corpora are measured with
 ENTROPY_SAMPLE = 20_000_000  # tokens of the training text that its unigram entropy is taken from
 
 
@@ -70,6 +73,12 @@ def blank_infilling(settings: Settings) -> BlankInfillingSettings:
     )
 
 
+def num_shards(settings: Settings, topology: ParallelTopology) -> int | None:
+    """Return the shards that corpora are dealt out to (``--loader-scatter``): as many as there are ranks, at most."""
+    scatter = settings.corpus.loader_scatter
+    return None if scatter is None else min(scatter, topology.data_parallel_size)
+
+
 class PretrainingDocuments:
     """Read, tokenize and split the documents of a run."""
 
@@ -83,8 +92,8 @@ class PretrainingDocuments:
         self.settings = settings
         self.tokenizer = tokenizer
         self._topology = topology
-        scatter = settings.corpus.loader_scatter
-        if scatter is not None and (scatter < 1 or topology.data_parallel_size % scatter):
+        scatter = num_shards(settings, topology)
+        if scatter is not None and topology.data_parallel_size % scatter:
             raise ValueError(
                 f"--loader-scatter {scatter}: the {topology.data_parallel_size} data-parallel ranks cannot share that "
                 f"many shards evenly; give a divisor of {topology.data_parallel_size}"
@@ -105,6 +114,8 @@ class PretrainingDocuments:
 
     def _parts(self, *, first: bool) -> tuple[Documents, Documents | None, Documents | None]:
         corpus, data = self.settings.corpus, self.settings.data
+        if corpus.balances:
+            return self._balanced_parts()
         train = self.read(corpus.train_data or ())
         fractions = parse_split(corpus.split, valid_data=data.valid_data or (), test_data=data.test_data or ())
         order = None
@@ -124,10 +135,41 @@ class PretrainingDocuments:
             save_texts(corpus.save_test_data, test, decode=self.tokenizer.decode)
         return train_part, valid, test
 
+    def _balanced_parts(self) -> tuple[Documents, Documents | None, Documents | None]:
+        """Return mixtures of the corpora, each of which is split by itself and taken more or less often."""
+        corpus, data = self.settings.corpus, self.settings.data
+        named = self._preparation().corpora(corpus.train_data or ())
+        names, sizes = [name.partition("=")[0] for name, _ in named], [len(documents) for _, documents in named]
+        fraction, temperature = corpus.loader_fraction, corpus.dataset_temperature
+        parts = [documents for _, documents in named]
+        if fraction < 1:
+            ratios = loader_fractions(sizes, fraction=fraction, temperature=temperature)
+            generator = random.Random(f"fractions {self.settings.run.seed}")
+            parts = [scaled(part, ratio, generator=generator) for part, ratio in zip(parts, ratios)]
+            temperature = 1.0
+        fractions = parse_split(corpus.split, valid_data=data.valid_data or (), test_data=data.test_data or ())
+        split = list(zip(*(split_in_blocks(part, fractions) for part in parts)))
+        mixtures: list[Documents | None] = []
+        for held in split:
+            present = [(name, part) for name, part in zip(names, held) if part is not None]
+            found = [name for name, _ in present], [part for _, part in present]
+            mixtures.append(Mixture(*found, temperature=temperature) if present else None)
+        train, valid, test = mixtures
+        if train is None:
+            raise ValueError(f"--split {corpus.split} leaves no document to train on")
+        return (
+            train,
+            self.read(data.valid_data) if data.valid_data else valid,
+            (self.read(data.test_data) if data.test_data else test),
+        )
+
     def read(self, sources: Sequence[str]) -> Documents:
         """Return the documents of ``sources``, tokenized once and kept on disk."""
+        return self._preparation().documents(sources)
+
+    def _preparation(self) -> Preparation:
         corpus = self.settings.corpus
-        preparation = Preparation(
+        return Preparation(
             tokenizer=self.tokenizer,
             build_tokenizer=partial(build_tokenizer, **tokenizer_keywords(self.settings)),
             cache_dir=corpus.data_cache_dir,
@@ -139,12 +181,11 @@ class PretrainingDocuments:
             pre_tokenize=not corpus.no_pre_tokenize,
             in_memory=corpus.no_lazy_loader,
             half_of_documents=corpus.half_lazy_loader,
-            num_shards=corpus.loader_scatter,
-            shard=self._topology.data_parallel_rank % (corpus.loader_scatter or 1),
+            num_shards=num_shards(self.settings, self._topology),
+            shard=self._topology.data_parallel_rank % (num_shards(self.settings, self._topology) or 1),
             seed=self.settings.run.seed,
             progress=sys.stderr.isatty(),
         )
-        return preparation.documents(sources)
 
 
 def build_pretraining_data(
@@ -159,6 +200,9 @@ def build_pretraining_data(
             logger.info(f"{name}: {len(part):,} documents, {int(part.lengths.sum()):,} tokens")
     entropy = unigram_entropy(train, size=tokenizer.num_tokens)
     logger.info(f"unigram entropy of the training text: {entropy:.3f} nats")
+    if isinstance(train, Mixture):
+        for line in share_table(train):
+            logger.info(line)
     make = partial(batch_loader, configuration=configuration, tokenizer=tokenizer, topology=topology)
     num_batches = run.train_iters * batch.gradient_accumulation_steps
     train_loader = make(
@@ -187,6 +231,7 @@ def build_pretraining_data(
         valid=evaluation(valid),
         test=evaluation(test),
         unigram_entropy=entropy,
+        summary=partial(shares_line, train, train_loader) if isinstance(train, Mixture) else None,
         tokenizer_fingerprint=tokenizer.fingerprint,
         identity=data_identity(configuration, train),
     )
@@ -200,7 +245,11 @@ def data_identity(configuration: PretrainingSettings, train: Documents) -> dict[
     batch, corpus, mixture = configuration.batch, configuration.corpus, configuration.mixture
     groups: dict[Any, tuple[str, ...]] = {
         batch: ("seq_length", "shuffle", "sample_one_document", "non_sentence_start", "pack_samples"),
-        corpus: ("filter_english", "loader_scatter"),
+        corpus: (
+            "filter_english",
+            "loader_scatter",
+            *(("loader_fraction", "dataset_temperature") if corpus.balances else ()),
+        ),
         configuration.blank: tuple(vars(configuration.blank)),
         mixture: ("multi_task_data", "multi_task_ratio", "multi_seq_length") if mixture.multi_task_ratio else (),
     }
@@ -231,13 +280,17 @@ def batch_loader(
 ) -> BatchLoader:
     """Return the loader of this data rank's batches of ``documents``."""
     batch, rank, world_size = configuration.batch, topology.data_parallel_rank, topology.data_parallel_size
+    accept = english_filter(tokenizer) if configuration.corpus.filter_english else None
+    mixture = documents if isinstance(documents, Mixture) else None
     dataset = BlockDataset(
         documents,
         tokenizer=tokenizer,
         seq_length=seq_length,
         sample_across_documents=not batch.sample_one_document,
         non_sentence_start=batch.non_sentence_start,
-        accept=english_filter(tokenizer) if configuration.corpus.filter_english else None,
+        accept=accept,
+        picker=None if mixture is None else EntryPicker(mixture, accept=accept),
+        num_entries=None if mixture is None else len(mixture.entries),
     )
     collator = BlankInfillingCollator(
         tokenizer,
@@ -249,7 +302,7 @@ def batch_loader(
     )
     global_batch_size = batch_size * world_size
     order = random_sample_numbers(len(dataset), global_batch_size * num_batches) if batch.shuffle else None
-    shards = configuration.corpus.loader_scatter or 1  # the ranks of one shard share its samples
+    shards = num_shards(configuration, topology) or 1  # the ranks of one shard share its samples
     plan = BatchPlan(
         num_samples=len(dataset) if order is None else len(order),
         global_batch_size=global_batch_size // shards,
@@ -259,6 +312,31 @@ def batch_loader(
         drop_last=world_size // shards > 1,
     )
     return BatchLoader(dataset, collator, plan, num_workers=num_workers)
+
+
+def share_table(mixture: Mixture) -> list[str]:
+    """Return the lines that say how often each corpus of a mixture is drawn."""
+    tokens = np.array([float(np.asarray(part.lengths).sum()) for part in mixture.parts])
+    of_all = tokens / max(1.0, tokens.sum())
+    rows = zip(mixture.names, mixture.parts, of_all, mixture.shares)
+    lines = [
+        f"  {name:24} {len(part):10,} documents  {100 * share:6.2f} % of the tokens  {100 * drawn:6.2f} % of the draws"
+        for name, part, share, drawn in rows
+    ]
+    return ["shares of the corpora:", *lines]
+
+
+def shares_line(mixture: Mixture, loader: BatchLoader, num_batches: int) -> str:
+    """Return what share each corpus had in the samples of the first ``num_batches`` batches of this data rank.
+
+    Samples depend on their numbers alone, so that some thousand of them are made again and counted.
+    """
+    step = max(1, -(-num_batches // MEASURED_BATCHES))
+    numbers = [number for batch in range(0, num_batches, step) for number in loader.plan.numbers(batch)]
+    assert isinstance(loader.dataset, BlockDataset)
+    shares = measured_shares(loader.dataset, numbers[:MEASURED_SAMPLES])
+    found = ", ".join(f"{name} {100 * share:.2f} %" for name, share in zip(mixture.names, shares))
+    return f"shares of the tokens trained on: {found} ({min(len(numbers), MEASURED_SAMPLES):,} samples counted)"
 
 
 def english_filter(tokenizer: Tokenizer) -> Callable[[np.ndarray], bool]:

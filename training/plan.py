@@ -468,6 +468,7 @@ def make_plan(configuration: PretrainingSettings, *, vocab_size: int | None = No
         states = deepspeed_states(shard, optimizer=optimizer, precision=precision, zero=zero, data_parallel_size=ranks)
         arithmetic = Arithmetic(bytes_of(precision), bytes_of(precision), on_gpu)
     scatter = configuration.corpus.loader_scatter
+    scatter = None if scatter is None else min(scatter, ranks)
     if scatter is not None and (scatter <= 0 or ranks % scatter):
         notices.append(
             f"warning: this run will not start: --loader-scatter {scatter} does not divide its {ranks} data ranks"

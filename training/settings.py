@@ -234,11 +234,37 @@ class CorpusSettings(Group):
     no_lazy_loader: bool = option(False, "read the token arrays into memory instead of mapping the files")
     filter_english: bool = option(False, "reject sampled documents that a language detector does not call English")
     half_lazy_loader: bool = option(False, "use only the first two thirds of the documents")
+    loader_fraction: float = added(
+        1.0,
+        "of all documents this share, more of small corpora (--dataset-temperature) than of large ones",
+        **PROBABILITY,
+    )
+    dataset_temperature: float = added(
+        1.0,
+        "below 1 a corpus of length l counts as l to that power: small languages come more often",
+        **PROBABILITY,
+    )
     loader_scatter: int | None = option(
         None,
         "split each corpus into this many shards, one shard per rank modulo this number",
         at_least=1,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse(
+            (self.loader_fraction == 0, "--loader-fraction is 0; give the share of all documents, above 0 and up to 1"),
+            (
+                self.balances and any((self.load_splits, self.save_splits, self.save_test_data)),
+                "--load-splits, --save-splits and --save-test-data do not go with --loader-fraction and "
+                "--dataset-temperature, which split every corpus by itself; leave them out",
+            ),
+        )
+
+    @property
+    def balances(self) -> bool:
+        """Tell whether corpora are taken in other shares than their own."""
+        return self.loader_fraction < 1 or self.dataset_temperature < 1
 
 
 @dataclass(frozen=True)

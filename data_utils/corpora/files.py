@@ -29,7 +29,7 @@ COMPRESSIONS = (".gz", ".zst")
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 TEXT_SUFFIXES = (".txt", ".text")
 KNOWN_SUFFIXES = (*JSON_LINES_SUFFIXES, ".json", *TEXT_SUFFIXES, ".parquet")
-ROW_FORMATS = ("by name", "json lines", "text lines", "records")
+ROW_FORMATS = ("by name", "json lines", "text lines", "text paragraphs", "records")
 TEXT_UNITS = ("line", "paragraph", "file")
 NOT_CORPORA = (".lazy", ".scatter")  # folders of the original's token cache
 SNIFFED_BYTES = 1 << 16
@@ -210,6 +210,8 @@ def read_rows(path: Path, *, row_format: str = "by name", text_unit: str = "line
         else:
             known = ", ".join(KNOWN_SUFFIXES)
             raise ValueError(f"{path}: unknown suffix {suffix!r}; known are {known}, also with .gz or .zst")
+    if row_format == "text paragraphs":  # whatever the suffix says
+        return _read_blocks(path, whole_file=False)
     if row_format == "records" or (row_format == "json lines" and suffix == ".json"):
         row_format = _sniff_json(path, row_format)
     if row_format == "text lines" and text_unit != "line":

@@ -11,6 +11,7 @@ import difflib
 import logging
 import os
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -259,7 +260,11 @@ NAMED_CORPORA: dict[str, NamedCorpus] = {
     "baike": NamedCorpus(encyclopedia_entry, keeps_curly_quotes=True),
     "wudao": NamedCorpus(titled_record, "records", keeps_curly_quotes=True),
     "test": NamedCorpus(prompt_and_text),
+    # Of every language the files LANGUAGE_*.json.gz below one folder, which hold text in spite of their suffix.
+    "multilingual": NamedCorpus(plain_line, "text paragraphs", keeps_curly_quotes=True),
 }
+LANGUAGE_FILE = re.compile(r"([^_]+)_.*\.json\.gz")
+BY_LANGUAGE = "multilingual"
 
 
 @dataclass(frozen=True)
@@ -274,6 +279,7 @@ class Corpus:
         text_unit: what of any text files is a document: ``line``, ``paragraph`` or ``file``.
         commands_in_text: ``[MASK]``, ``<|endofpiece|>`` ... in the text of any files are commands. Otherwise they are
             text like any other; in named corpora they are commands always, as in the original.
+        language: only the files of this language, of the corpus ``multilingual``.
     """
 
     name: str
@@ -282,6 +288,7 @@ class Corpus:
     text_field: str = "text"
     text_unit: str = "line"
     commands_in_text: bool = False
+    language: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse an unknown unit of text."""
@@ -303,6 +310,15 @@ class Corpus:
 
     def files(self) -> list[Path]:
         """List the files in the order in which they are read. Raises ValueError when there are none."""
+        if self.named == BY_LANGUAGE:
+            by_language = files_by_language(self.location)
+            if self.language is None:
+                return [file for files in by_language.values() for file in files]
+            if self.language not in by_language:
+                raise ValueError(
+                    f"{self.location} has no file {self.language}_*.json.gz; its languages are {', '.join(by_language)}"
+                )
+            return by_language[self.language]
         return find_files(self.location, any_suffix=self.named is not None)
 
     def rows(self, path: Path) -> Iterator[Row]:
@@ -385,6 +401,29 @@ def _location_of(name: str) -> str:
     return str(candidates[0])
 
 
+def files_by_language(location: str) -> dict[str, list[Path]]:
+    """Return the files ``LANGUAGE_*.json.gz`` below a folder by language, all sorted; of equal names the first counts.
+
+    Raises ValueError when there are none.
+    """
+    found: dict[str, dict[str, Path]] = {}
+    for file in find_files(location, any_suffix=True):
+        if match := LANGUAGE_FILE.fullmatch(file.name):
+            found.setdefault(match[1], {}).setdefault(file.name, file)
+    if not found:
+        raise ValueError(f"{location} holds no file LANGUAGE_*.json.gz (de_0001.json.gz ...), gzip-compressed text")
+    return {language: list(found[language].values()) for language in sorted(found)}
+
+
+def each_language(source: str) -> list[str]:
+    """Return an argument of ``--train-data``, one per language where it is the corpus ``multilingual``."""
+    name, _, location = source.partition("=")
+    if name != BY_LANGUAGE:
+        return [source]
+    location = location or _location_of(BY_LANGUAGE)
+    return [f"{BY_LANGUAGE}-{language}={location}" for language in files_by_language(location)]
+
+
 def find_corpus(
     source: str, *, text_field: str = "text", text_unit: str = "line", commands_in_text: bool = False
 ) -> Corpus:
@@ -404,6 +443,10 @@ def find_corpus(
         return Corpus(source, location, name, text_field, text_unit, commands_in_text)
     if source in NAMED_CORPORA:
         return Corpus(source, _location_of(source), source, text_field, text_unit, commands_in_text)
+    if name.startswith(f"{BY_LANGUAGE}-"):
+        language = name.removeprefix(f"{BY_LANGUAGE}-")
+        location = location or _location_of(BY_LANGUAGE)
+        return Corpus(name, location, BY_LANGUAGE, text_field, text_unit, commands_in_text, language)
     looks_like_path = any(mark in source for mark in ("/", os.sep, ".", "*", "?", "["))
     if looks_like_path or Path(source).exists():
         return Corpus(source, source, None, text_field, text_unit, commands_in_text)

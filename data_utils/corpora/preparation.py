@@ -34,7 +34,7 @@ import numpy as np
 from data_utils.corpora.files import Row
 from data_utils.corpora.language_detection import DetectorMissingError
 from data_utils.corpora.lazy_format import LazyDocuments, is_lazy_folder, lazy_path
-from data_utils.corpora.named import Corpus, TextDocument, find_corpus
+from data_utils.corpora.named import Corpus, TextDocument, each_language, find_corpus
 from data_utils.corpora.splits import first_two_thirds, scatter
 from data_utils.corpora.store import (
     FORMAT_VERSION,
@@ -103,12 +103,17 @@ class Preparation:
         Raises:
             ValueError: unknown name, missing or empty files, a malformed row, a store of another tokenizer; one line.
         """
+        return concatenate_documents([documents for _, documents in self.corpora(sources)])
+
+    def corpora(self, sources: Sequence[str]) -> list[tuple[str, Documents]]:
+        """Return what ``documents`` does corpus by corpus, each with its name; ``multilingual`` is one per language."""
+        sources = [one for source in sources for one in each_language(source)]
         parts = [self._open_source(source) for source in sources]
         if self.num_shards is not None:
             parts = scatter(parts, num_shards=self.num_shards, shard=self.shard, seed=self.seed)
         if self.half_of_documents:
             parts = [first_two_thirds(part) for part in parts]
-        return concatenate_documents(parts)
+        return list(zip(sources, parts, strict=True))
 
     def _open_source(self, source: str) -> Documents:
         """Return the documents of one argument."""
@@ -543,6 +548,7 @@ def store_places(corpus: Corpus, *, cache_dir: str | Path | None, fingerprint: s
     }
     if corpus.commands_in_text and not corpus.named:
         key["commands_in_text"] = True
+    key |= {} if corpus.language is None else {"language": corpus.language}
     stem = re.sub(r"[^\w.-]+", "_", Path(corpus.location).name).strip("_") or "all"
     absolute = os.path.abspath(corpus.location)
 

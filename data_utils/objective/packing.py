@@ -10,7 +10,7 @@ import struct
 from _random import Random as Twister  # what random.Random builds on, without its handling of seeds of other types
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -111,6 +111,13 @@ class DocumentPicker:
         return self.documents[self.pick_number(generator)]
 
 
+class Picker(Protocol):
+    """Draws the documents of samples."""
+
+    def pick(self, generator: ItemGenerator) -> Document:
+        """Draw a document."""
+
+
 class BlockDataset:
     """Samples of up to ``seq_length`` tokens, each document opened by ENC and closed by eos."""
 
@@ -123,16 +130,24 @@ class BlockDataset:
         sample_across_documents: bool = True,
         non_sentence_start: float = 0.0,
         accept: Callable[[np.ndarray], bool] | None = None,
+        picker: Picker | None = None,
+        num_entries: int | None = None,
     ) -> None:
+        """``picker`` draws documents otherwise than by length, from ``num_entries`` entries."""
         if seq_length < 2:
             raise ValueError(f"--seq-length is {seq_length}; at least 2 is needed")
-        self.picker = DocumentPicker(documents, accept=accept)
+        self.picker = DocumentPicker(documents, accept=accept) if picker is None else picker
         self.seq_length = seq_length
         self.sample_across_documents = sample_across_documents
         self.non_sentence_start = non_sentence_start
         self._eos, self._enc = tokenizer.special.eos, tokenizer.special.cls
         self._sentence_end = tokenizer.sentence_end_table("document")
-        self._length = ITEMS_PER_DOCUMENT * len(documents)
+        self._length = ITEMS_PER_DOCUMENT * (len(documents) if num_entries is None else num_entries)
+
+    @property
+    def opening(self) -> int:
+        """Return the id that opens every document."""
+        return self._enc
 
     def __len__(self) -> int:
         return self._length

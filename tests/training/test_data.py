@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,3 +128,30 @@ def test_command_tokens_are_those_the_objectives_need(corpus: SmallCorpus):
     plain = tokenizer()
     assert plain.has_command("gMASK") and not plain.has_command("dBLOCK")
     assert tokenizer("--block-mask-prob", "0.1").has_command("dBLOCK")
+
+
+def test_languages_have_the_shares_that_are_said(corpus: SmallCorpus, tmp_path: Path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    rows = (corpus.folder / "train.jsonl").read_text(encoding="utf-8").split("\n")[:36]
+    texts = [json.loads(row)["text"] for row in rows]
+    for language, count in (("en", 36), ("sw", 6)):
+        content = "\n\n".join(text.replace("\n\n", "\n") for text in texts[:count])
+        with gzip.open(folder / f"{language}_01.json.gz", "wt", encoding="utf-8") as file:
+            file.write(content)
+    words = ("--train-data", f"multilingual={folder}", "--split", "4,1,1", "--data-cache-dir", str(tmp_path / "cache"))
+    with logged_lines() as lines:
+        data = build(corpus, *words, "--dataset-temperature", "0.3")
+    table = [line for line in lines if line.startswith("  multilingual-")]
+    assert [line.split()[0] for line in table] == ["multilingual-en", "multilingual-sw"]
+    said = [float(line.split("%")[1].split()[-1]) for line in table]
+    assert sum(said) == pytest.approx(100, abs=0.02) and said[1] > 25
+    assert data.summary is not None and data.valid is not None
+    measured = re.findall(r"multilingual-\w+ ([\d.]+) %", data.summary(200))
+    assert [float(share) for share in measured] == pytest.approx(said, abs=8)
+    assert build(corpus, *words, "--loader-fraction", "0.5").summary is not None
+    assert build(corpus, "--train-data", f"multilingual-sw={folder}").summary is None
+    with pytest.raises(ValueError, match=r"no file de_\*\.json\.gz; its languages are en, sw"):
+        build(corpus, "--train-data", f"multilingual-de={folder}")
+    with pytest.raises(ValueError, match=r"--load-splits, .* do not go with --loader-fraction"):
+        configure(corpus, *words, "--loader-fraction", "0.5", "--save-splits", str(tmp_path / "order.npy"))

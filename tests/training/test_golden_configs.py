@@ -160,6 +160,24 @@ def test_the_deepspeed_files_of_the_multilingual_release(content: dict[str, Any]
             assert json.loads((REPOSITORY / name).read_text(encoding="utf-8")) == entry["deepspeed"], name
 
 
+def test_pretraining_over_languages(content: dict[str, Any]):
+    """Of the multilingual release: the configuration over languages, and another small one."""
+    for name in ("ds_multi_blockta_large", "ds_block_220M"):
+        entry = content["multilingual"][f"config/{name}.sh"]
+        found = source(REPOSITORY / "config" / f"{name}.sh", ["config_json", "gpt_options"], **ENVIRONMENT)
+        expected = dict(entry["effective"]["gpt_options"])
+        expected["max_position_embeddings"] = expected.pop("max_sequence_length") - 1
+        for key in ("load", "save", "tokenizer_model_type"):
+            expected.pop(key, None)
+        actual = effective(shlex.split(found["gpt_options"]), accepted=[])
+        for key in ("load", "save", "tokenizer_model_type"):
+            actual.pop(key, None)
+        defaults = vars(get_parser().parse_args([]))  # one of the multilingual release differs: 0 for the last rate
+        assert actual == {key: value for key, value in expected.items() if value != defaults[key]}, name
+        recorded = content["multilingual"][found["config_json"].replace(f"{REPOSITORY}/", "")]
+        assert json.loads((REPOSITORY / found["config_json"]).read_text(encoding="utf-8")) == recorded["deepspeed"]
+
+
 def test_every_pretraining_configuration_ends_in_its_deepspeed_file():
     for file in sorted((REPOSITORY / "config").glob("ds_*.sh")):
         found = source(file, ["config_json", "gpt_options"])
