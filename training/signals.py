@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -24,6 +25,18 @@ STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
 # Seconds that an update may still take after a signal, at least; launchers kill thirty after theirs.
 PATIENCE = 10.0
 POLL_SECONDS = 0.25
+
+
+def living_siblings() -> set[str]:
+    """Return the processes that the parent of this one has started, the other ranks of a launcher; empty off Linux."""
+    living = set()
+    for children in Path(f"/proc/{os.getppid()}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for process in children.read_text(encoding="ascii").split():
+                state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+                if state.split()[0] not in "ZX":
+                    living.add(process)
+    return living
 
 
 _open: list[StopRequest] = []
@@ -67,6 +80,7 @@ class StopRequest:
         self._leaving = False
         self._update_began: float | None = None
         self._longest = 0.0  # update so far, seconds
+        self._siblings: set[str] = set()
         self._previous: dict[int, Any] = {}
         self._said = threading.Lock()
 
@@ -100,7 +114,7 @@ class StopRequest:
     @contextmanager
     def remember(self) -> Iterator[None]:
         """Remember signals in the body, and on when it fails: nothing may come between an error and its line."""
-        before, self._remembering = self._remembering, True
+        before, self._remembering, self._siblings = self._remembering, True, living_siblings()
         yield
         self._remembering = before
 
@@ -155,10 +169,12 @@ class StopRequest:
             now, began = time.monotonic(), self._update_began
             if not remembered and now - came > PATIENCE:
                 self._end(error_line(StoppedError(number, self.where).line), code=128 + number)
-            if remembered and began is not None and now - max(came, began) > max(PATIENCE, 2.0 * self._longest):
-                line = self._hangs()
-                if line is not None:
-                    self._end(line, code=2)
+            if not (remembered and self._remembering) or self._leaving:
+                continue
+            # A save and an evaluation may take long, but not when a rank is gone.
+            too_long = began is not None and now - max(came, began) > max(PATIENCE, 2.0 * self._longest)
+            if (too_long or (now - came > PATIENCE and self._siblings - living_siblings())) and (line := self._hangs()):
+                self._end(line, code=2)
 
     def _after_fork(self) -> None:
         """Let a forked process, which tokenizes or builds batches, end as if nobody listened, in the loop with the run.
