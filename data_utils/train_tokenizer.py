@@ -25,6 +25,7 @@ from files import reading
 from files.writing import whole_file
 
 MODEL_TYPES = ("bpe", "unigram", "char")
+BLANK = "\u2581"  # how SentencePiece writes it
 LONGEST_LINE = 4000  # characters; the trainer leaves longer ones out, so documents are cut
 
 
@@ -60,10 +61,12 @@ def train(
     text_field: str = "text",
     skip_malformed: bool = False,
     max_lines: int = 1_000_000,
+    words: Sequence[str] = (),
     num_threads: int | None = None,
 ) -> Path:
     """Train a model of ``vocab_size`` pieces and write it to ``output`` in one step.
 
+    Each of ``words`` is one piece with the blank in front of it, whatever the text: answers of cloze tasks have to be.
     Raises ValueError when the sources hold no text, or too little for the size.
     """
     import sentencepiece
@@ -96,7 +99,7 @@ def train(
                 normalization_rule_name="nfkc",
                 add_dummy_prefix=False,
                 remove_extra_whitespaces=False,
-                user_defined_symbols=["\n"],
+                user_defined_symbols=["\n", *(f"{BLANK}{word}" for word in words)],
                 max_sentence_length=4 * LONGEST_LINE,
                 num_threads=num_threads or min(4, os.cpu_count() or 1),
                 minloglevel=2,
@@ -123,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--text-field", default="text", help="key of the text in JSON lines (default text)")
     parser.add_argument("--skip-malformed", action="store_true", help="leave malformed lines out instead of stopping")
     parser.add_argument("--max-lines", type=int, default=1_000_000, help="lines to learn from at most")
+    parser.add_argument("--words", nargs="+", default=[], help="words that are one piece each, whatever the text")
     values = parser.parse_args(argv)
     if values.vocab_size < 1:
         raise ValueError(f"--vocab-size is {values.vocab_size}; a positive number is needed")
@@ -135,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text_field=values.text_field,
         skip_malformed=values.skip_malformed,
         max_lines=values.max_lines,
+        words=values.words,
     )
     print(
         f"wrote {values.output}; use it with --tokenizer-type SentencePieceTokenizer --tokenizer-path {values.output}"

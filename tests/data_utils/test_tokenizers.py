@@ -41,6 +41,13 @@ def test_too_large_a_vocabulary_is_one_line(model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_words_that_are_one_piece(model, tmp_path):
+    train([str(model.parent / "text.jsonl")], tmp_path / "w.model", vocab_size=320, words=["Xylophone", "no"])
+    tokenizer = build_tokenizer("ChineseSPTokenizer", model_type=str(tmp_path / "w.model"))
+    for word in (" Xylophone", " no"):
+        assert [tokenizer.id_to_token(index) for index in tokenizer.encode(word)] == [word.replace(" ", "\u2581")]
+
+
 def test_a_malformed_line_is_reported_as_such(model, tmp_path):
     text = tmp_path / "text.jsonl"
     text.write_text((model.parent / "text.jsonl").read_text("utf-8") + '\n{"text": broken\n', encoding="utf-8")
