@@ -14,7 +14,7 @@ from typing import Any
 from tasks.metrics import METRICS
 from tasks.readers import Record, read_comma_separated, read_json_lines, read_tab_separated
 from tasks.superglue.patterns import TemplatePVP
-from tasks.superglue.readers import DataOptions, DataProcessor, InputExample, split_files
+from tasks.superglue.readers import DEFAULT_OPTIONS, DataOptions, DataProcessor, InputExample, split_files
 from tasks.superglue.samples import choice_texts, plain_texts
 from tasks.superglue.task import Task
 
@@ -115,7 +115,8 @@ def declare(
         files: the file of each split; train.jsonl, dev.jsonl and test.jsonl unless given.
         multi_token: score words of several tokens.
 
-    Raises ValueError for a pattern without mask, a label without word, and a metric that does not exist.
+    Raises ValueError for a pattern without mask, a label without word, a metric that does not exist, a file of no known
+    kind.
     """
     if unknown := [metric for metric in metrics if metric not in METRICS]:
         raise ValueError(f"task {name}: no metric {unknown[0]!r}; choose among {', '.join(METRICS)}")
@@ -126,9 +127,11 @@ def declare(
     pvp = partial(TemplatePVP, templates=patterns, words=tables, choices="choices" if has_choices else None)
     pvp(name, labels)  # says what is wrong now, not when the first example is read
     files = files or {split: f"{split}.jsonl" for split in ("train", "dev", "test")}
+    processor = partial(DeclaredProcessor, labels=labels, fields=fields, files=files)
+    processor(name, DEFAULT_OPTIONS)  # so does this
     return Task(
         name,
-        partial(DeclaredProcessor, labels=labels, fields=fields, files=files),
+        processor,
         pvp,
         metrics=tuple(metrics),
         multi_token=multi_token,

@@ -85,7 +85,7 @@ def find_task(name: str) -> Task:
 
     Raise ValueError that offers the nearest names.
     """
-    if name.endswith(".py"):
+    if name.lower().endswith(".py"):
         return _declared_in(name)
     task = TASKS.get(name.lower())
     if task is None:

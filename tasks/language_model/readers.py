@@ -15,6 +15,7 @@ from data_utils.tokenizers.tokenizer import Tokenizer
 from tasks.readers import read_json_lines, read_text
 from tasks.seq2seq.detokenizers import replace_all
 
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 FILE_HINT = "--valid-data names it"
 _LINE_ENDS = [(" \n", "\n"), ("\n ", "\n")]
 _PTB = [(" '", "'"), *_LINE_ENDS, (" n't", "n't"), (" N ", "1 "), ("$ 1", "$1"), ("# 1", "#1")]
@@ -96,8 +97,10 @@ def read_documents(path: Path, *, task: str, tokenizer: Tokenizer, limit: int | 
     Lines without text are left out. ``limit``: take only that many first lines of the file.
 
     Raises:
-        ValueError: a file that is missing, empty or not UTF-8.
+        ValueError: a file that is missing, empty, not UTF-8, or of JSON by its name.
     """
+    if path.suffix.lower() in JSON_SUFFIXES:
+        raise ValueError(f"{path}: a file of JSON; {task} evaluates plain text, for example in a .txt file")
     text = read_text(path, hint=FILE_HINT).replace("\r\n", "\n")  # a carriage return alone ends no line
     text = "\n".join(text.split("\n")[:limit])
     if not text.strip():

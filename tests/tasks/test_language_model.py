@@ -296,6 +296,8 @@ def test_mistakes_in_texts_name_file_and_line(task: str, tmp_path: Path):
         read_documents(file, task=task, tokenizer=TOKENIZER)
     with pytest.raises(ValueError, match="is a folder; a file is needed"):
         read_documents(tmp_path, task=task, tokenizer=TOKENIZER)
+    with pytest.raises(ValueError, match=r"a\.JSONL: a file of JSON; "):
+        read_documents(tmp_path / "a.JSONL", task=task, tokenizer=TOKENIZER)
     for content, message in ((b" \n", "line 1: no text"), (b"a\n\xfe", "line 2: not UTF-8 text")):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=message) as error:
