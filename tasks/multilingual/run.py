@@ -49,7 +49,7 @@ class MultilingualRun(Seq2SeqRun):
         """Return how the figures are made; they are printed and written with the figures."""
         if self.name in QUESTION_TASKS:
             return {"qa-normalization": self.normalization}
-        return {**super().rules, "sacrebleu": bleu_signature(chinese=self._chinese_targets(self.first_split))}
+        return {**super().rules, "sacrebleu-signature": bleu_signature(chinese=self._chinese_targets(self.first_split))}
 
     @property
     def first_split(self) -> Sequence[Seq2SeqExample]:
