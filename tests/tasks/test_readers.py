@@ -134,9 +134,7 @@ def test_a_declared_task_with_a_misspelt_label(tmp_path):
         [example] = task.examples(tmp_path, "train")
     assert example.label is None and "did you mean 'lable'?" in lines[0]
     with pytest.raises(ValueError, match=r"no \.jsonl, \.ndjson, \.json, \.tsv, \.csv file"):
-        declare("d", fields=Fields("text"), labels=("bad", "good"), files={"train": "train.txt"}, **options).examples(
-            tmp_path, "train"
-        )
+        declare("d", fields=Fields("text"), labels=("bad", "good"), files={"train": "train.txt"}, **options)
 
 
 def test_batches_do_not_make_a_class_of_no_label():
