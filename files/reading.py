@@ -214,8 +214,8 @@ def value_of(
         except OverflowError:
             fitting = False
     if not fitting or (isinstance(value, float) and not math.isfinite(value)):
-        raise ValueError(f"{place}: {name} is {described(value)}; {NAMES_OF_KINDS[kind]} is needed")
+        raise ValueError(f"{place}: {str(name)[:80]} is {described(value)}; {NAMES_OF_KINDS[kind]} is needed")
     wanted = needed(value, **bounds) if isinstance(value, int | float) else None
     if wanted:
-        raise ValueError(f"{place}: {name} is {described(fields[name])}; {wanted}")
+        raise ValueError(f"{place}: {str(name)[:80]} is {described(fields[name])}; {wanted}")
     return value  # type: ignore[return-value]  # whole numbers are numbers

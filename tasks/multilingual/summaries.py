@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from data_utils.tokenizers.tokenizer import Tokenizer
 from files.reading import described, read_json
 from tasks.multilingual.files import language_code
-from tasks.readers import MissingFileError, Record, read_json_lines, standardize
+from tasks.readers import MissingFileError, Record, is_file_name, read_json_lines, standardize
 from tasks.seq2seq.detokenizers import cnn_dm
 from tasks.seq2seq.readers import Seq2SeqExample, Seq2SeqOptions, read_line_pairs, read_lines
 
@@ -131,7 +131,7 @@ def _zhsum(data_dir: Path, split: str) -> Iterator[Draft]:
 
 
 def _paper_file(folder: Path, identity: str, row: Record) -> Path:
-    if not identity or "/" in identity or identity.startswith("."):
+    if not is_file_name(identity):
         raise row.error(f"pid is {described(identity)}; the name of a paper is needed")
     return folder / "top1000_complete" / identity / "Documents_xml" / f"{identity}.xml"
 
@@ -276,7 +276,7 @@ def _entries(sections: Any, place: str) -> Iterable[tuple[str, Mapping[str, Any]
 
 def _english_section(summaries: Mapping[str, Any], section: Mapping[str, Any], place: str) -> Mapping[str, Any]:
     url, name = section.get("english_url"), section.get("english_section_name")
-    found = (summaries.get(url) or {}).get(name) if isinstance(url, str) else None
+    found = (summaries.get(url) or {}).get(name) if isinstance(url, str) and isinstance(name, str) else None
     if not isinstance(found, dict):
         raise ValueError(f"{place}: the English file has no section {described(name)} of {described(url)}")
     return found

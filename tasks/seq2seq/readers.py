@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from files.reading import described, lines_of
-from tasks.readers import Identities, check_offset, read_document, read_text, standardize
+from tasks.readers import Identities, check_offset, is_file_name, read_document, read_text, standardize
 from tasks.seq2seq import detokenizers
 from tasks.settings import SEQ2SEQ_TASKS, SQUAD_TASKS
 
@@ -180,6 +180,8 @@ def _read_summaries(task: str, folder: Path, split: str) -> list[tuple[str, str]
 def _read_xsum(folder: Path, split: str) -> list[tuple[str, str]]:
     path = folder / XSUM_SPLITS_FILE
     names = read_document(path).texts({"dev": "validation"}.get(split, split))
+    if bad := [name for name in names if not is_file_name(name)]:
+        raise ValueError(f"{path}: the id {described(bad[0])} is no name of a file")
     return [_read_summary_file(folder / f"{identity}.summary") for identity in names]
 
 

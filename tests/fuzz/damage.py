@@ -205,12 +205,12 @@ def _json(data: bytes, generator: random.Random) -> tuple[bytes, str]:
     text, number = "\n".join(lines), None
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         number = generator.randrange(len(lines))
         text = lines[number]
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return _text(data, generator)
     if not isinstance(value, dict | list):
         return _text(data, generator)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import pickle
 import random
 import shutil
 import sys
@@ -218,8 +219,6 @@ def store_cases() -> Iterator[Case]:
 
 
 def lazy_cases() -> Iterator[Case]:
-    import pickle
-
     from data_utils.corpora.lazy_format import LazyDocuments
 
     def make(seed: int, *, text: bool, prompts: bool) -> Callable[[Path], None]:
@@ -867,6 +866,62 @@ def seq2seq_cases() -> Iterator[Case]:
     yield Case("lambada", endings, lambda folder: read_endings(folder / "l.jsonl", tokenizer=bert()))
 
 
+def multilingual_cases() -> Iterator[Case]:
+    from tasks.multilingual.run import read_multilingual
+    from tasks.registry import TASKS
+    from tasks.seq2seq.readers import Seq2SeqOptions
+
+    options = Seq2SeqOptions(src_seq_length=24, tgt_seq_length=8, task_mask=True)
+    pair, nested = b"The cat sat\tIt sat\tentailment\nA\tB\tneutral\n", json.dumps(NESTED).encode()
+    tokens = b"The\tO\nPar\tB-LOC\nis\tI-LOC\n\nAnn\tB-PER\n"
+    for name, files in {
+        "xnli": {"train-en.tsv": pair, "train-de.tsv": pair},
+        "pawsx": {"train-en.tsv": b"A\tB\t1\nC\tD\t0\n"},
+        "panx": {"train-en.tsv": tokens},
+    }.items():
+        yield Case(name, files, lambda folder, name=name: TASKS[name].examples(folder, "train"))
+    url, paper = "http://x", b"<PAPER><S>T</S><SECTION title='a'><S>One .</S><S>Two .</S></SECTION></PAPER>"
+    articles = {url: {f"Part {n}": {"document": "The cat", "summary": "cat"} for n in range(5)}}
+    part = {"document": "Katze", "summary": "k", "english_url": url, "english_section_name": "Part 0"}
+    german = {"u": {f"Teil {n}": part for n in range(5)}}
+    place = "scisummnet/top1000_complete/P1/Documents_xml/P1.xml"
+    summary = [json_lines({"text": "你好", "summary": "好", "en-summary": "well", "title": "t"})] * 2
+    lines = dict(zip(("train.jsonl", "german_train.jsonl"), summary, strict=True))
+    pickles = {"english.pkl": pickle.dumps(articles), "german.pkl": pickle.dumps(german)}
+    for case, task, split, files in (
+        ("xquad", "xquad", "dev", {"xquad/xquad.de.json": nested, "xquad/xquad.en.json": nested}),
+        ("tydiqa", "tydiqa", "train", {"tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.en.train.json": nested}),
+        ("ncls", "ncls", "train", {"train.txt": "The cat\n猫\nIt sat\n它\n".encode()}),
+        ("lcsts", "lcsts", "train", lines),
+        ("xlsum", "xlsum", "train", lines),
+        (
+            "wikilingua",
+            "wikilingua",
+            "train",
+            {"english.json": json.dumps(articles).encode(), "german.json": json.dumps(german).encode()},
+        ),
+        ("wikilingua, pickles", "wikilingua", "train", pickles),
+        ("scitldr", "scitldr", "train", {"train.jsonl": json_lines({"source": ["A.", "B."], "target": ["C", "D"]})}),
+        ("mtg_crosssum", "mtg_crosssum", "train", {"train.doc.en": b"The cat\n", "train.sum.zh": b"cat\n"}),
+        (
+            "zhsum",
+            "zhsum",
+            "train",
+            {
+                place: paper,
+                "scisummnet/scisummnet-zh.txt": json_lines({"pid": "P1", "zh_sum": "x"}),
+                "train.txt": b"a\nb\n",
+            },
+        ),
+    ):
+        yield Case(
+            case, files,
+            lambda folder, task=task, split=split: read_multilingual(
+                task, folder, split, tokenizer=bert(), options=options
+            ),
+        )  # fmt: skip
+
+
 # ------------------------------------------------------------------------------------------------- the programs
 
 
@@ -967,7 +1022,6 @@ def deepspeed_cases() -> Iterator[Case]:
             plan = deepspeed_plan(settings, device=torch.device("cpu"))
         except ValueError as error:
             raise ValueError(f"ds.json: {error}") from None
-        json.dumps(plan.config, allow_nan=False)
         chosen = settings.batch, settings.optimizer, settings.precision
         return plan, [{**vars(one)} for one in chosen]
 
@@ -1020,6 +1074,7 @@ SURFACES: dict[str, Callable[[], Iterator[Case]]] = {
     "run-settings": settings_cases,
     "tasks": task_cases,
     "seq2seq": seq2seq_cases,
+    "multilingual": multilingual_cases,
     "prompts": prompts_cases,
     "hostfile": hostfile_cases,
     "deepspeed-json": deepspeed_cases,
