@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from tests.helpers import deepspeed_engines as engines
+from tests.helpers import launching
 from tests.helpers.distributed import run
+from tests.helpers.small_corpus import make_corpus
 from training.deepspeed.config import deepspeed_plan
 from training.settings import BatchSettings, OptimizerSettings, PrecisionSettings, Settings
 
@@ -168,3 +170,11 @@ def test_half_precision_runs_with_a_stage_and_bfloat16_on_a_cpu() -> None:
 def test_what_is_not_provided_is_refused(content: dict) -> None:
     with pytest.raises(ValueError, match="DeepSpeed file asks for"):
         plan_for(content)
+
+
+@pytest.mark.slow
+def test_what_deepspeed_cannot_read_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "ds.json").write_text('{"aio": 5}', encoding="utf-8")
+    given = [*make_corpus(tmp_path).words(), "--train-iters", "1", "--deepspeed", "--deepspeed_config", "ds.json"]
+    output = launching.run("pretrain_glm.py", *given, cwd=tmp_path, code=2)
+    assert output.splitlines()[-1].startswith("error: DeepSpeed cannot read its file (--deepspeed_config): "), output

@@ -5,6 +5,7 @@ DeepSpeed is imported here alone, and only when ``--deepspeed`` asks for it.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import warnings
@@ -66,6 +67,17 @@ def prepare_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
+def refuse_bad_file(config: dict[str, Any]) -> None:
+    """Raise ValueError for values that DeepSpeed cannot read; it meets them with errors of any kind."""
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    try:
+        DeepSpeedConfig(copy.deepcopy(config))
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"DeepSpeed cannot read its file (--deepspeed_config): {text[:300]}") from error
+
+
 def topology_for_deepspeed(topology: ParallelTopology) -> ParallelTopology:
     """Return the topology with real groups everywhere: DeepSpeed takes None for the whole world.
 
@@ -114,6 +126,7 @@ class DeepSpeedEngine(Engine):
     def deepspeed(self) -> Any:
         """Return DeepSpeed's engine around the model, made at the first use."""
         module = prepare_deepspeed(self.device)
+        refuse_bad_file(self.plan.config)
         info = universal_checkpoint_info(self.model)
         self.model.universal_checkpoint_info = info  # type: ignore[assignment]  # torch expects tensors and modules
         engine, *_ = module.initialize(
