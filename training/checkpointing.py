@@ -356,7 +356,10 @@ def _restore_optimizer(optimizer: Optimizer, shards: CheckpointShards, *, topolo
         weights = [weights_in(content, file=folder) for content in shards.contents]
         size, rank = topology.model_parallel_size, topology.model_parallel_rank
         state = reshard_optimizer(states, weights, size=size, rank=rank, file=folder)
-    load_optimizer_state(optimizer, state)
+    try:
+        load_optimizer_state(optimizer, state)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
 
 
 def restore_schedule(scheduler: AnnealingLR, content: Mapping[str, Any], *, folder: Path) -> None:
@@ -364,7 +367,10 @@ def restore_schedule(scheduler: AnnealingLR, content: Mapping[str, Any], *, fold
     state = content.get("lr_scheduler") or content.get("client_lr_scheduler")
     if not isinstance(state, Mapping):
         raise ValueError(f"{folder} has no learning rate state; continue without it (--no-load-lr-scheduler)")
-    scheduler.load_state_dict(dict(state))
+    try:
+        scheduler.load_state_dict(dict(state))
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
 
 
 def gather_random_states(model: nn.Module, *, topology: ParallelTopology) -> dict[str, Any]:

@@ -5,6 +5,7 @@ What is wrong here is wrong in the file, so an earlier checkpoint may be used in
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -134,12 +135,19 @@ def check_optimizer_state(state: Mapping[str, Any], *, file: Path) -> None:
     lacking = [number for number in numbers if not isinstance(number, int) or number not in moments]
     if moments and lacking:
         raise ValueError(f"{place} lacks the moments of {len(lacking)} of {len(numbers)} parameters; {hint}")
+    steps_of_groups = all(isinstance(group.get("step"), int) for group in groups)  # where the original counts them
     tensors: dict[str, Tensor] = {}
     for number, entry in moments.items():
         values = entry.values() if isinstance(entry, Mapping) else [entry]
         if not isinstance(entry, Mapping) or not all(isinstance(v, Tensor | int | float | None) for v in values):
             raise ValueError(f"{place} of parameter {described(number)} holds something else than numbers; {hint}")
-        tensors |= {f"{key} of parameter {number}": v for key, v in entry.items() if isinstance(v, Tensor)}
+        if "exp_avg_sq" in entry and not (steps_of_groups and "step" not in entry) and not _is_count(entry.get("step")):
+            raise ValueError(f"{place} of parameter {number} has no count of updates under 'step'; {hint}")
+        tensors |= {
+            f"{key} of parameter {number}": value
+            for key, value in entry.items()
+            if isinstance(value, Tensor) and key != "step"
+        }
     keys = {key for entry in moments.values() for key in entry}
     if "exp_avg" in keys and "exp_avg_sq_row" not in keys:  # those of Adafactor have other shapes
         for number, entry in moments.items():
@@ -153,5 +161,14 @@ def check_optimizer_state(state: Mapping[str, Any], *, file: Path) -> None:
         if not all(isinstance(master, Tensor) for master in part):
             raise ValueError(f"{place}: fp32_from_fp16 holds no weights; {hint}")
         tensors |= {f"fp32_from_fp16 {group}.{number}": master for number, master in enumerate(part)}
-    check_tensors({name: tensor for name, tensor in tensors.items() if tensor.dim()}, file=file)
+    check_tensors(tensors, file=file)
     check_finite(tensors, file=file)
+
+
+def _is_count(step: Any) -> bool:
+    """Tell whether a value is a number of updates, as optimizers keep it: a number, or a tensor of one."""
+    if isinstance(step, Tensor):
+        if step.layout != torch.strided or step.numel() != 1 or not step.is_cpu or step.is_complex():
+            return False
+        step = step.item()
+    return isinstance(step, int | float) and not isinstance(step, bool) and 0 <= step < math.inf

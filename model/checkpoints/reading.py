@@ -147,7 +147,7 @@ def resolve_checkpoint(path: str | Path) -> CheckpointLocation:
         if not (path / name).is_file():
             continue
         tag = read_text(path / name).strip()
-        if not re.fullmatch(r"[\w.-]+", tag) or tag in (".", ".."):
+        if not re.fullmatch(r"[\w.-]{1,200}", tag) or tag in (".", ".."):
             raise ValueError(f"{path / name} holds {tag[:40]!r} where the name of a checkpoint belongs; write it there")
         location = locate_tag(path, tag)
         if location is None:

@@ -213,8 +213,8 @@ def settings_of_peft(config: Mapping[str, Any], *, modules: Sequence[str], file:
             "PEFT (save_pretrained with path_initial_model_for_weight_conversion)"
         )
     rank = value_of(config, "r", int, place=file, at_least=1, at_most=LARGEST_RANK)
-    alpha = value_of(config, "lora_alpha", float, place=file)
-    dropout = value_of(config, "lora_dropout", float, place=file, default=0.0, at_least=0, at_most=1)
+    alpha = value_of(config, "lora_alpha", float, place=file, above=0)
+    dropout = value_of(config, "lora_dropout", float, place=file, default=0.0, at_least=0, below=1)
     rooted = value_of(config, "use_rslora", bool, place=file, default=False)
     places = {place: name for name, place in LORA_TARGETS.items()}
     adapted = {".".join(module.split(".")[-2:]) for module in modules}
@@ -223,13 +223,9 @@ def settings_of_peft(config: Mapping[str, Any], *, modules: Sequence[str], file:
         raise ValueError(
             f"{file}: its weights adapt {', '.join(unknown) or 'nothing'}; adapters of {', '.join(places)} can be read"
         )
-    return LoraSettings(
-        rank=rank,
-        # PEFT's other convention divides by the root of the rank.
-        alpha=alpha * math.sqrt(rank) if rooted else alpha,
-        dropout=dropout,
-        targets=tuple(name for name, place in LORA_TARGETS.items() if place in adapted),
-    )
+    targets = tuple(name for name, place in LORA_TARGETS.items() if place in adapted)
+    # PEFT's other convention divides by the root of the rank.
+    return LoraSettings(rank, alpha * math.sqrt(rank) if rooted else alpha, dropout, targets)
 
 
 def load_adapter(network: nn.Module, model: GLMModel, adapter: Adapter, *, topology: ParallelTopology) -> LoadReport:

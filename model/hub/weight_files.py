@@ -10,6 +10,7 @@ config.json tells from layers that are of no use, gets our names.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from torch import Tensor
 
 from files.checksums import HashingFile
 from files.reading import read_json, value_of
-from model.checkpoints.checks import check_bytes, warn_when_edited
+from model.checkpoints.checks import check_bytes
 from model.checkpoints.format import HUB_HEAD_NAMES, canonical_name
 from model.checkpoints.safe_loading import UnreadableCheckpointError, read_checkpoint_file
 from model.hub.describe import is_classifier, read_fields
 
+FILE_NAME = re.compile(r"(?!\.)[^/\\\0]{1,200}")
 SAFETENSORS = ".safetensors"
 INDEX = ".index.json"
 # Names of number types in safetensors, in the order in which its own library sorts them: the widest first.
@@ -80,11 +82,11 @@ def read_hub_file(path: Path) -> dict[str, Any]:
 def _read_index(path: Path) -> dict[str, str]:
     """Return the name of the file beside ``path`` that holds each parameter."""
     try:
-        warn_when_edited(path)
+        check_bytes(path)
         places = value_of(read_json(path), "weight_map", dict, place=str(path))
     except ValueError as error:
         raise UnreadableCheckpointError(str(error)) from error
-    if not places or not all(isinstance(name, str) and Path(name).name == name for name in places.values()):
+    if not places or not all(isinstance(name, str) and FILE_NAME.fullmatch(name) for name in places.values()):
         raise UnreadableCheckpointError(f"{path} names no weight files of its own folder; use another one")
     return places
 

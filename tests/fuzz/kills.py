@@ -63,13 +63,16 @@ def _new_paths(folder: Path) -> set[Path]:
 
 
 def _digest_of(paths: Iterable[Path], folder: Path) -> str:
-    """Return a digest of files: checkpoints by what they hold, others by their bytes."""
+    """Return a digest of files: checkpoints by what they hold but the id of the save, others by their bytes."""
     from model.checkpoints.safe_loading import read_checkpoint_file
 
     found: dict[str, Any] = {}
     for path in sorted(paths):
         name = str(path.relative_to(folder))
-        found[name] = read_checkpoint_file(path) if path.suffix == ".pt" else path.read_bytes()
+        if path.suffix == ".pt":
+            found[name] = {**read_checkpoint_file(path), "save_id": None}
+        elif path.name != "SHA256SUMS":  # follows from the others
+            found[name] = path.read_bytes()
     return digest(found)
 
 
