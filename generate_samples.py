@@ -45,9 +45,19 @@ class PromptFiles(Group):
     )
     output: str | None = added(None, "JSON lines file for the results of --prompt or --input; replaced if it exists")
     samples_dir: str = added("samples", "folder of the interactive program's transcripts")
+    input_source: str = added("interactive", "--input as the multilingual release calls it; interactive asks")
+    output_path: str | None = added(
+        None, "folder of a text file for each prompt, all beams one a line (with --fill replace: default samples)"
+    )
+    with_id: bool = added(False, "lines of --input-source are an id, a tab and a prompt; texts go to ID.txt")
     int8: bool = added(False, "weights of 8 bits, the rest in bf16 (CPU): faster decoding")
     no_cuda_graphs: bool = added(False, "on a GPU launch every kernel of a step by itself")
     draw_candidates: bool = added(False, "draw the candidates of beams, as the original")
+
+    @property
+    def source(self) -> str | None:
+        """Return the file of prompts; None without."""
+        return self.input if self.input_source == "interactive" else self.input_source
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,12 @@ class SampleSettings(Settings):
             ),
             (self.run.dry_run, "--dry-run is for pretrain_glm.py; leave it out"),
             (
-                self.files.output and not (self.files.input or self.files.prompt),
+                self.files.input is not None and self.files.input_source != "interactive",
+                "--input and --input-source both name the file of prompts; leave one of them out",
+            ),
+            (self.files.with_id and not self.files.source, "--with-id needs --input-source, a file of lines"),
+            (
+                self.files.output and not (self.files.source or self.files.prompt),
                 "--output needs --input or --prompt",
             ),
         )
@@ -130,7 +145,7 @@ def load_filler(settings: SampleSettings, *, topology: ParallelTopology, device:
 def generate(settings: SampleSettings, stop: StopRequest) -> int:
     """Fill prompts of the command line and of a file, or ask for them; what is done before ``stop`` ends it stays."""
     from generation.interactive import answer_typed_prompts
-    from generation.prompts import PromptRecord, fill_records, read_prompts
+    from generation.prompts import PromptRecord, fill_records, read_prompts, with_ids
     from training.distributed import finish_distributed, silence_other_ranks, start_distributed
 
     files, batch = settings.files, settings.batch
@@ -138,11 +153,13 @@ def generate(settings: SampleSettings, stop: StopRequest) -> int:
     silence_other_ranks(topology)
     options: dict[str, Any] = {"settings": decoding_settings(settings), "seed": settings.run.seed, "topology": topology}
     records = [PromptRecord(text, f"--prompt {number}") for number, text in enumerate(files.prompt or (), start=1)]
-    records += read_prompts(files.input) if files.input else []
+    read = read_prompts(files.source) if files.source else []
+    records += with_ids(read) if files.with_id else read
     check_output(files)
     filler = load_filler(settings, topology=topology, device=device)
     if not records:
-        answer_typed_prompts(filler, Path(files.samples_dir), seq_length=batch.seq_length, **options)
+        folder = Path(files.output_path or files.samples_dir)
+        answer_typed_prompts(filler, folder, seq_length=batch.seq_length, **options)
         return finish_distributed(0)
     done: dict[int, dict[str, Any]] = {}
     try:
@@ -161,7 +178,7 @@ def check_output(files: PromptFiles) -> None:
     if not files.output:
         return
     check_can_write(files.output)
-    if files.input and os.path.realpath(files.input) == os.path.realpath(files.output):
+    if files.source and os.path.realpath(files.source) == os.path.realpath(files.output):
         raise ValueError(f"--output {files.output} is the file of prompts; choose another name")
 
 
@@ -170,13 +187,17 @@ def hand_over(rows: Sequence[dict[str, Any]], files: PromptFiles, *, total: int,
 
     They are printed also when they cannot be written. Raises the OSError then.
     """
-    from generation.prompts import format_result, write_results
+    from generation.prompts import format_result, keep_texts, write_results
 
     path = f"{files.output}{'.partial' if len(rows) < total else ''}"
     try:
         if files.output:
             with stop.remember():
                 write_results(path, rows)
+        if files.output_path:
+            for row in rows:
+                texts, name = row.get("alternatives", [row["filled"]]), row["id"] if files.with_id else None
+                keep_texts(Path(files.output_path), row["prompt"], texts, name=name)
         if len(rows) < total:
             where = f"they are in {path}" if files.output else "they are printed"
             print(f"note: {len(rows)} of {total} prompts are filled; {where}", file=sys.stderr)

@@ -6,6 +6,7 @@ The way: text, ``inputs.py`` (ids, positions, blanks), ``state.py`` (cache), ``s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +32,8 @@ from generation.sampling import DecodingSettings, choose_tokens
 from generation.state import DecodingState, StaticDecoder, can_decode_statically
 from model.modeling_glm import GLMModel
 
+logger = logging.getLogger("glm")
+
 
 @dataclass(frozen=True)
 class FilledPrompt:
@@ -43,6 +46,7 @@ class FilledPrompt:
         output_ids: start token and ids of all pieces, one after the other.
         output_text: the text of ``output_ids``, which the interactive program prints.
         text: the prompt with each mask replaced by its answer.
+        alternatives: this text with every finished beam of the last blank, the best first; empty without beams.
     """
 
     inputs: PromptInputs
@@ -51,12 +55,23 @@ class FilledPrompt:
     output_ids: tuple[int, ...]
     output_text: str
     text: str
+    alternatives: tuple[str, ...] = ()
 
 
 def prompt_generator(seed: int, number: int) -> Generator:
     """Return the random generator of prompt ``number`` of a run: it does not depend on how prompts are batched."""
     state = np.random.SeedSequence([max(0, seed), number]).generate_state(1, np.uint64)[0]
     return Generator().manual_seed(int(state) >> 1)
+
+
+def _with_piece(inputs: PromptInputs, piece: Sequence[int]) -> PromptInputs:
+    """Return the inputs with ``piece`` in place of their first mask; a mask that the model wrote is no blank."""
+    index, ids, shift = inputs.blanks[0].index, inputs.input_ids, len(piece) - 1
+    ids = (*ids[:index], *piece, *ids[index + 1 :])
+    later = [blank.index + shift for blank in inputs.blanks[1:]]
+    return replace(
+        inputs, input_ids=ids, positions=tuple(range(len(ids))), blanks=tuple(Blank(place, place) for place in later)
+    )
 
 
 class _Row:
@@ -129,7 +144,11 @@ class BlankFiller:
     def encode(self, text: str, *, settings: DecodingSettings) -> PromptInputs:
         """Return the inputs for ``text``; raise ValueError when they do not fit the model's positions."""
         inputs = encode_prompt(
-            text, tokenizer=self.tokenizer, max_length=settings.max_length, block_positions=self.block_positions
+            text,
+            tokenizer=self.tokenizer,
+            max_length=settings.max_length if settings.fill == "append" else 0,
+            block_positions=self.block_positions,
+            fill=settings.fill,
         )
         check_prompt_fits(
             inputs,
@@ -200,6 +219,8 @@ class BlankFiller:
         self, inputs: Sequence[PromptInputs], *, settings: DecodingSettings, generators: Sequence[Generator]
     ) -> list[FilledPrompt]:
         """Fill one batch, with a random generator per prompt. A prompt without a blank comes back as it is."""
+        if settings.fill == "replace":
+            return self._replace_blanks(inputs, settings=settings, generators=generators)
         pieces: list[list[list[int]]] = [[] for _ in inputs]
         with_blanks = [number for number, row in enumerate(inputs) if row.blanks]
         if with_blanks:
@@ -209,6 +230,51 @@ class BlankFiller:
             for number, row_pieces in zip(with_blanks, filled):
                 pieces[number] = row_pieces
         return [self._result(row, row_pieces) for row, row_pieces in zip(inputs, pieces)]
+
+    def _replace_blanks(
+        self, inputs: Sequence[PromptInputs], *, settings: DecodingSettings, generators: Sequence[Generator]
+    ) -> list[FilledPrompt]:
+        """Fill the first blank of every row, put the piece in its place, and so on: each sees what stands before it."""
+        rows = list(inputs)
+        pieces: list[list[list[int]]] = [[] for _ in rows]
+        last: list[list[tuple[int, ...]]] = [[] for _ in rows]  # of the last blank, the best first
+        while active := [number for number, row in enumerate(rows) if row.blanks]:
+            first = [replace(rows[number], blanks=rows[number].blanks[:1]) for number in active]
+            chosen = [generators[number] for number in active]
+            if settings.num_beams == 1:
+                found = [[tuple(piece)] for [piece] in self._sample(first, settings=settings, generators=chosen)]
+            else:
+                blanks = [row.blanks[0] for row in first]
+                found = self._search_blank(self._context(first), blanks, settings, chosen)
+            for number, candidates in zip(active, found):
+                best = self._that_fits(candidates[0] if candidates else (), rows[number])
+                pieces[number].append(list(best))
+                last[number] = [best, *candidates[1:]]
+                rows[number] = _with_piece(rows[number], best)
+        return [self._replaced(*row) for row in zip(inputs, rows, pieces, last)]
+
+    def _that_fits(self, piece: Sequence[int], inputs: PromptInputs) -> tuple[int, ...]:
+        """Return as much of a piece as there are positions for where its mask is; a warning tells what is cut."""
+        room = self.model.config.position_rows - len(inputs) + 1
+        if len(piece) > room:
+            logger.warning(f"the filled text is as long as the model's positions: {len(piece) - room} tokens are cut")
+        return tuple(piece[:room])
+
+    def _replaced(
+        self,
+        inputs: PromptInputs,
+        filled: PromptInputs,
+        pieces: list[list[int]],
+        last: Sequence[tuple[int, ...]],
+    ) -> FilledPrompt:
+        answers = [self.tokenizer.decode(piece) for piece in pieces]
+        texts = [
+            insert_answers(inputs.text, [*answers[:-1], self.tokenizer.decode(piece)], tokenizer=self.tokenizer)
+            for piece in last
+        ]
+        text = texts[0] if texts else inputs.text
+        kept = tuple(map(tuple, pieces))
+        return FilledPrompt(inputs, kept, tuple(answers), filled.input_ids, text, text, tuple(texts))
 
     def _result(self, inputs: PromptInputs, pieces: list[list[int]]) -> FilledPrompt:
         output_ids = [token for piece in pieces for token in (self.special.sop, *piece)]
@@ -261,7 +327,8 @@ class BlankFiller:
         active, state = list(range(len(inputs))), self._context(inputs)
         while True:
             blanks = [inputs[number].blanks[len(pieces[number])] for number in active]
-            winners = self._search_blank(state, blanks, settings, [generators[number] for number in active])
+            found = self._search_blank(state, blanks, settings, [generators[number] for number in active])
+            winners = [candidates[0] if candidates else () for candidates in found]
             for number, winner in zip(active, winners):
                 pieces[number].append(list(winner))
             kept = [i for i, number in enumerate(active) if len(pieces[number]) < len(inputs[number].blanks)]
@@ -278,8 +345,8 @@ class BlankFiller:
         blanks: Sequence[Blank],
         settings: DecodingSettings,
         generators: Sequence[Generator],
-    ) -> list[tuple[int, ...]]:
-        """Return the best piece for one blank of each row; leave ``state`` as it was."""
+    ) -> list[list[tuple[int, ...]]]:
+        """Return the pieces found for one blank of each row, the best first; leave ``state`` as it was."""
         search = BeamSearch(
             len(blanks),
             settings=replace(settings, top_k=0, top_p=0.0),  # the interactive original has no filters here
@@ -306,7 +373,7 @@ class BlankFiller:
             )
         state.reorder(range(0, len(rows), num_beams))
         state.crop(length)
-        return [hypotheses[0].tokens if hypotheses else () for hypotheses in search.results()]
+        return [[hypothesis.tokens for hypothesis in hypotheses] for hypotheses in search.results()]
 
     def _positions(self, blank: Blank, length: int) -> list[tuple[int, int]]:
         return [blank.position_of(step, block_positions=self.block_positions) for step in range(length)]

@@ -90,16 +90,17 @@ def complete_prompt(text: str, *, tokenizer: Tokenizer) -> str:
 
 
 def encode_prompt(
-    text: str, *, tokenizer: Tokenizer, max_length: int = 0, block_positions: bool = True
+    text: str, *, tokenizer: Tokenizer, max_length: int = 0, block_positions: bool = True, fill: str = "append"
 ) -> PromptInputs:
     """Turn ``text`` into ids, positions and blanks.
 
-    The ids are [ENC], the text, and the end token unless the text ends with [gMASK] (a test of the text, before
-    tokenisation). Without ``block_positions`` the positions after each mask leave room for ``max_length`` tokens.
+    The ids are [ENC], the text, and the end token unless the text ends with [gMASK], or with any mask where pieces
+    replace their masks (a test of the text, before tokenisation). Without ``block_positions`` the positions after each
+    mask leave room for ``max_length`` tokens.
     """
     special = tokenizer.special
     ids = [special.cls, *tokenizer.encode(text)]
-    if not text.endswith(GENERATION_MASK_TEXT):
+    if not text.endswith(GENERATION_MASK_TEXT if fill == "append" else MASK_ENDING):
         ids.append(special.eos)
     positions: list[int] = []
     blanks: list[Blank] = []

@@ -16,10 +16,12 @@ import torch.distributed as dist
 
 from generation.infill import BlankFiller, FilledPrompt, prompt_generator
 from generation.inputs import PromptInputs, check_text, complete_prompt, masks_taken_as_text
+from generation.prompts import keep_texts
 from generation.sampling import DecodingSettings
 from mpu.initialize import ParallelTopology
 
 PROMPT_TEXT = "\nContext prompt (stop to exit) >>> "
+QUERY_TEXT = "\nPlease Input Query (stop to exit) >>> "  # of the multilingual release, whose pieces replace their masks
 STOP_WORD = "stop"
 CLEAR_SCREEN = "\033[H\033[2J\033[3J"
 
@@ -63,14 +65,20 @@ class InteractiveSession:
         seed: int,
         samples: TextIO,
         read_line: Callable[[str], str] = input,
+        folder: Path | None = None,
     ) -> None:
-        """Prepare a session; prompts need fewer than ``seq_length`` tokens, ``samples`` receives all texts."""
+        """Prepare a session; prompts need fewer than ``seq_length`` tokens, ``samples`` receives all texts.
+
+        Where pieces replace their masks, each prompt's texts go to a file of their own in ``folder`` instead.
+        """
         self.filler = filler
         self.settings = settings
         self.seq_length = seq_length
         self.seed = seed
         self.samples = samples
         self.read_line = read_line
+        self.folder = folder
+        self.replaces = settings.fill == "replace"
         self.num_filled = 0
 
     def run(self) -> None:
@@ -84,7 +92,7 @@ class InteractiveSession:
         """Return the next prompt that is not empty, or None at the end."""
         while True:
             try:
-                text = self.read_line(PROMPT_TEXT)
+                text = self.read_line(QUERY_TEXT if self.replaces else PROMPT_TEXT)
                 check_text(text)
             except EOFError:
                 print()
@@ -96,7 +104,7 @@ class InteractiveSession:
                 return None
             if text:
                 return text
-            print("Prompt should not be empty!")
+            print("Query should not be empty!" if self.replaces else "Prompt should not be empty!")
 
     def _accept(self, text: str) -> PromptInputs | None:
         """Return the inputs of a prompt, or say why it cannot be filled and return None."""
@@ -122,6 +130,11 @@ class InteractiveSession:
         seconds = time.perf_counter() - start
         self._store(filled.output_text + "\n")
         self._show(filled, seconds=seconds)
+        if self.replaces and self.folder is not None:
+            try:
+                print(f"\nkept in {keep_texts(self.folder, filled.inputs.text, filled.alternatives or (filled.text,))}")
+            except OSError as error:
+                print(f"\nnot kept in {self.folder}: {error.strerror}")
 
     def _show(self, filled: FilledPrompt, *, seconds: float) -> None:
         if sys.stdout is not None and sys.stdout.isatty():
@@ -129,7 +142,7 @@ class InteractiveSession:
         print(f"\nTaken time {seconds:.2f}\n", flush=True)
         print(f"\nContext: {filled.inputs.text}", flush=True)
         print(f"\nGLM: {filled.output_text}", flush=True)
-        if filled.answers:
+        if filled.answers and not self.replaces:
             print(f"\nFilled: {filled.text}", flush=True)
 
     def _store(self, text: str) -> None:
@@ -162,8 +175,15 @@ def answer_typed_prompts(
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no UTF-8 does not take the others with it
     read_line = input if topology.world_size == 1 else read_on_first_rank
-    with open_samples_file(folder if topology.rank == 0 else None) as samples:
+    own_files = settings.fill == "replace"
+    with open_samples_file(folder if topology.rank == 0 and not own_files else None) as samples:
         session = InteractiveSession(
-            filler, settings=settings, seq_length=seq_length, seed=seed, samples=samples, read_line=read_line
+            filler,
+            settings=settings,
+            seq_length=seq_length,
+            seed=seed,
+            samples=samples,
+            read_line=read_line,
+            folder=folder if topology.rank == 0 else None,
         )
         session.run()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +23,7 @@ from mpu.mappings import run_shared
 logger = logging.getLogger("glm")
 
 PROMPT_KEYS = ("prompt", "text")
-RESULT_KEYS = ("answers", "filled")
+RESULT_KEYS = ("answers", "filled", "alternatives")
 TEXT_SUFFIXES, LINES_SUFFIXES, JSON_SUFFIX = ("", ".txt"), (".jsonl", ".ndjson"), ".json"
 
 
@@ -150,7 +153,45 @@ def _warn_of_masks_taken_as_text(filler: BlankFiller, records: Sequence[PromptRe
 
 def _row(record: PromptRecord, result: FilledPrompt) -> dict[str, Any]:
     answers = [answer.strip() for answer in result.answers]
-    return {**record.fields, "prompt": record.prompt, "answers": answers, "filled": result.text}
+    row = {**record.fields, "prompt": record.prompt, "answers": answers, "filled": result.text}
+    return row | ({"alternatives": list(result.alternatives)} if len(result.alternatives) > 1 else {})
+
+
+def with_ids(records: Sequence[PromptRecord]) -> list[PromptRecord]:
+    """Return records whose lines begin with an id and a tab, with the id among their fields.
+
+    Raises ValueError with the line of one that does not, or of an id that is no name of a file or comes twice.
+    """
+    found: dict[str, str] = {}
+    split = []
+    for record in records:
+        identity, tab, prompt = record.prompt.partition("\t")
+        if not tab or not identity.strip() or identity != safe_name(identity):
+            raise ValueError(f"{record.source}: {described(record.prompt)}; --with-id needs an id, a tab and the text")
+        if identity in found:
+            raise ValueError(f"{record.source}: the id {identity!r} is that of {found[identity]}, too")
+        found[identity] = record.source
+        split.append(PromptRecord(prompt, record.source, {**record.fields, "id": identity}))
+    return split
+
+
+def safe_name(text: str) -> str:
+    """Return ``text`` without what a file's name cannot have."""
+    return re.sub(r"[\x00-\x1f/\\:*?\"<>|]", "_", text).strip(". ") or "_"
+
+
+def keep_texts(folder: Path, prompt: str, texts: Sequence[str], *, name: str | None = None) -> Path:
+    """Write the texts of a prompt, one a line, to a file of its own in ``folder``, and return it.
+
+    It is called ``name``, or by the first 20 characters of the prompt and the time; a name that is taken gets a number.
+    """
+    stem = name or f"{safe_name(prompt[:20])}-{time.strftime('%m-%d-%H-%M-%S')}"
+    for number in itertools.count(1):
+        path = folder / (f"{stem}.txt" if number == 1 else f"{stem}-{number}.txt")
+        if name or not path.exists():
+            break
+    write_whole(path, "".join(" ".join(text.split("\n")) + "\n" for text in texts))
+    return path
 
 
 def write_results(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -23,8 +23,9 @@ class DecodingSettings:
     and keeping the ``top_k`` best (0: all; 1: greedy) and then the ``top_p`` nucleus (0: off). With more beams these
     three do not matter to blanks: the best of ``num_beams`` under ``length_penalty`` wins; ``draw_candidates`` draws
     the candidates at random, as the original does. No n-gram of ``no_repeat_ngram_size`` (0: off) occurs twice in a
-    piece, and a piece has at least ``min_length`` tokens. Targets are searched with one beam, too: of the three only
-    the temperature does not matter to them.
+    piece, and a piece has at least ``min_length`` tokens. ``fill`` says what the next blank sees of one that is filled:
+    its mask and the piece after the context (append), or the piece in the mask's place (replace). Targets are searched
+    with one beam, too: of the three only the temperature does not matter to them.
     """
 
     max_length: int = 256
@@ -36,8 +37,11 @@ class DecodingSettings:
     no_repeat_ngram_size: int = 0
     min_length: int = 0
     draw_candidates: bool = False
+    fill: str = "append"
 
     def __post_init__(self) -> None:
+        if self.fill not in FILL_STYLES:
+            raise ValueError(f"--fill is {described(self.fill)}; choose {' or '.join(FILL_STYLES)}")
         for name, (flag, kind, low, high, hint) in _BOUNDS.items():
             value = getattr(self, name)
             fits = not isinstance(value, bool) and isinstance(value, (int, float) if kind is float else kind)
@@ -52,6 +56,7 @@ class DecodingSettings:
             )
 
 
+FILL_STYLES = ("append", "replace")  # of GLM, and of its multilingual release
 _LARGEST = 10**9  # far beyond any length and vocabulary
 # Flag, type, smallest and largest value, hint. Beyond these temperatures logits overflow in fp32.
 _BOUNDS: dict[str, tuple[str, type, float, float, str]] = {

@@ -131,6 +131,9 @@ def get_parser(settings: type[Settings] = Settings, *, description: str | None =
         metavar="ROWS",
         help="--max-position-embeddings as the multilingual release counts it: the rows of the tables, one more",
     )
+    hidden: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    for name, number in (("top_k", int), ("top_p", float)):  # spellings of the multilingual release
+        parser.add_argument(f"--{name}", dest=name, type=number, **hidden)
     section = parser.add_argument_group("Without effect, accepted for scripts of the original")
     for flag, kind_of_value, default, reason in WITHOUT_EFFECT:
         if kind_of_value is None:
@@ -141,7 +144,7 @@ def get_parser(settings: type[Settings] = Settings, *, description: str | None =
     # How newer launchers spell --local_rank.
     parser.add_argument("--local-rank", dest="local_rank", type=int, help=argparse.SUPPRESS, default=argparse.SUPPRESS)
     parser.original = frozenset(
-        original | {flag for flag, *_ in WITHOUT_EFFECT} - {"--lazy-loader", "--old-checkpoint"}
+        original | {flag for flag, *_ in WITHOUT_EFFECT} - {"--lazy-loader", "--old-checkpoint", "--mode"}
     )
     return parser
 

@@ -883,6 +883,13 @@ class GenerationSettings(Group):
     no_repeat_ngram_size: int = option(0, "forbid repeated n-grams of this size", at_least=0)
     min_tgt_length: int = option(0, "minimum generated length", at_least=0)
     select_topk: bool = option(False, "take the best candidates of beam search instead of sampling them")
+    fill: str = added(
+        "append",
+        "what the next blank sees of one that is filled: its mask and the piece behind the context (append), or the "
+        "piece in the mask's place (replace: the multilingual release)",
+        choices=("append", "replace"),
+        only=(GENERATION,),
+    )
 
 
 # Flags of the original that are accepted and change nothing: flag, type (None: a switch), default, reason.
@@ -922,9 +929,10 @@ WITHOUT_EFFECT: tuple[tuple[str, type | None, Any, str], ...] = (
     ("--deepscale_config", str, None, _NEVER),
     # A released configuration passes it although the original's own parser rejects it.
     ("--lazy-loader", None, False, "token stores are memory-mapped unless --no-lazy-loader is given"),
+    ("--mode", str, "pretrain", "every program does what it is for"),
     ("--old-checkpoint", None, False, "both layouts of checkpoints are told apart by the names in them"),
 )  # fmt: skip
-CHOICES_WITHOUT_EFFECT = {"--DDP-impl": ("local", "torch", "none")}
+CHOICES_WITHOUT_EFFECT = {"--mode": ("pretrain", "finetune", "inference"), "--DDP-impl": ("local", "torch", "none")}
 
 
 @dataclass(frozen=True)

@@ -112,3 +112,25 @@ def test_typed_bytes_that_are_no_text(filler: BlankFiller, capsys: pytest.Captur
     _, file = type_lines(filler, ["w1 \udcff [MASK]", "w1 [MASK]"])
     assert "The prompt is not UTF-8 text: the text has '\\udcff' at character 3" in capsys.readouterr().out
     assert file.startswith("w1 [MASK]<|startofpiece|>")
+
+
+def test_the_words_of_the_multilingual_release(filler: BlankFiller, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Each query has a file of its own, with all beams one a line, the best first."""
+    left, asked = ["", "w1 [MASK] w2 [MASK]", "stop"], []
+    settings = DecodingSettings(max_length=4, num_beams=3, fill="replace", min_length=1)
+
+    def read_line(text: str) -> str:
+        asked.append(text)
+        return left.pop(0)
+
+    InteractiveSession(
+        filler, settings=settings, seq_length=20, seed=1, samples=io.StringIO(), read_line=read_line, folder=tmp_path
+    ).run()
+    printed = capsys.readouterr().out
+    assert asked == ["\nPlease Input Query (stop to exit) >>> "] * 3
+    assert printed.startswith("Query should not be empty!")
+    [result] = filler.fill(["w1 [MASK] w2 [MASK]"], settings=settings)
+    [file] = tmp_path.iterdir()
+    assert file.name.startswith("w1 [MASK] w2 [MASK]-")
+    assert file.read_text(encoding="utf-8").split("\n")[:-1] == list(result.alternatives)
+    assert f"GLM: {result.text}\n" in printed and f"kept in {file}" in printed

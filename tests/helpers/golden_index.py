@@ -118,6 +118,7 @@ READ_BY: dict[str, str] = {
     "superglue/grid.json": "tasks/test_golden_superglue_grid.py",
     "multilingual/mt5.json": "mt5/test_golden_mt5.py",
     "multilingual/mt5_tiny.model": "mt5/test_golden_mt5.py",
+    "multilingual/inference_inputs.json": "generation/test_golden_multilingual_inputs.py",
     "multilingual/mglm_model.pt": "model/test_golden_multilingual.py",
     "multilingual/tokenizer.json": "data_utils/test_golden_multilingual_tokenizer.py",
     "multilingual/nlu_prompts.json": "tasks/test_golden_multilingual_nlu.py",
