@@ -33,7 +33,7 @@ CHECKSUMS = "SHA256SUMS"
 # no code runs and nothing is allocated that the file does not hold.
 _NUMBERS = re.compile(
     rb"(?s:\x80[\x02-\x05]|\x95.{8}|[\x94\]l(ea.]|q\x00|p0\n|K.|M..|J.{4}|\x8a\x05.{5}|\x8a\x06.{6}|\x8a\x07.{7}"
-    rb"|\x8a\x08.{8}|[IL]\d{1,18}L?\n){1,4096}"
+    rb"|\x8a\x08.{8}|[IL]\d{1,19}L?\n){1,4096}"
 )
 
 
@@ -66,13 +66,15 @@ def read_lengths(path: Path) -> np.ndarray:
     place = 0
     while match := _NUMBERS.match(data, place):
         place = match.end()
-    lengths = None
     if data and place == len(data):
-        with contextlib.suppress(pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, AttributeError):
+        with contextlib.suppress(*_MALFORMED):
             lengths = pickle.loads(data)
-    if not isinstance(lengths, list) or not all(type(n) is int and n >= 0 for n in lengths):
-        raise ValueError(f"{path} is not a list of lengths, as Python pickles it")
-    return np.array(lengths, dtype=np.int64)
+            if isinstance(lengths, list) and all(type(n) is int and n >= 0 for n in lengths):
+                return np.array(lengths, dtype=np.int64)
+    raise ValueError(f"{path} is not a list of lengths, as Python pickles it")
+
+
+_MALFORMED = (pickle.UnpicklingError, EOFError, LookupError, ValueError, ArithmeticError, TypeError, AttributeError)
 
 
 class LazyDocuments:

@@ -171,32 +171,34 @@ class Preparation:
                     return self._checked(IndexedDataset(prefix))
             raise
         for prefix in places:
-            if store := self._current_store(prefix, files, corpus):
+            if store := self._current_store(prefix, files, corpus, say=logger.debug):
                 return self._checked(store)
         prefix = _first_writable(places)
         lock = prefix.with_name(prefix.name + ".lock")
         with locked(lock, waiting=lambda holder: logger.info(f"waiting for {holder}, which makes {prefix}")):
-            store = self._current_store(prefix, files, corpus)
+            store = self._current_store(prefix, files, corpus, say=logger.warning)
             if store is None:
                 self._build(corpus, files, prefix)
                 store = IndexedDataset(prefix, is_checked=True)
         return self._checked(store)
 
-    def _current_store(self, prefix: Path, files: Sequence[Path], corpus: Corpus) -> IndexedDataset | None:
-        """Return the store of these very files where there is a whole and intact one."""
+    def _current_store(
+        self, prefix: Path, files: Sequence[Path], corpus: Corpus, *, say: Callable[[str], None]
+    ) -> IndexedDataset | None:
+        """Return the store of these very files where there is a whole and intact one; ``say`` why it cannot be used."""
         try:
             details = read_details(prefix)
             if details is None or details["sources"] != _source_list(prefix, files):
                 return None
             store = IndexedDataset(prefix)
         except ValueError as error:  # damaged, or of another version
-            logger.warning(f"{error}: it is made again")
+            say(f"{error}: it is made again")
             return None
         if details["kind"] == "tokens" and not corpus.has_commands and details["commands_in_text"] is not False:
             # An earlier version made it, for which command texts were commands in any text.
             commands = [token.id for token in self.tokenizer.command_tokens if token.name != "unk"]
             if any(np.isin(part, commands).any() for part in store.parts()):
-                logger.warning(f"{prefix}: command tokens in its texts are commands, not text: it is made again")
+                say(f"{prefix}: command tokens in its texts are commands, not text: it is made again")
                 return None
         return store
 

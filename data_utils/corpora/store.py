@@ -129,8 +129,10 @@ class IndexedDataset:
         if prompts.is_file() or self.details is not None:
             self._prompts = _read_prompts(prompts, self.lengths, in_memory=in_memory)
         self._mask: np.ndarray | None = None
+        mask = _with_suffix(self.prefix, ".mask.bin")
+        if self.details is None and mask.is_file():
+            raise ValueError(f"{_with_suffix(self.prefix, '.json')} is missing, which says what {mask} is; {AGAIN}")
         if self.details is not None and self.details["prompts_inside"]:
-            mask = _with_suffix(self.prefix, ".mask.bin")
             self._mask = _open_array(mask, np.dtype(np.uint8), tokens, in_memory=in_memory)
         if self.details is not None and not is_checked:
             check_files(self.prefix, self.details, full=False)
@@ -350,7 +352,7 @@ def _checked_details(details: dict[str, Any], place: str) -> dict[str, Any]:
             raise ValueError(f"{where}: {described(entry)}; the size and the checksum of a file are needed")
         value_of(entry, "bytes", int, place=where, at_least=0)
         value_of(entry, "sha256", str, place=where)
-    if checked["files"] is not None and checked["sha256"] != _checksum_of(details):
+    if (checked["files"] or checked["sha256"]) and checked["sha256"] != _checksum_of(details):
         raise ValueError(f"{place}: it is not what was written (its own checksum differs)")
     return checked
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import resource
 import struct
 
 import numpy as np
@@ -16,11 +17,14 @@ from data_utils.corpora.store import (
     Document,
     DocumentSubset,
     IndexedDataset,
+    KnownIds,
     StoreWriter,
     TextDocuments,
     concatenate_documents,
     is_store,
 )
+from data_utils.corpora.verify import main as verify
+from tests.helpers.logs import logged_lines
 
 
 def write_store(prefix, documents, *, dtype=np.uint16, prompts=None, fingerprint="f", predicted=None, parts=2):
@@ -126,6 +130,118 @@ def test_missing_and_foreign_files_are_refused(tmp_path):
     (tmp_path / "t.json").write_text(json.dumps({**details, "format_version": 99}))
     with pytest.raises(ValueError, match="format version 99"):
         IndexedDataset(tmp_path / "t")
+
+
+def damaged_copies(prefix):
+    """Yield every way to change one byte of the files of a store, or to cut or lengthen one."""
+    for path in sorted(prefix.parent.glob(f"{prefix.name}.*")):
+        data = path.read_bytes()
+        for place in range(0, len(data), 7):
+            yield path, data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :]
+        yield path, data[:-1]
+        yield path, data + b"\0"
+        yield path, bytes(len(data))
+
+
+def test_no_damage_goes_unnoticed(tmp_path):
+    predicted = [[0, 1, 0], [], [0, 1], [1]]
+    prefix = write_store(tmp_path / "s", DOCUMENTS, prompts=[1, 0, 1, 0], predicted=predicted)
+    refused = 0
+    for path, content in damaged_copies(prefix):
+        intact = path.read_bytes()
+        path.write_bytes(content)
+        try:
+            store = IndexedDataset(prefix)
+            assert [d.tokens.tolist() for d in store] == DOCUMENTS
+            assert [d.loss_mask().tolist() for d in store] == predicted
+            assert json.loads(content) == json.loads(intact)  # blanks of the sidecar
+        except ValueError as error:
+            refused += 1
+            assert path.name in str(error) and "\n" not in str(error)
+        path.write_bytes(intact)
+    assert refused > 150
+    assert len(IndexedDataset(prefix)) == len(DOCUMENTS)
+
+
+def test_a_large_store_is_compared_in_full_on_demand(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("data_utils.corpora.store.HASHED_BYTES", 10)
+    prefix = write_store(tmp_path / "s", DOCUMENTS)
+    path = tmp_path / "s.bin"
+    path.write_bytes(b"\xff" + path.read_bytes()[1:])
+    assert len(IndexedDataset(prefix)) == len(DOCUMENTS)
+    assert verify([str(tmp_path)]) == 0
+    assert verify([str(prefix), "--full"]) == 1
+    assert "s.bin is damaged: its SHA-256 is not the one that was written" in capsys.readouterr().out
+    path.unlink()
+    assert verify([str(tmp_path)]) == 1
+    with pytest.raises(ValueError, match="holds no token store"):
+        (tmp_path / "empty").mkdir()
+        verify([str(tmp_path / "empty")])
+
+
+def test_stores_of_an_earlier_version_are_checked_in_structure(tmp_path):
+    prefix = write_store(tmp_path / "s", DOCUMENTS)
+    sidecar = tmp_path / "s.json"
+    details = json.loads(sidecar.read_text())
+    old = {name: value for name, value in details.items() if name not in ("files", "sha256")}
+    sidecar.write_text(json.dumps(old))
+    with logged_lines() as lines:
+        assert [d.tokens.tolist() for d in IndexedDataset(prefix)] == DOCUMENTS
+    assert "without checksums" in lines[0]
+    for name, value in [
+        ("documents", 5), ("tokens", "7"), ("dtype", "int32"), ("prompts_inside", 0), ("kind", "x"), ("malformed", "x"),
+        ("malformed", {"count": 1, "first": []}), ("malformed", {"count": -1, "first": []}), ("cut", [1]),
+        ("sources", {}), ("files", {".bin": 3}),
+    ]:  # fmt: skip
+        sidecar.write_text(json.dumps({**old, name: value}))
+        with pytest.raises(ValueError, match=r"s\.(json|idx).*damaged"):
+            IndexedDataset(prefix)
+    sidecar.write_text(json.dumps(old))
+    (tmp_path / "s.prompts.npy").unlink()
+    with pytest.raises(ValueError, match=r"s\.prompts\.npy is missing"):
+        IndexedDataset(prefix)
+
+
+def megatron_index(lengths, first_sequences, *, offsets=None):
+    starts = np.cumsum(lengths) - lengths
+    header = b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 8, len(lengths), len(first_sequences))
+    arrays = (np.array(lengths, "<i4"), np.array(starts * 2 if offsets is None else offsets, "<i8"))
+    return header + b"".join(array.tobytes() for array in (*arrays, np.array(first_sequences, "<i8")))
+
+
+def test_sequences_of_another_program_are_joined_to_its_documents(tmp_path):
+    (tmp_path / "s.bin").write_bytes(np.arange(10, dtype="<u2").tobytes())
+    (tmp_path / "s.idx").write_bytes(megatron_index([2, 3, 1, 4], [0, 2, 2, 4]))
+    store = IndexedDataset(tmp_path / "s")
+    assert [d.tokens.tolist() for d in store] == [[0, 1, 2, 3, 4], [], [5, 6, 7, 8, 9]]
+    assert store.lengths.tolist() == [5, 0, 5]
+    with pytest.raises(ValueError, match=r"holds the id 9, the tokenizer has 0 \.\. 8"):
+        KnownIds(store, 9, name="s")
+    assert len(KnownIds(store, 10, name="s")) == 3
+    for damaged in (
+        megatron_index([2, 3, 1, 4], [0, 2, 3]),
+        megatron_index([2, 3, 1, 4], [0, 3, 2, 4]),
+        megatron_index([2, 3, 1, 4], []),
+        megatron_index([2, 3, 1, 4], [0, 1, 2, 3, 4], offsets=[0, 4, 10, 14]),
+        megatron_index([2, -3, 7, 4], [0, 1, 2, 3, 4]),
+    ):
+        (tmp_path / "s.idx").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"s\.idx is damaged"):
+            IndexedDataset(tmp_path / "s")
+
+
+def test_a_full_disk_leaves_nothing_and_names_the_store(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = StoreWriter(tmp_path / "s", dtype=np.uint16)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"the token store .*s cannot be written \(File too large\): make room"):
+            for _ in range(100):
+                writer.add(np.zeros(3000, np.uint16), np.array([3000]), np.array([0]))
+        writer.discard()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_writer_that_gives_up_leaves_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pickle
@@ -18,10 +19,11 @@ import pytest
 
 from data_utils.corpora.lazy_format import LazyDocuments, read_lengths
 from data_utils.corpora.named import TextDocument, find_corpus
-from data_utils.corpora.preparation import CACHE_FOLDER, read_chunks
+from data_utils.corpora.preparation import CACHE_FOLDER, read_chunks, store_places
 from data_utils.corpora.splits import scatter_assignment
 from data_utils.corpora.store import IndexedDataset, is_store
 from data_utils.tokenize_corpus import main
+from data_utils.tokenizers.tokenizer import build_tokenizer
 from tests.helpers import REPOSITORY
 from tests.helpers.byte_corpus import ByteTokenizer, make_slowly, prepare
 from tests.helpers.logs import logged_lines
@@ -193,6 +195,34 @@ def test_killed_process_leaves_no_store(corpus, tmp_path):
     assert store_files(folder) == store_files(tmp_path / "t")
 
 
+def test_a_killed_process_takes_its_workers_along(corpus, tmp_path):
+    log = tmp_path / "log"
+    process = make_slowly(corpus, 1.0, log, tmp_path / "s", 2)
+    wait_for(lambda: log.exists() and len(log.read_text().splitlines()) >= 2)
+    workers = {int(line.split()[0]) for line in log.read_text().splitlines()}
+    assert process.pid not in workers
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(is_running(worker) for worker in workers))
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_damaged_store_is_made_again(corpus, tmp_path):
+    prepare(corpus, cache_dir=tmp_path / "s")
+    path = next((tmp_path / "s").glob("*.bin"))
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    with logged_lines() as lines:
+        again = prepare(corpus, cache_dir=tmp_path / "s")
+    assert "is damaged" in lines[0] and "it is made again" in lines[0] and "300 documents" in lines[1]
+    assert words(again) == rows_of(300)
+
+
 def test_one_process_makes_the_store_and_others_wait(corpus, tmp_path):
     folder, log = tmp_path / "s", tmp_path / "log"
     processes = [make_slowly(corpus, 0.1, log, folder) for _ in range(3)]
@@ -225,6 +255,75 @@ def test_malformed_rows_stop_unless_they_may_be_skipped(tmp_path):
     assert "skipped 2 malformed rows" in lines[1]
     with pytest.raises(ValueError, match=r"bad\.jsonl:2: "):  # the store that lacks them is no way around
         prepare(path)
+
+
+def test_a_file_that_ends_early_is_no_malformed_row(tmp_path):
+    rows = [json.dumps({"text": f"row {n * 7919 % 10007}"}) for n in range(3000)]
+    data = gzip.compress("".join(f"{row}\n" for row in rows).encode())
+    path = tmp_path / "cut.jsonl.gz"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=r"ends too early; \d+ lines before it were read .*do without its rest"):
+        prepare(path)
+    with logged_lines() as lines:
+        documents = prepare(path, skip_malformed=True)
+    assert documents.details["malformed"]["count"] == 0
+    assert documents.details["rows"] == len(documents) > 1000
+    assert any("the rest is lost" in line for line in lines)
+    with logged_lines() as lines:
+        prepare(path, skip_malformed=True)
+    assert any("the rest is lost" in line for line in lines)
+    with pytest.raises(ValueError, match="do without its rest"):
+        prepare(path)
+
+
+def test_command_texts_are_text_unless_they_may_be_commands(tmp_path, vocab_dir):
+    text = "a [MASK] b <|endofpiece|>[CLS]"
+    path = tmp_path / "c.jsonl"
+    path.write_text(json.dumps({"text": text}) + "\n")
+    build = partial(build_tokenizer, "GPT2BPETokenizer", vocab_dir=vocab_dir)
+    tokenizer = build()
+    options = {"tokenizer": tokenizer, "build": build, "cache_dir": tmp_path / "s"}
+    commands = {token.id for token in tokenizer.command_tokens}
+
+    def ids(source, **more):
+        with logged_lines() as lines:
+            [document] = prepare(source, **options, **more)
+        return document.tokens.tolist(), [line for line in lines if "command tokens" in line]
+
+    plain, [line] = ids(path)
+    assert not commands & set(plain) and tokenizer.decode(plain) == text
+    assert line.endswith("<|endofpiece|> 1, [CLS] 1, [MASK] 1; they are kept as plain text; --commands-in-text makes "
+                         "commands of them")  # fmt: skip
+    assert ids(path, commands_in_text=True)[0] == ids(f"wikipedia={path}")[0] == tokenizer.encode(text)
+    assert ids(path, pre_tokenize=False)[0] == plain
+    assert ids(path, pre_tokenize=False, commands_in_text=True)[0] == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize(("text", "is_kept"), [("a [MASK]", False), ("a b", True)])
+def test_stores_of_an_earlier_version_in_which_texts_are_commands_are_made_again(tmp_path, vocab_dir, text, is_kept):
+    path = tmp_path / "c.jsonl"
+    path.write_text(json.dumps({"text": text}) + "\n")
+    build = partial(build_tokenizer, "GPT2BPETokenizer", vocab_dir=vocab_dir)
+    options = {"tokenizer": build(), "build": build, "cache_dir": tmp_path / "s"}
+    prepare(path, commands_in_text=True, **options)
+    made, earlier = (
+        store_places(
+            find_corpus(str(path), commands_in_text=commands_in_text),
+            cache_dir=tmp_path / "s",
+            fingerprint=options["tokenizer"].fingerprint,
+        )[0]
+        for commands_in_text in (True, False)
+    )
+    for suffix in (".bin", ".idx", ".prompts.npy"):
+        Path(f"{made}{suffix}").replace(f"{earlier}{suffix}")
+    details = json.loads(Path(f"{made}.json").read_text())
+    for name in ("files", "sha256", "commands_in_text", "command_texts"):
+        del details[name]
+    Path(f"{earlier}.json").write_text(json.dumps(details))
+    with logged_lines() as lines:
+        [document] = prepare(path, **options)
+    assert document.tokens.tolist() == options["tokenizer"].encode(text, as_text=True)
+    assert is_kept != any("made again" in line for line in lines)
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", '{"text": ""}\n'])

@@ -148,12 +148,16 @@ class Bytes:
     """A tokenizer whose ids are bytes, for stores."""
 
     num_tokens, fingerprint = 300, "bytes"
+    command_tokens = ()
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, as_text: bool = False) -> list[int]:
         return list(text.encode())
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+    def encode_batch(self, texts: list[str], *, as_text: bool = False) -> list[list[int]]:
         return [self.encode(text) for text in texts]
+
+    def count_commands(self, texts: list[str]) -> dict[str, int]:
+        return {}
 
     def command_id(self, name: str) -> int:
         return 299
@@ -176,7 +180,7 @@ def store_cases() -> Iterator[Case]:
                 lengths = numbers.integers(1, 30, 6)
                 tokens = numbers.integers(0, 60000, int(lengths.sum()))
                 writer.add(tokens, lengths, lengths // 3, numbers.integers(0, 2, len(tokens)) if inside else None)
-            writer.publish({"tokenizer_fingerprint": "bytes", "kind": "ids"})
+            writer.publish({"tokenizer_fingerprint": "bytes", "kind": "tokens"})
 
         return write
 

@@ -56,15 +56,17 @@ def prepare(*sources, tokenizer=None, build=None, **options):
 
 
 def make_slowly(*arguments: object) -> subprocess.Popen[str]:
-    """Start a process that makes a store of ``(corpus, seconds for each chunk, log, cache folder)``."""
+    """Start a process that makes a store of ``(corpus, seconds for each chunk, log, cache folder[, workers])``."""
     words = [sys.executable, "-m", __name__, *map(str, arguments)]
     return subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 
 
-def main(corpus: str, seconds: str, log: str, cache_dir: str) -> None:
+def main(corpus: str, seconds: str, log: str, cache_dir: str, num_workers: str = "0") -> None:
     start_logging()
     data_utils.corpora.preparation.CHUNK_ROWS = 30
-    prepare(corpus, tokenizer=ByteTokenizer(log=log, seconds=float(seconds)), cache_dir=cache_dir)
+    data_utils.corpora.preparation.MINIMUM_PARALLEL_BYTES = 0
+    tokenizer = ByteTokenizer(log=log, seconds=float(seconds))
+    prepare(corpus, tokenizer=tokenizer, cache_dir=cache_dir, num_workers=int(num_workers))
 
 
 if __name__ == "__main__":
