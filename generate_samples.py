@@ -126,6 +126,9 @@ def load_filler(settings: SampleSettings, *, topology: ParallelTopology, device:
         tell(warning, files=settings.files)
     path = settings.checkpoint.load_pretrained or settings.checkpoint.load
     assert path is not None
+    over = (
+        settings.checkpoint.load if settings.checkpoint.load_pretrained and settings.prompt.key_value_prefix else None
+    )
     glm = load_model(
         path,
         config=settings.network(vocab_size=vocab_size),
@@ -136,6 +139,7 @@ def load_filler(settings: SampleSettings, *, topology: ParallelTopology, device:
         int8=settings.files.int8,
         block_positions=not settings.blank.no_block_position,
         static=False if settings.files.no_cuda_graphs else None,
+        prompt=over,  # of a run that trained a prefix prompt alone
     )
     assert glm.report is not None
     tell(glm.report.summary(), files=settings.files)

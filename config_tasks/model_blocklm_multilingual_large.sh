@@ -17,3 +17,6 @@ UNDERSTANDING_CONFIG=config_tasks/config_blocklm_large.json
 SEQ2SEQ_CONFIG=config_tasks/config_blocklm_large_squad.json
 PROMPT_CONFIG=config_tasks/config_blocklm_large_prompt.json
 PROMPT_ARGS="--prefix-prompt 100 --prompt-func none --freeze-transformer --warmup 0.01"
+# What scripts/generate_block.sh does with this model where nothing else is said; a GPU is meant (NUM_BEAMS=4 on a CPU).
+GENERATION_ARGS="--fill replace --out-seq-length 200 --num-beams ${NUM_BEAMS:-35} --no-repeat-ngram-size 3
+    --length-penalty 0.7"

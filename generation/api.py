@@ -315,6 +315,7 @@ def load_model(
     prepack: bool = True,
     int8: bool = False,
     static: bool | None = None,
+    prompt: str | Path | None = None,
 ) -> GLM:
     """Load a checkpoint, of the layout of training or of Hugging Face's, with its tokenizer.
 
@@ -333,6 +334,7 @@ def load_model(
             it has no state dict and no gradients.
         int8: weights of 8 bits, everything else in bf16: half the memory and faster, not exactly the same; for the CPU.
         static: decode by steps of fixed shapes (CUDA graphs); None is where the model is on a GPU.
+        prompt: the checkpoint of a prefix prompt that was trained alone, for a ``config`` with one.
 
     Raises:
         ValueError: no checkpoint, nothing that says what model it is, or files that do not belong together.
@@ -344,7 +346,7 @@ def load_model(
         config = config or description.config(tokenizer.padded_size(divisor))
         block_positions = description.block_positions if block_positions is None else block_positions
     model, report = load_weights(
-        config, path, dtype=dtype, device=device, topology=topology, prepack=prepack, int8=int8
+        config, path, dtype=dtype, device=device, topology=topology, prepack=prepack, int8=int8, prompt=prompt
     )
     block_positions = block_positions is not False
     return GLM(model, tokenizer, max_length=max_length, block_positions=block_positions, report=report, static=static)
@@ -387,6 +389,7 @@ def load_weights(
     topology: ParallelTopology | None = None,
     prepack: bool = True,
     int8: bool = False,
+    prompt: str | Path | None = None,
 ) -> tuple[GLMModel, LoadReport]:
     """Return the model of ``checkpoint`` in evaluation mode, and what was loaded.
 
@@ -394,7 +397,8 @@ def load_weights(
     converted only where ``dtype`` (None: fp32) differs. Shards of a model-parallel checkpoint are merged, or with a
     ``topology`` of several model-parallel ranks cut for them. On the CPU they are brought into the form that is read
     fastest (``prepack_for_inference``), unless ``prepack`` is False. ``int8`` is half as large as bf16: weights of 8
-    bits, everything else in bf16, on the CPU.
+    bits, everything else in bf16, on the CPU. ``prompt`` is the checkpoint of a prefix prompt alone, which goes over
+    the model's.
 
     Raises:
         ValueError: no checkpoint, or one of another architecture or vocabulary, or one without all parameters; weights
@@ -409,9 +413,13 @@ def load_weights(
     dtype = torch.bfloat16 if int8 else dtype
     model = GLMModel(config, topology=topology, device="meta", dtype=dtype)
     report = load_model_weights(model, checkpoint, topology=topology, grow_positions=False)
-    if report.missing:
+    missing = list(report.missing)
+    if prompt is not None:
+        loaded = load_model_weights(model, prompt, topology=topology, grow_positions=False).loaded
+        missing = [name for name in missing if name not in loaded]
+    if missing:
         raise ValueError(
-            f"{report.file} lacks {len(report.missing)} parameters of the model ({report.missing[0]}, ...): it cannot "
+            f"{report.file} lacks {len(missing)} parameters of the model ({missing[0]}, ...): it cannot "
             "generate alone; give the checkpoint of a whole model"
         )
     model = model.to(device).eval().requires_grad_(False)

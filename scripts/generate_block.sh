@@ -15,13 +15,14 @@ fi
 MODEL_FILE="$(realpath -- "$1")"
 shift
 source "$(dirname -- "$0")/launch.sh"
+GENERATION_ARGS=""
 source "$MODEL_FILE"
 
 # On the CPU every token reads every weight: from large pages, where the system has them, in a tenth less time.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
-# shellcheck disable=SC2086  # MODEL_ARGS is a list of words
+# shellcheck disable=SC2086  # MODEL_ARGS and a model's own GENERATION_ARGS are lists of words
 launch_single generate_samples.py $MODEL_ARGS \
     --model-parallel-size 1 --fp16 \
     --seq-length 512 --mem-length 0 --out-seq-length 512 \
-    --temperature 0.9 --top-k 40 --top-p 0 "$@"
+    --temperature 0.9 --top-k 40 --top-p 0 ${GENERATION_ARGS:-} "$@"

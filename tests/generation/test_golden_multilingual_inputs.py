@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,24 @@ def test_files_of_texts(tmp_path: Path):
     assert (record.prompt, record.fields) == ("the [MASK]", {"id": "7"})
     with pytest.raises(ValueError, match=r"f, line 2: .* --with-id needs an id, a tab and the text"):
         with_ids([PromptRecord("the [MASK]", "f, line 2")])
+
+
+def test_a_prefix_that_was_trained_alone_goes_over_the_model(tmp_path: Path, tokenizer: Tokenizer):
+    from generation.api import load_model
+
+    config = GLMConfig(1, 16, 2, tokenizer.padded_size(), max_position_embeddings=40, initializer_std=0.3)
+    with_prefix = GLMModel(replace(config, prefix_prompt_length=3, prompt_function="none")).eval()
+    state = with_prefix.state_dict()
+    prefix = {name: state.pop(name) for name in list(state) if name.startswith("prefix_encoder.")}
+    torch.save({"module": state}, tmp_path / "pretrained.pt")
+    torch.save({"module": prefix}, tmp_path / "prompt.pt")
+    options = {"config": with_prefix.config, "tokenizer": tokenizer, "prepack": False}
+    glm = load_model(tmp_path / "pretrained.pt", prompt=tmp_path / "prompt.pt", **options)
+    settings = DecodingSettings(max_length=6, top_k=1)
+    expected = BlankFiller(with_prefix, tokenizer).fill(["a [MASK] b"], settings=settings)
+    assert glm.fill(["a [MASK] b"], settings=settings)[0].pieces == expected[0].pieces
+    plain = load_model(tmp_path / "pretrained.pt", config=config, tokenizer=tokenizer)
+    ids = torch.arange(8).view(1, 8), torch.zeros(1, 2, 8, dtype=torch.long), torch.tensor([4])
+    assert not torch.allclose(plain.model(*ids), glm.model(*ids), atol=1e-3)
+    with pytest.raises(ValueError, match=r"lacks 1 parameters of the model \(prefix_encoder\.embedding\.weight"):
+        load_model(tmp_path / "pretrained.pt", **options)
