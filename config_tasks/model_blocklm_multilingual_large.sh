@@ -12,7 +12,7 @@ MODEL_ARGS="--block-lm --task-mask --cloze-eval --summary-prompt tldr
     --tokenizer-model-type ${MGLM_TOKENIZER:-$CHECKPOINT_PATH/mglm250k/mglm250k-uni.model}
     --load-pretrained ${MGLM_CHECKPOINT:-$CHECKPOINT_PATH/pretrained.pt}"
 # What the fine-tuning scripts do otherwise for it: XQuAD for SQuAD, its DeepSpeed files, prefix prompts.
-MULTILINGUAL=1
+MODEL_LANGUAGES=many
 UNDERSTANDING_CONFIG=config_tasks/config_blocklm_large.json
 SEQ2SEQ_CONFIG=config_tasks/config_blocklm_large_squad.json
 PROMPT_CONFIG=config_tasks/config_blocklm_large_prompt.json

@@ -3,7 +3,7 @@
 #               of a multilingual model, which is evaluated on XQuAD: the folder with squad and xquad (default: $DATA_ROOT)
 EXPERIMENT_NAME="${MODEL_TYPE}-squad_v1"
 TASK_NAME=squad_v1
-if [ -n "${MULTILINGUAL:-}" ]; then
+if [ -n "${MODEL_LANGUAGES:-}" ]; then
     DATA_PATH="${DATA_PATH:-${DATA_ROOT}}"
 fi
 DATA_PATH="${DATA_PATH:-${DATA_ROOT}/english_data/SQuAD}"
@@ -16,7 +16,7 @@ COMMON_ARGS="--save-interval 10000 --log-interval 200 --eval-interval 1000 --eva
     --overwrite"
 TASK_ARGS="--src-seq-length 512 --tgt-seq-length 64 --min-tgt-length 0 --length-penalty 0 --num-beams 5
     --select-topk --eval-batch-size 8 --validation-metric F1"
-if [ -n "${MULTILINGUAL:-}" ]; then
+if [ -n "${MODEL_LANGUAGES:-}" ]; then
     TASK_NAME=xquad
     TRAIN_ARGS="--lr-decay-style linear --lr-decay-ratio 0 --warmup 0 --weight-decay 0 --label-smoothing 0.1
         --epochs 10"

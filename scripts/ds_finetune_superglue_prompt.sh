@@ -9,7 +9,7 @@
 set -euo pipefail
 source "$(dirname -- "$0")/finetune.sh"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}_${DATESTR}"
-if [ -n "${MULTILINGUAL:-}" ]; then
+if [ -n "${MODEL_LANGUAGES:-}" ]; then
     XXLARGE_EPOCH="${PROMPT_EPOCH:-$XXLARGE_EPOCH}"
 fi
 

@@ -135,7 +135,7 @@ def test_the_task_files_of_the_multilingual_release(content: dict[str, Any]):
     for name in MULTILINGUAL_TASKS:
         file = f"config_tasks/{name}.sh"
         recorded = content["multilingual"][file]["variables"]
-        multilingual = {"MULTILINGUAL": "1"} if name == "seq_squad_v1" else {}
+        multilingual = {"MODEL_LANGUAGES": "many"} if name == "seq_squad_v1" else {}
         found = source(REPOSITORY / file, recorded, **ENVIRONMENT, **multilingual)
         own = {
             "DATA_PATH",
