@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import logging
+import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 USER_ERROR_EXIT_CODE = 2
 
@@ -25,6 +27,17 @@ def start_logging(*, first_rank: bool = True) -> None:
     if not any(isinstance(handler, _StandardOutput) for handler in logger.handlers):
         logger.addHandler(_StandardOutput())
     logger.setLevel(logging.INFO if first_rank else logging.CRITICAL)
+
+
+def check_bounds(
+    values: argparse.Namespace, names: Iterable[str], *, at_least: float, at_most: float = math.inf
+) -> None:
+    """Raise ValueError for the first of the flags called ``names`` whose number is out of bounds."""
+    for name in names:
+        value = getattr(values, name)
+        if not at_least <= value <= at_most:
+            bounds = f"at least {at_least}" + (f" and at most {at_most}" if at_most < math.inf else "")
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; {bounds} is needed")
 
 
 def error_line(message: str, *, rank: int | None = None) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from data_utils.corpora.files import TEXT_UNITS
 from data_utils.corpora.named import find_corpus
 from data_utils.corpora.store import Document
-from data_utils.errors import run_main
+from data_utils.errors import check_bounds, run_main
 from data_utils.loaders import BatchLoader, BatchPlan
 from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.packing import BlockDataset
@@ -105,6 +105,9 @@ def describe_row(
     positions, in_span = batch.position_ids[row]
     yield f"  positions {positions[0]} .. {positions[prefix_length - 1]}, in span {in_span[:prefix_length].max()}"
     first = [place for place in range(prefix_length, len(inputs)) if int(inputs[place]) in starts]
+    if not first:
+        yield "part B: nothing is predicted in this row"
+        return
     # a row's padding has position 0 inside of spans, which no token of part B has
     length = prefix_length + int((in_span[prefix_length:] > 0).sum())
     for number, (start, end) in enumerate(zip(first, [*first[1:], length], strict=True), start=1):
@@ -195,7 +198,12 @@ def show(values: argparse.Namespace, *, write: Callable[[str], None]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and show."""
-    show(get_parser().parse_args(argv), write=print)
+    values = get_parser().parse_args(argv)
+    check_bounds(values, PROBABILITIES, at_least=0, at_most=1)
+    check_bounds(values, ("batch_size", "batches", "picture_width", "avg_block_length"), at_least=1)
+    check_bounds(values, ("seq_length", "max_position_embeddings"), at_least=2)
+    check_bounds(values, ("first_batch",), at_least=0)
+    show(values, write=print)
     return 0
 
 

@@ -13,7 +13,7 @@ from functools import partial
 
 from data_utils.corpora.files import TEXT_UNITS
 from data_utils.corpora.preparation import Preparation
-from data_utils.errors import run_main
+from data_utils.errors import check_bounds, run_main
 from data_utils.tokenizers.tokenizer import build_tokenizer
 
 
@@ -59,6 +59,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the stores."""
     values = get_parser().parse_args(argv)
+    check_bounds(values, ("num_workers", "num_sentinels"), at_least=0)
     build = partial(
         build_tokenizer,
         values.tokenizer_type,

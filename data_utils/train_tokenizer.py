@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_utils.corpora.named import read_documents
-from data_utils.errors import run_main
+from data_utils.errors import check_bounds, run_main
 from files import reading
 from files.writing import whole_file
 
@@ -128,8 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-lines", type=int, default=1_000_000, help="lines to learn from at most")
     parser.add_argument("--words", nargs="+", default=[], help="words that are one piece each, whatever the text")
     values = parser.parse_args(argv)
-    if values.vocab_size < 1:
-        raise ValueError(f"--vocab-size is {values.vocab_size}; a positive number is needed")
+    check_bounds(values, ("vocab_size", "max_lines"), at_least=1)
     print(f"training a tokenizer of {values.vocab_size} pieces on {', '.join(values.files)} ...", flush=True)
     train(
         values.files,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -42,7 +43,8 @@ TEMPORARY = ".tmp"
 KINDS = ("tokens", "text")
 COPIED_ITEMS = 1 << 20  # at a time
 HASHED_BYTES = 64 << 20  # a store up to this size is compared with its checksums when it is opened
-SCANNED_IDS = 1 << 24  # of a store that another program made, when it is opened
+SCANNED_IDS = 1 << 24  # of a store at a time
+SCANNED_PARTS = 4  # of a store that another program made, when it is opened
 
 
 @dataclass(frozen=True)
@@ -170,14 +172,15 @@ class KnownIds:
     """Documents whose ids are compared with those of a tokenizer, where nothing says which tokenizer made them."""
 
     def __init__(self, documents: Any, num_ids: int, *, name: str) -> None:
-        """``documents`` has ``parts``; the first is compared here, the others when a document is asked for.
+        """``documents`` has ``parts``; the first ones are compared here, the others when a document is asked for.
 
         Raises ValueError for an id below 0, or from ``num_ids`` on.
         """
         self.documents = documents
         self.num_ids = num_ids
         self.name = name
-        self._check(next(documents.parts()))
+        for ids in itertools.islice(documents.parts(), SCANNED_PARTS):
+            self._check(ids)
 
     def _check(self, ids: np.ndarray) -> None:
         if len(ids) and (ids.max() >= self.num_ids or ids.min() < 0):

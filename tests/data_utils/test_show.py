@@ -99,6 +99,12 @@ def test_corpora_share_the_documents_that_are_read(words, tmp_path):
     assert [int(documents[index].tokens[0]) for index in range(len(documents))] == [ord("a")] * 100 + [ord("b")] * 100
 
 
+@pytest.mark.parametrize("flags", ["--batch-size 0", "--picture-width 0", "--gpt-min-ratio 2", "--first-batch -1"])
+def test_numbers_out_of_bounds(words, flags):
+    with pytest.raises(ValueError, match=rf"{flags.replace(' ', ' is ')}.*needed"):
+        main([*words, *flags.split()])
+
+
 def test_an_empty_corpus_is_one_clear_line(words, tmp_path):
     (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(ValueError, match="empty"):

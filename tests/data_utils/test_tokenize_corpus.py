@@ -451,6 +451,40 @@ def test_pickles_that_are_no_lengths(tmp_path, monkeypatch, value):
     assert not Path("evil").exists()
 
 
+def test_a_damaged_byte_of_a_lazy_folder_is_noticed_from_its_first_opening_on(tmp_path):
+    folder = write_lazy(tmp_path / "x.lazy", [TextDocument("ab", "p")])
+    with logged_lines() as lines:
+        assert words(LazyDocuments(folder)) == ["pab"]
+    assert "SHA256SUMS" in lines[0]
+    for name in ("prompt", "text", "prompt.len.pkl", "text.len.pkl"):
+        intact = (folder / name).read_bytes()
+        (folder / name).write_bytes(bytes([intact[0] ^ 1]) + intact[1:])
+        with pytest.raises(ValueError, match=rf"{name} is (damaged: its SHA-256|not a list of lengths)"):
+            LazyDocuments(folder)
+        (folder / name).write_bytes(intact)
+    (folder / "SHA256SUMS").unlink()
+    (folder / "text").write_bytes(np.array([999, 98], "<i4").tobytes())
+    with pytest.raises(ValueError, match=r"x\.lazy holds the id 999, the tokenizer has 0 \.\. 299"):
+        prepare(folder)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x04]r\xff\xff\xff\x7f.",  # a place in the memo that takes 16 GB
+        b"\x80\x04]B\xff\xff\xff\xffx.",  # a text of 4 GB
+        b"\x80\x04\x95" + b"\xff" * 8 + b"].",  # a frame of more than there is
+        b"\x80\x04](\x8a\xff" + b"\x01" * 255 + b"e.",  # a number of 2040 bits
+        b"(" * 100_000,
+        b"\x80\x04K\x01a.",
+    ],
+)
+def test_pickles_that_ask_for_more_than_they_hold(tmp_path, data):
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(ValueError, match="x is not a list of lengths"):
+        read_lengths(tmp_path / "x")
+
+
 def test_damaged_lazy_folder(tmp_path):
     folder = write_lazy(tmp_path / "x.lazy", [TextDocument("ab")])
     (folder / "text").write_bytes(b"123")
