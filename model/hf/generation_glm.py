@@ -10,11 +10,12 @@ from itertools import takewhile
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers.generation import GenerationMixin
 from transformers.utils import logging
 
-from .inputs_glm import CACHE_NAME, generation_inputs, one_cache
+from .inputs_glm import CACHE_NAME, context_mask, generation_inputs, one_cache, visible_entries
 
 logger = logging.get_logger(__name__)
 
@@ -26,7 +27,8 @@ class BlankFilling(GenerationMixin):
         """Generate as the library does, from what ``tokenizer.build_inputs_for_generation`` returns.
 
         Without a limit on the length, as much is generated as the inputs have room for (``max_gen_length``); no limit
-        goes beyond that room or the model's positions. When the configuration knows ``mask_token_ids`` and
+        goes beyond that room or the model's positions. With ``inputs_embeds`` [b,s,h] in the place of ids the result
+        holds what is generated alone. When the configuration knows ``mask_token_ids`` and
         ``sop_token_id``, ids of a text [b,s] and their ``attention_mask`` are enough: its first blank is filled.
         """
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
@@ -35,11 +37,18 @@ class BlankFilling(GenerationMixin):
             kwargs[CACHE_NAME] = cache
         settings = self.generation_config if generation_config is None else generation_config
         mask_ids, start = self.config.mask_token_ids, self.config.sop_token_id
+        if kwargs.get("generation_attention_mask") is None and input_ids is not None:
+            if kwargs.get("position_ids") is not None:
+                raise ValueError(
+                    "generate takes position_ids with generation_attention_mask alone; leave them out, or give what "
+                    "tokenizer.build_inputs_for_generation returns"
+                )
+            if kwargs.get("attention_mask") is not None:
+                kwargs["attention_mask"] = context_mask(kwargs["attention_mask"], input_ids)
         if "generation_attention_mask" not in kwargs and mask_ids and start is not None and input_ids is not None:
-            context = kwargs.pop("attention_mask", None)
             prepared = generation_inputs(
                 input_ids,
-                torch.ones_like(input_ids) if context is None else context,
+                context_mask(kwargs.pop("attention_mask", None), input_ids),
                 mask_token_ids=mask_ids,
                 sop_token_id=start,
                 max_gen_length=self.config.max_sequence_length,
@@ -47,14 +56,24 @@ class BlankFilling(GenerationMixin):
             )
             input_ids = prepared.pop("input_ids")
             kwargs |= prepared
-        mask = kwargs.get("generation_attention_mask")
-        if mask is not None and input_ids is not None:
-            kwargs["generation_attention_mask"] = mask != 0
+        mask, embeds = kwargs.get("generation_attention_mask"), kwargs.get("inputs_embeds")
+        if input_ids is None and embeds is not None:
+            kwargs["num_embedded"] = embeds.size(1)
+        given = embeds if input_ids is None else input_ids
+        if mask is not None and given is not None:
+            length = given.size(1)
+            chunk = kwargs.get("prefill_chunk_size", getattr(settings, "prefill_chunk_size", None))
+            if chunk is not None:
+                raise ValueError(
+                    f"prefill_chunk_size is {chunk}; a text around a blank is seen in both directions and fed in one "
+                    "piece: leave it out"
+                )
+            kwargs["generation_attention_mask"] = visible_entries(mask)
             kwargs.pop("attention_mask", None)  # what the library made of it for an assistant
             if "position_ids" in kwargs:  # under this name the library would cut and continue them, as [b,n]
                 kwargs["generation_position_ids"] = kwargs.pop("position_ids")
-            room = self._room(kwargs["generation_position_ids"], input_ids.size(1))
-            kwargs |= _limited(room, input_ids.size(1), settings=settings, options=kwargs)
+            room = self._room(kwargs["generation_position_ids"], length)
+            kwargs |= _limited(room, length, settings=settings, options=kwargs)
         return super().generate(input_ids, generation_config=generation_config, **kwargs)
 
     def _room(self, position_ids: Tensor, length: int) -> int:
@@ -75,34 +94,52 @@ class BlankFilling(GenerationMixin):
         attention_mask: Tensor | None = None,
         generation_position_ids: Tensor | None = None,
         generation_attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        num_embedded: int = 0,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Return the arguments of the next call, given all ids [b,n] so far.
+        """Return the arguments of the next call, given all ids [b,n] so far, without the first ``num_embedded``.
 
         ``generation_position_ids`` [b,2,>= n] and ``generation_attention_mask`` [b,1,>= n,>= n] were made for the whole
         result. Without them the text is continued from left to right, ``attention_mask`` [b,n] hiding the padding.
         """
-        length = input_ids.size(1)
+        length = num_embedded + input_ids.size(1)
         cache = one_cache(past_key_values, cache)
         num_cached = 0 if cache is None else int(cache.get_seq_length())
         new = slice(num_cached, length)
         if generation_attention_mask is not None and generation_position_ids is not None:
-            mask, position_ids = generation_attention_mask[:, :, new, :length], generation_position_ids
+            mask, position_ids = generation_attention_mask, generation_position_ids
+            extra = length - position_ids.size(-1)
+            if extra > 0:  # proposed to be checked, and too many
+                position_ids = torch.cat([position_ids, position_ids[..., -1:].expand(-1, -1, extra)], dim=-1)
+                mask = F.pad(F.pad(mask, (0, extra)), (0, 0, 0, extra), value=True)
+            mask = mask[:, :, new, :length]
         else:
-            real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            real = input_ids.new_ones(len(input_ids), length) if attention_mask is None else attention_mask
             columns = torch.arange(length, device=input_ids.device)
             mask = (columns <= columns[new, None]) & (real != 0)[:, None, None, :]  # [b,1,s,n]
             position_ids = (real.cumsum(dim=1) - 1).clamp(min=0)
             if self.config.block_position_encoding:
                 position_ids = torch.stack([position_ids, torch.zeros_like(position_ids)], dim=1)
+        if num_cached > 0:
+            inputs_embeds = None  # in the cache
         result = {
-            "input_ids": input_ids[:, new].contiguous(),
+            "input_ids": input_ids[:, max(0, num_cached - num_embedded) :].contiguous(),
             "position_ids": position_ids[..., new].contiguous(),
             "attention_mask": mask,
             CACHE_NAME: cache,
         }
+        if inputs_embeds is not None:
+            result |= {"input_ids": None, "inputs_embeds": self._embedded(inputs_embeds, input_ids, num_embedded)}
         passed = ("use_cache", "logits_to_keep", "output_attentions", "output_hidden_states")
         return result | {name: kwargs[name] for name in passed if kwargs.get(name) is not None}
+
+    def _embedded(self, embeds: Tensor, input_ids: Tensor, num_embedded: int) -> Tensor:
+        """Return embeddings of all positions: those that are given, and of the ids [b,n] after them."""
+        ids = input_ids if num_embedded else input_ids[:, embeds.size(1) :]
+        if not ids.size(1):
+            return embeds
+        return torch.cat([embeds, self.get_input_embeddings()(ids).to(embeds)], dim=1)
 
     @torch.no_grad()
     def fill_blanks(
@@ -110,7 +147,7 @@ class BlankFilling(GenerationMixin):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         *,
-        mask_token_ids: Sequence[int] | None = None,
+        mask_token_ids: int | Sequence[int] | None = None,
         sop_token_id: int | None = None,
         eos_token_id: int | Sequence[int] | None = None,
         max_gen_length: int = 64,
@@ -130,9 +167,11 @@ class BlankFilling(GenerationMixin):
             if known[name] is None:
                 of_tokenizer = "eop_token_id" if name == "eos_token_id" else name
                 raise ValueError(f"fill_blanks does not know {name}; give it, as tokenizer.{of_tokenizer}")
+        if isinstance(known["mask_token_ids"], int):
+            known["mask_token_ids"] = [known["mask_token_ids"]]
         ends = {known["eos_token_id"]} if isinstance(known["eos_token_id"], int) else set(known["eos_token_id"])
         start, device = known["sop_token_id"], input_ids.device
-        context = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        context = context_mask(attention_mask, input_ids)
         positions = (context.cumsum(dim=1) - 1).clamp(min=0)  # [b,c]
         is_blank = torch.isin(input_ids, torch.tensor(list(known["mask_token_ids"]), device=device)) & (context != 0)
         blanks = [positions[row, columns].tolist() for row, columns in enumerate(is_blank)]

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 IGNORED_LABEL = -100
+LOWERED = -1000.0  # what is added to scores to hide a key is no larger
 # What this version of the library calls the cache: transformers 5.24 renamed ``past_key_values`` to ``cache``.
 CACHE_NAMES = ("past_key_values", "cache")
 CACHE_NAME = next(field.name for field in fields(BaseModelOutputWithPast) if field.name in CACHE_NAMES)
@@ -24,6 +25,46 @@ def one_cache(past_key_values: Any, cache: Any) -> Any:
     if past_key_values is not None and cache is not None:
         raise ValueError("past_key_values and cache are two names of the same argument; give one of them")
     return past_key_values if cache is None else cache
+
+
+def can_look(tensor: Tensor) -> bool:
+    """Tell whether code may depend on the values of ``tensor``: on the CPU, where no device has to be waited for.
+
+    What is compiled or exported holds for all values.
+    """
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+
+
+def visible_entries(mask: Tensor) -> Tensor:
+    """Return which entries of an attention mask are visible, bool of its shape.
+
+    They are those that are not zero. A floating mask without a positive entry is one that is added to scores, the
+    library's other form: its zeros are visible, what it lowers is not. Raises ValueError for values of neither form,
+    where they can be looked at.
+    """
+    if not mask.is_floating_point():
+        return mask != 0
+    if can_look(mask):
+        added = (mask == 0) | (mask <= LOWERED)
+        if not (bool(((mask == 0) | (mask == 1)).all()) or bool(added.all())):
+            raise ValueError(
+                "a floating attention_mask holds either 0 and 1, or what is added to scores, 0 and at most "
+                f"{LOWERED:g}; this one has other values"
+            )
+    return torch.where((mask > 0).any(), mask != 0, mask == 0)
+
+
+def context_mask(mask: Tensor | None, input_ids: Tensor) -> Tensor:
+    """Return 0 and 1, int [b,s], where ids [b,s] are padding and text; all is text where there is no ``mask``.
+
+    Raises ValueError for a mask of another shape.
+    """
+    if mask is None:
+        return torch.ones_like(input_ids)
+    if mask.shape != input_ids.shape:
+        shapes = f"{list(mask.shape)}, the ids have {list(input_ids.shape)}"
+        raise ValueError(f"attention_mask has shape {shapes}; give both the same, as a tokenizer does")
+    return visible_entries(mask).long()
 
 
 def generation_inputs(
@@ -51,6 +92,7 @@ def generation_inputs(
         raise ValueError(f"max_gen_length is {max_gen_length}; it has to be at least 1")
     batch_size, length = input_ids.shape
     device = input_ids.device
+    attention_mask = context_mask(attention_mask, input_ids)
     mask_indices = _first_index(input_ids, mask_token_ids)  # [b]
     context_positions = _context_positions(attention_mask, skip_padding=skip_padding)  # [b,s]
     num_new = max_gen_length
@@ -103,6 +145,7 @@ def multiple_choice_inputs(
     device = input_ids.device
     if len(choices) != batch_size:
         raise ValueError(f"there are choices for {len(choices)} of {batch_size} texts; give a list for each")
+    attention_mask = context_mask(attention_mask, input_ids)
     mask_indices = _first_index(input_ids, [mask_token_id]).tolist()
     context_positions = _context_positions(attention_mask, skip_padding=skip_padding)
     width = max(length + sum(map(len, row)) for row in choices)

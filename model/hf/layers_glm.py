@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .configuration_glm import GLMConfig
+from .inputs_glm import can_look, visible_entries
 
 LAYERNORM_EPSILON = 1e-5
 
@@ -40,8 +41,9 @@ class VisibleKeys:
         """Build it from a mask; the number of dimensions says of which kind that is.
 
         [], [b] or [b,1]: prefix lengths; columns of the prefix are visible to all positions, the others to those that
-        come after. [b,k]: nonzero columns are visible to all. [b or 1,1,s or 1,>= k]: nonzero entries are visible; the
-        last k columns count. Raises ValueError for any other shape.
+        come after. [b,k]: nonzero columns are visible to all. [b or 1,1,s or 1,>= k]: nonzero entries are visible, or
+        zeros in a mask that is added to scores (``visible_entries``); the last k columns count. Raises ValueError for
+        any other shape.
         """
         shape = list(attention_mask.shape)
         attention_mask = attention_mask.to(device)
@@ -57,10 +59,10 @@ class VisibleKeys:
                 f"attention_mask has shape {shape}; for {query_length} new positions and {key_length} keys give "
                 f"prefix_lengths [b], columns [b,{key_length}] or a mask [b,1,{query_length},{key_length}]"
             )
-        visible = mask[..., mask.size(3) - key_length :] != 0
+        visible = visible_entries(mask)[..., mask.size(3) - key_length :]
         fully_masked = ~visible.any(dim=-1, keepdim=True)
-        if device.type == "cpu" and not fully_masked.any():
-            return cls(key_length, visible)  # looking costs nothing here; on a GPU it would wait for the device
+        if can_look(fully_masked) and not fully_masked.any():
+            return cls(key_length, visible)
         return cls(key_length, visible | fully_masked, fully_masked)
 
     def to(self, device: torch.device) -> VisibleKeys:
@@ -89,6 +91,26 @@ class GLMEmbedding(nn.Embedding):
     def forward(self, input: Tensor, *, project: bool = False) -> Tensor:
         """Return embeddings [...,h] of ids [...], or with ``project`` logits [...,v] of hidden states [...,h]."""
         return F.linear(input.to(self.weight.device), self.weight) if project else super().forward(input)
+
+
+class GLMProjection(nn.Module):
+    """The output projection of word embeddings as a module, which shares their weight and belongs to no other."""
+
+    def __init__(self, embeddings: nn.Embedding) -> None:
+        super().__init__()
+        self.weight = embeddings.weight
+        self._embeddings = (embeddings,)  # not a part of this one
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return logits [...,v] of hidden states [...,h]."""
+        return project(self._embeddings[0], hidden)
+
+
+def project(embeddings: nn.Module, hidden: Tensor) -> Tensor:
+    """Map hidden states [...,h] to logits [...,v] by the word embeddings."""
+    if type(embeddings) is nn.Embedding:  # put there by the library when the vocabulary was resized
+        return F.linear(hidden.to(embeddings.weight.device), embeddings.weight)
+    return embeddings(hidden, project=True)
 
 
 class GLMAttention(nn.Module):
@@ -222,7 +244,7 @@ class GLMStack(nn.Module):
     def _positions(self, position_ids: Tensor) -> Tensor:
         """Return the sum of the embeddings of [b or 1,2,s] or [b or 1,s] positions, [b or 1,s,h]."""
         last = self.config.position_rows - 1
-        if position_ids.device.type == "cpu" and position_ids.numel() and position_ids.max() > last:
+        if can_look(position_ids) and position_ids.numel() and position_ids.max() > last:
             raise ValueError(
                 f"position_ids go up to {int(position_ids.max())}, the model has positions up to {last}; shorten the "
                 "text or what is generated"

@@ -25,7 +25,7 @@ from transformers.modeling_outputs import (
 from .configuration_glm import GLMConfig
 from .generation_glm import BlankFilling
 from .inputs_glm import CACHE_NAME, CACHE_NAMES, IGNORED_LABEL, one_cache
-from .layers_glm import GLMEmbedding, GLMStack, VisibleKeys
+from .layers_glm import GLMEmbedding, GLMProjection, GLMStack, VisibleKeys, project
 
 
 @dataclass
@@ -46,6 +46,7 @@ class GLMPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_cache_class = True
     _supports_static_cache = True
+    _can_compile_fullgraph = True
 
     def _init_weights(self, module: nn.Module) -> None:
         """Draw matrices from a normal distribution, narrower where a layer's halves end; biases are zero."""
@@ -81,10 +82,7 @@ class GLMModel(GLMPreTrainedModel):
 
     def project(self, hidden: Tensor) -> Tensor:
         """Map hidden states [...,h] to logits [...,v]."""
-        embeddings = self.word_embeddings
-        if type(embeddings) is nn.Embedding:  # put there by the library when the vocabulary was resized
-            return F.linear(hidden.to(embeddings.weight.device), embeddings.weight)
-        return embeddings(hidden, project=True)
+        return project(self.word_embeddings, hidden)
 
     def forward(  # noqa: PLR0917  # the order of the published classes
         self,
@@ -99,16 +97,21 @@ class GLMModel(GLMPreTrainedModel):
         return_dict: bool | None = None,
         output_logits: bool | None = None,
         cache: Any = None,
+        **kwargs: Any,
     ) -> GLMModelOutput | tuple:
         """Run the network on ids [b,s] or their embeddings [b,s,h].
 
         Args:
-            position_ids: [b or 1,2,s], positions and positions inside a blank; default: 0, 1, 2 ... outside of blanks.
+            position_ids: [b or 1,2,s], positions and positions inside a blank; [b or 1,s], positions outside of
+                blanks; default: 0, 1, 2 ... outside of blanks.
             attention_mask: see ``VisibleKeys.from_attention_mask``; default: every position sees those before it.
             past_key_values, cache: two names for a cache of the library with m earlier positions; the inputs are then
                 the new ones alone.
             output_logits: whether logits are computed; default: ``config.output_predict``.
+
+        Other arguments have to be None; this class has no loss.
         """
+        _refuse_others(self, kwargs)
         config = self.config
         cache = one_cache(past_key_values, cache)
         use_cache = config.use_cache and not self.training if use_cache is None else use_cache
@@ -129,8 +132,7 @@ class GLMModel(GLMPreTrainedModel):
         device = embeddings.device
         if position_ids is None:
             position_ids = torch.arange(num_cached, num_cached + length, device=device).unsqueeze(0)
-            if config.block_position_encoding:
-                position_ids = torch.stack([position_ids, torch.zeros_like(position_ids)], dim=1)  # [1,2,s]
+        position_ids = self._two_rows(position_ids, batch_size=embeddings.size(0), length=length)
         if attention_mask is None:
             attention_mask = torch.zeros((), dtype=torch.long, device=device)
         keys = VisibleKeys.from_attention_mask(
@@ -153,6 +155,30 @@ class GLMModel(GLMPreTrainedModel):
         )
         return _as_asked(output, config, return_dict)
 
+    def _two_rows(self, position_ids: Tensor, *, batch_size: int, length: int) -> Tensor:
+        """Return [b or 1,2,s] of [b or 1,s] positions, or as they are without block positions.
+
+        Raises ValueError for another shape.
+        """
+        rows = [2] if self.config.block_position_encoding else []
+        shape = list(position_ids.shape)
+        if shape[:1] in ([1], [batch_size]) and shape[1:] in ([length], [*rows, length]):
+            if rows and len(shape) == 2:
+                return torch.stack([position_ids, torch.zeros_like(position_ids)], dim=1)
+            return position_ids
+        both = f"[{batch_size},2,{length}] or " if rows else ""
+        raise ValueError(f"position_ids has shape {shape}; give {both}[{batch_size},{length}]")
+
+
+def _refuse_others(model: nn.Module, arguments: dict[str, Any]) -> None:
+    """Raise TypeError for arguments that ``model`` does not know, unless they are None."""
+    unknown = sorted(name for name, value in arguments.items() if value is not None)
+    if unknown:
+        hint = (
+            "; the loss is that of a class with a task, as GLMForConditionalGeneration" if "labels" in unknown else ""
+        )
+        raise TypeError(f"{type(model).__name__} takes no {', '.join(unknown)}{hint}")
+
 
 def _as_asked(output: Any, config: GLMConfig, return_dict: bool | None) -> Any:
     """Return the output, or a tuple where the caller or the configuration wants one."""
@@ -166,6 +192,15 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, BlankFilling, GenerationMi
         super().__init__(config)
         self.glm = GLMModel(config)
         self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the output projection, whose weight is that of the word embeddings."""
+        return GLMProjection(self.glm.word_embeddings)
+
+    def set_output_embeddings(self, value: Any) -> None:
+        """Raise ValueError for a weight that is not that of the word embeddings: the two are one parameter here."""
+        if value is not None and value.weight is not self.glm.word_embeddings.weight:
+            raise ValueError("the output projection is that of the word embeddings; use set_input_embeddings")
 
     def forward(  # noqa: PLR0917  # the order of the published classes
         self,
@@ -190,9 +225,7 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, BlankFilling, GenerationMi
         their sum over ``num_items_in_batch``. ``logits_to_keep`` above 0 computes the logits of that many last
         positions alone. Other arguments have to be None.
         """
-        unknown = sorted(name for name, value in kwargs.items() if value is not None)
-        if unknown:
-            raise TypeError(f"GLMForConditionalGeneration takes no {', '.join(unknown)}")
+        _refuse_others(self, kwargs)
         output = self.glm(
             input_ids,
             position_ids,

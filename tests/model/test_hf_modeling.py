@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,65 @@ def test_defaults_are_positions_in_order_and_a_causal_mask():
         torch.testing.assert_close(
             model(ids, positions, padded).logits[:, :8], model(ids, positions, both[1]).logits[:, :8]
         )
+
+
+def test_positions_may_leave_the_second_row_out():
+    model = fresh_model(GLMModel)
+    ids, _ = block_inputs()
+    shifted = torch.arange(10).expand(3, -1) + torch.tensor([[0], [2], [5]])
+    both = torch.stack([shifted, torch.zeros_like(shifted)], dim=1)
+    with torch.no_grad():
+        expected = own_copy(model)(ids, both, torch.tensor(4))
+        torch.testing.assert_close(model(ids, shifted, torch.tensor(4)).logits, expected, **TIGHT)
+        one = model(ids, torch.arange(10)[None], torch.tensor(4)).logits
+        torch.testing.assert_close(one, model(ids, None, torch.tensor(4)).logits)
+
+
+@pytest.mark.parametrize("lowest", [-math.inf, torch.finfo(torch.float16).min, -1e4])
+def test_a_mask_that_is_added_to_scores_says_the_same(lowest: float):
+    model = fresh_model(GLMModel)
+    ids, positions = block_inputs()
+    seen = torch.ones(3, 1, 10, 10).tril().bool() | (torch.arange(10) < 4)
+    added = torch.zeros(seen.shape).masked_fill(~seen, lowest)
+    with torch.no_grad():
+        expected = model(ids, positions, seen).logits
+        for mask in (added, seen.float(), seen.half(), seen.long()):
+            assert torch.equal(model(ids, positions, mask).logits, expected)
+        everything = model(ids, positions, torch.ones(3, 1, 10, 10)).logits
+        assert torch.equal(model(ids, positions, torch.zeros(3, 1, 10, 10)).logits, everything)
+
+
+def test_generation_takes_a_mask_that_is_added_to_scores():
+    model, inputs = fresh_model(), blank_inputs(PROMPTS)
+    expected = model.generate(**inputs, pad_token_id=50)
+    seen = inputs["generation_attention_mask"] != 0
+    inputs["generation_attention_mask"] = torch.zeros(seen.shape).masked_fill(~seen, -math.inf)
+    assert torch.equal(model.generate(**inputs, pad_token_id=50), expected)
+
+
+MASKS = {"lengths": torch.tensor([3, 6, 10]), "columns": torch.ones(3, 10), "matrix": torch.ones(3, 1, 10, 10).tril()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [*((GLMForConditionalGeneration, name) for name in MASKS), (GLMForSequenceClassification, "columns")],
+)
+def test_models_are_exported_and_compiled_as_one_graph(kind: type, name: str):
+    mask = MASKS[name]
+    model = fresh_model(kind, use_cache=False)
+    ids, positions = block_inputs()
+    inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": mask}
+    length = torch.export.Dim("length", min=4, max=60)
+    in_mask = {dim: length for dim in range(1, mask.dim()) if mask.size(dim) == ids.size(1)}
+    shapes = {"input_ids": {1: length}, "position_ids": {2: length}, "attention_mask": in_mask}
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        for options in ({"strict": False}, {"strict": True}, {"strict": False, "dynamic_shapes": shapes}):
+            exported = torch.export.export(model, (), inputs, **options).module()
+            torch.testing.assert_close(exported(**inputs).logits, expected, **TIGHT)
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(**inputs).logits, expected, **TIGHT)
+    torch._dynamo.reset()
 
 
 def test_logits_are_there_when_the_configuration_or_the_caller_wants_them():
@@ -303,6 +363,43 @@ def test_assisted_generation_gives_the_same(assistant: str):
     assert torch.equal(model.generate(**inputs, **options, pad_token_id=50), expected)
     assert max(lengths[1:]) < inputs["input_ids"].size(1)
     assert assistant != "the model" or len(lengths) < expected.size(1) - inputs["input_ids"].size(1)
+
+
+@pytest.mark.parametrize("num_tokens", [2, 5])
+def test_tokens_looked_up_in_the_prompt_give_the_same(num_tokens: int):
+    """What is proposed at the end goes beyond the positions that were built."""
+    if version.parse(transformers.__version__) < version.parse("4.45"):
+        pytest.skip("this version looks up nothing for models with a mask of their own")
+    model = fresh_model()
+    for prompt in PROMPTS:
+        options = {**blank_inputs([prompt]), "pad_token_id": 50, "do_sample": False}
+        found = model.generate(**options, prompt_lookup_num_tokens=num_tokens)
+        assert torch.equal(found, model.generate(**options))
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_embeddings_are_taken_in_the_place_of_ids(use_cache: bool):
+    model, inputs = fresh_model(), blank_inputs(PROMPTS)
+    options = {"pad_token_id": 50, "do_sample": False, "use_cache": use_cache}
+    expected = model.generate(**inputs, **options)
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    start = inputs["input_ids"].size(1)
+    assert torch.equal(model.generate(**inputs, inputs_embeds=embeds, **options), expected)
+    del inputs["input_ids"]
+    assert torch.equal(model.generate(**inputs, inputs_embeds=embeds, **options), expected[:, start:])
+
+
+def test_the_output_projection_is_a_module():
+    model = fresh_model()
+    ids, positions = block_inputs()
+    output = model(ids, positions, output_hidden_states=True)
+    projection = model.get_output_embeddings()
+    hidden = model.glm(ids, positions).last_hidden_state
+    torch.testing.assert_close(projection(hidden), output.logits)
+    assert projection.weight is model.get_input_embeddings().weight
+    assert not [name for name in model.state_dict() if "project" in name or "lm_head" in name]
+    with pytest.raises(ValueError, match="the output projection is that of the word embeddings"):
+        model.set_output_embeddings(torch.nn.Linear(32, 64, bias=False))
 
 
 def test_guidance_weighs_the_model_against_itself_without_the_text():
@@ -625,12 +722,27 @@ def test_wrong_values_are_named():
     ids, positions = block_inputs()
     with pytest.raises(ValueError, match=r"attention_mask has shape \[3, 9\]"):
         model(ids, positions, torch.ones(3, 9))
+    biases = torch.randn(3, 1, 10, 10)
+    for mask in (biases, biases.abs(), -biases.abs(), torch.tensor([1.0, -1e4]).repeat(5).expand(3, 1, 10, 10)):
+        with pytest.raises(ValueError, match=r"a floating attention_mask holds either 0 and 1, or what is added"):
+            model(ids, positions, mask)
+    for wrong in (positions[:, :, :9], positions[:2], positions[:, :1], positions[0], positions[0, 0]):
+        with pytest.raises(ValueError, match=r"position_ids has shape .*; give \[3,2,10\] or \[3,10\]"):
+            model(ids, wrong)
+    with pytest.raises(ValueError, match=r"prefill_chunk_size is 2; a text around a blank is seen in both directions"):
+        model.generate(**blank_inputs(PROMPTS), pad_token_id=50, prefill_chunk_size=2)
+    with pytest.raises(ValueError, match=r"generate takes position_ids with generation_attention_mask alone"):
+        model.generate(ids, position_ids=positions[:, 0])
+    with pytest.raises(ValueError, match=r"attention_mask has shape \[3, 1, 10, 10\], the ids have \[3, 10\]"):
+        model.generate(ids, attention_mask=torch.ones(3, 1, 10, 10))
     with pytest.raises(ValueError, match=r"position_ids go up to 65, the model has positions up to 64"):
         model(ids, positions + 65 - positions.max())
     with pytest.raises(ValueError, match=r"give either input_ids or inputs_embeds"):
         model()
     with pytest.raises(TypeError, match=r"takes no token_type_ids"):
         model(ids, positions, token_type_ids=ids)
+    with pytest.raises(TypeError, match=r"GLMModel takes no labels; the loss is that of a class with a task"):
+        model.glm(ids, positions, labels=ids)
     with pytest.raises(ValueError, match=r"choice_ids or choice_indices are missing"):
         fresh_model(GLMForMultipleChoice)(ids, positions)
     with pytest.raises(ValueError, match=r"fill_blanks does not know mask_token_ids"):
