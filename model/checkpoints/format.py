@@ -62,6 +62,7 @@ class ParameterRule:
 PARAMETER_RULES = (
     ParameterRule(r"word_embeddings\.weight", 0),
     ParameterRule(r"transformer\.(block_)?position_embeddings\.(weight|inv_freq)", None),
+    ParameterRule(r"mixins\.block_position_embedding\.additional_(block_)?position_embeddings\.weight", None),
     ParameterRule(r"transformer\.r_[wr]_bias", 0),
     ParameterRule(r"transformer\.layers\.\d+\.(input|post_attention)_layernorm\.(weight|bias)", None),
     ParameterRule(r"transformer\.layers\.\d+\.attention\.query_key_value\.(weight|bias)", 0, blocks=3),

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from change_mp import change_model_parallel_size
 from model.checkpoints.describe import described
 from model.checkpoints.reading import load_model_weights
 from model.config import GLMConfig
 from model.heads import SingleTokenCloze
 from model.modeling_glm import GLMModel
+from mpu.initialize import initialize_model_parallel
+from tests.helpers.distributed import run
 from tests.helpers.golden_index import GoldenFolder
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -118,3 +121,42 @@ def test_a_file_says_what_is_in_it(recorded: dict[str, Any], tmp_path):
     assert any("a prefix prompt of length 6" in line for line in described(file))
     with pytest.raises(ValueError, match="does not exist; give the folder"):
         described(tmp_path / "nothing.pt")
+
+
+def test_a_checkpoint_in_the_names_of_the_release(recorded: dict[str, Any], tmp_path):
+    torch.save({"module": GLMModel(config_of(recorded)).state_dict(), "iteration": 2}, tmp_path / "ours.pt")
+    root = change_model_parallel_size(tmp_path / "ours.pt", 1, multilingual_names=True)
+    assert root == tmp_path / "ours_MP1"
+    theirs = torch.load(root / "mp_rank_00_model_states.pt", weights_only=True)["module"]
+    assert set(theirs) == set(recorded["plain"]["module"])
+    assert {name: tensor.shape for name, tensor in theirs.items()} == {
+        name: tensor.shape for name, tensor in recorded["plain"]["module"].items()
+    }
+    torch.save({"module": recorded["plain"]["module"] | recorded["extended"]["new_parameters"]}, tmp_path / "long.pt")
+    halves = change_model_parallel_size(tmp_path / "long.pt", 2)
+    assert any("46 rows" in line for line in described(halves))
+
+
+def on_a_rank(prefix: dict[str, Any], inputs: tuple[torch.Tensor, ...], folder: str):
+    topology = initialize_model_parallel(2)
+    config = GLMConfig(**prefix["config"], prefix_prompt_length=prefix["length"], prompt_function="mlp")
+    model = GLMModel(config, topology=topology)
+    load_model_weights(model, f"{folder}/whole.pt", topology=topology)
+    logits = model.eval()(*inputs)
+    logits.square().sum().backward()
+    assert model.prefix_encoder is not None
+    return logits.detach(), model.prefix_encoder.embedding.weight.grad
+
+
+def test_a_prefix_is_the_same_on_two_ranks(recorded: dict[str, Any], tmp_path):
+    case = recorded["prefix_mlp"]
+    content = {"module": recorded["plain"]["module"] | case["parameters"]}
+    sizes = dict(recorded["config"])
+    sizes["max_position_embeddings"] = sizes.pop("max_sequence_length") - 1
+    model = loaded(GLMConfig(**sizes, prefix_prompt_length=6, prompt_function="mlp"), content, tmp_path)
+    logits = model(*inputs_of(recorded))
+    logits.square().sum().backward()
+    torch.save(content, tmp_path / "whole.pt")
+    for other, gradient in run(on_a_rank, 2, {"config": sizes, "length": 6}, inputs_of(recorded), str(tmp_path)):
+        torch.testing.assert_close(other, logits.detach(), **CLOSE)
+        torch.testing.assert_close(gradient, model.prefix_encoder.embedding.weight.grad, atol=1e-4, rtol=1e-4)
