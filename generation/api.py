@@ -37,10 +37,11 @@ from generation.inputs import (
 )
 from generation.sampling import DecodingSettings, check_finite
 from generation.scoring import Question, Score, score_questions
-from model.checkpoints.reading import LoadReport, load_model_weights, resolve_checkpoint
+from model.checkpoints.reading import LoadReport, load_model_weights, read_shards, resolve_checkpoint
+from model.checkpoints.reading import load_weights as load_shards
 from model.checkpoints.safe_loading import release_pages
 from model.config import GLMConfig
-from model.hub.describe import ModelDescription, describe_checkpoint, describe_name, of_run
+from model.hub.describe import ModelDescription, check_layers, describe_checkpoint, describe_name, of_run
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from mpu.kernels.int8 import Int8Linear
@@ -411,8 +412,11 @@ def load_weights(
             f"{device}; leave --int8 (int8=True) out there"
         )
     dtype = torch.bfloat16 if int8 else dtype
+    topology = topology or ParallelTopology.single()
+    shards = read_shards(resolve_checkpoint(checkpoint), topology=topology)
+    check_layers(config, shards.parameter_names(), file=shards.location.path)
     model = GLMModel(config, topology=topology, device="meta", dtype=dtype)
-    report = load_model_weights(model, checkpoint, topology=topology, grow_positions=False)
+    report = load_shards(model, shards, topology=topology, grow_positions=False)
     missing = list(report.missing)
     if prompt is not None:
         loaded = load_model_weights(model, prompt, topology=topology, grow_positions=False).loaded

@@ -51,7 +51,18 @@ def listed_checksums(folder: Path) -> dict[str, str]:
 
 def check_bytes(path: Path) -> None:
     """Raise ``UnreadableCheckpointError`` when a file is not what was written, as far as its list or archive tells."""
-    expected = listed_checksums(path.parent).get(path.name)
+    _check_bytes(path, listed_checksums(path.parent).get(path.name))
+
+
+def check_record_sums(path: Path) -> None:
+    """Raise ``UnreadableCheckpointError`` when a file is no whole zip archive whose records have their CRC-32.
+
+    That is nearly twice as fast as SHA-256; of other files nothing is said.
+    """
+    _check_bytes(path, None)
+
+
+def _check_bytes(path: Path, expected: str | None) -> None:
     if not path.is_file():
         raise UnreadableCheckpointError(f"{path} does not exist; give a checkpoint folder")
     try:

@@ -172,6 +172,10 @@ class CheckpointShards:
     contents: list[dict[str, Any]]
     same_size: bool  # the checkpoint's model-parallel size is that of the model
 
+    def parameter_names(self) -> list[str]:
+        """Return the names of the parameters in the first file, as the table has them."""
+        return list(map(canonical_name, weights_in(self.contents[0], file=self.location.path)))
+
 
 def read_shards(location: CheckpointLocation, *, topology: ParallelTopology) -> CheckpointShards:
     """Read the files this rank needs: its own, or all of them when the model-parallel size is another one.
@@ -217,10 +221,13 @@ def _check_origins(origins: Mapping[str, FileOrigin], *, location: CheckpointLoc
         check_same_save(origins, folder=location.folder, size=size)
 
 
-def read_all_shards(location: CheckpointLocation) -> list[dict[str, Any]]:
-    """Return the contents of all files in rank order. Raises ``UnreadableCheckpointError`` as ``read_shards`` does."""
+def read_all_shards(location: CheckpointLocation, *, check: bool = True) -> list[dict[str, Any]]:
+    """Return the contents of all files in rank order. Raises ``UnreadableCheckpointError`` as ``read_shards`` does.
+
+    Without ``check`` their bytes are not looked through.
+    """
     files = location.shard_files()
-    contents = [read_weight_file(file) for file in files]
+    contents = [read_weight_file(file) if check else read_checkpoint_file(file) for file in files]
     origins = {file.name: origin_of(content, file=file) for file, content in zip(files, contents, strict=True)}
     _check_origins(origins, location=location, size=len(files))
     return contents

@@ -2,11 +2,51 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from transformers import PretrainedConfig
 
 POOL_TOKENS = ("start", "pad", "cls")
+# What a field may be: whole numbers from 1 to the largest that is believed of a file, probabilities, truth values ...
+SIZES = {
+    "num_layers": 1000, "vocab_size": 1 << 26, "hidden_size": 1 << 17, "num_attention_heads": 1 << 17,
+    "max_sequence_length": 1 << 24, "checkpoint_num_layers": 1000, "spell_length": 1 << 20,
+}  # fmt: skip
+PROBABILITIES = ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob", "classifier_dropout")
+NUMBERS = ("attention_scale", "initializer_range")
+SWITCHES = (
+    "checkpoint_activations", "parallel_output", "relative_encoding", "block_position_encoding", "output_predict",
+    "use_cache",
+)  # fmt: skip
+MAY_BE_NULL = ("spell_length", "classifier_dropout")
+
+
+def check_fields(fields: dict[str, Any]) -> None:
+    """Raise ValueError, naming the field, for one that is of another kind or out of its bounds."""
+
+    def is_whole(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    def is_number(value: Any) -> bool:
+        return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+    for name, value in fields.items():
+        if value is None and name in MAY_BE_NULL:
+            continue
+        if name in SIZES and not (is_whole(value) and 1 <= value <= SIZES[name]):
+            needed = f"a whole number from 1 to {SIZES[name]}"
+        elif name in PROBABILITIES and not (is_number(value) and 0 <= value <= 1):
+            needed = "a number from 0 to 1"
+        elif name in NUMBERS and not (is_number(value) and value >= 0):
+            needed = "a number of at least 0"
+        elif name in SWITCHES and not isinstance(value, bool):
+            needed = "true or false"
+        elif name == "pool_token" and value not in POOL_TOKENS:
+            needed = f"one of {', '.join(POOL_TOKENS)}"
+        else:
+            continue
+        raise ValueError(f"{name} is {repr(value)[:60]} in the configuration of a GLM; {needed} is needed")
 
 
 class GLMConfig(PretrainedConfig):
@@ -33,7 +73,7 @@ class GLMConfig(PretrainedConfig):
             other than ``cls`` are not part of this code, and using a configuration that asks for one is an error.
 
     Raises:
-        ValueError: values that do not fit together.
+        ValueError: a field of another kind or out of bounds, or values that do not fit together.
     """
 
     model_type = "glm"
@@ -67,13 +107,12 @@ class GLMConfig(PretrainedConfig):
         use_cache: bool = True,
         **kwargs: Any,
     ) -> None:
-        if num_attention_heads < 1 or hidden_size % num_attention_heads:
+        check_fields({name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")})
+        if hidden_size % num_attention_heads:
             raise ValueError(
                 f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}; "
                 "change one of them"
             )
-        if pool_token not in POOL_TOKENS:
-            raise ValueError(f"pool_token {pool_token!r} is unknown; choose one of {', '.join(POOL_TOKENS)}")
         self.num_layers = num_layers
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size

@@ -554,6 +554,6 @@ def check_layers(config: GLMConfig, shapes: Iterable[str], *, file: Path) -> Non
     layers = {int(match[1]) for name in shapes if (match := LAYER_NAME.match(name))}
     if layers and len(layers) != config.num_layers:
         raise ValueError(
-            f"{file} has the weights of {len(layers)} layers, the configuration says {config.num_layers} (num_layers); "
-            "describe the model it is"
+            f"{file} is of another architecture than the model: it has {len(layers)} layers, the configuration "
+            f"{config.num_layers}; check --num-layers (num_layers)"
         )

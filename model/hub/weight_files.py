@@ -95,8 +95,11 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UnreadableCheckpointError(f"{path} does not exist; copy all files of the model into its folder")
     check_bytes(path)
-    if not path.name.endswith(SAFETENSORS):
-        return read_checkpoint_file(path)
+    return read_safetensors(path) if path.name.endswith(SAFETENSORS) else read_checkpoint_file(path)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, whose header and size fit together, memory-mapped where possible."""
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,27 @@ def test_merging_into_a_checkpoint_equals_the_adapted_model(tmp_path: Path, size
         merge_into_checkpoint(tmp_path / "base", adapter, tmp_path / "merged")
 
 
+def test_adapters_are_whole_or_refused(tmp_path: Path) -> None:
+    model, folder = adapt(build(), filled=True), tmp_path / "a"
+    save_adapter(folder, model, topology=model.topology)
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, check=True)
+    expected = read_adapter(folder).weights
+    folder.rename(tmp_path / ".old-a")  # a process that died while it replaced the folder
+    assert all(torch.equal(weight, expected[name]) for name, weight in read_adapter(folder).weights.items())
+    save_adapter(folder, model, topology=model.topology)
+    assert {path.name for path in tmp_path.iterdir()} == {"a"}
+    data = bytearray((folder / "adapter_model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "adapter_model.safetensors").write_bytes(data)
+    with pytest.raises(ValueError, match="SHA-256"):
+        read_adapter(folder)
+    with torch.no_grad():
+        model.get_submodule("transformer.layers.0.attention.dense").lora_B.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"layers\.0\.attention\.dense\.lora_B\.weight holds NaN"):
+        save_adapter(tmp_path / "b", model, topology=model.topology)
+    assert {path.name for path in tmp_path.iterdir()} == {"a"}
+
+
 def _edit(folder: Path, **changes: Any) -> None:
     file = folder / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
@@ -189,8 +211,11 @@ def _edit(folder: Path, **changes: Any) -> None:
         ({"init_lora_weights": "pissa"}, "'pissa'"),
         ({"rank_pattern": {"dense": 2}}, "rank_pattern"),
         ({"r": 3}, "not of rank 3"),
-        ({"lora_alpha": None}, "no 'lora_alpha'"),
+        ({"lora_alpha": None}, "lora_alpha is null"),
         ({"lora_alpha": -1}, "above 0"),
+        ({"lora_dropout": [1]}, "lora_dropout is"),
+        ({"r": "4"}, "r is '4'"),
+        ({"peft_type": 3}, "peft_type is 3"),
     ],
 )
 def test_adapters_of_other_kinds_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
