@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,13 +79,14 @@ class Record:
     fields: Mapping[Any, Any]
     within: str = ""
 
-    @property
+    @cached_property
     def where(self) -> str:
         """Return where it stands in its file."""
-        line = f"line {self.line}" if self.line else ""
-        return ", ".join(part for part in (line, self.within) if part)
+        if not self.line:
+            return self.within
+        return f"line {self.line}, {self.within}" if self.within else f"line {self.line}"
 
-    @property
+    @cached_property
     def place(self) -> str:
         """Return file and place for messages."""
         return f"{self.path}, {self.where}" if self.where else str(self.path)

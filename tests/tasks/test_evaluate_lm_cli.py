@@ -175,8 +175,8 @@ def test_the_first_lines(corpus, checkpoint, data: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("task", "content", "more", "message"),
     [
-        ("lambada", '{"text": "day"\n', [], "wrong.txt, line 1: not JSON"),
-        ("lambada", '{"text": "a day"}\n{"word": "day"}\n', [], "wrong.txt, line 2: no field 'text'; the row has word"),
+        ("lambada", '{"text": "day"\n', [], "wrong.txt, line 1: not valid JSON"),
+        ("lambada", '{"text": "a day"}\n{"word": "day"}\n', [], "wrong.txt, line 2: no 'text'; it has word"),
         ("wikitext", "", [], "wrong.txt, line 1: no text; wikitext evaluates running text"),
         ("language_model", "day\n", ["--seq-length", "128"], "--seq-length 128 does not fit --max-position-embeddings"),
         ("language_model", "day\n", ["--sentinel-token", "--seq-length", "128"], "--seq-length 128 does not fit"),
