@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
 from files.reading import lines_of, read_text
 from mt5.settings import Part, Settings
+from tasks.multilingual.summaries import paper_sentences
 from tasks.readers import MissingFileError, read_comma_separated, read_json_lines
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ IGNORED = -100  # labels that are not learned
 PROMPTS = {"zh": " 中文摘要：", "en": " Please summarize in English:"}
 TEXT_COLUMN = "text"
 SPLITS = {"train": ("train", "train"), "valid": ("val", "dev.annotation")}  # of the csv files, of MTG
-PAPERS = "top1000_complete"
 CHINESE_SUMMARIES = "scisummnet-zh.txt"
 
 
@@ -110,13 +109,7 @@ def read_papers(folder: Path) -> Iterator[tuple[str, str, str]]:
     """
     for record in read_json_lines(folder / CHINESE_SUMMARIES):
         paper, summary = record.text("pid"), record.text("zh_sum")
-        file = folder / PAPERS / paper / "Documents_xml" / f"{paper}.xml"
-        try:
-            document = ElementTree.fromstring(read_text(file))
-        except ElementTree.ParseError as error:
-            raise ValueError(f"{file}: not valid XML ({error}); copy it again") from None
-        sections = list(document.iter("SECTION")) or [document]
-        sentences = ("".join(one.itertext()).strip() for section in sections for one in section.iter("S"))
+        sentences = (sentence.strip() for sentence in paper_sentences(folder, paper))
         yield paper, " ".join(filter(None, sentences)), summary
 
 

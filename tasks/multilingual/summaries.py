@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from data_utils.tokenizers.tokenizer import Tokenizer
 from files.reading import described, read_json
 from tasks.multilingual.files import language_code
-from tasks.readers import MissingFileError, Record, is_file_name, read_json_lines, standardize
+from tasks.readers import MissingFileError, is_file_name, read_json_lines, read_text, standardize
 from tasks.seq2seq.detokenizers import cnn_dm
 from tasks.seq2seq.readers import Seq2SeqExample, Seq2SeqOptions, read_line_pairs, read_lines
 
@@ -124,27 +124,26 @@ def _zhsum(data_dir: Path, split: str) -> Iterator[Draft]:
     else:
         rows = rows[:PAPERS_OF_ZHSUM]
     for row in rows:
-        sentences = _paper_sentences(_paper_file(folder, row.text("pid"), row))
-        yield Draft("".join(sentences), row.text("zh_sum"), row.number + 1, "zh")
+        yield Draft("".join(paper_sentences(folder, row.text("pid"))), row.text("zh_sum"), row.number + 1, "zh")
     if split == "train":
         yield from islice(_ncls(data_dir, split, first=PAPERS_OF_ZHSUM + 2), ZHSUM_TOTAL - len(rows))
 
 
-def _paper_file(folder: Path, identity: str, row: Record) -> Path:
+def paper_sentences(folder: Path, identity: str) -> list[str]:
+    """Return the sentences in the sections of a paper of ScisummNet; of one without sections all there are.
+
+    ``folder`` holds ``top1000_complete``. Raises MissingFileError for a paper that is not there, ValueError for one
+    that is damaged or whose id is no name of a folder.
+    """
     if not is_file_name(identity):
-        raise row.error(f"pid is {described(identity)}; the name of a paper is needed")
-    return folder / "top1000_complete" / identity / "Documents_xml" / f"{identity}.xml"
-
-
-def _paper_sentences(path: Path) -> list[str]:
-    """Return the sentences in the sections of a paper of ScisummNet."""
+        raise ValueError(f"{folder}: paper {described(identity)}; the name of its folder is needed")
+    path = folder / "top1000_complete" / identity / "Documents_xml" / f"{identity}.xml"
     try:
-        root = ElementTree.parse(path).getroot()
-    except FileNotFoundError:
-        raise MissingFileError(f"{path}: no such file") from None
+        root = ElementTree.fromstring(read_text(path))
     except ElementTree.ParseError as error:
-        raise ValueError(f"{path}: not valid XML ({error})") from None
-    return ["".join(sentence.itertext()) for section in root.iter("SECTION") for sentence in section.iter("S")]
+        raise ValueError(f"{path}: not valid XML ({error}); copy it again") from None
+    sections = list(root.iter("SECTION")) or [root]
+    return ["".join(sentence.itertext()) for section in sections for sentence in section.iter("S")]
 
 
 def _running_text(line: str, *, is_target: bool = True) -> str:
@@ -160,7 +159,7 @@ def _ensum(data_dir: Path, split: str) -> Iterator[Draft]:
     training = split == "train"
     numbered = list(enumerate(folders, start=1))
     for number, folder in numbered[:PAPERS_OF_ENSUM] if training else numbered[PAPERS_OF_ENSUM:]:
-        sentences = _paper_sentences(folder / "Documents_xml" / f"{folder.name}.xml")
+        sentences = paper_sentences(papers.parent, folder.name)
         target = "".join(map(_running_text, read_lines(folder / "summary" / f"{folder.name}.gold.txt")))
         source = "".join(_running_text(sentence, is_target=False) for sentence in sentences)
         yield Draft(source, target, number, "en", language="en")
