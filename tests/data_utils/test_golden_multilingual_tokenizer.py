@@ -62,3 +62,13 @@ def test_files_that_are_no_model_are_named(tmp_path):
         build_tokenizer("ChineseSPTokenizer", model_type=str(pointer))
     with pytest.raises(ValueError, match=r"nowhere: no such SentencePiece model"):
         build_tokenizer("ChineseSPTokenizer", model_type=str(tmp_path / "nowhere"))
+
+
+def test_the_names_of_the_chinese_vocabularies(golden):
+    """With the file of another one: the order of commands is that of the named model, not that of a path."""
+    options = {"path": golden.path("multilingual/mglm_tiny.model"), "task_mask": True}
+    large = build_tokenizer("ChineseSPTokenizer", model_type="glm-large", fix_command_token=False, **options)
+    huge = build_tokenizer("ChineseSPTokenizer", model_type="glm-10b", **options)
+    assert large.command_id("gMASK") == large.text_tokenizer.size + 9
+    assert huge.command_id("gMASK") == huge.command_id("eop") == huge.text_tokenizer.size + 7
+    assert large.decode([942, 5]) == "[CLS]b"  # without blanks around commands
