@@ -317,7 +317,10 @@ def read_nested(path: Path, *, exact_offsets: bool = True) -> Iterator[Question]
                         raise
                     misplaced.append(str(error))
             texts = tuple(answer.text("text") for answer in answers) if "answers" in entry.fields else None
-            identity = str(identities.unique(entry.get("id"), entry, name="id"))
+            identity = entry.get("id")
+            if isinstance(identity, int) and not isinstance(identity, bool):
+                identity = str(identity)
+            identity = identities.unique(identity, entry, name="id")
             yield Question(entry.place, identity, context, entry.text("question"), texts)
     identities.report()
     if misplaced:

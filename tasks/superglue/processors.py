@@ -362,19 +362,30 @@ def with_inclusive_ends(records: Sequence[Record]) -> Iterator[Record]:
 
 
 def _ends_behind(records: Sequence[Record]) -> bool:
-    """Tell whether the ends in rows of ReCoRD stand behind the last characters."""
+    """Tell whether the ends in rows of ReCoRD stand behind the last characters.
+
+    Raises ValueError for an answer that is as long as its offsets say, but stands elsewhere.
+    """
     told, fitting = [0, 0], [True, True]  # by the answers, by all entities; with ends inclusive and exclusive
+    misplaced = ""
     for record in records:
         text = record.row("passage").text("text")
-        for question in record.rows("qas"):
-            for answer in question.rows("answers", default=()):
-                start, end = (answer.value(name, int, default=-1) for name in ("start", "end"))
-                for way in range(2):
-                    told[way] += text[start : end + 1 - way] == answer.text("text")
+        for answer in (one for question in record.rows("qas") for one in question.rows("answers", default=())):
+            start, end = (answer.value(name, int, default=-1) for name in ("start", "end"))
+            words = answer.text("text")
+            fits = [start >= 0 and words != "" and text[start : end + 1 - way] == words for way in range(2)]
+            told = [count + fit for count, fit in zip(told, fits)]
+            if start >= 0 and not any(fits):
+                found = described(text[start : end + 1])
+                misplaced = f"{answer.place}: start {start} and end {end} mark {found}, not {described(words)}"
+                if len(words) in (end - start, end - start + 1):
+                    raise ValueError(misplaced)
         for start, end in map(entity_span, entities_of(record)):
             for way in range(2):
                 found = text[max(start, 0) : end + 1 - way]
                 fitting[way] &= found == found.strip() and 0 <= start <= end - way < len(text)
+    if misplaced:
+        logger.warning(f"{misplaced}; the texts of answers count")
     if all(told):
         raise ValueError(f"{records[0].path}: the ends of some answers stand at their last character, of others behind")
     return told[1] > 0 if any(told) else fitting == [False, True]

@@ -196,7 +196,9 @@ def squad(*ids: Any, start: Any = 0, context: str = "Ann met Bea.") -> dict[str,
     return {"data": [{"paragraphs": [{"context": context, "qas": asked}]}]}
 
 
-@pytest.mark.parametrize(("ids", "named"), [(("a", "b"), False), ((None, None), True), (("a", "a"), True)])
+@pytest.mark.parametrize(
+    ("ids", "named"), [(("a", "b"), False), ((1, 2), False), ((None, None), True), (("a", "a"), True), ((1, "1"), True)]
+)
 def test_ids_of_questions(ids, named, tmp_path):
     write(tmp_path / "q.json", squad(*ids))
     with logged_lines() as lines:
@@ -270,6 +272,22 @@ def test_entities_that_are_none(start, end, problem, tmp_path):
     with pytest.raises(ValueError, match=r"val.jsonl, line 1, passage.entities\[3\]: ") as caught:
         TASKS["record"].examples(tmp_path, "dev")
     assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "refused"), [(1, 8, True), (13, 20, True), (0, 1, False), (0, 70, False), (None, None, False)]
+)
+def test_answers_of_entities_stand_at_their_offsets(start, end, refused, tmp_path):
+    row = record_row(behind=0)
+    row["qas"][0]["answers"] = [{"start": start, "end": end, "text": "Ann Bell"}]
+    write(tmp_path / "val.jsonl", row)
+    if refused:
+        with pytest.raises(ValueError, match=rf"line 1, qas\[0\].answers\[0\]: start {start} and end {end} mark '"):
+            TASKS["record"].examples(tmp_path, "dev")
+        return
+    with logged_lines() as lines:
+        assert TASKS["record"].examples(tmp_path, "dev")[0].meta["answers"] == ["Ann Bell"]
+    assert any("the texts of answers count" in line for line in lines) == (start is not None)
 
 
 def test_no_entities(tmp_path):
