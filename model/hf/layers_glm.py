@@ -106,11 +106,17 @@ class GLMProjection(nn.Module):
         return project(self._embeddings[0], hidden)
 
 
-def project(embeddings: nn.Module, hidden: Tensor) -> Tensor:
-    """Map hidden states [...,h] to logits [...,v] by the word embeddings."""
-    if type(embeddings) is nn.Embedding:  # put there by the library when the vocabulary was resized
-        return F.linear(hidden.to(embeddings.weight.device), embeddings.weight)
-    return embeddings(hidden, project=True)
+def project(embeddings: nn.Embedding, hidden: Tensor) -> Tensor:
+    """Map hidden states [...,h] to logits [...,v] by the word embeddings.
+
+    Where an adapter wraps them, by what it makes of all rows: so they stay one table, and merging changes nothing.
+    """
+    if isinstance(embeddings, GLMEmbedding):
+        return embeddings(hidden, project=True)
+    table: Tensor = embeddings.weight
+    if type(embeddings) is not nn.Embedding:  # which the library puts there when the vocabulary is resized
+        table = embeddings(torch.arange(table.size(0), device=table.device))  # [v,h]
+    return F.linear(hidden.to(table.device), table)
 
 
 class GLMAttention(nn.Module):

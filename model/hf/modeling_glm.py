@@ -21,11 +21,14 @@ from transformers.modeling_outputs import (
     MultipleChoiceModelOutput,
     SequenceClassifierOutput,
 )
+from transformers.utils import logging
 
 from .configuration_glm import GLMConfig
 from .generation_glm import BlankFilling
 from .inputs_glm import CACHE_NAME, CACHE_NAMES, IGNORED_LABEL, one_cache
 from .layers_glm import GLMEmbedding, GLMProjection, GLMStack, VisibleKeys, project
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -341,6 +344,11 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
             return_dict=True,
             output_logits=False,
         )
+        if labels is not None and self.training and not any(one.requires_grad for one in self.out_proj.parameters()):
+            logger.warning_once(
+                "the head that classifies (dense, out_proj) is frozen: give peft modules_to_save=['model.dense', "
+                "'out_proj'], which are names that it does not find by itself"
+            )
         first = self.dropout(output.last_hidden_state[:, 0])  # [b,h]
         logits = self.out_proj(self.dropout(torch.tanh(self.dense(first))))
         loss = None if labels is None else self._loss(logits, labels.to(logits.device))

@@ -442,6 +442,46 @@ def test_adapters_of_peft_train_and_generate(task_type: str | None):
     assert trained and all("lora_" in name for name in trained)
 
 
+@pytest.mark.parametrize("kind", ["lora", "tokens", "tokens beside lora"])
+def test_adapters_of_the_word_embeddings_are_merged_without_a_change(kind: str):
+    """They change both ends of the model, which are one table."""
+    peft = pytest.importorskip("peft", reason="adapters need the package peft")
+    if kind != "lora" and version.parse(peft.__version__) < version.parse("0.15"):
+        pytest.skip("this version trains no single tokens")
+    if kind == "lora":
+        config = peft.LoraConfig(target_modules=["word_embeddings"], init_lora_weights=False)
+    elif kind == "tokens":
+        config = peft.TrainableTokensConfig(token_indices=[3, 4], target_modules=["word_embeddings"])
+    else:
+        config = peft.LoraConfig(target_modules=["query_key_value"], trainable_token_indices={"word_embeddings": [3]})
+    inputs = blank_inputs(PROMPTS, targets=["w1", "w2 w3", "w4", "w5"])
+    expected = fresh_model()(**inputs).logits
+    adapted = peft.get_peft_model(fresh_model(), config).train()
+    adapted(**inputs).loss.backward()
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter -= 0.1 * parameter.grad
+        logits = adapted.eval()(**inputs).logits
+        assert (logits - expected).abs().max() > 1e-3
+        torch.testing.assert_close(adapted.merge_and_unload()(**inputs).logits, logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_head_that_peft_leaves_frozen_is_named(monkeypatch: pytest.MonkeyPatch):
+    peft = pytest.importorskip("peft", reason="adapters need the package peft")
+    lines: list[str] = []
+    monkeypatch.setattr("model.hf.modeling_glm.logger.warning_once", lines.append, raising=False)
+    ids, _ = block_inputs()
+    for saved in (None, ["model.dense", "out_proj"]):
+        config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query_key_value"], modules_to_save=saved)
+        adapted = peft.get_peft_model(fresh_model(GLMForSequenceClassification), config).train()
+        adapted(input_ids=ids, labels=torch.tensor([0, 1, 1])).loss.backward()
+        trained = {name.split(".")[2] for name, one in adapted.named_parameters() if one.grad is not None}
+        assert trained == ({"glm", "dense", "out_proj"} if saved else {"glm"})
+    [line] = lines
+    assert "modules_to_save=['model.dense', 'out_proj']" in line
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_a_padded_batch_equals_its_rows(side: str, num_beams: int):
