@@ -135,8 +135,13 @@ class DecodingState:
 
 
 def can_decode_statically(model: GLMModel) -> bool:
-    """Tell whether ``model`` has steps of fixed shapes: no tensor parallelism, no window, no relative positions."""
+    """Tell whether ``model`` has steps of fixed shapes: no tensor parallelism, no window, no relative positions.
+
+    A prefix prompt through an LSTM has none either: its library chooses memory of its own.
+    """
     config = model.config
+    if config.prefix_prompt_length is not None and config.prompt_function == "lstm":
+        return False
     return model.topology.model_parallel_size == 1 and not config.max_memory_length and not config.relative_encoding
 
 
