@@ -95,6 +95,8 @@ class BeamSearch:
             min_length=settings.min_length,
             no_repeat_ngram_size=settings.no_repeat_ngram_size,
         )
+        if settings.renormalize_bans:
+            log_probabilities = log_probabilities.log_softmax(dim=-1).nan_to_num(nan=-math.inf, neginf=-math.inf)
         sums = torch.tensor([example.sums for example in self.active], device=logits.device)  # [b,n]
         totals = (log_probabilities + sums.view(-1, 1)).view(len(self.active), -1)  # [b,n*v]
         scores, indices = self._candidates(totals)

@@ -25,7 +25,8 @@ class DecodingSettings:
     the candidates at random, as the original does. No n-gram of ``no_repeat_ngram_size`` (0: off) occurs twice in a
     piece, and a piece has at least ``min_length`` tokens. ``fill`` says what the next blank sees of one that is filled:
     its mask and the piece after the context (append), or the piece in the mask's place (replace). Targets are searched
-    with one beam, too: of the three only the temperature does not matter to them.
+    with one beam, too: of the three only the temperature does not matter to them. With ``renormalize_bans`` beams count
+    probabilities among what is not forbidden, as the multilingual release does.
     """
 
     max_length: int = 256
@@ -38,6 +39,7 @@ class DecodingSettings:
     min_length: int = 0
     draw_candidates: bool = False
     fill: str = "append"
+    renormalize_bans: bool = False
 
     def __post_init__(self) -> None:
         if self.fill not in FILL_STYLES:

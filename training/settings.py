@@ -883,6 +883,9 @@ class GenerationSettings(Group):
     no_repeat_ngram_size: int = option(0, "forbid repeated n-grams of this size", at_least=0)
     min_tgt_length: int = option(0, "minimum generated length", at_least=0)
     select_topk: bool = option(False, "take the best candidates of beam search instead of sampling them")
+    renormalize_bans: bool = added(
+        False, "beams: probabilities among what minimum length and n-grams do not forbid (as the multilingual release)"
+    )
     fill: str = added(
         "append",
         "what the next blank sees of one that is filled: its mask and the piece behind the context (append), or the "
@@ -906,6 +909,8 @@ WITHOUT_EFFECT: tuple[tuple[str, type | None, Any, str], ...] = (
     ("--fp32-tokentypes", None, False, _FIXED),
     ("--fp32-allreduce", None, False, "gradients are fp32 already"),
     ("--pretrained-bert", None, False, "the model is a GLM; there is no stock BERT here"),
+    ("--lazy-seq2seq-loader", None, False, "examples are texts until a batch needs them"),
+    ("--no-load-iteration", None, False, "--finetune starts at the first update"),
     ("--vocab-size", int, 30522, "the tokenizer says how large the vocabulary is"),
     ("--cpu-optimizer", None, False, _OPTIMIZER),
     ("--cpu_torch_adam", None, False, _OPTIMIZER),

@@ -122,6 +122,18 @@ def test_everything_forbidden_gives_no_hypothesis():
     assert search.results() == [[]]
 
 
+def test_probabilities_among_what_is_allowed():
+    table = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(4))
+    allowed = table[0, 0].clone()
+    allowed[3] = -math.inf
+    for renormalize, logits in ((True, allowed), (False, table[0, 0])):
+        settings = DecodingSettings(num_beams=1, max_length=1, min_length=1, renormalize_bans=renormalize)
+        [[best]] = run_table(table, settings, end_ids=(3,)).results()
+        assert best.score == pytest.approx(logits.log_softmax(-1)[:3].max().item(), abs=1e-6)
+    settings = DecodingSettings(num_beams=2, max_length=3, min_length=3, no_repeat_ngram_size=1, renormalize_bans=True)
+    assert run_table(torch.zeros(3, 2, 2), settings, end_ids=(1,)).results() == [[]]
+
+
 def test_drawn_candidates_depend_on_the_seed_only():
     table = torch.randn(8, 20, 20, generator=torch.Generator().manual_seed(3))
     settings = DecodingSettings(num_beams=3, max_length=6, draw_candidates=True)
