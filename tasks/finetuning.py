@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from files.reading import value_of
 from model.checkpoints.reading import read_weight_file, resolve_checkpoint
 from model.hub.adapters import save_adapter
 from model.lora import adapted_layers
@@ -215,16 +216,22 @@ def find_progress(engine: Engine, configuration: FinetuningSettings, task_name: 
     folder = checkpoint_to_load(settings)
     if folder is None:
         return FinetuningProgress()
-    kept = read_weight_file(resolve_checkpoint(folder).shard_files()[0]).get("data_state") or {}
+    file = resolve_checkpoint(folder).shard_files()[0]
+    kept = value_of(read_weight_file(file), "data_state", dict, place=str(file), default={})
     goes_on = kept.get("task") == task_name and configuration.tuning.num_epochs > 0 and not settings.finetune
     restored = engine.load(folder, settings if goes_on else replace(settings, finetune=True))
     logger.info(restored.report.summary())
     if not goes_on:
         return FinetuningProgress()
     state = restored.data_state
-    kept = state.get("data")
+    place = f"{restored.report.file}, data_state"
+    made = value_of(state, "progress", dict, place=place)
+    names = [one.name for one in fields(FinetuningProgress) if one.type == "int"]
     progress = FinetuningProgress(
-        **state["progress"], interval=state.get("interval"), identity=kept if isinstance(kept, Mapping) else {}
+        **{name: value_of(made, name, int, place=f"{place}, progress", at_least=0) for name in names},
+        best=value_of(made, "best", float, place=f"{place}, progress", default=None),
+        interval=value_of(state, "interval", dict, place=place, default=None),
+        identity=value_of(state, "data", dict, place=place, default={}),
     )
     logger.info(f"continuing after {progress.epochs} epochs and {progress.updates} updates")
     return progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from files.locks import locked
-from files.reading import described, read_text
+from files.reading import described, read_text, value_of
 from model.checkpoints.reading import TRACKERS, load_model_weights
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
@@ -233,13 +233,13 @@ def resume_position(state: ResumeState, *, batch: BatchSettings, data_parallel_s
     The checkpoint counts the samples drawn by all data ranks, so that none is seen twice with another batch size or
     another number of ranks. A checkpoint of the original has no such count: its updates tell.
     """
-    drawn = state.data_state.get("samples")
+    kept, place = state.data_state, f"{state.report.file}, data_state"
+    drawn = value_of(kept, "samples", int, place=place, default=None, at_least=0)
     if drawn is None:
         return Progress(state.iteration, state.iteration * batch.gradient_accumulation_steps)
-    kept = state.data_state.get("data")
-    identity = kept if isinstance(kept, Mapping) else {}
     train_batches = math.ceil(drawn / (batch.batch_size * data_parallel_size))
-    return Progress(state.iteration, train_batches, state.data_state.get("interval"), identity)
+    interval = value_of(kept, "interval", dict, place=place, default=None)
+    return Progress(state.iteration, train_batches, interval, value_of(kept, "data", dict, place=place, default={}))
 
 
 def compute_cost(engine: Engine, configuration: PretrainingSettings) -> ComputeCost:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_utils.objective import Objective
+from files.reading import described, value_of
 from mpu.initialize import ParallelTopology
 
 # Label in the evaluation line, part of the scalar's name; the order is that of the line, and of sums per objective.
@@ -304,13 +305,18 @@ class IntervalMetrics:
 
         A streak of skipped updates, which older checkpoints have, begins afresh: the run gets its chance again.
         """
+        place = "the unfinished log interval of the checkpoint"
+        numbers = value_of(state, "sums", list, place=place)
+        if len(numbers) != 2 * len(OBJECTIVES) + 1 or not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError(f"{place}: sums is {described(numbers)}; {2 * len(OBJECTIVES) + 1} numbers are needed")
         if self._topology.data_parallel_rank == 0:
-            *sums, loss = state["sums"]
+            *sums, loss = map(float, numbers)
             self._objective_sums = torch.tensor(sums, device=self._device).view(len(OBJECTIVES), 2)
             self._loss = torch.tensor(loss, device=self._device)
-        self._skipped = torch.tensor(state["skipped"], device=self._device)
-        self._num_steps, self._num_tokens = state["num_steps"], state["num_tokens"]
-        self._seconds = state.get("seconds", 0.0)  # which older checkpoints lack
+        self._skipped = torch.tensor(value_of(state, "skipped", float, place=place, at_least=0), device=self._device)
+        self._num_steps = value_of(state, "num_steps", int, place=place, at_least=0)
+        self._num_tokens = value_of(state, "num_tokens", int, place=place, at_least=0)
+        self._seconds = value_of(state, "seconds", float, place=place, default=0.0)  # which older checkpoints lack
 
 
 @dataclass(frozen=True)

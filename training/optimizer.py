@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from files.reading import value_of
 from mpu.gradients import gradient_norm
 from mpu.initialize import ParallelTopology
 from training.settings import OptimizerSettings, PrecisionSettings
@@ -198,11 +199,12 @@ class DynamicLossScaler:
 
     def load_state_dict(self, state: Mapping[str, float | int]) -> None:
         """Continue from ``state_dict``'s result; a constant scale stays what it is."""
+        place = "the loss scale of the checkpoint"
         if self.dynamic:
-            self.scale = float(state["scale"])
-        self.num_updates = int(state["num_updates"])
-        self.last_overflow = int(state["last_overflow"])
-        self.remaining_hysteresis = int(state["remaining_hysteresis"])
+            self.scale = value_of(state, "scale", float, place=place, above=0)
+        self.num_updates = value_of(state, "num_updates", int, place=place, at_least=0)
+        self.last_overflow = value_of(state, "last_overflow", int, place=place)
+        self.remaining_hysteresis = value_of(state, "remaining_hysteresis", int, place=place)
 
 
 def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from files.reading import value_of
 from training.settings import ScheduleSettings
 
 # ``exponential`` keeps the rate after the warm-up, as in the original, whose old configurations rely on it.
@@ -119,16 +120,13 @@ class AnnealingLR:
         Style, length, ratio and start rate stay those of this schedule, except on the line of a switched schedule.
         Raises ValueError for a state that holds neither.
         """
-        missing = [key for key in ("warmup_iter", "num_iters") if not isinstance(state.get(key), int | float)]
-        if missing:
-            raise ValueError(
-                f"the learning rate state has no number under {' and '.join(missing)}; "
-                "continue without it (--no-load-lr-scheduler)"
-            )
-        self.warmup_iters = float(state["warmup_iter"])
-        self.num_iters = int(state["num_iters"])
-        if "switched" in state:
-            self._follow_line(state["switched"]["start_lr"], state["switched"]["end_iter"])
+        place = "the learning rate state, which --no-load-lr-scheduler leaves out"
+        self.warmup_iters = value_of(state, "warmup_iter", float, place=place, at_least=0)
+        self.num_iters = int(value_of(state, "num_iters", float, place=place, at_least=0))
+        switched = value_of(state, "switched", dict, place=place, default=None)
+        if switched is not None:
+            start_lr, end_iter = (value_of(switched, name, float, place=place) for name in ("start_lr", "end_iter"))
+            self._follow_line(start_lr, end_iter)
         self._write()
 
     def _follow_line(self, start_lr: float, end_iter: float) -> None:

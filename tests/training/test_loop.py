@@ -15,14 +15,17 @@ import pytest
 import torch
 
 from data_utils.batches import Batch
+from model.checkpoints.reading import LoadReport
+from mpu.initialize import ParallelTopology
 from tests.helpers.engines import make_batch, make_engine
 from training.arguments import parse_settings
 from training.build import resume_position
+from training.checkpointing import ResumeState
 from training.engine import TorchEngine
 from training.logging import Console, JsonLinesWriter, RunLog, read_rows
 from training.loop import LONGEST_SKIPPED_STREAK, Progress, Trainer, TrainingData, run_every
-from training.metrics import ComputeCost
-from training.settings import PretrainingSettings
+from training.metrics import ComputeCost, IntervalMetrics
+from training.settings import BatchSettings, PretrainingSettings
 from training.signals import StopRequest
 
 MODES = ("bert", "sentence", "gpt")
@@ -223,3 +226,25 @@ def test_lines_that_nobody_reads_end_the_run_with_a_checkpoint(tmp_path: Path, m
         run = trainer(tmp_path, "--save-interval", "0")
         assert not run.train()
     assert (tmp_path / "glm" / "latest").read_text(encoding="utf-8") == str(run.progress.updates) == "3"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("samples", "12", "data_state: samples is '12'; a whole number"),
+        ("samples", -1, "data_state: samples is -1; at least 0"),
+        ("interval", 3, "data_state: interval is 3; an object"),
+        ("data", [], "data_state: data is \\[\\]; an object"),
+    ],
+)
+def test_a_place_of_another_kind_is_named(name: str, value: Any, message: str) -> None:
+    state = ResumeState(4, {"samples": 16, name: value}, LoadReport((), (), (), (), iteration=4, file=Path("c/r/4")))
+    with pytest.raises(ValueError, match=f"c/r/4, {message}"):
+        resume_position(state, batch=BatchSettings(), data_parallel_size=1)
+
+
+@pytest.mark.parametrize("state", [{}, {"sums": [1.0]}, {"sums": ["x"] * 9}, {"sums": [0.0] * 9, "skipped": None}])
+def test_a_log_interval_of_another_kind_is_named(state: dict[str, Any]) -> None:
+    metrics = IntervalMetrics(torch.device("cpu"), topology=ParallelTopology.single())
+    with pytest.raises(ValueError, match="the unfinished log interval of the checkpoint: "):
+        metrics.load_state_dict(state)
