@@ -207,7 +207,7 @@ def build_command(environment: Mapping[str, str]) -> tuple[list[str], int, int]:
         if slots[host] < num_ranks:
             raise ValueError(f"NUM_GPUS_PER_WORKER is {num_ranks}, but {path} gives {host} {slots[host]} slots")
     if launcher not in ("", *LAUNCHERS):
-        raise ValueError(f"LAUNCHER is {launcher!r}; {', '.join(LAUNCHERS)} exist")
+        raise ValueError(f"LAUNCHER is {described(launcher)}; {', '.join(LAUNCHERS)} exist")
     if launcher == "deepspeed" and by_hand:
         raise ValueError("LAUNCHER is deepspeed: it starts all machines itself (HOST_FILE_PATH); here use torchrun")
     if launcher == "slurm" and "SLURM_JOB_ID" not in environment:

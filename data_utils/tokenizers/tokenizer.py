@@ -317,7 +317,7 @@ def build_tokenizer(
         index = text_tokenizer.token_to_id(piece)
         if index is None:
             raise ValueError(
-                f"the {family} vocabulary has no {piece}: it belongs to another --tokenizer-type or "
+                f"{files[0]}: the {family} vocabulary has no {piece}: it belongs to another --tokenizer-type or "
                 "--tokenizer-model-type"
             )
         return index

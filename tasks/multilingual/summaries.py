@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from xml.etree import ElementTree
 
 from data_utils.tokenizers.tokenizer import Tokenizer
 from files.reading import described, read_json
+from model.checkpoints.pickles import check_pickle
 from tasks.multilingual.files import language_code
 from tasks.readers import MissingFileError, is_file_name, read_json_lines, read_text, standardize
 from tasks.seq2seq.detokenizers import cnn_dm
@@ -232,9 +234,18 @@ def _wikilingua_articles(path: Path) -> dict[str, Any]:
     if path.suffix == ".json":
         return read_json(path)
     try:
-        with path.open("rb") as file:
-            content = _PlainUnpickler(file).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError, MemoryError) as error:
+        data = path.read_bytes()
+        check_pickle(data)
+        content = _PlainUnpickler(BytesIO(data)).load()
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise ValueError(
             f"{path}: not a pickle of dictionaries and texts ({error}); a .json file of the same content does as well"
         ) from None
