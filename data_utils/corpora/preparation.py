@@ -313,8 +313,8 @@ class Preparation:
 def _stop_line(malformed: Sequence[str], cut: Sequence[str]) -> str:
     """Return what to say of the first malformed row, or else of the first file whose rest is lost."""
     if malformed:
-        return f"{malformed[0]}; correct this row, or leave malformed rows out with --skip-malformed"
-    return f"{cut[0]}; get the file again, or do without its rest with --skip-malformed"
+        return f"{malformed[0]} (--skip-malformed counts such rows and leaves them out)"
+    return f"{cut[0]}: get the file again, or do without its rest with --skip-malformed"
 
 
 # ------------------------------------------------------------------------------------------------------ chunks
