@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import json
 import logging
 import os
 import re
@@ -400,8 +401,11 @@ def _read_object(path: Path) -> Iterator[Row]:
             yield Row(path, 1, data, None, position())  # what is wrong is said where it is parsed
             return
         records = value.get("RECORDS") if isinstance(value, dict) else None
-        for number, record in enumerate(records if isinstance(records, list) else [value], start=1):
-            yield Row(path, number, record, position=position())
+        if not isinstance(records, list):
+            yield Row(path, 1, data, None, position())
+            return
+        for number, record in enumerate(records, start=1):
+            yield Row(path, number, json.dumps(record, ensure_ascii=False).encode("utf-8"), None, position())
 
 
 class _ListText:

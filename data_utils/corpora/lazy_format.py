@@ -59,10 +59,7 @@ def read_lengths(path: Path) -> np.ndarray:
     Raises:
         ValueError: anything else than a list of lengths.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing") from None
+    data = path.read_bytes()
     place = 0
     while match := _NUMBERS.match(data, place):
         place = match.end()
@@ -86,9 +83,15 @@ class LazyDocuments:
         Raises ValueError for files that are missing or damaged.
         """
         self.folder = Path(folder)
-        fields = [field for field in FIELDS if (self.folder / field).is_file()]
+        fields = [
+            field for field in FIELDS if any((self.folder / name).is_file() for name in (field, field + LENGTHS_SUFFIX))
+        ]
         if "text" not in fields:
             raise ValueError(f"no token cache at {folder}: the files text and text{LENGTHS_SUFFIX} are needed")
+        names = [name for field in fields for name in (field, field + LENGTHS_SUFFIX)]
+        for name in names:
+            if not (self.folder / name).is_file():
+                raise ValueError(f"{self.folder / name} is missing")
         lengths = {field: read_lengths(self.folder / (field + LENGTHS_SUFFIX)) for field in fields}
         count = len(lengths["text"])
         if any(len(numbers) != count for numbers in lengths.values()):
@@ -100,7 +103,6 @@ class LazyDocuments:
         self.is_text = any(sizes.values()) and sizes == totals
         if not self.is_text and any(sizes[field] != 4 * totals[field] for field in fields):
             raise ValueError(f"{folder} is damaged: the sizes of its files are not those of the lists of lengths")
-        names = [name for field in fields for name in (field, field + LENGTHS_SUFFIX)]
         check_folder(self.folder, names, full=full)
         dtype = np.dtype(np.uint8 if self.is_text else "<i4")
         self._arrays = {field: map_array(self.folder / field, dtype, in_memory=in_memory) for field in fields}
@@ -145,6 +147,8 @@ def check_folder(folder: Path, names: Sequence[str], *, full: bool) -> None:
             logger.info(f"{folder}: its checksums as they are now are kept in {sums}")
         return
     known = read_checksums(sums)
+    for name in known.keys() & {name for field in FIELDS for name in (field, field + LENGTHS_SUFFIX)} - found.keys():
+        raise ValueError(f"{folder / name} is missing, of which {sums} has the checksum")
     for name, checksum in found.items():
         if known.get(name) != checksum:
             raise ValueError(

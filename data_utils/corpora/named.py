@@ -20,7 +20,7 @@ from typing import Any
 
 from data_utils.corpora.files import TEXT_UNITS, NoText, Row, find_files, parse_value, read_rows
 from data_utils.corpora.language_detection import DetectorMissingError, english_detector
-from files.reading import NAMES_OF_KINDS, described
+from files.reading import NAMES_OF_KINDS, described, missing
 
 logger = logging.getLogger("glm")
 
@@ -89,7 +89,7 @@ def text_in(row: Any, name: str, *, required: bool = False) -> str:
     if value is None and not required:
         return ""
     if name not in row:
-        raise MissingFieldError(f"no {name!r} in it; it has {', '.join(map(str, list(row)[:12]))[:200] or 'nothing'}")
+        raise MissingFieldError(missing(row, name))
     raise ValueError(f"{name!r} is {_kind_of(value)}; a text is needed")
 
 

@@ -75,7 +75,7 @@ def test_parquet_file(tmp_path):
 
     parquet.write_table(pyarrow.Table.from_pylist([{"body": t, "n": 1} for t in TEXTS]), tmp_path / "a.parquet")
     assert texts(tmp_path / "a.parquet", text_field="body") == TEXTS
-    with pytest.raises(ValueError, match=r"a\.parquet:1: no 'text' in it; it has body, n: name .* --text-field"):
+    with pytest.raises(ValueError, match=r"a\.parquet:1: no 'text'; it has body, n: name .* --text-field"):
         texts(tmp_path / "a.parquet")
     write(tmp_path / "b.parquet", b"something else")
     with pytest.raises(ValueError, match=r"b\.parquet:1: not a parquet file that can be read"):
@@ -115,7 +115,7 @@ def test_lists_are_read_in_parts(tmp_path_factory, values, part):
         (b'{"text": 3}', "'text' is a whole number; a text is needed"),
         (b'{"text": null}', "'text' is null; a text is needed"),
         (b'{"text": ["x"]}', "'text' is a list; a text is needed"),
-        (b'{"other": "x"}', "no 'text' in it; it has other: name the field of the text with --text-field"),
+        (b'{"other": "x"}', "no 'text'; it has other: name the field of the text with --text-field"),
         (b'{"text": "a", "text": "b"}', "the key 'text' stands twice"),
         (b'{"text": "a", "id": ' + b"9" * 5000 + b"}", "a number of too many digits"),
         (b"[1]", "an object with the key 'text' is needed, not a list"),

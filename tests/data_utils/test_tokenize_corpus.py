@@ -462,6 +462,12 @@ def test_a_damaged_byte_of_a_lazy_folder_is_noticed_from_its_first_opening_on(tm
         with pytest.raises(ValueError, match=rf"{name} is (damaged: its SHA-256|not a list of lengths)"):
             LazyDocuments(folder)
         (folder / name).write_bytes(intact)
+    for name in ("prompt", "prompt.len.pkl"):
+        intact = (folder / name).read_bytes()
+        (folder / name).unlink()
+        with pytest.raises(ValueError, match=rf"{name} is missing"):
+            LazyDocuments(folder)
+        (folder / name).write_bytes(intact)
     (folder / "SHA256SUMS").unlink()
     (folder / "text").write_bytes(np.array([999, 98], "<i4").tobytes())
     with pytest.raises(ValueError, match=r"x\.lazy holds the id 999, the tokenizer has 0 \.\. 299"):
