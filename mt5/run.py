@@ -68,6 +68,12 @@ def load_pretrained(name: str) -> tuple[nn.Module, Any]:
         ) from error
     if not model.config.is_encoder_decoder or tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
         raise ValueError(f"--model {name} is no encoder-decoder with padding and end tokens; give an mT5")
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"--model {name}: the tokenizer has {len(tokenizer)} pieces, the model rows for {rows}; they do not belong "
+            "together, copy the folder again"
+        )
     return model, tokenizer
 
 

@@ -123,7 +123,7 @@ def test_mistakes_of_the_command_line(words: list[str], message: str):
     assert "\n" not in str(caught.value)
 
 
-def test_mistakes_of_files(tmp_path: Path, model: Path):
+def test_mistakes_of_files(tmp_path: Path, model: Path, golden: GoldenFolder):
     from mt5.processes import Processes
     from mt5.run import Run
 
@@ -144,6 +144,11 @@ def test_mistakes_of_files(tmp_path: Path, model: Path):
     assert "train.doc.en has 2 lines" in failing("mtgcrosssum", "S-en-T-zh-V-all")
     (tmp_path / "scisummnet" / "scisummnet.csv").write_text("text,zh_sum\n" + "a,b\n" * 9, encoding="utf-8")
     assert "--model" in failing("scisummnet", "simple", "--model", str(tmp_path / "no" / "model"))
+    small = shutil.copytree(model, tmp_path / "small")
+    tiny_mt5(small, golden, rows=256)
+    assert "the tokenizer has 920 pieces, the model rows for 256" in failing(
+        "scisummnet", "simple", "--model", str(small)
+    )
 
 
 def program(*words: str, cwd: Path, launcher: tuple[str, ...] = (sys.executable,)) -> str:
