@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from model.checkpoints.describe import described
 from tests.helpers.launching import losses, run, start, wait_for, workers
 from tests.helpers.small_corpus import SmallCorpus, make_corpus, task_flags, write_entailment_split
 
@@ -149,6 +150,16 @@ def test_a_classification_head(corpus: SmallCorpus, folder: Path) -> None:
     ]
     output = run("finetune_glm.py", *given, cwd=folder)
     assert " >> |epoch: 0| overall: total = 7 accuracy = " in output
+
+
+@pytest.mark.slow
+def test_a_prefix_prompt_alone_is_trained_and_saved(corpus: SmallCorpus, folder: Path, straight: str) -> None:
+    words = ["--prefix-prompt", "3", "--prompt-func", "mlp", "--freeze-transformer", "--load-pretrained", "c/s/best"]
+    given = task_flags(corpus, "--epochs", "1", "--save", "c", "--experiment-name", "prefix", "--lr", "0.1")
+    output = run("finetune_glm.py", *given, *words, cwd=folder)
+    assert "5 missing (prefix_encoder.embedding.weight" in output
+    lines = described(folder / "c" / "prefix" / "best")
+    assert "no whole model, but: a prefix prompt of length 3" in lines
 
 
 @pytest.mark.slow
