@@ -221,6 +221,13 @@ class GLMFastTokenizer(GLMTokenizerMixin, PreTrainedTokenizerFast):
                 tokenizer_object = self.build(vocab_file, merges_file, **kwargs)
         super().__init__(tokenizer_object=tokenizer_object, **_with_extra_tokens(kwargs, self.extra_tokens))
 
+    def tokenize(
+        self, text: str, pair: str | None = None, add_special_tokens: bool = False, **kwargs: Any
+    ) -> list[str]:
+        """Return the pieces of a text, each by its name in the vocabulary, also where it took a blank with it."""
+        ids = self(text, pair, add_special_tokens=add_special_tokens, **kwargs)["input_ids"]
+        return self.convert_ids_to_tokens(ids)
+
     @classmethod
     def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs: Any) -> dict[str, Any]:
         """Return the constructor's arguments as they are: it reads the files itself."""
@@ -408,8 +415,13 @@ class GLMChineseTokenizer(GLMTokenizerMixin, PreTrainedTokenizer):
         return self.pieces.get_piece_size()
 
     def get_vocab(self) -> dict[str, int]:
-        """Return the ids of all pieces and special tokens."""
+        """Return the ids of all pieces and special tokens, and those between them that stand for nothing.
+
+        The library counts them all to find the id of a new token.
+        """
         vocabulary = {self.pieces.id_to_piece(index): index for index in range(self.vocab_size)}
+        unused = set(range(max(self.offsets.values()) + 1)) - set(self.offsets.values())
+        vocabulary |= {f"<|unused{offset}|>": self.vocab_size + offset for offset in unused}
         return vocabulary | self.added_tokens_encoder
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
@@ -444,6 +456,15 @@ class GLMChineseTokenizer(GLMTokenizerMixin, PreTrainedTokenizer):
         if token_ids_1 is not None:
             raise ValueError(f"{type(self).__name__} takes single texts only; join the two into one")
         return [self.cls_token_id, *token_ids_0, self.eos_token_id]
+
+    def get_special_tokens_mask(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False
+    ) -> list[int]:
+        """Return 1 for the special tokens around a text and 0 for its own, or for all those in ids that have them."""
+        if already_has_special_tokens:
+            return super().get_special_tokens_mask(token_ids_0, token_ids_1, already_has_special_tokens=True)
+        with_special = self.build_inputs_with_special_tokens(token_ids_0, token_ids_1)
+        return [1, *[0] * (len(with_special) - 2), 1]
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
         """Copy the SentencePiece model into a folder and return its path."""

@@ -139,6 +139,29 @@ def test_ids_and_texts_equal_ours(family: Family, tokenizer, own: Tokenizer):
         assert tokenizer.decode(ids) == expected, text
 
 
+def test_pieces_are_names_of_ids(family: Family, tokenizer):
+    for text in texts_of(family):
+        pieces = tokenizer.tokenize(text)
+        assert tokenizer.convert_tokens_to_ids(pieces) == tokenizer(text, add_special_tokens=False)["input_ids"], text
+
+
+def test_new_tokens_get_new_ids(family: Family, folder: Path):
+    tokenizer = GLMTokenizer.from_pretrained(folder)
+    highest = max(tokenizer.get_vocab().values())
+    assert tokenizer.add_tokens(["<new>", "<newer>"]) == 2
+    assert tokenizer.convert_tokens_to_ids(["<new>", "<newer>"]) == [highest + 1, highest + 2]
+    assert len(tokenizer) == highest + 3 > max(family.ids.values()) + 2
+    assert {name: getattr(tokenizer, f"{name}_token_id") for name in family.ids} == family.ids
+    assert tokenizer("<new>", add_special_tokens=False)["input_ids"] == [highest + 1]
+
+
+def test_special_tokens_are_told_from_a_text(family: Family, tokenizer):
+    encoded = tokenizer("hello", return_special_tokens_mask=True)
+    ids = encoded["input_ids"]
+    assert encoded["special_tokens_mask"] == [1, *[0] * (len(ids) - 2), 1]
+    assert tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True) == encoded["special_tokens_mask"]
+
+
 def test_a_context_is_wrapped(family: Family, tokenizer):
     plain = tokenizer("hello", add_special_tokens=False)["input_ids"]
     other = tokenizer("world", add_special_tokens=False)["input_ids"]
