@@ -372,7 +372,7 @@ def test_tokens_looked_up_in_the_prompt_give_the_same(num_tokens: int):
         pytest.skip("this version looks up nothing for models with a mask of their own")
     model = fresh_model()
     for prompt in PROMPTS:
-        options = {**blank_inputs([prompt]), "pad_token_id": 50, "do_sample": False}
+        options = {**blank_inputs([prompt]), "pad_token_id": 50, "eos_token_id": 63, "do_sample": False}
         found = model.generate(**options, prompt_lookup_num_tokens=num_tokens)
         assert torch.equal(found, model.generate(**options))
 
