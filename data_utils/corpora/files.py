@@ -91,11 +91,11 @@ def find_files(location: str | Path, *, any_suffix: bool = False) -> list[Path]:
             folders, and token caches of the original, are left out.
 
     Raises:
-        ValueError: nothing there.
+        ValueError: nothing there, or a file of a suffix that tells no format.
     """
     path = Path(location)
     if path.is_file():
-        return [path]
+        return [path if any_suffix else known_file(path)]
     if path.is_dir():
         files, others = _files_below(path, any_suffix)
         if others:
@@ -122,7 +122,15 @@ def find_files(location: str | Path, *, any_suffix: bool = False) -> list[Path]:
     files = [match for match in matches if match.is_file()]
     if not files:
         raise ValueError(f"no file matches {location}")
-    return files
+    return files if any_suffix else list(map(known_file, files))
+
+
+def known_file(path: Path) -> Path:
+    """Return a file whose suffix tells its format; ValueError for another one."""
+    if inner_suffix(path) not in KNOWN_SUFFIXES:
+        known = ", ".join(KNOWN_SUFFIXES)
+        raise ValueError(f"{path}: unknown suffix {inner_suffix(path)!r}; known are {known}, also with .gz or .zst")
+    return path
 
 
 def _fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
@@ -204,13 +212,7 @@ def read_rows(path: Path, *, row_format: str = "by name", text_unit: str = "line
     if suffix == ".parquet":
         return _read_parquet(path)
     if row_format == "by name":
-        if suffix in (*JSON_LINES_SUFFIXES, ".json"):
-            row_format = "json lines"
-        elif suffix in TEXT_SUFFIXES:
-            row_format = "text lines"
-        else:
-            known = ", ".join(KNOWN_SUFFIXES)
-            raise ValueError(f"{path}: unknown suffix {suffix!r}; known are {known}, also with .gz or .zst")
+        row_format = "text lines" if inner_suffix(known_file(path)) in TEXT_SUFFIXES else "json lines"
     if row_format == "text paragraphs":  # whatever the suffix says
         return _read_blocks(path, whole_file=False)
     if row_format == "records" or (row_format == "json lines" and suffix == ".json"):
@@ -537,9 +539,19 @@ class NoText:
         return self.kind
 
 
+_NO_VALUE = (ValueError, ArithmeticError, LookupError)
+
+
 def _column_values(column: Any) -> list[Any]:
     """Return the values of a column, as ``NoText`` where Python cannot hold them: dates after the year 9999."""
     try:
         return column.to_pylist()
-    except (ValueError, OverflowError, ArithmeticError):
-        return [NoText(str(column.type))] * len(column)
+    except _NO_VALUE:
+        return [_value(item) for item in column]
+
+
+def _value(item: Any) -> Any:
+    try:
+        return item.as_py()
+    except _NO_VALUE:
+        return NoText(f"a {item.type} that cannot be read")

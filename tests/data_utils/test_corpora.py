@@ -208,8 +208,22 @@ def test_parquet_values_that_python_cannot_hold(tmp_path):
     dates = pyarrow.array([253402300800000, None], pyarrow.timestamp("ms"))  # the year 10000
     parquet.write_table(pyarrow.table({"text": ["a", "b"], "d": dates}), tmp_path / "a.parquet")
     assert texts(tmp_path / "a.parquet") == ["a", "b"]
-    with pytest.raises(ValueError, match=r"a\.parquet:1: 'd' is timestamp\[ms\]; a text is needed"):
+    with pytest.raises(
+        ValueError, match=r"a\.parquet:1: 'd' is a timestamp\[ms\] that cannot be read; a text is needed"
+    ):
         texts(tmp_path / "a.parquet", text_field="d")
+
+
+def test_a_parquet_text_that_is_not_utf8_costs_one_row(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    column = pyarrow.array([b"a", b"\xff", b"b"], pyarrow.binary()).view(pyarrow.string())
+    zones = pyarrow.array([0, 0, 0], pyarrow.timestamp("ms", tz="Nowhere/Land"))
+    parquet.write_table(pyarrow.table({"text": column, "d": zones}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet:2: 'text' is a string that cannot be read"):
+        texts(tmp_path / "a.parquet")
+    assert texts(tmp_path / "a.parquet", skip_malformed=True) == ["a", "b"]
 
 
 def test_long_windows_of_zst(tmp_path):
@@ -250,6 +264,9 @@ def test_missing_files(source, tmp_path, monkeypatch):
 def test_suffix_that_tells_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"a\.pdf: unknown suffix '\.pdf'; known are \.jsonl"):
         texts(write(tmp_path / "a.pdf", b"x"))
+    write(tmp_path / "a.jsonl", json_lines())
+    with pytest.raises(ValueError, match=r"a\.pdf: unknown suffix"):
+        next(read_documents(f"{tmp_path}/a.*"))  # before anything is read
 
 
 def test_place_of_a_named_corpus(tmp_path, monkeypatch):
