@@ -118,6 +118,7 @@ class Trainer:
         self._saved = self.progress.updates  # when the last checkpoint was written
         self._save_is_due = False
         self._predicted = False  # something, in some interval
+        self._warned = False
         self._validated: tuple[int, EvaluationResult] | None = None  # after which update, and its result
 
     def train(self) -> bool:
@@ -233,10 +234,11 @@ class Trainer:
         ]
         self.log.write({**report.row(), **extra}, scalars)
         self._predicted |= bool(report.objective_losses)
-        if report.empty and not self._predicted:
+        if report.empty and not self._warned:
+            self._warned = True
             console.print(f"warning: {nothing_to_predict(report.num_steps)}")
-            if self.progress.updates - self._began >= LONGEST_EMPTY_START:
-                raise ValueError(nothing_to_predict(self.progress.updates - self._began))
+        if report.empty and not self._predicted and self.progress.updates - self._began >= LONGEST_EMPTY_START:
+            raise ValueError(nothing_to_predict(self.progress.updates - self._began))
         if report.longest_streak >= LONGEST_SKIPPED_STREAK:
             scale = "" if report.loss_scale is None else f", loss scale {report.loss_scale:g}"
             raise ValueError(

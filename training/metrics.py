@@ -153,7 +153,7 @@ class StepResult:
 class IntervalReport:
     """The measurements of the updates since the last report, over all data ranks.
 
-    The loss is nan when all of them were skipped.
+    The loss is nan when all of them were skipped, or had nothing to predict.
     """
 
     step: int
@@ -257,7 +257,7 @@ class IntervalMetrics:
         pairs = zip(OBJECTIVES, sums[0::2], sums[1::2], strict=True)
         report = IntervalReport(
             step=step,
-            loss=loss / (self._num_steps - skipped) if skipped < self._num_steps else math.nan,
+            loss=loss / (self._num_steps - skipped) if any(sums[1::2]) else math.nan,
             objective_losses={objective: total / weight for objective, total, weight in pairs if weight > 0},
             learning_rate=last.learning_rate,
             grad_norm=grad_norm,
