@@ -133,10 +133,10 @@ class DataProcessor:
         for record in self.records(path):
             for example in _converted(convert, record, self.name):
                 examples.append(example if example.source else replace(example, source=record.place))
-        if self.options.needs_labels or not self.options.for_training:  # the development split is read for both
-            self.identities.report()
-        unlabelled = [example.source for example in examples if example.label is None]
-        if unlabelled and not self.options.for_training:
+        if self.options.for_training:  # no loss needs ids, and what has no label was refused or is evaluated, too
+            return self.completed(examples, set_type)
+        self.identities.report()
+        if unlabelled := [example.source for example in examples if example.label is None]:
             logger.info(
                 f"note: {path}: {len(unlabelled):,} of {len(examples):,} examples have no label (the first: "
                 f"{unlabelled[0].removeprefix(f'{path}, ')}{self.lacking}); metrics leave them out"
