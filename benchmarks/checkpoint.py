@@ -1,25 +1,30 @@
-"""Reshard a large checkpoint 1 -> N -> 1 and measure time and peak memory.
+"""Reshard a large checkpoint 1 -> N -> 1 and measure time and peak memory, and what its checksums cost.
 
     python -m benchmarks checkpoint [--size GLM-2B] [--ranks 4] [--folder DIR] [--json]
 
 Random bf16 weights of a released size, change_mp.py in a process of its own for each direction, bit-for-bit comparison.
+Writing with and without SHA-256, and each check of reading, are timed one after the other, the best of three.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.harness import REPOSITORY
+from files.checksums import sha256_of
+from model.checkpoints.checks import check_finite, damaged_record
+from model.checkpoints.pickles import check_pickles
 from model.checkpoints.reading import shard_name
 from model.checkpoints.safe_loading import read_checkpoint_file
 from model.checkpoints.writing import write_shard, write_trackers
@@ -54,6 +59,40 @@ def write_random_checkpoint(root: Path, config: GLMConfig) -> int:
     return sum(tensor.nbytes for tensor in weights.values())
 
 
+def best_of(action: Callable[[], object], repeats: int = 3) -> float:
+    """Return the seconds of the fastest of several runs."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def time_checks(file: Path) -> dict[str, float]:
+    """Return the seconds that it takes to write the checkpoint in ``file`` and to check it in each way."""
+    content = read_checkpoint_file(file)
+    content["module"] = {name: tensor.clone() for name, tensor in content["module"].items()}
+    copy = file.with_name("copy.pt")
+
+    def write_plainly() -> None:
+        with copy.open("wb") as written:
+            torch.save(content, written)
+            written.flush()
+            os.fsync(written.fileno())
+
+    times = {
+        "write, as before": best_of(write_plainly),
+        "write with SHA-256": best_of(lambda: write_shard(copy, content)),
+        "compare SHA-256": best_of(lambda: sha256_of(copy)),
+        "compare CRC-32": best_of(lambda: damaged_record(copy)),
+        "look for NaN": best_of(lambda: check_finite(read_checkpoint_file(copy)["module"], file=copy)),
+        "look through the pickle": best_of(lambda: check_pickles(copy, archive=True)),
+    }
+    copy.unlink()
+    return times
+
+
 def reshard(root: Path, ranks: int, *, num_bytes: int) -> dict[str, Any]:
     """Run change_mp.py on ``root`` and return what it took."""
     start = time.perf_counter()
@@ -86,6 +125,7 @@ def checkpoint(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         root = Path(name) / "run"
         num_bytes = write_random_checkpoint(root, RELEASED_MODELS[options.size].config)
+        times = time_checks(root / TAG / shard_name(0))
         steps = [reshard(root, options.ranks, num_bytes=num_bytes)]
         cut = root.with_name(f"{root.name}_MP{options.ranks}")
         steps.append(reshard(cut, 1, num_bytes=num_bytes))
@@ -98,6 +138,13 @@ def checkpoint(argv: Sequence[str]) -> int:
             f"to {step['ranks']} file(s): {step['seconds']:.1f} s, {step['gb_per_second']:.2f} GB/s, "
             f"peak resident memory {step['peak_gb']:.2f} GB"
         )
-    result = {"size": options.size, "checkpoint_gb": num_bytes / 1e9, "steps": steps, "bit_identical": same}
+    lines += [f"{what}: {seconds:.2f} s" for what, seconds in times.items()]
+    result = {
+        "size": options.size,
+        "checkpoint_gb": num_bytes / 1e9,
+        "steps": steps,
+        "seconds": times,
+        "bit_identical": same,
+    }
     print(json.dumps(result) if options.json else "\n".join(lines))
     return 0 if same else 1
