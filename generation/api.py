@@ -41,7 +41,14 @@ from model.checkpoints.reading import LoadReport, load_model_weights, read_shard
 from model.checkpoints.reading import load_weights as load_shards
 from model.checkpoints.safe_loading import release_pages
 from model.config import GLMConfig
-from model.hub.describe import ModelDescription, check_layers, describe_checkpoint, describe_name, of_run
+from model.hub.describe import (
+    ModelDescription,
+    check_layers,
+    describe_checkpoint,
+    describe_name,
+    of_run,
+    with_pieces_beside,
+)
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from mpu.kernels.int8 import Int8Linear
@@ -356,7 +363,9 @@ def load_model(
 def _describe(path: str | Path, *, settings: str | Path | None, released: str | None) -> ModelDescription:
     """Return what model and tokenizer a checkpoint is made for: as named, or as what lies beside it says."""
     if released is not None:
-        return describe_name(released)
+        description = describe_name(released)
+        location = resolve_checkpoint(path)
+        return with_pieces_beside(description, [location.path, location.folder])
     if settings is not None:
         return of_run(Path(settings))
     description = describe_checkpoint(resolve_checkpoint(path).path)

@@ -232,11 +232,11 @@ def describe_checkpoint(folder: Path) -> ModelDescription | None:
             return of_run(file)
     for model in RELEASED_MODELS.values():
         if any(place.name.startswith(model.checkpoint_folder) for place in folders):
-            return _with_pieces_beside(of_released(model), folders)
+            return with_pieces_beside(of_released(model), folders)
     return None
 
 
-def _with_pieces_beside(description: ModelDescription, folders: Sequence[Path]) -> ModelDescription:
+def with_pieces_beside(description: ModelDescription, folders: Sequence[Path]) -> ModelDescription:
     """Return the description with the SentencePiece file of a multilingual model that lies beside its weights."""
     tokenizer = description.tokenizer
     if tokenizer is None or tokenizer.model_type is None or not tokenizer.is_multilingual:

@@ -119,3 +119,20 @@ def test_a_prefix_that_was_trained_alone_goes_over_the_model(tmp_path: Path, tok
     assert not torch.allclose(plain.model(*ids), glm.model(*ids), atol=1e-3)
     with pytest.raises(ValueError, match=r"lacks 1 parameters of the model \(prefix_encoder\.embedding\.weight"):
         load_model(tmp_path / "pretrained.pt", **options)
+
+
+def test_a_downloaded_file_finds_its_vocabulary(golden: GoldenFolder, tmp_path: Path):
+    """Beside it, under the names of the release; the sizes are those of the released model."""
+    from generation.api import load_model
+    from model.hub.describe import describe_checkpoint
+
+    (tmp_path / "mglm250k").mkdir()
+    pieces = tmp_path / "mglm250k" / "mglm250k-uni.model"
+    pieces.write_bytes(golden.path("multilingual/mglm_tiny.model").read_bytes())
+    torch.save({"word_embeddings.weight": torch.zeros(1024, 4)}, tmp_path / "pretrained.pt")
+    description = describe_checkpoint(tmp_path / "pretrained.pt")
+    assert description is not None and description.sizes["hidden_size"] == 1536
+    assert description.tokenizer is not None and description.tokenizer.path == str(pieces)
+    for options in ({}, {"released": "mglm-1b"}):
+        with pytest.raises(ValueError, match=r"has a vocabulary of 1024|another architecture"):
+            load_model(tmp_path / "pretrained.pt", **options)
