@@ -6,7 +6,18 @@ import re
 from pathlib import Path
 
 READMES = ("README.md", "README.zh-CN.md")
-ROOMS = ("files", "mpu", "model", "data_utils", "training", "generation", "tasks", "scripts", "benchmarks")
+ROOMS = (
+    "files",
+    "mpu",
+    "model",
+    "data_utils",
+    "training",
+    "generation",
+    "tasks",
+    "scripts",
+    "benchmarks",
+    "tests/fuzz",
+)
 COMMENT = re.compile(r"\s+#.*")
 
 
