@@ -168,7 +168,8 @@ def check_optimizer_state(state: Mapping[str, Any], *, file: Path) -> None:
 def _is_count(step: Any) -> bool:
     """Tell whether a value is a number of updates, as optimizers keep it: a number, or a tensor of one."""
     if isinstance(step, Tensor):
-        if step.layout != torch.strided or step.numel() != 1 or not step.is_cpu or step.is_complex():
+        plain = step.layout == torch.strided and step.is_cpu and not step.is_quantized
+        if not plain or step.numel() != 1 or step.is_complex():
             return False
         step = step.item()
     return isinstance(step, int | float) and not isinstance(step, bool) and 0 <= step < math.inf
