@@ -22,13 +22,12 @@ from pathlib import Path
 import numpy as np
 
 from data_utils.corpora.store import HASHED_BYTES, SCANNED_IDS, Document, checked_index, map_array
-from files.checksums import read_checksums, sha256_of, write_checksums
+from files.checksums import CHECKSUMS_FILE, read_checksums, sha256_of, write_checksums
 
 logger = logging.getLogger("glm")
 
 FIELDS = ("prompt", "text")
 LENGTHS_SUFFIX = ".len.pkl"
-CHECKSUMS = "SHA256SUMS"
 # What Python writes for a list of numbers below 2 ** 63, opcode by opcode: nothing else reaches the unpickler, so that
 # no code runs and nothing is allocated that the file does not hold.
 _NUMBERS = re.compile(
@@ -136,7 +135,7 @@ def check_folder(folder: Path, names: Sequence[str], *, full: bool) -> None:
     Raises:
         ValueError: a file has another checksum, or none.
     """
-    sums = folder / CHECKSUMS
+    sums = folder / CHECKSUMS_FILE
     is_small = sum((folder / name).stat().st_size for name in names) <= HASHED_BYTES
     if not is_small and not full:
         return
@@ -153,5 +152,5 @@ def check_folder(folder: Path, names: Sequence[str], *, full: bool) -> None:
         if known.get(name) != checksum:
             raise ValueError(
                 f"{folder / name} is damaged: its SHA-256 is not the one in {sums}; get the cache again, or delete "
-                f"{CHECKSUMS} where it was made again"
+                f"{CHECKSUMS_FILE} where it was made again"
             )

@@ -9,12 +9,13 @@ sizes are checked, and the checksums of what is small (64 MB).
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_utils.corpora.lazy_format import LazyDocuments, is_lazy_folder
 from data_utils.corpora.store import is_store, store_prefix, verify_store
-from data_utils.errors import error_line, run_main
+from data_utils.errors import USER_ERROR_EXIT_CODE, error_line, run_main
 
 
 def stores_at(place: Path) -> Iterator[Path]:
@@ -41,7 +42,7 @@ def is_part_of_store(path: Path) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check every store and say what is wrong with it; the exit code is 1 where something is."""
+    """Print a line for each store; return 0 when all are intact, else 2."""
     parser = argparse.ArgumentParser(
         prog="python -m data_utils.corpora.verify",
         description=__doc__,
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("stores", nargs="+", type=Path)
     parser.add_argument("--full", action="store_true", help="compare all checksums: reads every byte")
     values = parser.parse_args(argv)
-    damaged = 0
+    code = 0
     for place in values.stores:
         for store in stores_at(place):
             try:
@@ -58,10 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     LazyDocuments(store, full=values.full) if store.is_dir() else verify_store(store, full=values.full)
                 )
                 print(f"{store}: {len(documents)} documents, nothing is wrong with it")
-            except ValueError as error:
-                damaged += 1
-                print(error_line(str(error)))
-    return int(damaged > 0)
+            except (ValueError, OSError) as error:
+                code = USER_ERROR_EXIT_CODE
+                print(error_line(str(error)), file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -170,10 +170,10 @@ def test_a_large_store_is_compared_in_full_on_demand(tmp_path, monkeypatch, caps
     path.write_bytes(b"\xff" + path.read_bytes()[1:])
     assert len(IndexedDataset(prefix)) == len(DOCUMENTS)
     assert verify([str(tmp_path)]) == 0
-    assert verify([str(prefix), "--full"]) == 1
-    assert "s.bin is damaged: its SHA-256 is not the one that was written" in capsys.readouterr().out
+    assert verify([str(prefix), "--full"]) == 2
+    assert "s.bin is damaged: its SHA-256 is not the one that was written" in capsys.readouterr().err
     path.unlink()
-    assert verify([str(tmp_path)]) == 1
+    assert verify([str(tmp_path)]) == 2
     with pytest.raises(ValueError, match="holds no token store"):
         (tmp_path / "empty").mkdir()
         verify([str(tmp_path / "empty")])
