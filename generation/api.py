@@ -363,9 +363,9 @@ def load_model(
 def _describe(path: str | Path, *, settings: str | Path | None, released: str | None) -> ModelDescription:
     """Return what model and tokenizer a checkpoint is made for: as named, or as what lies beside it says."""
     if released is not None:
-        description = describe_name(released)
+        named = describe_name(released)
         location = resolve_checkpoint(path)
-        return with_pieces_beside(description, [location.path, location.folder])
+        return with_pieces_beside(named, [location.path, location.folder])
     if settings is not None:
         return of_run(Path(settings))
     description = describe_checkpoint(resolve_checkpoint(path).path)
