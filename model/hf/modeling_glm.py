@@ -19,7 +19,9 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
     MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
+    TokenClassifierOutput,
 )
 from transformers.utils import logging
 
@@ -331,18 +333,16 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
         """Return the logits [b,labels] of the classes and, with ``labels``, the loss.
 
         ``labels`` are class numbers [b], targets [b] or [b,1] when there is one class, or 0 and 1 [b,labels] with
-        ``config.problem_type`` "multi_label_classification".
+        ``config.problem_type`` "multi_label_classification". Without a mask all positions see each other.
         """
-        output = self.glm(
+        output = _read(
+            self,
             input_ids,
             position_ids,
             attention_mask,
             inputs_embeds=inputs_embeds,
-            use_cache=False,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
-            return_dict=True,
-            output_logits=False,
         )
         if labels is not None and self.training and not any(one.requires_grad for one in self.out_proj.parameters()):
             logger.warning_once(
@@ -365,7 +365,131 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
         return F.cross_entropy(logits.float(), labels.flatten())
 
 
+class GLMForTokenClassification(GLMPreTrainedModel):
+    """Classify every token of a text, which sees the whole of it."""
+
+    def __init__(self, config: GLMConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.glm = GLMModel(config)
+        dropout = config.classifier_dropout
+        self.dropout = nn.Dropout(config.output_dropout_prob if dropout is None else dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(  # noqa: PLR0917  # the order of the classes above
+        self,
+        input_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> TokenClassifierOutput | tuple:
+        """Return the logits [b,s,labels] and, with ``labels`` [b,s] (-100 where there is none), the mean loss."""
+        output = _read(
+            self,
+            input_ids,
+            position_ids,
+            attention_mask,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        logits = self.classifier(self.dropout(output.last_hidden_state))
+        loss = None
+        if labels is not None:
+            targets = labels.to(logits.device).flatten()
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=IGNORED_LABEL)
+        result = TokenClassifierOutput(
+            loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
+        )
+        return _as_asked(result, self.config, return_dict)
+
+
+class GLMForQuestionAnswering(GLMPreTrainedModel):
+    """Find an answer in a text: where it starts and where it ends."""
+
+    def __init__(self, config: GLMConfig) -> None:
+        super().__init__(config)
+        self.glm = GLMModel(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    def forward(  # noqa: PLR0917  # the order of the classes above
+        self,
+        input_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> QuestionAnsweringModelOutput | tuple:
+        """Return logits [b,s] of the first and the last token, and with their positions [b] the mean of both losses.
+
+        A position behind the text, where an answer was cut off, does not count.
+        """
+        output = _read(
+            self,
+            input_ids,
+            position_ids,
+            attention_mask,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        starts, ends = self.qa_outputs(output.last_hidden_state).unbind(dim=-1)  # [b,s] each
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            losses = []
+            for logits, places in ((starts, start_positions), (ends, end_positions)):
+                targets = places.to(logits.device).flatten()
+                targets = torch.where((targets >= 0) & (targets < logits.size(1)), targets, IGNORED_LABEL)
+                losses.append(F.cross_entropy(logits.float(), targets, ignore_index=IGNORED_LABEL))
+            loss = (losses[0] + losses[1]) / 2
+        result = QuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=starts,
+            end_logits=ends,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+        return _as_asked(result, self.config, return_dict)
+
+
+def _read(
+    model: Any,
+    input_ids: Tensor | None,
+    position_ids: Tensor | None,
+    attention_mask: Tensor | None,
+    *,
+    inputs_embeds: Tensor | None,
+    **options: Any,
+) -> GLMModelOutput:
+    """Run the network of a class that reads texts: without a mask all positions see each other."""
+    given = input_ids if inputs_embeds is None else inputs_embeds
+    if attention_mask is None and given is not None:
+        attention_mask = torch.tensor(given.size(1), device=given.device)
+    return model.glm(
+        input_ids,
+        position_ids,
+        attention_mask,
+        inputs_embeds=inputs_embeds,
+        use_cache=False,
+        return_dict=True,
+        output_logits=False,
+        **options,
+    )
+
+
 GLMModel.register_for_auto_class("AutoModel")
 GLMForConditionalGeneration.register_for_auto_class("AutoModelForSeq2SeqLM")
 GLMForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
 GLMForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+GLMForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
+GLMForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")

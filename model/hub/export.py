@@ -50,8 +50,11 @@ AUTO_MAP = {
     "AutoConfig": "configuration_glm.GLMConfig",
     "AutoModel": "modeling_glm.GLMModel",
     "AutoModelForSeq2SeqLM": "modeling_glm.GLMForConditionalGeneration",
+    "AutoModelForCausalLM": "modeling_glm.GLMForConditionalGeneration",
     "AutoModelForMultipleChoice": "modeling_glm.GLMForMultipleChoice",
     "AutoModelForSequenceClassification": "modeling_glm.GLMForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_glm.GLMForTokenClassification",
+    "AutoModelForQuestionAnswering": "modeling_glm.GLMForQuestionAnswering",
 }
 # The class that config.json names, by what the model is for. The first two have the same weights.
 ARCHITECTURES = {
@@ -217,10 +220,10 @@ def export_folder(
         temporary = new.path
         _write_weights(weights, names, new, options=options)
         fields = _config_file(weights, config, architecture=architecture, options=options)
+        if tokenizer is not None:
+            fields |= _write_tokenizer(tokenizer, temporary, positions=config.max_position_embeddings)
         _write_json(temporary / CONFIG_FILE, fields)
         _write_json(temporary / GENERATION_FILE, _generation_file(tokenizer, options=options))
-        if tokenizer is not None:
-            _write_tokenizer(tokenizer, temporary)
         for file in CODE_FOLDER.glob(CODE_FILES):
             shutil.copyfile(file, temporary / file.name)
         card = model_card(name, config, architecture=architecture, has_tokenizer=tokenizer is not None)
@@ -297,8 +300,11 @@ def _write_weights(weights: WholeWeights, names: Sequence[str], new: NewFolder, 
         _write_json(new.path / HUB_FILES[0], index)
 
 
-def _write_tokenizer(tokenizer: TokenizerFiles, folder: Path) -> None:
-    """Copy the vocabulary into ``folder`` and let the layout's class write the other files."""
+def _write_tokenizer(tokenizer: TokenizerFiles, folder: Path, *, positions: int) -> dict[str, Any]:
+    """Copy the vocabulary into ``folder`` and let the layout's class write the other files.
+
+    Returns what config.json says of its ids, with which a model fills the blanks of texts that pipelines give it.
+    """
     try:
         from model.hf import tokenization_glm
     except ImportError as error:
@@ -312,16 +318,19 @@ def _write_tokenizer(tokenizer: TokenizerFiles, folder: Path) -> None:
     settings: dict[str, Any] = {
         "tokenizer_class": kind.class_name,
         "auto_map": {"AutoTokenizer": [f"tokenization_glm.{kind.class_name}", None]},
+        "model_max_length": positions,
     }
     if kind.vocabulary == "bert":
         settings["do_lower_case"] = tokenizer.lower_case
     config = folder / TOKENIZER_CONFIG
     write_whole(config, json.dumps(settings))
     try:
-        getattr(tokenization_glm, kind.class_name).from_pretrained(folder).save_pretrained(folder)
+        made = getattr(tokenization_glm, kind.class_name).from_pretrained(folder)
+        made.save_pretrained(folder)
     except Exception as error:  # on a full disk the package tokenizers raises one without a class
         raise OSError(f"the tokenizer's files cannot be written: {' '.join(str(error).split())[:200]}") from error
     _write_json(config, read_json(config) | settings)
+    return {"mask_token_ids": made.mask_token_ids, "sop_token_id": made.sop_token_id}
 
 
 def model_card(name: str, config: GLMConfig, *, architecture: str, has_tokenizer: bool) -> str:

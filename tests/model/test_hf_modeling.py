@@ -26,7 +26,9 @@ from model.hf.inputs_glm import CACHE_NAME, CACHE_NAMES
 from model.hf.modeling_glm import (
     GLMForConditionalGeneration,
     GLMForMultipleChoice,
+    GLMForQuestionAnswering,
     GLMForSequenceClassification,
+    GLMForTokenClassification,
     GLMModel,
 )
 from tests.helpers.hf_models import (
@@ -585,6 +587,44 @@ def gradients(model: GLMForConditionalGeneration, inputs: Any) -> dict[str, Tens
     model.zero_grad()
     model.train()(**inputs).loss.backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", [GLMForSequenceClassification, GLMForTokenClassification, GLMForQuestionAnswering])
+def test_classes_that_read_see_the_whole_text(kind: type):
+    model = fresh_model(kind, num_labels=3)
+    ids, _ = block_inputs()
+    with torch.no_grad():
+        plain, masked = model(ids).to_tuple(), model(ids, attention_mask=torch.ones_like(ids)).to_tuple()
+        padded = model(
+            torch.cat([ids, ids[:, :2]], dim=1), attention_mask=torch.tensor([[1] * 10 + [0] * 2] * 3)
+        ).to_tuple()
+    for one, two, three in zip(plain, masked, padded):
+        torch.testing.assert_close(one, two, **TIGHT)
+        torch.testing.assert_close(one, three[:, : one.size(1)], **TIGHT)
+
+
+def test_tokens_are_classified():
+    model = fresh_model(GLMForTokenClassification, num_labels=3)
+    ids, _ = block_inputs()
+    labels = torch.randint(3, ids.shape, generator=torch.Generator().manual_seed(1)).masked_fill(ids % 3 == 0, -100)
+    output = model(ids, labels=labels)
+    hidden = model.glm(ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    torch.testing.assert_close(output.logits, model.classifier(hidden), **TIGHT)
+    counted = labels >= 0
+    expected = torch.nn.functional.cross_entropy(output.logits[counted], labels[counted])
+    torch.testing.assert_close(output.loss, expected)
+
+
+def test_answers_are_found():
+    model = fresh_model(GLMForQuestionAnswering)
+    ids, _ = block_inputs()
+    starts, ends = torch.tensor([1, 0, 12]), torch.tensor([3, 9, 12])  # the last one is cut off
+    output = model(ids, start_positions=starts, end_positions=ends)
+    both = [
+        torch.nn.functional.cross_entropy(logits[:2], places[:2])
+        for logits, places in ((output.start_logits, starts), (output.end_logits, ends))
+    ]
+    torch.testing.assert_close(output.loss, sum(both) / 2)
 
 
 @pytest.mark.parametrize("reentrant", [True, False, None])
