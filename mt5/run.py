@@ -98,6 +98,7 @@ class Run:
         }
         for split, items in self.items.items():
             processes.print(f"{split}: {len(items)} rows")
+        processes.print(f"processes: {processes.size} on {processes.device.type}, {settings.batch_size} rows each")
         optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
         self.progress = Progress(str(Path(settings.save_dir) / f"{name}-{time.strftime('%Y-%m-%d')}.pth"))
         state = self._saved_state()

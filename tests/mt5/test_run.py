@@ -176,6 +176,7 @@ def test_two_processes_compute_what_one_does(model: Path, data_dir: Path, tmp_pa
                 "--num_processes", "2")  # fmt: skip
     two = program(*words, "--save-dir", "two", "--batch-size", "2", cwd=tmp_path, launcher=launcher)
     assert two.count("epoch= 0|") == 1, "one process speaks"
+    assert "processes: 2 on cpu, 2 rows each" in two
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert re.findall(r"epoch= .*", two) == re.findall(r"epoch= .*", one)
 
