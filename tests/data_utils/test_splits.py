@@ -20,7 +20,7 @@ from data_utils.corpora.store import Document
 from tests.helpers.logs import logged_lines
 
 
-@pytest.mark.parametrize("split", ["", "a,b", "1,-1", "nan,1", "inf", "1,,2", "0", "0,1"])
+@pytest.mark.parametrize("split", ["", "a,b", "1,-1", "nan,1", "inf", "1,,2", "0", "0,1", "1,2,3,4", "1e308,1e308"])
 def test_split_that_is_no_proportion(split):
     with pytest.raises(ValueError, match="--split"):
         parse_split(split)
