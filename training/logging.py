@@ -25,6 +25,7 @@ logger = logging.getLogger("glm")
 
 # Scalar name part -> label of the curve.
 CURVES = {"": "all objectives", "bert_": "words", "sent_": "sentences", "gpt_": "documents", "multi_": "downstream"}
+END_PREFIX = "the end of training for {} data"
 BAR_FORMAT = "{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} [{elapsed}] {desc}"
 
 
@@ -45,8 +46,10 @@ class JsonLinesWriter:
 
     def __init__(self, path: Path, *, iteration: int) -> None:
         """Begin the file, or go on after ``iteration``. Damaged rows are dropped with a warning."""
-        rows = read_rows(path) if iteration else []
-        write_whole(path, "".join(json.dumps(row) + "\n" for row in rows if row["iteration"] <= iteration))
+        rows = [row for row in (read_rows(path) if iteration else []) if row["iteration"] <= iteration]
+        # Every run that comes to its end evaluates there, also one that was killed afterwards.
+        rows = [row for row in rows if not str(row.get("prefix")).startswith(END_PREFIX.partition("{")[0])]
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._file = path.open("a", encoding="utf-8")
         self.place = str(path)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from mpu.mappings import any_rank
 from training.engine import Engine
-from training.logging import RunLog, draw_loss_curves, validation_table
+from training.logging import END_PREFIX, RunLog, draw_loss_curves, validation_table
 from training.metrics import (
     OBJECTIVES,
     ComputeCost,
@@ -32,7 +32,6 @@ from training.signals import StopRequest
 LONGEST_SKIPPED_STREAK = 100
 LONGEST_EMPTY_START = 100  # updates without anything to predict after which a run ends
 STOP_INTERVAL = 10  # updates after which several ranks ask each other whether to save and leave
-END_PREFIX = "the end of training for {} data"
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,19 @@ def test_a_new_run_does_not_keep_old_json_lines(tmp_path: Path):
     assert read_rows(path) == []
 
 
+def test_the_evaluations_at_the_end_are_made_again_by_a_run_that_goes_on(tmp_path: Path):
+    """A kill after them, or a finished run that is started again, does not double their rows."""
+    path = tmp_path / "metrics.jsonl"
+    train = {"kind": "train", "iteration": 4, "loss": 1.0}
+    ends = [{"kind": kind, "iteration": 4, "prefix": f"the end of training for {data} data", "loss": 2.0}
+            for kind, data in (("evaluation", "val"), ("test", "test"))]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in (train, *ends)), encoding="utf-8")
+    writer = JsonLinesWriter(path, iteration=4)
+    writer.write(ends[0], [])
+    writer.close()
+    assert read_rows(path) == [train, ends[0]]
+
+
 @pytest.mark.parametrize(
     "row",
     [
