@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.generation import GenerationMixin
 from transformers.utils import logging
 
-from .inputs_glm import CACHE_NAME, context_mask, generation_inputs, one_cache, visible_entries
+from .inputs_glm import CACHE_NAME, IGNORED_LABEL, context_mask, generation_inputs, one_cache, visible_entries
 
 logger = logging.get_logger(__name__)
 
@@ -28,10 +28,15 @@ class BlankFilling(GenerationMixin):
 
         Without a limit on the length, as much is generated as the inputs have room for (``max_gen_length``); no limit
         goes beyond that room or the model's positions. With ``inputs_embeds`` [b,s,h] in the place of ids the result
-        holds what is generated alone. When the configuration knows ``mask_token_ids`` and
-        ``sop_token_id``, ids of a text [b,s] and their ``attention_mask`` are enough: its first blank is filled.
+        holds what is generated alone. When the configuration knows ``mask_token_ids`` and ``sop_token_id``, ids of a
+        text [b,s] and their ``attention_mask`` are enough: its first blank is filled.
+
+        Training inputs, with ``labels``, are what ``Seq2SeqTrainer`` gives: their targets are left out, the result is
+        that of an encoder and decoder, the start token and what is generated, and ``max_length`` counts that alone.
         """
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        if kwargs.get("labels") is not None and input_ids is not None:
+            return self._generate_for_labels(input_ids, generation_config=generation_config, **kwargs)
         cache = one_cache(kwargs.pop("past_key_values", None), kwargs.pop("cache", None))
         if cache is not None:
             kwargs[CACHE_NAME] = cache
@@ -75,6 +80,38 @@ class BlankFilling(GenerationMixin):
             room = self._room(kwargs["generation_position_ids"], length)
             kwargs |= _limited(room, length, settings=settings, options=kwargs)
         return super().generate(input_ids, generation_config=generation_config, **kwargs)
+
+    def _generate_for_labels(
+        self,
+        input_ids: Tensor,
+        *,
+        labels: Tensor,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        generation_config: Any = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Generate for training inputs of ``generation_inputs`` with targets; see ``generate``."""
+        if position_ids is None or position_ids.dim() != 3 or attention_mask is None or attention_mask.dim() != 4:
+            raise ValueError(
+                "generate takes labels with what else tokenizer.build_inputs_for_generation(..., targets=...) returns"
+            )
+        start = int((labels != IGNORED_LABEL).any(dim=0).int().argmax())  # where the pieces begin
+        steps = torch.arange(1, self.config.position_rows, device=input_ids.device).expand(len(input_ids), -1)  # [b,g]
+        blank = position_ids[:, :1, start : start + 1].expand(-1, 1, steps.size(1))
+        positions = torch.cat([position_ids[:, :, :start], torch.cat([blank, steps.unsqueeze(1)], dim=1)], dim=2)
+        columns = torch.arange(positions.size(2), device=input_ids.device)
+        seen = F.pad(visible_entries(attention_mask)[:, 0, 0, :start], (0, steps.size(1)), value=True)  # [b,n]
+        mask = seen[:, None, None, :] & ((columns < start) | (columns <= columns[:, None]))
+        if kwargs.get("max_length") is not None:
+            kwargs["max_new_tokens"] = max(1, kwargs.pop("max_length") - 1)
+        return self.generate(
+            input_ids[:, : start + 1],
+            generation_config=generation_config,
+            position_ids=positions,
+            generation_attention_mask=mask,
+            **kwargs,
+        )[:, start:]
 
     def _room(self, position_ids: Tensor, length: int) -> int:
         """Return how long inputs of ``length`` may become; raise ValueError when they do not fit the positions."""

@@ -770,6 +770,32 @@ def test_the_trainer_lowers_the_loss(tmp_path: Path):
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_trainer_predicts_with_generate(tmp_path: Path, side: str):
+    pytest.importorskip("accelerate", reason="the Trainer needs the package accelerate")
+    model, tokenizer = fresh_model(), tiny_tokenizer()
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = ENDS, 50
+    targets = ["w4 w5", "w6", "w7 w8 w9", "w1"]
+
+    def collate(rows: list[int]) -> dict[str, Tensor]:
+        made = [targets[row] for row in rows]
+        return dict(blank_inputs([PROMPTS[row] for row in rows], side=side, targets=made, skip_padding=True))
+
+    arguments = transformers.Seq2SeqTrainingArguments(
+        str(tmp_path), predict_with_generate=True, per_device_eval_batch_size=2, generation_max_length=9,
+        report_to=[], remove_unused_columns=False, use_cpu=True,
+    )  # fmt: skip
+    name = "processing_class" if version.parse(transformers.__version__) >= version.parse("4.46") else "tokenizer"
+    trainer = transformers.Seq2SeqTrainer(model=model, args=arguments, data_collator=collate, **{name: tokenizer})
+    output = trainer.predict(list(range(4)))
+    expected = fill_with_own_code(model, PROMPTS, max_length=8, top_k=1)
+    for row, [piece] in zip(output.predictions.tolist(), expected):
+        rest = row[1 + len(piece) :]
+        assert row[1 : 1 + len(piece)] == piece and (len(piece) == 8 or rest[0] in ENDS)
+    assert set(output.predictions[:, 0]) == {55}
+    assert math.isfinite(output.metrics["test_loss"])
+
+
 def test_the_pipeline_fills_blanks():
     from transformers import pipeline
 
@@ -809,6 +835,8 @@ def test_wrong_values_are_named():
     for wrong in (positions[:, :, :9], positions[:2], positions[:, :1], positions[0], positions[0, 0]):
         with pytest.raises(ValueError, match=r"position_ids has shape .*; give \[3,2,10\] or \[3,10\]"):
             model(ids, wrong)
+    with pytest.raises(ValueError, match=r"generate takes labels with what else"):
+        model.generate(ids, labels=ids)
     with pytest.raises(ValueError, match=r"prefill_chunk_size is 2; a text around a blank is seen in both directions"):
         model.generate(**blank_inputs(PROMPTS), pad_token_id=50, prefill_chunk_size=2)
     with pytest.raises(ValueError, match=r"generate takes position_ids with generation_attention_mask alone"):
