@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +24,12 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     direct = path.exists() and not (path.is_file() or path.is_dir())
     unfinished = path if direct else _unfinished(path)
+    if not direct:
+        _remove_leftovers(path)
     try:
         with unfinished.open("wb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
             file.flush()
             if not direct:
@@ -40,6 +47,27 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
 
 def _unfinished(path: Path) -> Path:
     return path.with_name(f"{path.name}.{os.getpid()}.tmp")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete what killed processes left of their attempts to write ``path``: nobody holds its lock any more."""
+    for leftover in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            number = leftover.name[len(path.name) + 1 : -len(".tmp")]
+            if number.isdecimal() and leftover != _unfinished(path) and not _is_running(int(number)):
+                with leftover.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of a process on another machine
+                    leftover.unlink()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_whole(path: str | Path, text: str) -> None:

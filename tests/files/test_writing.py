@@ -48,6 +48,18 @@ def test_no_room_is_said_with_the_path(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_process_left_goes_with_the_next_file(tmp_path: Path):
+    program = "import os, sys; from files.writing import whole_file\nwith whole_file(sys.argv[1]): os._exit(9)"
+    run = subprocess.run([sys.executable, "-c", program, str(tmp_path / "a.txt")], cwd=REPOSITORY, check=False)
+    assert run.returncode == 9
+    (left,) = tmp_path.iterdir()
+    kept = [tmp_path / f"a.txt.{os.getpid()}x.tmp", tmp_path / f"a.txt.{os.getppid()}.tmp", tmp_path / "b.txt.1.tmp"]
+    for path in kept:  # a name of somebody else's, of a living process, of another file
+        path.touch()
+    write_whole(tmp_path / "a.txt", "whole")
+    assert not left.exists() and all(path.exists() for path in kept)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("", "is a folder"), ("file/a.txt", "is a file, no folder"), ("x" * 255, "cannot be written"), ("no/a.txt", None)],

@@ -106,7 +106,7 @@ def programs(folder: Path) -> list[Program]:
     convert = "scripts/convert_glm_checkpoint_to_transformers.py"
 
     def pretrained(folder: Path) -> str:
-        return digest([_weights(folder, "r", ["120", "110"]), metrics(folder, "r")])
+        return digest([_weights(folder, "r", ["60", "55"]), metrics(folder, "r")])
 
     def finetuned(folder: Path) -> str:
         results = (folder / "runs/k" / name for name in ("results.json", "rte-test.jsonl"))
@@ -123,7 +123,7 @@ def programs(folder: Path) -> list[Program]:
     ]
     tokenize = ["--train-data", str(large), "--output", "stores", "--num-workers", "2", *tokenizer]
     python = command("x")[0]
-    finetuning = task_flags(corpus, "--save", "c", "--experiment-name", "k", "--auto-resume", "--epochs", "12")
+    finetuning = task_flags(corpus, "--save", "c", "--experiment-name", "k", "--auto-resume", "--epochs", "6")
     export = (convert, "ck", "--output", "hub", *sizes)
     data, checkpoint = (folder / "data",), (folder / "ck",)
     return [
@@ -140,7 +140,7 @@ def _pretraining(corpus: SmallCorpus) -> list[str]:
     given[given.index("--log-interval") + 1] = "1"
     given[given.index("--eval-interval") + 1] = "0"
     return [
-        *given, "--train-iters", "120", "--save", "c", "--save-interval", "5", "--no-progress",
+        *given, "--train-iters", "60", "--save", "c", "--save-interval", "5", "--no-progress",
         "--experiment-name", "r", "--auto-resume", "--keep-checkpoints", "3",
     ]  # fmt: skip
 
