@@ -225,7 +225,9 @@ class ByteLevelBPE:
         self._pieces = {index: piece for piece, index in self._tokenizer.get_vocab(with_added_tokens=False).items()}
         self._bytes = _byte_alphabet()
         self._cache = WordCache(self._encode_words)
-        self.size = max(self._pieces) + 1
+        self.size = len(self._pieces)
+        if not self.size or self._pieces.keys() != set(range(self.size)):
+            raise ValueError(f"{vocabulary}: the ids of its {self.size} pieces are not 0, 1, 2 ...; get the file again")
         self.digest = _digest(vocabulary.read_bytes(), merges.read_bytes())
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

@@ -226,6 +226,11 @@ def test_vocabulary_of_another_type_is_refused(byte_level, tmp_path):
     (tmp_path / "merges.txt").write_text("a b\n", encoding="utf-8")
     with pytest.raises(ValueError, match="not a BPE vocabulary"):
         build_tokenizer("GPT2BPETokenizer", path=tmp_path)
+    (tmp_path / "merges.txt").write_text("", encoding="utf-8")
+    for content in ("{}", '{"a": 0, "b": 1000000000}'):
+        (tmp_path / "vocab.json").write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"vocab\.json: the ids of its \d pieces are not 0, 1, 2"):
+            build_tokenizer("GPT2BPETokenizer", path=tmp_path)
     with pytest.raises(ValueError, match="choose gpt2 or roberta"):
         build_tokenizer("GPT2BPETokenizer", model_type="bert-base-uncased")
 
