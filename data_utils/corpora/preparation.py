@@ -109,6 +109,9 @@ class Preparation:
         """Return what ``documents`` does corpus by corpus, each with its name; ``multilingual`` is one per language."""
         sources = [one for source in sources for one in each_language(source)]
         parts = [self._open_source(source) for source in sources]
+        for source, part in zip(sources, parts, strict=True):
+            if not len(part):
+                raise ValueError(f"{source} holds no document")
         if self.num_shards is not None:
             parts = scatter(parts, num_shards=self.num_shards, shard=self.shard, seed=self.seed)
         if self.half_of_documents:
@@ -196,8 +199,8 @@ class Preparation:
             return None
         if details["kind"] == "tokens" and not corpus.has_commands and details["commands_in_text"] is not False:
             # An earlier version made it, for which command texts were commands in any text.
-            commands = [token.id for token in self.tokenizer.command_tokens if token.name != "unk"]
-            if any(np.isin(part, commands).any() for part in store.parts()):
+            commands = {token.id for token in self.tokenizer.command_tokens if token.name != "unk"}
+            if any((part == command).any() for part in store.parts() for command in commands):
                 say(f"{prefix}: command tokens in its texts are commands, not text: it is made again")
                 return None
         return store

@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -159,6 +160,13 @@ def test_store_can_be_named_itself(corpus, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"holds the id 229, the tokenizer has 0 \.\. 99: .* another tokenizer"):
         monkeypatch.setattr(ByteTokenizer, "num_tokens", 100)
         prepare(prefix)
+
+
+def test_a_store_without_documents_is_refused(tmp_path):
+    (tmp_path / "s.bin").write_bytes(b"")
+    (tmp_path / "s.idx").write_bytes(b"MMIDIDX\0\0" + struct.pack("<QBQQq", 1, 8, 0, 1, 0))
+    with pytest.raises(ValueError, match="s holds no document"):
+        prepare(tmp_path / "s")
 
 
 def test_large_vocabularies_get_wider_ids(corpus, tmp_path, monkeypatch):
