@@ -36,8 +36,10 @@ def parse_split(
         parts = [float(part) for part in split.split(separator)]
     except ValueError:
         parts = [-1.0]
-    if not all(part >= 0 for part in parts) or not sum(parts) < float("inf") or len(parts) > NUM_PARTS:
+    if not all(part >= 0 for part in parts) or not sum(parts) < float("inf"):
         raise ValueError(f"--split is {split!r}; up to three proportions such as 949,50,1 or 0.9/0.1 are needed")
+    if len(parts) > NUM_PARTS:
+        logger.warning(f"--split {split}: only the first three proportions count, as in the original")
     if parts[0] == 0:
         raise ValueError(f"--split {split!r} gives no document to train on: its first part has to be positive")
     if sum(parts) < 1:

@@ -20,10 +20,16 @@ from data_utils.corpora.store import Document
 from tests.helpers.logs import logged_lines
 
 
-@pytest.mark.parametrize("split", ["", "a,b", "1,-1", "nan,1", "inf", "1,,2", "0", "0,1", "1,2,3,4", "1e308,1e308"])
+@pytest.mark.parametrize("split", ["", "a,b", "1,-1", "nan,1", "inf", "1,,2", "0", "0,1", "1e308,1e308"])
 def test_split_that_is_no_proportion(split):
     with pytest.raises(ValueError, match="--split"):
         parse_split(split)
+
+
+def test_a_fourth_part_is_told():
+    with logged_lines() as lines:
+        assert parse_split("1,2,1,4") == [0.25, 0.5, 0.25]
+    assert "only the first three" in lines[0]
 
 
 def test_split_that_leaves_nothing():
