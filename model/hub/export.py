@@ -1,6 +1,7 @@
 """Write a checkpoint as a folder of the Hugging Face layout, or as one pytorch_model.bin.
 
     config.json  generation_config.json  README.md          what the model is
+    LICENSE  NOTICE                                         whose the code and the weights are
     model-00001-of-0000N.safetensors, and an index          its weights, under the names of the task classes
     tokenizer files
     configuration_glm.py  modeling_glm.py  tokenization_glm.py ...      code that transformers runs
@@ -46,6 +47,7 @@ CODE_FILES = "*_glm.py"
 BIN_FILE = "pytorch_model.bin"
 GENERATION_FILE = "generation_config.json"
 CARD_FILE = "README.md"
+LICENCE_FILES = ("LICENSE", "NOTICE")  # of the code that is copied
 AUTO_MAP = {
     "AutoConfig": "configuration_glm.GLMConfig",
     "AutoModel": "modeling_glm.GLMModel",
@@ -224,7 +226,8 @@ def export_folder(
             fields |= _write_tokenizer(tokenizer, temporary, positions=config.max_position_embeddings)
         _write_json(temporary / CONFIG_FILE, fields)
         _write_json(temporary / GENERATION_FILE, _generation_file(tokenizer, options=options))
-        for file in CODE_FOLDER.glob(CODE_FILES):
+        repository = CODE_FOLDER.parent.parent
+        for file in (*CODE_FOLDER.glob(CODE_FILES), *(repository / name for name in LICENCE_FILES)):
             shutil.copyfile(file, temporary / file.name)
         card = model_card(name, config, architecture=architecture, has_tokenizer=tokenizer is not None)
         write_whole(temporary / CARD_FILE, card)
@@ -357,7 +360,9 @@ def model_card(name: str, config: GLMConfig, *, architecture: str, has_tokenizer
     return (
         f"---\nlibrary_name: transformers\ntags: [glm]\n---\n\n# {name}\n\n"
         "A GLM ([General Language Model](https://arxiv.org/abs/2103.10360)), which fills blanks in a text.\n"
-        f"{sizes}\n\n```python\n{code}\n```\n"
+        f"{sizes}\n\n```python\n{code}\n```\n\n## Licence\n\n"
+        "The code (`*_glm.py`) is under the MIT License: `LICENSE`. The weights have the terms of those who trained them;\n"
+        "the pages of the released GLM weights state no licence. What the code owes to whom: `NOTICE`.\n"
     )
 
 

@@ -18,6 +18,42 @@ ROOMS = (
     "benchmarks",
     "tests/fuzz",
 )
+# What the READMEs of the releases point to: a part of the address.
+POINTERS = {
+    "the paper": "arxiv.org/abs/2103.10360",
+    "the paper at ACL 2022": "aclanthology.org/2022.acl-long.26",
+    "the release": "github.com/THUDM/GLM",
+    "ChatGLM-6B": "github.com/THUDM/ChatGLM-6B",
+    "GLM-130B": "github.com/THUDM/GLM-130B",
+    "the hub": "huggingface.co/models?filter=glm,thudm",
+    "weights at OneDrive": "zx-du20_mails_tsinghua_edu_cn/En6zA7_utRxHptKWZoDMO14Bkfj3uGRpslYkNvMPdGOmow?e=G0lGSc",
+    "weights at Tsinghua-Cloud": "cloud.tsinghua.edu.cn/d/13f5b03da9594e5490c4",
+    "GLM-10B": "lfs.aminer.cn/misc/cogview/glm-10b-1024.zip",
+    "GLM-10B-Chinese": "lfs.aminer.cn/misc/cogview/glm-10b-chinese.zip",
+    "mGLM": "static.aminer.cn/misc/MultiGLM/1B/pretrained.pt",
+    "WuDaoCorpora": "sciencedirect.com/science/article/pii/S2666651021000152",
+    "Pile": "arxiv.org/abs/2101.00027",
+    "SuperGLUE": "super.gluebenchmark.com",
+    "SuperGLUE's files": "super.gluebenchmark.com/tasks",
+    "DeBERTa": "github.com/microsoft/DeBERTa/tree/master/experiments/superglue",
+    "CNN/DailyMail": "github.com/abisee/cnn-dailymail",
+    "CNN/DailyMail, prepared": "github.com/artmatsak/cnn-dailymail",
+    "XSum": "github.com/EdinburghNLP/XSum",
+    "XSum's files": "github.com/EdinburghNLP/XSum/tree/master/XSum-Dataset",
+    "Gigaword": "github.com/harvardnlp/sent-summary",
+    "LAMBADA": "github.com/cybertronai/bflm/blob/master/lambada_test.jsonl",
+    "Wikitext-103": "s3.amazonaws.com/research.metamind.io/wikitext/wikitext-103-v1.zip",
+    "the test set of Wikipedia and books": "EQa_B6KY_q1FjtUeG-T52iMBFtNrfhfHcZbzMxfkJKXKRQ?e=inTdHh",
+    "Yahoo": "github.com/Varal7/blank_language_model",
+    "apex": "github.com/NVIDIA/apex",
+    "P-Tuning": "arxiv.org/abs/2103.10385",
+    "files2rouge": "github.com/pltrdy/files2rouge",
+    "CoreNLP": "nlp.stanford.edu/software/stanford-corenlp-full-2016-10-31.zip",
+    "DeepSpeed's launcher": "www.deepspeed.ai/getting-started/#resource-configuration-multi-node",
+    "DeepSpeed's configuration": "www.deepspeed.ai/docs/config-json",
+    "Megatron-LM": "github.com/NVIDIA/Megatron-LM",
+    "PET": "github.com/timoschick/pet",
+}
 COMMENT = re.compile(r"\s+#.*")
 
 
@@ -59,6 +95,42 @@ def commands(repository: Path) -> set[str]:
 def test_headings_are_in_step(repository: Path):
     english, chinese = (headings((repository / name).read_text(encoding="utf-8")) for name in READMES)
     assert english == chinese
+
+
+def links(text: str) -> set[str]:
+    """Return what the text links to, pages that exist in two languages under the English name."""
+    return {link.replace(".zh-CN", "") for link in re.findall(r"\]\(([^)\s]+)\)", text)} - {"README.md"}
+
+
+def test_links_are_in_step(repository: Path):
+    english, chinese = (links((repository / name).read_text(encoding="utf-8")) for name in READMES)
+    assert english == chinese
+
+
+def test_what_the_releases_point_to_is_linked(repository: Path):
+    for name in READMES:
+        found = links((repository / name).read_text(encoding="utf-8"))
+        assert not [what for what, part in POINTERS.items() if not any(link.endswith(part) for link in found)], name
+
+
+def test_notice_names_every_work_and_the_texts_are_there(repository: Path):
+    notice = (repository / "NOTICE").read_text(encoding="utf-8")
+    for work in (
+        "THUDM/GLM",
+        "THUDM/Multilingual-GLM",
+        "NVIDIA/Megatron-LM",
+        "timoschick/pet",
+        "FlagPerf",
+        "DeepSpark",
+    ):
+        assert work in notice
+    for file, text in (
+        ("LICENSE", "Permission is hereby granted"),
+        ("licenses/MIT.txt", "(c) 2021 THUDM"),
+        ("licenses/Apache-2.0.txt", "END OF TERMS AND CONDITIONS"),
+        ("licenses/BSD-3-Clause.txt", "NVIDIA CORPORATION"),
+    ):
+        assert text in (repository / file).read_text(encoding="utf-8")
 
 
 def test_every_command_is_in_the_table(repository: Path):

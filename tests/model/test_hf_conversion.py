@@ -94,6 +94,16 @@ def test_shards_of_a_parallel_model_are_put_together(size: int, tmp_path: Path):
     assert contents(one) == contents(many)
 
 
+def test_a_folder_says_whose_code_and_weights_it_holds(tmp_path: Path, repository: Path):
+    folder = export(store(tmp_path / "one", weights_of(make_model())), tmp_path / "hub")
+    for name in ("LICENSE", "NOTICE"):
+        assert (folder / name).read_bytes() == (repository / name).read_bytes()
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "(`*_glm.py`) is under the MIT License" in card and "`NOTICE`" in card
+    listed = (folder / "SHA256SUMS").read_text(encoding="utf-8").split()
+    assert {"LICENSE", "NOTICE"} <= set(listed)
+
+
 def test_files_are_planned_by_size():
     sizes = {"a": 4, "b": 4, "c": 9, "d": 1, "e": 3}
     assert plan_files(sizes, limit=8) == [["a", "b"], ["c"], ["d", "e"]]
