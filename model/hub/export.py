@@ -361,8 +361,8 @@ def model_card(name: str, config: GLMConfig, *, architecture: str, has_tokenizer
         f"---\nlibrary_name: transformers\ntags: [glm]\n---\n\n# {name}\n\n"
         "A GLM ([General Language Model](https://arxiv.org/abs/2103.10360)), which fills blanks in a text.\n"
         f"{sizes}\n\n```python\n{code}\n```\n\n## Licence\n\n"
-        "The code (`*_glm.py`) is under the MIT License: `LICENSE`. The weights have the terms of those who trained them;\n"
-        "the pages of the released GLM weights state no licence. What the code owes to whom: `NOTICE`.\n"
+        "The code (`*_glm.py`) is under the MIT License: `LICENSE`. The weights have the terms of those who trained\n"
+        "them; the pages of the released GLM weights state no licence. What the code owes to whom: `NOTICE`.\n"
     )
 
 
