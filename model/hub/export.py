@@ -333,7 +333,9 @@ def _write_tokenizer(tokenizer: TokenizerFiles, folder: Path, *, positions: int)
     except Exception as error:  # on a full disk the package tokenizers raises one without a class
         raise OSError(f"the tokenizer's files cannot be written: {' '.join(str(error).split())[:200]}") from error
     _write_json(config, read_json(config) | settings)
-    return {"mask_token_ids": made.mask_token_ids, "sop_token_id": made.sop_token_id}
+    # Pipelines of old versions of transformers look for a tokenizer where config.json names one.
+    names = {"tokenizer_class": kind.class_name}
+    return names | {"mask_token_ids": made.mask_token_ids, "sop_token_id": made.sop_token_id}
 
 
 def model_card(name: str, config: GLMConfig, *, architecture: str, has_tokenizer: bool) -> str:
