@@ -246,6 +246,9 @@ def load_checkpoint(
     if load_optimizer:
         if optimizer is not None:
             _restore_optimizer(optimizer, shards, topology=topology)
+            schedule = content.get("lr_scheduler")
+            if not optimizer.state and isinstance(schedule, Mapping) and schedule.get("num_iters"):
+                notes += ("WARNING: the checkpoint's optimizer has no moments after updates: they start afresh",)
         if scheduler is not None:
             restore_schedule(scheduler, content, folder=report.file)
     else:

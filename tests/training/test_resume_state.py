@@ -120,6 +120,14 @@ def test_what_is_not_used_is_not_looked_at(run: Path, tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path, **parts(), finetune=True).iteration == 0
 
 
+def test_moments_that_are_gone_are_said(run: Path, tmp_path: Path) -> None:
+    content = torch.load(run / "2" / shard_name(0), weights_only=False)
+    content["lr_scheduler"]["num_iters"] = 2
+    content["optimizer"]["state"] = {}
+    torch.save(content, tmp_path / shard_name(0))
+    assert "no moments after updates" in load_checkpoint(tmp_path, **parts(update=False)).report.summary()
+
+
 def test_a_checkpoint_without_sums_continues_with_a_note(run: Path, tmp_path: Path) -> None:
     content = torch.load(run / "2" / shard_name(0), weights_only=False)
     for key in ("save_id", "file_name"):
