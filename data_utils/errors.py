@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 USER_ERROR_EXIT_CODE = 2
+LONGEST_LINE = 1000  # characters of an error
 
 
 class _StandardOutput(logging.Handler):
@@ -41,8 +42,14 @@ def check_bounds(
 
 
 def error_line(message: str, *, rank: int | None = None) -> str:
-    """Return what a user sees of an error: one line, with the ``rank`` it happened on where there are several."""
-    return ("error: " if rank is None else f"error on rank {rank}: ") + " ".join(message.split())
+    """Return what a user sees of an error: one line, with the ``rank`` it happened on where there are several.
+
+    The middle of a very long one is left out: a value that was given may be a whole file.
+    """
+    line = " ".join(message.split())
+    if len(line) > LONGEST_LINE:
+        line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 + 5 :]}"
+    return ("error: " if rank is None else f"error on rank {rank}: ") + line
 
 
 def run_main(main: Callable[[], int | None]) -> None:

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from data_utils.errors import error_line
 from tests.fuzz.damage import Files, damaged
 from tests.fuzz.surfaces import Case, contents, write_files
 
 SECONDS = 10.0
 CHECKSUMS = ("SHA256SUMS", ".json")  # ends of the names of files that hold checksums
-LONGEST_LINE = 1000  # characters; paths of temporary folders are in it
 
 
 class Verdict(NamedTuple):
@@ -136,11 +136,11 @@ class Judge:
         return Verdict(kind, what, "another result, without a word")
 
     def _refusal(self, error: Exception, what: str) -> Verdict:
-        line = " ".join(str(error).split())
+        line = error_line(str(error)).removeprefix("error: ")
         if isinstance(error, UnicodeError):
             return Verdict("finding", what, f"a codec's message: {last_lines()}")
-        if not line or len(line) > LONGEST_LINE:
-            return Verdict("finding", what, f"a message of {len(line)} characters: {last_lines()[:600]}")
+        if not line:
+            return Verdict("finding", what, f"no message: {last_lines()}")
         named = {Path(name).name for name in self.case.files} | {self.folder.name, *self.case.named}
         if not any(name in line for name in named):
             return Verdict("finding", what, f"no file in the message: {last_lines()}")

@@ -131,4 +131,6 @@ def test_no_test_imports_another():
         if path.name == "test_architecture.py":
             continue
         assert not modules & set(imported_modules(path)), name_of(path)
-        assert "from tests." not in re.sub("from tests.(helpers|fuzz)", "", text), name_of(path)  # not in a string, either
+        assert "from tests." not in re.sub("from tests.(helpers|fuzz)", "", text), name_of(
+            path
+        )  # not in a string, either
