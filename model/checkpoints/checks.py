@@ -29,7 +29,7 @@ NO_CHECKSUMS = f"no {CHECKSUMS_FILE} lists its files: damaged bytes may go unnot
 logger = logging.getLogger("glm")
 
 CRC_THREADS = 4
-RELEASE_BYTES = 1 << 28  # of mapped files that are kept in memory while tensors are looked through
+RELEASE_BYTES = 1 << 24  # of mapped files that are kept in memory while tensors are looked through
 
 
 # Bytes

@@ -370,7 +370,7 @@ def test_memory_holds_about_one_file(tmp_path: Path, repository: Path):
         return int(run.stdout)
 
     assert total > 150_000_000
-    assert measure("native", "hub", "export") < 60_000_000  # files of 20 MB
+    assert measure("native", "hub", "export") < 75_000_000  # files of 20 MB, and what checks the archives
     assert measure("hub", "back", "import") < 80_000_000  # shards of total / 8, about 20 MB
     found = read_whole_weights(tmp_path / "back")
     assert all(torch.equal(found.read(name), tensor) for name, tensor in weights.items())
