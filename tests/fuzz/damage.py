@@ -275,6 +275,6 @@ def odd_content(value: Any, generator: random.Random, odd_values: list[Callable[
     odd = generator.choice(odd_values)
     try:
         parent[key] = odd(parent[key])
-    except (RuntimeError, IndexError, TypeError):  # not every tensor can be made odd in every way
+    except (RuntimeError, IndexError, TypeError, AttributeError):  # not every tensor can be made odd in every way
         return "nothing"
     return f"{key!r} is {type(parent[key]).__name__} {repr(parent[key])[:40]!r}"
