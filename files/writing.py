@@ -27,7 +27,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     if not direct:
         _remove_leftovers(path)
     try:
-        with unfinished.open("wb") as file:
+        with unfinished.open("wb" if direct else "w+b") as file:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file

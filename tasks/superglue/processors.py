@@ -277,10 +277,15 @@ class WscPairProcessor(WscProcessor):
 
 
 class RecordProcessor(DataProcessor):
-    """passage with entities, qas with query and answers: one example per question, in training one per answer."""
+    """passage with entities, qas with query and answers: one example per question, in training one per answer.
+
+    Attributes:
+        sorted_answers: a question's answers are in alphabetical order, not in the file's.
+    """
 
     labels = ("0", "1")
     few_files = split_files(test="val.jsonl")  # dev stays val.jsonl
+    sorted_answers: bool = False
 
     def records(self, path: Path) -> Iterator[Record]:
         """Yield the records of a file, after a look at how it counts the ends of entities."""
@@ -300,7 +305,7 @@ class RecordProcessor(DataProcessor):
         text = standardize(raw_text).replace("@highlight\n", "- ")
         for question in record.rows("qas"):
             given = (standardize(answer.text("text")) for answer in question.rows("answers", default=()))
-            answers = list(dict.fromkeys(given))
+            answers = sorted(set(given)) if self.sorted_answers else list(dict.fromkeys(given))
             if not answers:
                 self.unlabelled(
                     question, question.without("answers") if "answers" not in question.fields else "no answers"

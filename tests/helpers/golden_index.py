@@ -126,16 +126,16 @@ READ_BY: dict[str, str] = {
     "multilingual/seq2seq_samples.json": "tasks/test_golden_multilingual_seq2seq.py",
     "multilingual/metrics.json": "tasks/test_golden_multilingual_metrics.py",
     "multilingual/lr_schedule.json": "training/test_golden_optimization.py",
+    "multilingual/record_cloze.json": "tasks/test_golden_cloze_benchmark.py",
+    "multilingual/record_arrays.npz": "tasks/test_golden_cloze_benchmark.py",
+    "multilingual/record_head.pt": "tasks/test_golden_cloze_benchmark.py",
+    "multilingual/record_train_sparse.hdf5": "tasks/test_golden_cloze_benchmark.py",
+    "multilingual/record_eval_sparse.hdf5": "tasks/test_golden_cloze_benchmark.py",
     "multilingual/mglm_tiny.model": "data_utils/test_golden_multilingual_tokenizer.py",
 }
 
 DEFERRED: dict[str, str] = {
     "model/decoder_layer.pt": "optional: the original's unfinished encoder-decoder is not provided",
-    "multilingual/record_cloze.json": "the benchmark of ReCoRD comes with a later issue",
-    "multilingual/record_arrays.npz": "the benchmark of ReCoRD comes with a later issue",
-    "multilingual/record_head.pt": "the benchmark of ReCoRD comes with a later issue",
-    "multilingual/record_train_sparse.hdf5": "the benchmark of ReCoRD comes with a later issue",
-    "multilingual/record_eval_sparse.hdf5": "the benchmark of ReCoRD comes with a later issue",
 }
 
 

@@ -81,7 +81,7 @@ def listed_commands(text: str) -> list[str]:
 
 def commands(repository: Path) -> set[str]:
     """Return what can be typed: scripts with an interpreter line (others are sourced), and modules that run."""
-    scripts = [*repository.glob("scripts/*.sh"), *repository.glob("benchmarks/*.sh")]
+    scripts = [*repository.glob("scripts/**/*.sh"), *repository.glob("benchmarks/*.sh")]
     found = {f"bash {path.relative_to(repository)}" for path in scripts if path.read_text(encoding="utf-8")[:2] == "#!"}
     for path in [*repository.glob("*.py"), *(file for room in ROOMS for file in (repository / room).rglob("*.py"))]:
         name = path.relative_to(repository)
