@@ -1,4 +1,4 @@
-"""finetune_glm.py on tasks in several languages: one run of each family with a tiny model, then the same texts again."""
+"""finetune_glm.py on tasks in several languages: one run of each family, then the same texts again."""
 
 from __future__ import annotations
 

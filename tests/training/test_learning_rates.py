@@ -88,5 +88,5 @@ def test_refusals(changes: dict, words: str):
 
 
 def test_a_state_without_numbers_is_refused():
-    with pytest.raises(ValueError, match="no-load-lr-scheduler leaves out: no .warmup_iter"):
+    with pytest.raises(ValueError, match=r"no-load-lr-scheduler leaves out: no .warmup_iter"):
         make().load_state_dict({"last_epoch": 3})
