@@ -13,10 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_utils.errors import check_bounds, run_main
-from data_utils.tokenizers.tokenizer import build_tokenizer
 from files.writing import whole_file
-from tasks.cloze_benchmark.questions import encode_questions, read_examples
-from tasks.cloze_benchmark.store import StoredQuestions, write_questions
 
 DEFAULT_FOLDER = "/home/data/perf/glm"
 ARCHIVE = "ReCoRD.zip"
@@ -74,6 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Make what is not there, and say what is."""
     values = get_parser().parse_args(argv)
     check_bounds(values, ("seq_length",), at_least=8)
+
+    from data_utils.tokenizers.tokenizer import build_tokenizer
+    from tasks.cloze_benchmark.questions import encode_questions, read_examples
+    from tasks.cloze_benchmark.store import StoredQuestions, write_questions
+
     folder = Path(values.folder)
     texts, tokenizer = texts_of(folder), None
     for split, name in FILES.items():

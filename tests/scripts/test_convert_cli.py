@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data_utils.errors import run_main
 from data_utils.tokenizers.tokenizer import build_tokenizer
+from files.checksums import CHECKSUMS_FILE
 from generation.api import load_model
 from model.checkpoints.format import split_tensor
 from model.checkpoints.reading import load_model_weights, shard_name
@@ -55,7 +56,8 @@ def store(folder: Path, weights: dict[str, Tensor], *, size: int = 1) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    """Return the files of a folder but the checksums, which follow from them."""
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != CHECKSUMS_FILE}
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +17,16 @@ from data_utils.rows import stack_rows, stacked_positions
 from model.config import GLMConfig
 from model.heads import MultiTokenCloze
 from model.modeling_glm import GLMModel
+from tasks.cloze_benchmark import evaluate
 from tasks.cloze_benchmark.prepare import FILES, main
 from tasks.cloze_benchmark.questions import ClozeQuestion, encode_questions, read_examples, right_candidates
+from tasks.cloze_benchmark.scoring import num_correct, padded_scores, shared_scores
 from tasks.cloze_benchmark.store import StoredQuestions, write_questions
 from tasks.superglue.batches import collate
 from tasks.superglue.objective import choice_scores, score_loss
 from tests.helpers.golden_index import GoldenFolder
+from tests.helpers.small_models import random_model
+from training.schedule import AnnealingLR
 
 h5py = pytest.importorskip("h5py")
 LENGTH = 128
@@ -179,6 +185,48 @@ def test_batches_and_scores(name: str, arrays: Any, recorded: dict[str, Any], qu
         assert correct == int(head["eval_correct"])
 
 
+@pytest.mark.parametrize("length", [LENGTH, 64])
+def test_two_ways_to_the_same_scores(length: int, texts: Path, tokenizer: Any):
+    """With 64 positions passages are cut, for each candidate by as much as it needs: such rows share nothing."""
+    questions = list(encode_questions(read_examples(texts, "dev"), tokenizer, seq_length=length))
+    model = random_model(vocab_size=tokenizer.num_tokens, positions=LENGTH)
+    padded = padded_scores(model, questions, width=LENGTH, batch_size=3)
+    shared = shared_scores(model, questions, batch_size=2)
+    assert [len(one) for one in padded] == [len(one) for one in shared] == [q.sample.num_choices for q in questions]
+    for one, other in zip(padded, shared):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+    assert num_correct(padded, questions) == num_correct(shared, questions)
+
+
+def test_accuracy(recorded: dict[str, Any], questions: dict):
+    sample = questions["eval"][0].sample
+    for case in recorded["accuracy_cases"]:
+        scores = [np.eye(9, dtype=np.float32)[prediction] for prediction in case["predictions"]]
+        asked = [ClozeQuestion(sample, tuple(right)) for right in case["answer_idx"]]
+        assert num_correct(scores, asked) == case["correct"]
+
+
+def test_the_learning_rate(recorded: dict[str, Any]):
+    """The original's falls below its end value, even below 0; ours stays there."""
+    for case in recorded["lr_schedule"]:
+        num_iters = case["lr_decay_iters"]
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=case["lr"])
+        falling, ours = (
+            AnnealingLR(
+                optimizer,
+                start_lr=case["lr"],
+                warmup_iters=case["warmup"] * num_iters,
+                num_iters=num_iters,
+                decay_ratio=case["lr_decay_ratio"],
+                clamp=clamp,
+            )
+            for clamp in (False, True)
+        )
+        for step, rate in zip(case["steps"], case["lrs"], strict=True):
+            assert falling.rate(step) == pytest.approx(rate, rel=1e-9)
+            assert ours.rate(step) == pytest.approx(rate if step <= num_iters else ours.rate(num_iters), rel=1e-9)
+
+
 @pytest.fixture
 def prepared(texts: Path, vocab_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> SimpleNamespace:
     """Return a folder with an archive that the command has prepared, and what it printed."""
@@ -248,3 +296,26 @@ def test_a_cut_file_is_named(questions: dict, tmp_path: Path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"eval\.hdf5: no file of the cloze benchmark, or a damaged one"):
         StoredQuestions(path)
+
+
+def test_the_two_ways_are_compared(prepared: SimpleNamespace, tokenizer: Any, vocab_dir: Path, capsys: Any):
+    model = random_model(vocab_size=tokenizer.padded_size(128), positions=LENGTH)
+    checkpoint = prepared.folder / "checkpoint"
+    checkpoint.mkdir()
+    torch.save({"module": model.state_dict()}, checkpoint / "mp_rank_00_model_states.pt")
+    config = model.config
+    description = {
+        "num_layers": config.num_layers,
+        "hidden_size": config.hidden_size,
+        "num_attention_heads": config.num_attention_heads,
+        "max_position_embeddings": config.max_position_embeddings,
+        "tokenizer_type": "BertWordPieceTokenizer",
+        "tokenizer_model_type": "bert-large-uncased",
+    }
+    (checkpoint / "config.json").write_text(json.dumps(description), encoding="utf-8")
+    words = [str(prepared.folder), "--load", str(checkpoint), "--vocab-dir", str(vocab_dir), "--device", "cpu"]
+    assert evaluate.main(words) == 0
+    padded, shared, ratio = capsys.readouterr().out.splitlines()[-3:]
+    accuracy = r"accuracy (\S+ \(\d of 4 questions\)), .* questions/s, .* rows/s"
+    assert re.fullmatch(f"padded: {accuracy}", padded)[1] == re.fullmatch(f"shared: {accuracy}", shared)[1]
+    assert "4 of 4 questions get the same answer" in ratio
