@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from files.reading import REQUIRED, described, read_json, value_of
-from model.checkpoints.checks import warn_when_edited
 from model.checkpoints.format import BLOCK_POSITION_TABLE, POSITION_TABLES, PROMPT_PREFIX, WORD_TABLE
 from model.config import GLMConfig
 from model.released import RELEASED_MODELS, ReleasedModel
@@ -461,6 +460,8 @@ def read_fields(folder: Path) -> dict[str, Any] | None:
     file = folder / CONFIG_FILE
     if not file.is_file():
         return None
+    from model.checkpoints.checks import warn_when_edited  # torch comes with it
+
     warn_when_edited(file)
     fields: dict[str, Any] = read_json(file)
     for name, kind in (("model_type", str), ("_name_or_path", str), ("architectures", list), ("id2label", dict)):

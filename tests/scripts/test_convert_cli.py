@@ -96,7 +96,7 @@ def test_the_recorded_conversion(golden: GoldenFolder, tmp_path: Path):
     for name, tensor in expected.items():
         assert written[name].dtype == tensor.dtype
         assert torch.equal(written[name], tensor), name
-    assert sorted(path.name for path in tmp_path.iterdir()) == [file.name, "pytorch_model.bin"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKSUMS_FILE, file.name, "pytorch_model.bin"]
 
 
 @pytest.mark.parametrize("name", [*RELEASED_NAMES, "GLM-10B-Chinese"])
@@ -333,6 +333,7 @@ def test_an_exported_model_is_evaluated_and_fine_tuned(head: str, vocabulary: li
 
 
 def spoil_index(folder: Path) -> None:
+    (folder / CHECKSUMS_FILE).unlink()
     (folder / "model.safetensors").write_bytes(b"none")
 
 
@@ -349,6 +350,7 @@ def other_vocabulary(folder: Path) -> None:
 def other_weights(folder: Path) -> None:
     from safetensors.torch import save_file
 
+    (folder / CHECKSUMS_FILE).unlink()
     save_file({"bert.pooler.weight": torch.ones(2, 2)}, folder / "model.safetensors")
 
 
@@ -356,10 +358,11 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (shutil.rmtree, "no such folder"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights"),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
-    "damaged configuration": (lambda folder: (folder / "config.json").write_text("{"), "is not a JSON file"),
+    "damaged configuration": (lambda folder: (folder / "config.json").write_text("{"), "config.json: not valid JSON"),
     "unrelated model": (other_type, "another kind of model (it has model_type 'bert')"),
     "unrelated weights": (other_weights, "a GLM has no parameter 'bert.pooler.weight'"),
     "wrong vocabulary size": (other_vocabulary, "word_embeddings.weight has shape (128, 16)"),
+    "changed weights": (lambda folder: (folder / "model.safetensors").write_bytes(b"none"), "SHA-256 is not the one"),
     "damaged weights": (spoil_index, "cannot be read as safetensors"),
     "missing tokenizer file": (lambda folder: (folder / "vocab.txt").unlink(), "lacks the tokenizer's vocab.txt"),
 }
