@@ -6,6 +6,7 @@ Standard library only.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from files.writing import write_whole
 
 READ_BYTES = 1 << 20
 CHECKSUMS_FILE = "SHA256SUMS"  # beside the files it lists
+logger = logging.getLogger("glm")
 
 
 def sha256_of(path: str | Path) -> str:
@@ -70,3 +72,11 @@ def read_checksums(path: str | Path) -> dict[str, str]:
             raise ValueError(f"{path}, line {number}: not a checksum and a file name, as sha256sum writes them")
         checksums[match[2]] = match[1]
     return checksums
+
+
+def warn_when_edited(path: Path) -> None:
+    """Warn when a file of settings is not what the list beside it says: people edit them, so that is no error."""
+    checksums = path.with_name(CHECKSUMS_FILE)
+    expected = read_checksums(checksums).get(path.name) if checksums.is_file() else None
+    if expected is not None and sha256_of(path) != expected:
+        logger.warning(f"{path} is not what {CHECKSUMS_FILE} lists: it was edited since, or damaged")

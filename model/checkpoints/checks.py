@@ -8,7 +8,6 @@ Every file of a save holds its random id and its own name, so that none can be t
 
 from __future__ import annotations
 
-import logging
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,6 @@ from model.checkpoints.safe_loading import UnreadableCheckpointError, is_archive
 SAVE_ID_KEY = "save_id"
 FILE_NAME_KEY = "file_name"
 NO_CHECKSUMS = f"no {CHECKSUMS_FILE} lists its files: damaged bytes may go unnoticed"
-logger = logging.getLogger("glm")
 
 CRC_THREADS = 4
 RELEASE_BYTES = 1 << 24  # of mapped files that are kept in memory while tensors are looked through
@@ -76,13 +74,6 @@ def _check_bytes(path: Path, expected: str | None) -> None:
         raise UnreadableCheckpointError(
             f"{path} cannot be read: {damage}, so it is damaged or of another save; use another copy"
         )
-
-
-def warn_when_edited(path: Path) -> None:
-    """Warn when a file of settings is not what was written: people edit them, so that is no error."""
-    expected = listed_checksums(path.parent).get(path.name)
-    if expected is not None and sha256_of(path) != expected:
-        logger.warning(f"{path} is not what {CHECKSUMS_FILE} lists: it was edited since, or damaged")
 
 
 def damaged_record(path: Path) -> str | None:

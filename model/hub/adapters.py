@@ -19,8 +19,9 @@ from typing import Any
 
 from torch import Generator, Tensor, nn
 
+from files.checksums import warn_when_edited
 from files.reading import described, read_json, value_of
-from model.checkpoints.checks import check_finite, not_finite, warn_when_edited
+from model.checkpoints.checks import check_finite, not_finite
 from model.checkpoints.format import (
     ADAPTER_NAME,
     HEAD_NAMES,
