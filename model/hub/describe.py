@@ -461,8 +461,6 @@ def read_fields(folder: Path) -> dict[str, Any] | None:
     file = folder / CONFIG_FILE
     if not file.is_file():
         return None
-    from model.checkpoints.checks import warn_when_edited  # torch comes with it
-
     warn_when_edited(file)
     fields: dict[str, Any] = read_json(file)
     for name, kind in (("model_type", str), ("_name_or_path", str), ("architectures", list), ("id2label", dict)):
