@@ -994,8 +994,10 @@ class Settings:
 
     def named(self, name: str) -> Self:
         """Return the settings with the run's name ``name``, that of its first rank: names have the time in them."""
-        save = self.checkpoint.save
-        checkpoint = self.checkpoint if save is None else replace(self.checkpoint, save=save.parent / name)
+        checkpoint, save = self.checkpoint, self.checkpoint.save
+        if save is not None:
+            above = save.parents[len(Path(self.run.experiment_name).parts) - 1]  # a name may be grid/rte-1
+            checkpoint = replace(checkpoint, save=above / name)
         return replace(self, run=replace(self.run, experiment_name=name), checkpoint=checkpoint)
 
     def select(self, record: type[R], **others: Any) -> R:

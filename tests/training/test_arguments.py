@@ -222,6 +222,16 @@ def test_the_launchers_local_rank_is_taken_in_both_spellings():
         assert configure(f"{name}=3").device.local_rank == 3
 
 
+def test_all_ranks_have_the_name_of_the_first(tmp_path: Path):
+    """Also where a name is that of a folder in a folder, as grids have it."""
+    for name in ("run", "grid/rte-1"):
+        own = configure("--save", str(tmp_path), "--experiment-name", name)
+        assert own.named(own.run.experiment_name) == own
+        first = own.named(f"{name}-of-the-first")
+        assert first.run.experiment_name == f"{name}-of-the-first"
+        assert first.checkpoint.save == tmp_path / f"{name}-of-the-first"
+
+
 def test_experiment_name_and_folders(tmp_path: Path):
     new = configure("--save", str(tmp_path), "--experiment-name", "run")
     assert new.run.experiment_name == "run01-02-03-04"
