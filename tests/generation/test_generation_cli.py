@@ -275,7 +275,7 @@ def test_generate_block(repository: Path, tokenizer_file: Path, checkpoint: Path
         [*command, "--load-pretrained", "nowhere"], cwd=repository, env=environment, capture_output=True, text=True
     )
     assert wrong.returncode == 2
-    assert wrong.stderr.splitlines()[-1].startswith("error: checkpoint folder nowhere does not exist")
+    assert wrong.stderr.splitlines()[-1].startswith("error: checkpoint nowhere does not exist")
     nothing = subprocess.run(["bash", "scripts/generate_block.sh"], cwd=repository, capture_output=True, text=True)
     assert nothing.returncode == 2
     assert nothing.stderr.startswith("error: name a model file")
