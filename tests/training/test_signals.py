@@ -18,14 +18,17 @@ WAITING = """
 import contextlib, ctypes, signal, sys
 from training import signals
 signals.PATIENCE = 0.5
-with contextlib.ExitStack() as places:
-    stop = places.enter_context(signals.StopRequest(hangs=lambda: "another rank was lost", remembering=False))
-    stop.where = "before the first update"
-    for name in sys.argv[1:]:
-        places.enter_context(getattr(stop, name)())
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    print("waiting", flush=True)
-    ctypes.CDLL(None).sleep(600)
+try:
+    with contextlib.ExitStack() as places:
+        stop = places.enter_context(signals.StopRequest(hangs=lambda: "another rank was lost", remembering=False))
+        stop.where = "before the first update"
+        for name in sys.argv[1:]:
+            places.enter_context(getattr(stop, name)())
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        print("waiting", flush=True)
+        ctypes.CDLL(None).sleep(600)
+except signals.StoppedError as error:  # the signal came before the wait had begun
+    sys.exit(f"error: {error.line}")
 """
 
 
