@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from files.reading import value_of
-from model.checkpoints.reading import read_weight_file, resolve_checkpoint
+from model.checkpoints.reading import resolve_checkpoint
+from model.checkpoints.safe_loading import UnreadableCheckpointError, read_checkpoint_file
 from model.hub.adapters import save_adapter
 from model.lora import adapted_layers
 from tasks.run import TaskRun
 from tasks.settings import FinetuningSettings
 from training.build import checkpoint_to_load
+from training.checkpointing import newest_first
 from training.engine import Engine
 from training.logging import RunLog, store_json
 from training.loop import Progress, Trainer, run_every
@@ -210,15 +213,28 @@ class FineTuner(Trainer):
             )
 
 
+def _task_of(folder: Path) -> Any:
+    """Return the task of the run in ``folder`` by its newest file that can be read; None of other checkpoints.
+
+    Its bytes are compared where it is loaded.
+    """
+    for location in newest_first(resolve_checkpoint(folder)):
+        if location.hub_file is None:
+            try:
+                file = location.shard_files()[0]
+                return value_of(read_checkpoint_file(file), "data_state", dict, place=str(file), default={}).get("task")
+            except UnreadableCheckpointError:
+                continue  # loading says so, and goes on from an older one
+    return None
+
+
 def find_progress(engine: Engine, configuration: FinetuningSettings, task_name: str) -> FinetuningProgress:
     """Restore the run that ``--load`` or ``--auto-resume`` names; another checkpoint gives its weights alone."""
     settings = configuration.checkpoint
     folder = checkpoint_to_load(settings)
     if folder is None:
         return FinetuningProgress()
-    file = resolve_checkpoint(folder).shard_files()[0]
-    kept = value_of(read_weight_file(file), "data_state", dict, place=str(file), default={})
-    goes_on = kept.get("task") == task_name and configuration.tuning.num_epochs > 0 and not settings.finetune
+    goes_on = _task_of(folder) == task_name and configuration.tuning.num_epochs > 0 and not settings.finetune
     restored = engine.load(folder, settings if goes_on else replace(settings, finetune=True))
     logger.info(restored.report.summary())
     if not goes_on:

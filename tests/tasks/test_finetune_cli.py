@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -72,6 +73,23 @@ def test_an_interrupted_run_goes_on(corpus: SmallCorpus, folder: Path, straight:
     output = run("finetune_glm.py", *given, "--epochs", "3", cwd=folder)
     assert f"continuing after {stopped // 5} epochs and {stopped} updates" in output
     assert losses(folder, "k") == losses(folder, "s")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [0.5, 1.0], ids=["cut off", "one byte changed"])
+def test_a_damaged_checkpoint_is_followed_by_an_older_one(
+    kept: float, corpus: SmallCorpus, folder: Path, straight: str, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    given = task_flags(corpus, "--save", "c", "--experiment-name", "d", "--auto-resume")
+    run("finetune_glm.py", *given, "--epochs", "3", "--exit-after", "10", cwd=tmp_path)
+    [file] = (tmp_path / "c" / "d" / "10").glob("mp_rank_*")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data[: int(kept * len(data))])
+    output = run("finetune_glm.py", *given, "--epochs", "3", cwd=tmp_path)
+    assert "an OLDER checkpoint is used" in output and "continuing after 1 epochs and 5 updates" in output
+    assert losses(tmp_path, "d") == losses(folder, "s")
 
 
 @pytest.mark.slow
