@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from data_utils.errors import run_main
+from files.errors import run_main
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

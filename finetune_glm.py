@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from data_utils.errors import run_main
+from files.errors import run_main
 from tasks.settings import FinetuningSettings
 from training.arguments import parse_settings
 

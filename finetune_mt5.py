@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data_utils.errors import run_main
+from files.errors import run_main
 from mt5.settings import parse_settings
 
 

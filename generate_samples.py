@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from data_utils.errors import run_main
+from files.errors import run_main
 from files.writing import check_can_write
 from training.arguments import parse_settings
 from training.settings import GENERATION, Group, Settings, added, refuse

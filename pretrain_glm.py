@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from data_utils.errors import run_main
+from files.errors import run_main
 from training.arguments import parse_settings
 from training.settings import PretrainingSettings
 

@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.harness import Row, table, write_into_readme
-from data_utils.errors import run_main
+from files.errors import run_main
 from files.reading import read_json
 
 # Subjects by module, where a function of that name returns the rows.

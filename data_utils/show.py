@@ -19,11 +19,11 @@ import numpy as np
 from data_utils.corpora.files import TEXT_UNITS
 from data_utils.corpora.named import find_corpus
 from data_utils.corpora.store import Document
-from data_utils.errors import check_bounds, run_main
 from data_utils.loaders import BatchLoader, BatchPlan
 from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.packing import BlockDataset
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
+from files.errors import check_bounds, run_main
 
 PICTURE_WIDTH = 48  # columns of a mask's picture; longer rows are drawn coarser
 DOCUMENTS_READ = 200  # of all corpora: enough to see what samples look like

@@ -13,8 +13,8 @@ from functools import partial
 
 from data_utils.corpora.files import TEXT_UNITS
 from data_utils.corpora.preparation import Preparation
-from data_utils.errors import check_bounds, run_main
 from data_utils.tokenizers.tokenizer import build_tokenizer
+from files.errors import check_bounds, run_main
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -20,8 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_utils.corpora.named import read_documents
-from data_utils.errors import check_bounds, run_main
 from files import reading
+from files.errors import check_bounds, run_main
 from files.writing import whole_file
 
 MODEL_TYPES = ("bpe", "unigram", "char")

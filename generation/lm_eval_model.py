@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from data_utils.errors import USER_ERROR_EXIT_CODE, error_line, run_main
+from files.errors import USER_ERROR_EXIT_CODE, error_line, run_main
 from files.reading import described
 from generation.api import GLM, load_model
 from generation.inputs import texts_of

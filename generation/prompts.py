@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from files.names import file_name_of, is_file_name
 from files.reading import described, lines_of, parse_json, read_text, value_of
 from files.writing import write_whole
 from generation.infill import BlankFiller, FilledPrompt
@@ -166,7 +166,7 @@ def with_ids(records: Sequence[PromptRecord]) -> list[PromptRecord]:
     split = []
     for record in records:
         identity, tab, prompt = record.prompt.partition("\t")
-        if not tab or not identity.strip() or identity != safe_name(identity):
+        if not tab or not is_file_name(identity):
             raise ValueError(f"{record.source}: {described(record.prompt)}; --with-id needs an id, a tab and the text")
         if identity in found:
             raise ValueError(f"{record.source}: the id {identity!r} is that of {found[identity]}, too")
@@ -175,17 +175,12 @@ def with_ids(records: Sequence[PromptRecord]) -> list[PromptRecord]:
     return split
 
 
-def safe_name(text: str) -> str:
-    """Return ``text`` without what a file's name cannot have."""
-    return re.sub(r"[\x00-\x1f/\\:*?\"<>|]", "_", text).strip(". ") or "_"
-
-
 def keep_texts(folder: Path, prompt: str, texts: Sequence[str], *, name: str | None = None) -> Path:
     """Write the texts of a prompt, one a line, to a file of its own in ``folder``, and return it.
 
     It is called ``name``, or by the first 20 characters of the prompt and the time; a name that is taken gets a number.
     """
-    stem = name or f"{safe_name(prompt[:20])}-{time.strftime('%m-%d-%H-%M-%S')}"
+    stem = name or f"{file_name_of(prompt[:20])}-{time.strftime('%m-%d-%H-%M-%S')}"
     for number in itertools.count(1):
         path = folder / (f"{stem}.txt" if number == 1 else f"{stem}-{number}.txt")
         if name or not path.exists():

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from process_grid import checked_results, table
 
-from data_utils.errors import run_main
+from files.errors import run_main
 from files.reading import described, parse_json, value_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -36,7 +36,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data_utils.errors import run_main
+from files.errors import run_main
 from files.reading import described, lines_of, read_text
 from files.writing import write_whole
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data_utils.errors import run_main
+from files.errors import run_main
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

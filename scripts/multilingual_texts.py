@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data_utils.errors import run_main
+from files.errors import run_main
 from files.writing import whole_file
 from tasks.multilingual.files import language_of
 from tasks.readers import read_document, read_tab_separated

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data_utils.errors import run_main
+from files.errors import run_main
 from files.writing import check_can_write, write_whole
 from mt5.data import CHINESE_SUMMARIES, read_papers
 

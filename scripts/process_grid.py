@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data_utils.errors import run_main
+from files.errors import run_main
 from files.reading import read_json, value_of
 
 NOT_METRICS = ("type", "epoch", "limit")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data_utils.errors import run_main
+from files.errors import run_main
 from files.writing import write_whole
 
 MINIMUM_CHARACTERS = 200  # shorter pieces are mostly headings and signatures

@@ -191,11 +191,6 @@ class Identities:
             logger.warning(f"{self._replaced[0]}{others}; such rows are told apart by their place")
 
 
-def is_file_name(name: str) -> bool:
-    """Tell whether a name that a data file gives is one of a file beside it: no path, not hidden, not too long."""
-    return bool(name) and not name.startswith(".") and not {"/", "\0"} & set(name) and len(name.encode("utf-8")) < 200
-
-
 def read_text(path: Path, *, hint: str = "--data-dir names the folder that holds it") -> str:
     """Return the text of a file. Raise ValueError, with a file that may be meant, when it is missing or not UTF-8."""
     if not path.exists():

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from data_utils.errors import USER_ERROR_EXIT_CODE, error_line, start_logging
+from files.errors import USER_ERROR_EXIT_CODE, error_line, start_logging
 from files.reading import described
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from training.settings import DeviceSettings, spelling

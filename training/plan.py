@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from data_utils.errors import run_main
 from data_utils.objective.block_infilling import BlankInfillingSettings
+from files.errors import run_main
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel, count_parameters
 from model.released import RELEASED_MODELS

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
+from files.names import is_file_name
 from files.reading import described, needed
 from model.config import LORA_TARGETS, GLMConfig, LoraSettings
 
@@ -90,7 +91,7 @@ class Group:
 
 def check_run_name(name: str) -> None:
     """Raise ValueError for a name of a run that is none of a folder below the folders of runs and checkpoints."""
-    if not name.isprintable() or any(part.strip() in ("", ".", "..") for part in name.split("/")):
+    if not all(map(is_file_name, name.split("/"))):
         raise ValueError(
             f"--experiment-name is {described(name)}; a name such as rte-large or grid/rte-1 is needed: that of a "
             "folder below --save and --summary-dir"

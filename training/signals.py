@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from data_utils.errors import error_line
+from files.errors import error_line
 
 # What terminals and batch systems send. SIGHUP is a closed terminal.
 STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)

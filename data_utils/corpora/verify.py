@@ -15,7 +15,7 @@ from pathlib import Path
 
 from data_utils.corpora.lazy_format import LazyDocuments, is_lazy_folder
 from data_utils.corpora.store import is_store, store_prefix, verify_store
-from data_utils.errors import USER_ERROR_EXIT_CODE, error_line, run_main
+from files.errors import USER_ERROR_EXIT_CODE, error_line, run_main
 
 
 def stores_at(place: Path) -> Iterator[Path]:

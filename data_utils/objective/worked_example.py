@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils.errors import run_main
 from data_utils.objective import Objective
 from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
 from data_utils.show import mask_picture
 from data_utils.tokenizers.tokenizer import word_list_tokenizer
+from files.errors import run_main
 from files.writing import write_whole
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "objective.md"

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from files.checksums import CHECKSUMS_FILE
+from files.names import is_file_name
 from files.reading import read_text
 from model.checkpoints.checks import (
     NO_CHECKSUMS,
@@ -147,7 +148,7 @@ def resolve_checkpoint(path: str | Path) -> CheckpointLocation:
         if not (path / name).is_file():
             continue
         tag = read_text(path / name).strip()
-        if not re.fullmatch(r"[\w.-]{1,200}", tag) or tag in (".", ".."):
+        if not is_file_name(tag):
             raise ValueError(f"{path / name} holds {tag[:40]!r} where the name of a checkpoint belongs; write it there")
         location = locate_tag(path, tag)
         if location is None:

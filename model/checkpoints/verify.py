@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from files.checksums import CHECKSUMS_FILE
+from files.errors import USER_ERROR_EXIT_CODE, error_line, run_main
 from model.checkpoints.checks import check_bytes, check_finite, check_record_sums, listed_checksums
 from model.checkpoints.reading import SHARD_NAME, CheckpointLocation, read_all_shards, resolve_checkpoint, weights_in
 from model.hub.weight_files import SAFETENSORS, read_safetensors
@@ -73,19 +74,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--full", action="store_true", help="read every byte and compare SHA-256")
     options = parser.parse_args(argv)
     code = 0
-    try:
-        folders = folders_of(options.folder)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for folder in folders:
+    for folder in folders_of(options.folder):
         try:
             print(verify_folder(folder, full=options.full), flush=True)
-        except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            code = 2
+        except (ValueError, OSError) as error:  # the other folders are looked at all the same
+            print(error_line(str(error)), file=sys.stderr)
+            code = USER_ERROR_EXIT_CODE
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

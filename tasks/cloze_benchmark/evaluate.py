@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from data_utils.errors import check_bounds, run_main
+from files.errors import check_bounds, run_main
 from tasks.cloze_benchmark.prepare import DEFAULT_FOLDER, FILES
 
 TOLERANCE = 1e-2  # of log-probabilities of candidates, which are sums over their tokens

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_utils.errors import check_bounds, run_main
+from files.errors import check_bounds, run_main
 from files.writing import whole_file
 
 DEFAULT_FOLDER = "/home/data/perf/glm"

@@ -16,10 +16,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 from data_utils.tokenizers.tokenizer import Tokenizer
+from files.names import is_file_name
 from files.reading import described, read_json
 from model.checkpoints.pickles import check_pickle
 from tasks.multilingual.files import language_code
-from tasks.readers import MissingFileError, is_file_name, read_json_lines, read_text, standardize
+from tasks.readers import MissingFileError, read_json_lines, read_text, standardize
 from tasks.seq2seq.detokenizers import cnn_dm
 from tasks.seq2seq.readers import Seq2SeqExample, Seq2SeqOptions, read_line_pairs, read_lines
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from files.names import is_file_name
 from files.reading import described, lines_of
-from tasks.readers import Identities, check_offset, is_file_name, read_document, read_text, standardize
+from tasks.readers import Identities, check_offset, read_document, read_text, standardize
 from tasks.seq2seq import detokenizers
 from tasks.settings import SEQ2SEQ_TASKS, SQUAD_TASKS
 

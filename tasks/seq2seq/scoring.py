@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_utils.errors import run_main
+from files.errors import run_main
 from files.reading import lines_of
 from files.writing import write_whole
 from tasks.readers import read_text

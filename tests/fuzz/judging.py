@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from data_utils.errors import error_line
+from files.errors import error_line
 from tests.fuzz.damage import Files, damaged
 from tests.fuzz.surfaces import Case, contents, write_files
 

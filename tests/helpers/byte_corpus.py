@@ -9,7 +9,7 @@ import time
 from functools import partial
 
 import data_utils.corpora.preparation
-from data_utils.errors import start_logging
+from files.errors import start_logging
 from tests.helpers import REPOSITORY
 
 

@@ -182,7 +182,7 @@ CHANGE = """
 import resource, sys
 from pathlib import Path
 import torch  # some of what it imports wants a temporary file
-from data_utils.errors import run_main
+from files.errors import run_main
 import change_mp
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 run_main(lambda: change_mp.change_model_parallel_size(Path(sys.argv[1]), 2) and 0)

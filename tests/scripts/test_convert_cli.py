@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_utils.errors import run_main
 from data_utils.tokenizers.tokenizer import build_tokenizer
 from files.checksums import CHECKSUMS_FILE
+from files.errors import run_main
 from generation.api import load_model
 from model.checkpoints.format import split_tensor
 from model.checkpoints.reading import load_model_weights, shard_name

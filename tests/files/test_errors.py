@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data_utils.errors import LONGEST_LINE, error_line
+from files.errors import LONGEST_LINE, error_line
 
 
 def test_an_error_is_one_line_of_bounded_length():
