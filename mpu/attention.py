@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mpu.cache import KeyValueCache
 from mpu.config import TransformerConfig
+from mpu.kernels.flash import attend_in_two_calls
 from mpu.kernels.flex import attend_blocks
 from mpu.layers import ColumnParallelLinear, LayerContext, RowParallelLinear
 from mpu.masks import VisibleKeys, rows_at
@@ -44,6 +45,8 @@ def attend(
     if mask.blocks is not None:
         assert dropout_probability == 0.0, "attention by blocks has no dropout"
         return attend_blocks(query, key, value, mask.blocks)
+    if mask.calls is not None:
+        return attend_in_two_calls(query, key, value, mask.calls, dropout_probability=dropout_probability)
     query = mask.silence_fully_masked_rows(query)
     if _fused_is_better(query, key, dropout_probability):
         attn_mask = mask.visible if mask.additive is None else mask.additive

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,12 +39,15 @@ class PrefixMask:
         in_prefix: [b or 1,s], beside ``segment_ids``: nonzero where the whole sample sees a position, which else only
             later ones do.
         visible: [b or 1, 1, s or 1, >= k]; nonzero means visible, the last k columns count.
+        on_host: the same mask in host memory, where it was made there: what is worked out from its numbers does not
+            wait for the device.
     """
 
     prefix_lengths: Tensor | None = None
     segment_ids: Tensor | None = None
     in_prefix: Tensor | None = None
     visible: Tensor | None = None
+    on_host: PrefixMask | None = None
 
     @classmethod
     def prefix(cls, prefix_lengths: Tensor) -> PrefixMask:
@@ -82,14 +85,51 @@ class PrefixMask:
 
     def to(self, device: torch.device) -> PrefixMask:
         """Return the mask on ``device``, without waiting for it."""
-        forms = (self.prefix_lengths, self.segment_ids, self.in_prefix, self.visible)
-        return PrefixMask(*(None if form is None else send(form, device) for form in forms))
+        names = ("prefix_lengths", "segment_ids", "in_prefix", "visible")
+        forms = {name: form for name in names if (form := getattr(self, name)) is not None}
+        made_here = all(form.device.type == "cpu" for form in forms.values())
+        moved = {name: send(form, device) for name, form in forms.items()}
+        return PrefixMask(**moved, on_host=self if made_here else self.on_host)
 
     def padded(self, num_positions: int) -> PrefixMask:
         """Put ``num_positions`` more behind the others; in rows that are shared they are a sample of their own."""
         if self.segment_ids is None or self.in_prefix is None or num_positions == 0:
             return self
-        return self.packed(F.pad(self.segment_ids, (0, num_positions)), F.pad(self.in_prefix, (0, num_positions)))
+        wider = (F.pad(form, (0, num_positions)) for form in (self.segment_ids, self.in_prefix))
+        return PrefixMask(
+            segment_ids=next(wider),
+            in_prefix=next(wider),
+            on_host=None if self.on_host is None else self.on_host.padded(num_positions),
+        )
+
+    def two_calls(self, *, batch_size: int, length: int) -> TwoCalls | None:
+        """Work out, on the host, the mask of b rows of s positions as two calls of a kernel without a mask.
+
+        Returns None for a mask that is no such thing: a matrix, samples whose positions do not lie side by side, or a
+        prefix that is not the beginning of its sample.
+        """
+        if self.prefix_lengths is not None:
+            segment_ids = torch.zeros(batch_size, length, dtype=torch.int64)
+            in_prefix = torch.arange(length) < self.prefix_lengths.reshape(-1, 1).expand(batch_size, 1)  # [b,s]
+        elif self.segment_ids is not None and self.in_prefix is not None:
+            segment_ids = self.segment_ids.expand(batch_size, length)
+            in_prefix = self.in_prefix.expand(batch_size, length) != 0
+        else:
+            return None
+        first = torch.ones(batch_size, length, dtype=torch.bool)
+        first[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]  # where samples begin
+        rows = torch.arange(batch_size).unsqueeze(1).expand(batch_size, length)
+        samples = torch.stack([rows[first], segment_ids[first]]).unique(dim=1).size(1)
+        late_prefix = in_prefix[:, 1:] & ~in_prefix[:, :-1] & ~first[:, 1:]
+        sample_starts = F.pad(first.flatten().nonzero().flatten(), (0, 1), value=batch_size * length)
+        if len(sample_starts) != samples + 1 or late_prefix.any():
+            return None
+        before = F.pad(in_prefix.flatten().cumsum(0), (1, 0))  # [b*s+1], positions of prefixes before each
+        prefix_starts = before[sample_starts]
+        prefix_rows, later_rows = (choice.flatten().nonzero().flatten() for choice in (in_prefix, ~in_prefix))
+        starts = (prefix_starts, sample_starts - prefix_starts, sample_starts)
+        order = torch.cat([prefix_rows, later_rows]).argsort()
+        return TwoCalls(prefix_rows, later_rows, order, *(numbers.to(torch.int32) for numbers in starts))
 
     def visible_keys(self, *, query_length: int, key_length: int, device: torch.device | str) -> VisibleKeys:
         """Work out what s queries see of k keys. Raises ValueError when the mask is for other lengths."""
@@ -117,6 +157,31 @@ class PrefixMask:
         return VisibleKeys((columns <= rows) | (columns < prefix_lengths))
 
 
+class TwoCalls(NamedTuple):
+    """A mask as two calls of an attention kernel that takes samples one behind the other and has no mask.
+
+    The positions of all rows are numbered through, row after row: b*s of them, in p samples. The first call has the
+    prefixes, which see themselves; the second all later positions, which see their sample up to themselves.
+
+    Attributes:
+        prefix_rows, later_rows: int64, the positions of either call.
+        order: int64 [b*s], the place of each position when those of the first call are followed by those of the second.
+        prefix_starts, later_starts, sample_starts: int32 [p+1], where the part of each sample begins among the
+            positions of the first call, of the second, and among all of them.
+    """
+
+    prefix_rows: Tensor
+    later_rows: Tensor
+    order: Tensor
+    prefix_starts: Tensor
+    later_starts: Tensor
+    sample_starts: Tensor
+
+    def to(self, device: torch.device) -> TwoCalls:
+        """Return the calls on ``device``, without waiting for it."""
+        return TwoCalls(*(send(numbers, device) for numbers in self))
+
+
 def _keys_of_matrix(mask: Tensor, *, query_length: int, key_length: int, device: torch.device | str) -> VisibleKeys:
     _, heads, rows, columns = mask.shape
     if heads != 1 or rows not in (1, query_length) or columns < key_length:
@@ -139,15 +204,17 @@ class VisibleKeys:
         visible: bool [b or 1, 1, s or 1, k]; None: everything is visible.
         fully_masked: bool [b or 1, 1, s or 1, 1], rows that see nothing. They attend uniformly to all keys, which
             attention gets by zeroing their query; their row of ``visible`` is all true.
-        additive: given in place of ``visible``, of the dtype of queries, by decoding steps of fixed shapes: 0 where
-            visible, minus infinity elsewhere.
+        additive: of the dtype of queries, 0 where visible, minus infinity elsewhere: on a GPU beside ``visible``, whose
+            kernels would make it in every layer; in place of it by decoding steps of fixed shapes.
         blocks: the form for FlexAttention, where a call uses it.
+        calls: the form for FlashAttention, where a call uses it.
     """
 
     visible: Tensor | None
     fully_masked: Tensor | None = None
     additive: Tensor | None = None
     blocks: BlockMask | None = None
+    calls: TwoCalls | None = None
     _biases: dict[tuple[torch.dtype, int], Tensor] = field(default_factory=dict, repr=False)
 
     def at(self, positions: Tensor) -> VisibleKeys:
@@ -172,6 +239,11 @@ class VisibleKeys:
     def num_rows(self) -> int:
         """Return the batch size the mask was made for, or 1 when it fits any."""
         return 1 if self.visible is None else self.visible.size(0)
+
+    def make_additive(self, dtype: torch.dtype) -> None:
+        """Make the additive form for queries of ``dtype``, once for all layers."""
+        if self.additive is None and self.visible is not None:
+            self.additive = torch.zeros_like(self.visible, dtype=dtype).masked_fill_(~self.visible, -math.inf)
 
     def silence_fully_masked_rows(self, query: Tensor) -> Tensor:
         """Zero the queries [b,n,s,d] of rows that see nothing: their scores are all 0, their attention uniform."""

@@ -17,9 +17,10 @@ from mpu.attention import SelfAttention
 from mpu.cache import KeyValueCache
 from mpu.config import TransformerConfig
 from mpu.initialize import ParallelTopology
+from mpu.kernels.flash import can_run_flash
 from mpu.kernels.flex import KERNELS, make_block_mask, prefers_blocks
 from mpu.layers import ColumnParallelLinear, LayerContext, RowParallelLinear, initialize_normal
-from mpu.masks import PrefixMask, VisibleKeys, keys_of_call, rows_at
+from mpu.masks import PrefixMask, TwoCalls, VisibleKeys, keys_of_call, rows_at
 from mpu.random import Dropout, checkpoint_activations
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ class Transformer(nn.Module):
     def choose_kernels(self, *, attention: str = "auto", compiled: bool = False, backend: str = "inductor") -> None:
         """Choose how layers are computed; parameters and their names stay as they are.
 
-        ``attention`` is ``sdpa``, ``flex`` or ``auto``, see ``mpu.kernels.flex.prefers_blocks``. ``compiled`` layers
+        ``attention`` is ``sdpa``, ``flex`` or ``auto``: FlashAttention where it runs and the mask is two calls of it
+        (``mpu/kernels/flash.py``), else as ``mpu.kernels.flex.prefers_blocks`` says. ``compiled`` layers
         share one graph, made by torch's compiler ``backend`` at the first step; with a cache they run uncompiled.
         """
         assert attention in KERNELS, attention
@@ -145,7 +147,10 @@ class Transformer(nn.Module):
         if prefix is not None:
             mask = mask.behind(prefix.size(1))
         elif isinstance(attention_mask, PrefixMask) and (cache is None or cache.length == 0):
-            mask.blocks = self._blocks(attention_mask, hidden)
+            mask.calls = self._two_calls(attention_mask, hidden)
+            mask.blocks = self._blocks(attention_mask, hidden) if mask.calls is None else None
+        if hidden.device.type == "cuda":
+            mask.make_additive(_type_of_products(hidden))
         hidden = self.run_layers(hidden, mask, cache=cache, query_positions=query_positions, prefix=prefix)
         if cache is not None:
             cache.advance(length)
@@ -169,7 +174,9 @@ class Transformer(nn.Module):
         if prefix is not None:
             options = [{**given, "prefix": vectors} for given, vectors in zip(options, prefix.unbind(0), strict=True)]
         if compiled is not None:
-            _mark_sizes(hidden, mask.visible, options[-1]["mask"].visible, query_positions)
+            last = options[-1]["mask"]
+            masks = (mask.visible, mask.additive, last.visible, last.additive, *(mask.calls or ()))
+            _mark_sizes(hidden, *masks, query_positions)
         chunked = self.config.checkpoint_activations and cache is None and torch.is_grad_enabled()
         chunk = self.config.checkpoint_num_layers if chunked else self.config.num_layers
         for first in range(0, self.config.num_layers, chunk):
@@ -193,6 +200,18 @@ class Transformer(nn.Module):
             return -states.size(1) % COMPILED_MULTIPLE
         return -states.size(1) % GPU_MULTIPLE if states.device.type == "cuda" else 0
 
+    def _two_calls(self, mask: PrefixMask, states: Tensor) -> TwoCalls | None:
+        """Return the form of ``mask`` for FlashAttention where a call on ``states`` [b,s,h] alone uses it."""
+        head_dim = self.config.hidden_size // self.config.num_attention_heads
+        dtype = _type_of_products(states)
+        if self.attention_kernel != "auto" or mask.on_host is None:
+            return None
+        if not can_run_flash(device=states.device, dtype=dtype, head_dim=head_dim):
+            return None
+        batch_size, length, _ = states.shape
+        calls = mask.on_host.two_calls(batch_size=batch_size, length=length)
+        return None if calls is None else calls.to(states.device)
+
     def _blocks(self, mask: PrefixMask, states: Tensor) -> BlockMask | None:
         """Return the form of ``mask`` for FlexAttention where a call on ``states`` [b,s,h] alone uses it."""
         probability = self.config.attention_dropout if self.training else 0.0
@@ -213,6 +232,12 @@ class Transformer(nn.Module):
         else:
             sums = self.position_embeddings(position_ids)
         return self.embedding_dropout(word_embeddings + sums)
+
+
+def _type_of_products(states: Tensor) -> torch.dtype:
+    """Return the type that queries and keys made of ``states`` have."""
+    device_type = states.device.type
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else states.dtype
 
 
 def _mark_sizes(hidden: Tensor, *masks_and_positions: Tensor | None) -> None:

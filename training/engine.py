@@ -65,10 +65,10 @@ class Criterion(Protocol):
 
 def prefix_mask(batch: Batch, *, device: torch.device) -> PrefixMask:
     """Return the mask of a batch of tensors, on ``device``."""
-    mask = send(batch.attention_mask, device)
+    mask = batch.attention_mask
     if batch.layout == "packed":
-        return PrefixMask.packed(*mask.unbind(1))
-    return PrefixMask.matrix(mask) if batch.layout == "matrix" else PrefixMask.prefix(mask)
+        return PrefixMask.packed(*mask.unbind(1)).to(device)
+    return (PrefixMask.matrix(mask) if batch.layout == "matrix" else PrefixMask.prefix(mask)).to(device)
 
 
 class BlankInfilling:
