@@ -50,18 +50,23 @@ def prepare_task(configuration: FinetuningSettings, *, tokenizer: Tokenizer, top
 
 def finetune(configuration: FinetuningSettings, stop: StopRequest) -> int:
     """Train until ``stop``, evaluate and predict as ``configuration`` says; return the exit code."""
+    from model.checkpoints.reading import TRACKERS
     from tasks.finetuning import TEST_RESULTS_FILE, FineTuner, find_progress, result_table
-    from training.build import build_log, check_data, locked_folders, wrap_model
+    from training.build import build_log, check_data, claim_name, locked_folders, wrap_model
     from training.data import build_run_tokenizer
-    from training.distributed import finish_distributed, of_first_rank, seed_everything, start_distributed
+    from training.distributed import finish_distributed, seed_everything, start_distributed
 
     stop.where = "before the first update"
     topology, device = start_distributed(configuration.device, shared=configuration.values)
-    configuration = configuration.named(of_first_rank(configuration.run.experiment_name))
+    configuration = claim_name(configuration)
     run, tuning, checkpoint = configuration.run, configuration.tuning, configuration.checkpoint
-    made = run.summary_folder / TEST_RESULTS_FILE
-    if made.exists() and not (tuning.overwrite or checkpoint.load or checkpoint.auto_resume):
-        raise ValueError(f"{made} exists: this run was made already; give --overwrite or another --experiment-name")
+    made = [run.summary_folder / TEST_RESULTS_FILE, *([checkpoint.save / TRACKERS[0]] if checkpoint.save else ())]
+    goes_on = tuning.overwrite or checkpoint.load or checkpoint.auto_resume
+    if not goes_on and (before := [file for file in made if file.exists()]):
+        raise ValueError(
+            f"{before[0]} exists: this run was made already; continue it (--auto-resume), give another "
+            "--experiment-name, or --overwrite"
+        )
     for notice in configuration.notices:
         logger.info(notice)
     seed_everything(run.seed)

@@ -28,17 +28,19 @@ def pretrain(configuration: PretrainingSettings, stop: StopRequest) -> int:
         build_engine,
         build_log,
         check_data,
+        claim_name,
         compute_cost,
         find_starting_point,
         locked_folders,
     )
     from training.data import build_pretraining_data, build_run_tokenizer
-    from training.distributed import finish_distributed, of_first_rank, seed_everything, start_distributed
+    from training.distributed import finish_distributed, seed_everything, start_distributed
     from training.loop import Trainer
 
     stop.where = "before the first update"
     topology, device = start_distributed(configuration.device, shared=configuration.values)
-    configuration = configuration.named(of_first_rank(configuration.run.experiment_name))
+    if configuration.run.train_iters > 0:
+        configuration = claim_name(configuration)
     run, first = configuration.run, topology.rank == 0
 
     for notice in configuration.notices:

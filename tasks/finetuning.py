@@ -195,6 +195,7 @@ class FineTuner(Trainer):
             weights_only = replace(self.checkpoint, no_save_optim=True, no_save_rng=True, keep_checkpoints=None)
             self.engine.save(weights_only, iteration=progress.updates, data_state={}, tag=BEST_TAG)
             self._save_adapter()
+            self.name_newest()
             if self.first:
                 (root / BEST_TRACKER).write_text(str(progress.best_update), encoding="utf-8")
         if self.first:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import math
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from mpu.kernels.host_memory import keep_freed_memory
 from mpu.transformer import Transformer
 from training.checkpointing import ResumeState
 from training.deepspeed.config import DeepSpeedPlan, deepspeed_plan
-from training.distributed import compare_ranks, seed_data_rank
+from training.distributed import compare_ranks, of_first_rank, seed_data_rank
 from training.engine import AUTOCAST_TYPES, Criterion, Engine, TorchEngine, supported_precision
 from training.logging import Console, JsonLinesWriter, RunLog, WandbWriter, store_json, tensorboard_writer
 from training.loop import Progress, TrainingData
@@ -145,6 +147,23 @@ def checkpoint_to_load(settings: CheckpointSettings) -> Path | None:
     seen = "no checkpoint" if folder is None else f"{folder} ({read_text(newest).strip() if newest else 'no tracker'})"
     compare_ranks({"what there is to continue from (one folder for all ranks is needed)": seen})
     return folder
+
+
+def claim_name(settings: Settings) -> Settings:
+    """Make the folder of a run's results, and return its settings under the first rank's name; every rank has to ask.
+
+    A new run whose name is taken, by one that began in the same minute, gets a number behind it.
+    """
+    claimed = settings
+    if settings.device.rank == 0 and settings.begins:
+        for number in itertools.count(1):
+            claimed = settings if number == 1 else settings.named(f"{settings.run.experiment_name}-{number}")
+            saved = claimed.checkpoint.save
+            with contextlib.suppress(FileExistsError):
+                if saved is None or not saved.exists():
+                    claimed.run.summary_folder.mkdir(parents=True)
+                    break
+    return settings.named(of_first_rank(claimed.run.experiment_name))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from files.names import point_to_newest
 from mpu.mappings import any_rank
 from training.engine import Engine
 from training.logging import END_PREFIX, RunLog, draw_loss_curves, validation_table
@@ -204,7 +205,15 @@ class Trainer:
         if self.checkpoint.save is not None:
             settings = replace(self.checkpoint, keep_checkpoints=None) if self.metrics.skipping else self.checkpoint
             folder = self.engine.save(settings, iteration=self.progress.updates, data_state=self.state())
+            self.name_newest()
             self.log.console.print(f"saved a checkpoint at iteration {self.progress.updates} to {folder}")
+
+    def name_newest(self) -> None:
+        """Let the run's name without its date lead to its folders."""
+        if self.engine.topology.rank == 0:
+            for folder in (self.checkpoint.save, self.run.summary_folder):
+                if folder is not None:
+                    point_to_newest(folder)
 
     def report(self, report: IntervalReport) -> None:
         """Print and write one log interval; stop the run when nothing has been finite for long."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from files.names import is_file_name
+from files.names import is_file_name, undated
 from files.reading import described, needed
 from model.config import LORA_TARGETS, GLMConfig, LoraSettings
 
@@ -550,7 +550,9 @@ class CheckpointSettings(Group):
 class RunSettings(Group):
     """Run: its length and how it is watched"""
 
-    experiment_name: str = option("glm", "run name; a date suffix MM-DD-hh-mm is added unless resuming")
+    experiment_name: str = option(
+        "glm", "run name; pre-training adds the time of its start, -MM-DD-hh-mm, unless it resumes a run"
+    )
     train_iters: int = option(
         0,
         "total number of updates over all runs; zero skips training",
@@ -1001,6 +1003,14 @@ class Settings:
             checkpoint = replace(checkpoint, save=above / name)
         return replace(self, run=replace(self.run, experiment_name=name), checkpoint=checkpoint)
 
+    @property
+    def begins(self) -> bool:
+        """Tell whether this is a new run, whose name has the time of its start: its folders have to be new, too."""
+        goes_on = self.checkpoint.load and not self.checkpoint.new_save_directory
+        return bool(undated(self.run.experiment_name)) and not (
+            goes_on or self.checkpoint.auto_resume or self.tuning.overwrite
+        )
+
     def select(self, record: type[R], **others: Any) -> R:
         """Return a ``record`` of the options that its fields are named after; ``others`` are the rest of them."""
         groups = [group for group in vars(self).values() if isinstance(group, Group)]
@@ -1069,7 +1079,7 @@ class PretrainingSettings(Settings):
         """Return the run's name: that of the loaded folder, or the given one with the date."""
         if values["load"] and not values["new_save_directory"]:
             return Path(values["load"]).resolve().name
-        return values["experiment_name"] + ("" if values["auto_resume"] else date)
+        return values["experiment_name"] if values["auto_resume"] else f"{values['experiment_name']}-{date}"
 
     @property
     def schedule_length(self) -> int:

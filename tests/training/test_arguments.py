@@ -15,6 +15,7 @@ import torch
 
 from tasks.settings import FinetuningSettings
 from training.arguments import get_parser, groups_of, options_of, parse_settings, value_type
+from training.build import claim_name
 from training.data import tokenizer_keywords
 from training.deepspeed.config import deepspeed_plan
 from training.settings import WITHOUT_EFFECT, PretrainingSettings, Settings
@@ -234,14 +235,26 @@ def test_all_ranks_have_the_name_of_the_first(tmp_path: Path):
 
 def test_experiment_name_and_folders(tmp_path: Path):
     new = configure("--save", str(tmp_path), "--experiment-name", "run")
-    assert new.run.experiment_name == "run01-02-03-04"
-    assert new.checkpoint.save == tmp_path / "run01-02-03-04"
+    assert new.run.experiment_name == "run-01-02-03-04"
+    assert new.checkpoint.save == tmp_path / "run-01-02-03-04"
     resumed = configure("--save", str(tmp_path), "--load", str(tmp_path / "older"))
     assert resumed.checkpoint.save == resumed.checkpoint.load == tmp_path / "older"
     fresh = configure("--save", str(tmp_path), "--load", str(tmp_path / "older"), "--new-save-directory")
-    assert fresh.checkpoint.save == tmp_path / "glm01-02-03-04"
+    assert fresh.checkpoint.save == tmp_path / "glm-01-02-03-04"
     again = configure("--save", str(tmp_path), "--experiment-name", "run", "--auto-resume")
     assert again.checkpoint.save == tmp_path / "run"
+
+
+def test_runs_that_begin_in_one_minute_have_folders_of_their_own(tmp_path: Path):
+    words = ("--save", f"{tmp_path}/c", "--summary-dir", f"{tmp_path}", "--experiment-name", "run")
+    names = [claim_name(configure(*words)).run.experiment_name for _ in range(2)]
+    (tmp_path / "c" / "run-01-02-03-04-3").mkdir(parents=True)  # of a run with another --summary-dir
+    names.append(claim_name(configure(*words)).run.experiment_name)
+    assert names == [f"run-01-02-03-04{number}" for number in ("", "-2", "-4")]
+    assert {folder.name for folder in (tmp_path / "runs").iterdir()} == set(names)
+    for more in (("--auto-resume",), ("--load", f"{tmp_path}/c/run-01-02-03-04")):
+        goes_on = configure(*words, *more)
+        assert claim_name(goes_on) == goes_on
 
 
 def test_derived_settings():
