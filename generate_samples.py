@@ -121,9 +121,9 @@ def load_filler(settings: SampleSettings, *, topology: ParallelTopology, device:
 
     tokenizer = build_run_tokenizer(settings)
     vocab_size = tokenizer.padded_size(settings.tokenizer.make_vocab_size_divisible_by)
-    precision, warning = supported_precision(settings.precision, device=device)
-    if warning:
-        tell(warning, files=settings.files)
+    precision, reason = supported_precision(settings.precision, device=device, training=False)
+    if reason:
+        tell(reason, files=settings.files)
     path = settings.checkpoint.load_pretrained or settings.checkpoint.load
     assert path is not None
     over = (

@@ -82,16 +82,16 @@ class FlagParser(argparse.ArgumentParser):
 
 
 class _SwitchInstead(argparse._StoreTrueAction):
-    """Turn a switch on and another one off: scripts give ``--fp16``, and a ``--bf16`` that is typed after it counts."""
+    """Turn a switch on and others off: scripts give ``--fp16``, and a ``--bf16`` that is typed after it counts."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, *, instead_of: str, help: str) -> None:
+    def __init__(self, option_strings: Sequence[str], dest: str, *, instead_of: Sequence[str], help: str) -> None:
         super().__init__(option_strings, dest, help=help)
         self.instead_of = instead_of
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
-        """Set both."""
-        setattr(namespace, self.dest, True)
-        setattr(namespace, self.instead_of, False)
+        """Set all of them."""
+        for name in self.instead_of:
+            setattr(namespace, name, name == self.dest)
 
 
 class _RowsOfPositions(argparse.Action):
@@ -328,6 +328,8 @@ def parse_settings(
         content = {}
         if values.deepspeed_config:
             content, overrides = read_deepspeed_file(values.deepspeed_config)
+            if values.fp32:
+                overrides = {name: value for name, value in overrides.items() if name not in ("fp16", "bf16")}
             vars(values).update(overrides)
             listed = ", ".join(f"{name} = {value}" for name, value in overrides.items()) or "nothing"
             notices.append(f"{values.deepspeed_config} sets {listed}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -34,6 +34,8 @@ from training.schedule import AnnealingLR
 from training.settings import BatchSettings, CheckpointSettings, KernelSettings, PretrainingSettings, Settings
 
 logger = logging.getLogger("glm")
+
+S = TypeVar("S", bound=Settings)
 
 LOCK_FILE = ".lock"
 
@@ -96,9 +98,9 @@ def wrap_model(
         from training.deepspeed.engine import DeepSpeedEngine
 
         return DeepSpeedEngine(model, plan=plan, **common)
-    kind, warning = supported_precision(settings.precision, device=device)
-    if warning:
-        logger.info(warning)
+    kind, reason = supported_precision(settings.precision, device=device)
+    if reason:
+        logger.info(reason)
     scaler = DynamicLossScaler.of(settings.precision) if kind == "fp16" else None
     return TorchEngine(model, precision=kind, loss_scaler=scaler, **common)
 
@@ -149,7 +151,7 @@ def checkpoint_to_load(settings: CheckpointSettings) -> Path | None:
     return folder
 
 
-def claim_name(settings: Settings) -> Settings:
+def claim_name(settings: S) -> S:
     """Make the folder of a run's results, and return its settings under the first rank's name; every rank has to ask.
 
     A new run whose name is taken, by one that began in the same minute, gets a number behind it.

@@ -8,6 +8,7 @@ b micro batch, s sequence
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,14 +38,37 @@ from training.settings import CheckpointSettings, PrecisionSettings
 AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def supported_precision(settings: PrecisionSettings, *, device: torch.device) -> tuple[str, str | None]:
-    """Return the arithmetic to use on ``device`` and, when it is not the one asked for, a line that says so.
+def supported_precision(
+    settings: PrecisionSettings, *, device: torch.device, training: bool = True
+) -> tuple[str, str | None]:
+    """Return the arithmetic to use on ``device`` and, when it is not the one asked for, a line that says why.
 
-    fp16 on a CPU is emulated, about 70 times slower than fp32: bf16 takes its place there.
+    fp16 on a CPU is emulated, about 70 times slower than fp32: bf16 takes its place there. Without instructions for it
+    ``training`` in bf16 is slower than in fp32, too; weights of half the size still help to generate.
     """
-    if settings.kind == "fp16" and device.type == "cpu":
-        return "bf16", "warning: fp16 is emulated on a CPU, 70 times slower than fp32; this run uses bf16 instead"
-    return settings.kind, None
+    asked = settings.kind
+    if device.type != "cpu" or asked == "fp32":
+        return asked, None
+    if training and not has_bf16_instructions():
+        return "fp32", f"precision: fp32 instead of {asked}, which this processor has no instructions for (slower)"
+    if asked == "fp16":
+        return (
+            "bf16",
+            "precision: bf16 instead of fp16, which a CPU only emulates (70 times slower); --fp32 forces fp32",
+        )
+    return asked, None
+
+
+def has_bf16_instructions() -> bool:
+    """Tell whether this CPU multiplies bf16 matrices by itself, and torch's library for that (oneDNN) may use it."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    if not any(word in limit for word in ("BF16", "FP16", "AMX", "AVX10", "ALL", "DEFAULT")):
+        return False
+    try:
+        features = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(features.split())
 
 
 class Criterion(Protocol):

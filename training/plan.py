@@ -449,8 +449,8 @@ def make_plan(configuration: PretrainingSettings, *, vocab_size: int | None = No
     on_gpu = device.type != "cpu"
     if configuration.deepspeed_content is None:
         stage = 0
-        precision, warning = supported_precision(configuration.precision, device=device)
-        notices += [warning] if warning else []
+        precision, reason = supported_precision(configuration.precision, device=device)
+        notices += [reason] if reason else []
         engine = "torch, DistributedDataParallel" if ranks > 1 else "torch"
         engine += ", fp32" if precision == "fp32" else f", fp32 parameters, {precision} autocast"
         states = torch_states(shard, optimizer=optimizer, precision=precision)

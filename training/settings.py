@@ -28,6 +28,8 @@ R = TypeVar("R", bound="DataclassInstance")
 PROBABILITY: dict[str, Any] = {"at_least": 0, "at_most": 1}
 LARGEST = {"at_most": 2**31 - 1}  # of whole numbers without a bound of their own
 
+PRECISIONS = ("fp16", "bf16", "fp32")
+
 PRETRAINING, FINETUNING, GENERATION = "pre-training", "fine-tuning", "generation"
 
 
@@ -39,7 +41,7 @@ def option(
     choices: tuple[str, ...] | None = None,
     nargs: str | None = None,
     only: tuple[str, ...] | None = None,
-    instead_of: str | None = None,
+    instead_of: tuple[str, ...] = (),
     original: bool = True,
     **bounds: float,
 ) -> Any:
@@ -51,7 +53,7 @@ def option(
         flag: its spelling, where that is not the field's name with dashes.
         choices, nargs: as in argparse.
         only: the programs that it concerns (default: those of its group).
-        instead_of: a switch that this one turns off: of the two the later one counts.
+        instead_of: a switch turns the others of these off: the last one counts.
         original: whether the original has it.
         bounds: of numbers, as for ``files.reading.needed``; every number is finite, whole ones below 2**31.
     """
@@ -432,13 +434,17 @@ class PrecisionSettings(Group):
     """Precision of forward and backward; the loss scale concerns fp16"""
 
     fp16: bool = option(
-        False, "half precision training or inference; a later --bf16 takes its place", instead_of="bf16"
+        False,
+        "half precision training or inference; of --fp16, --bf16 and --fp32 the last counts",
+        instead_of=PRECISIONS,
     )
     bf16: bool = added(
         False,
-        "bfloat16 autocast with fp32 parameters (no loss scaling); a later --fp16 takes its place",
-        instead_of="fp16",
+        "bfloat16 autocast with fp32 parameters (no loss scaling); training on a CPU without instructions for it is in "
+        "fp32",
+        instead_of=PRECISIONS,
     )
+    fp32: bool = added(False, "single precision, whatever a script or the DeepSpeed file says", instead_of=PRECISIONS)
     loss_scale: float | None = option(
         None,
         "fixed loss scale; unset means dynamic scaling (non-DeepSpeed path)",
@@ -462,9 +468,9 @@ class PrecisionSettings(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.fp16 and self.bf16:
+        if sum((self.fp16, self.bf16, self.fp32)) > 1:
             raise ValueError(
-                "--fp16 and --bf16 exclude each other: the DeepSpeed file sets one, the command line the other; keep "
+                "--fp16, --bf16 and --fp32 exclude each other: the DeepSpeed file sets one, the command line the other; keep "
                 "one"
             )
 

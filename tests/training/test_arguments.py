@@ -18,6 +18,7 @@ from training.arguments import get_parser, groups_of, options_of, parse_settings
 from training.build import claim_name
 from training.data import tokenizer_keywords
 from training.deepspeed.config import deepspeed_plan
+from training.engine import supported_precision
 from training.settings import WITHOUT_EFFECT, PretrainingSettings, Settings
 
 BASE = ["--block-lm", "--train-data", "x.jsonl"]
@@ -257,6 +258,34 @@ def test_runs_that_begin_in_one_minute_have_folders_of_their_own(tmp_path: Path)
         assert claim_name(goes_on) == goes_on
 
 
+def test_the_last_precision_counts_and_fp32_forces(tmp_path: Path):
+    file = tmp_path / "ds.json"
+    file.write_text('{"fp16": {"enabled": true}}', encoding="utf-8")
+    deepspeed = ("--deepspeed", "--deepspeed_config", str(file))
+    for words, kind in (
+        (("--fp16", "--bf16"), "bf16"),
+        (("--bf16", "--fp16"), "fp16"),
+        (("--fp16", "--fp32"), "fp32"),
+        (("--fp32", "--bf16"), "bf16"),
+        (deepspeed, "fp16"),
+        ((*deepspeed, "--fp32"), "fp32"),
+    ):
+        assert configure(*words).precision.kind == kind, words
+
+
+def test_training_on_a_cpu_without_bf16_is_in_fp32_and_says_why(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    cpu = torch.device("cpu")
+    for flag in ("--bf16", "--fp16"):
+        precision = configure(flag).precision
+        kind, reason = supported_precision(precision, device=cpu)
+        assert kind == "fp32" and reason is not None and f"fp32 instead of {flag[2:]}" in reason
+        assert supported_precision(precision, device=cpu, training=False)[0] == "bf16", "generation"
+        assert supported_precision(precision, device=torch.device("cuda")) == (flag[2:], None)
+    for words in ((), ("--bf16", "--fp32")):
+        assert supported_precision(configure(*words).precision, device=cpu) == ("fp32", None)
+
+
 def test_derived_settings():
     configuration = configure(
         "--fp16", "--sentinel-token", "--max-position-embeddings", "64", "--seq-length", "64",
@@ -301,7 +330,7 @@ def test_of_two_half_precisions_the_later_counts(words: list[str], kind: str):
 
 def test_a_deepspeed_file_and_a_flag_that_want_different_precisions(tmp_path: Path):
     (tmp_path / "ds.json").write_text('{"fp16": {"enabled": true}}', encoding="utf-8")
-    with pytest.raises(ValueError, match="--fp16 and --bf16 exclude each other"):
+    with pytest.raises(ValueError, match="--fp16, --bf16 and --fp32 exclude each other"):
         configure("--bf16", "--deepspeed", "--deepspeed_config", str(tmp_path / "ds.json"))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from training.engine import supported_precision
 from training.settings import Settings
 
 ADAM_TYPES = ("adam", "adamw", "fusedadam", "cpuadam")
@@ -52,10 +53,8 @@ def deepspeed_plan(settings: Settings, *, device: torch.device) -> DeepSpeedPlan
     stage = zero.get("stage") or 0
     if stage not in (0, 1, 2, 3):
         raise ValueError(f"the DeepSpeed file asks for ZeRO stage {stage!r}; 0, 1, 2 and 3 exist")
-    arithmetic = settings.precision.kind
-    if arithmetic == "fp16" and device.type == "cpu":
-        arithmetic = "bf16"
-        notices.append("warning: DeepSpeed has no fp16 on a CPU; this run uses bf16 instead")
+    arithmetic, reason = supported_precision(settings.precision, device=device)
+    notices += [reason] if reason else []
     if arithmetic != "fp32" and stage == 0:
         # Its half-precision wrappers of stage 0 keep no norm, and that of bf16 takes a step at construction.
         stage = 1
