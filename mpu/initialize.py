@@ -100,8 +100,9 @@ def initialize_model_parallel(model_parallel_size: int = 1) -> ParallelTopology:
             f"{world_size} processes cannot be cut into model-parallel groups of {size}; "
             "start a multiple of --model-parallel-size processes"
         )
-    model_group = _group_of([list(range(start, start + size)) for start in range(0, world_size, size)], rank)
-    data_group = _group_of([list(range(shard, world_size, size)) for shard in range(size)], rank)
+    first = rank // size * size
+    model_group = _group_of(list(range(first, first + size)))
+    data_group = _group_of(list(range(rank % size, world_size, size)))
     return ParallelTopology(
         rank=rank,
         world_size=world_size,
@@ -111,17 +112,14 @@ def initialize_model_parallel(model_parallel_size: int = 1) -> ParallelTopology:
         data_parallel_rank=rank // size,
         model_parallel_group=model_group,
         data_parallel_group=data_group,
-        model_parallel_source_rank=(rank // size) * size,
+        model_parallel_source_rank=first,
     )
 
 
-def _group_of(partition: list[list[int]], rank: int) -> ProcessGroup | None:
-    """Create one group per list of ranks and return the one that holds ``rank``, or None for groups of one."""
-    if len(partition[0]) == 1:
-        return None
-    group_of_rank = None
-    for ranks in partition:
-        group = dist.new_group(ranks)
-        if rank in ranks:
-            group_of_rank = group
-    return group_of_rank
+def _group_of(ranks: list[int]) -> ProcessGroup | None:
+    """Join the group of these ranks, this one among them, or return None for a group of one.
+
+    Only its members make a group: no rank waits for the others once for every group of the world. Every rank is in one
+    group of each kind, so that all of them come together where NCCL splits its communicator.
+    """
+    return dist.new_group(ranks, use_local_synchronization=True) if len(ranks) > 1 else None

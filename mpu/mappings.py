@@ -151,9 +151,15 @@ class _CopyTo(Function):
 
 
 class _ReduceFrom(Function):
+    """Its argument is a product made for it alone, and holds the sum afterwards: no second tensor of its size."""
+
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, topology: ParallelTopology) -> Tensor:
-        return all_reduce(tensor, topology)
+        if not tensor.is_contiguous():
+            return all_reduce(tensor, topology)
+        ctx.mark_dirty(tensor)
+        dist.all_reduce(tensor, group=topology.model_parallel_group)
+        return tensor
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -188,7 +194,7 @@ def copy_to_model_parallel(tensor: Tensor, topology: ParallelTopology) -> Tensor
 
 
 def reduce_from_model_parallel(tensor: Tensor, topology: ParallelTopology) -> Tensor:
-    """Leave a parallel region by summing the ranks' partial results; the gradient passes unchanged."""
+    """Leave a parallel region by summing the ranks' partial results, in place; the gradient passes unchanged."""
     return tensor if topology.model_parallel_size == 1 else _ReduceFrom.apply(tensor, topology)
 
 

@@ -65,16 +65,26 @@ def start_distributed(
     device = choose_device(settings)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        # It plans anew for every shape, and with a mask its gradients are NaN at some lengths (pytorch issue 196678).
+        torch.backends.cuda.enable_cudnn_sdp(False)
     if settings.world_size == 1:
         return ParallelTopology.single(), device
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", settings.world_size))
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":  # unset, or set by torchrun
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world_size))
-    backend = settings.distributed_backend if device.type == "cuda" else "gloo"
+    on_gpu = device.type == "cuda"
+    # Objects and host tensors take gloo: no copy to the GPU and back, and nothing waits for what the GPU has to do.
+    backend = f"cpu:gloo,cuda:{settings.distributed_backend}" if on_gpu else "gloo"
     minutes = settings.distributed_timeout_minutes
     timeout = None if minutes is None else timedelta(minutes=minutes)
     try:
-        dist.init_process_group(backend, rank=settings.rank, world_size=settings.world_size, timeout=timeout)
+        dist.init_process_group(
+            backend,
+            rank=settings.rank,
+            world_size=settings.world_size,
+            timeout=timeout,
+            device_id=device if on_gpu else None,
+        )
     except (dist.DistError, RuntimeError, ValueError) as error:
         raise ValueError(explain_start(error, settings)) from error
     own = {name: value for name, value in (shared or {}).items() if name not in OF_ONE_RANK}

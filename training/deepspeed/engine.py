@@ -79,15 +79,11 @@ def refuse_bad_file(config: dict[str, Any]) -> None:
 
 
 def topology_for_deepspeed(topology: ParallelTopology) -> ParallelTopology:
-    """Return the topology with real groups everywhere: DeepSpeed takes None for the whole world.
-
-    Every rank has to call it.
-    """
+    """Return the topology with real groups everywhere: DeepSpeed takes None for the whole world."""
     groups = {}
     for name in ("model_parallel_group", "data_parallel_group"):
         if getattr(topology, name) is None:
-            alone = [dist.new_group([rank]) for rank in range(topology.world_size)]
-            groups[name] = alone[topology.rank]
+            groups[name] = dist.new_group([topology.rank], use_local_synchronization=True)
     return replace(topology, **groups)
 
 
