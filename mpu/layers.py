@@ -111,7 +111,7 @@ class VocabParallelEmbedding(nn.Module):
         local_ids = token_ids - self.first_id
         foreign = (local_ids < 0) | (local_ids >= self.weight.size(0))
         rows = F.embedding(local_ids.masked_fill(foreign, 0), self.weight)
-        return reduce_from_model_parallel(rows.masked_fill(foreign.unsqueeze(-1), 0.0), self.topology)
+        return reduce_from_model_parallel(rows.masked_fill(foreign.unsqueeze(-1), 0.0), self.topology, in_place=True)
 
 
 class _ParallelLinear(nn.Module):
@@ -205,5 +205,5 @@ class RowParallelLinear(_ParallelLinear):
         if self.topology.model_parallel_size == 1:
             return self.multiply(inputs)
         shard = inputs if self.input_is_parallel else scatter_to_model_parallel(inputs, self.topology)
-        outputs = reduce_from_model_parallel(self.multiply(shard), self.topology)
+        outputs = reduce_from_model_parallel(self.multiply(shard), self.topology, in_place=True)
         return outputs + self.bias.to(outputs.dtype)

@@ -151,19 +151,17 @@ class _CopyTo(Function):
 
 
 class _ReduceFrom(Function):
-    """Its argument is a product made for it alone, and holds the sum afterwards: no second tensor of its size."""
-
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, topology: ParallelTopology) -> Tensor:
-        if not tensor.is_contiguous():
+    def forward(ctx: Any, tensor: Tensor, topology: ParallelTopology, in_place: bool) -> Tensor:
+        if not (in_place and tensor.is_contiguous()):
             return all_reduce(tensor, topology)
         ctx.mark_dirty(tensor)
         dist.all_reduce(tensor, group=topology.model_parallel_group)
         return tensor
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient, None, None
 
 
 class _ScatterTo(Function):
@@ -193,9 +191,12 @@ def copy_to_model_parallel(tensor: Tensor, topology: ParallelTopology) -> Tensor
     return tensor if topology.model_parallel_size == 1 else _CopyTo.apply(tensor, topology)
 
 
-def reduce_from_model_parallel(tensor: Tensor, topology: ParallelTopology) -> Tensor:
-    """Leave a parallel region by summing the ranks' partial results, in place; the gradient passes unchanged."""
-    return tensor if topology.model_parallel_size == 1 else _ReduceFrom.apply(tensor, topology)
+def reduce_from_model_parallel(tensor: Tensor, topology: ParallelTopology, *, in_place: bool = False) -> Tensor:
+    """Leave a parallel region by summing the ranks' partial results; the gradient passes unchanged.
+
+    ``in_place`` puts the sum into ``tensor``, where nothing else needs it: no second tensor of its size.
+    """
+    return tensor if topology.model_parallel_size == 1 else _ReduceFrom.apply(tensor, topology, in_place)
 
 
 def scatter_to_model_parallel(tensor: Tensor, topology: ParallelTopology) -> Tensor:
