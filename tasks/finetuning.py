@@ -237,7 +237,10 @@ def find_progress(engine: Engine, configuration: FinetuningSettings, task_name: 
         return FinetuningProgress()
     goes_on = _task_of(folder) == task_name and configuration.tuning.num_epochs > 0 and not settings.finetune
     restored = engine.load(folder, settings if goes_on else replace(settings, finetune=True))
-    logger.info(restored.report.summary())
+    report, base = restored.report, settings.load_pretrained
+    if report.missing and base is not None:  # a prefix prompt that was trained alone, over its model
+        report = replace(report, notes=(*report.notes, f"the missing ones are those of {base}"))
+    logger.info(report.summary())
     if not goes_on:
         return FinetuningProgress()
     state = restored.data_state

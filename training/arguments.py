@@ -144,7 +144,8 @@ def get_parser(settings: type[Settings] = Settings, *, description: str | None =
     # How newer launchers spell --local_rank.
     parser.add_argument("--local-rank", dest="local_rank", type=int, help=argparse.SUPPRESS, default=argparse.SUPPRESS)
     parser.original = frozenset(
-        original | {flag for flag, *_ in WITHOUT_EFFECT} - {"--lazy-loader", "--old-checkpoint", "--mode"}
+        original
+        | {flag for flag, *_ in WITHOUT_EFFECT} - {"--lazy-loader", "--old-checkpoint", "--mode", "--sandwich-ln"}
     )
     return parser
 

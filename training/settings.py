@@ -878,6 +878,11 @@ class Seq2SeqSettings(Group):
         None, "folder of SQuAD's training file for xquad and mlqa (default: squad, in or beside --data-dir)"
     )
     mask_pad_token: bool = option(False, "hide padding of the source from attention")
+    lazy_seq2seq_loader: bool = added(
+        False,
+        "read the examples once into a store beside the data, which the processes of this run and of later ones map "
+        "into memory",
+    )
 
 
 @dataclass(frozen=True)
@@ -916,12 +921,12 @@ WITHOUT_EFFECT: tuple[tuple[str, type | None, Any, str], ...] = (
     ("--intermediate-size", int, None, _FIXED),
     ("--layernorm-epsilon", float, 1e-05, _FIXED),
     ("--deep-init", None, False, _FIXED),
+    ("--sandwich-ln", None, False, "no GLM, released or trained here, has layer norms after its sublayers"),
     ("--fp32-embedding", None, False, _FIXED),
     ("--fp32-layernorm", None, False, _FIXED),
     ("--fp32-tokentypes", None, False, _FIXED),
     ("--fp32-allreduce", None, False, "gradients are fp32 already"),
     ("--pretrained-bert", None, False, "the model is a GLM; there is no stock BERT here"),
-    ("--lazy-seq2seq-loader", None, False, "examples are texts until a batch needs them"),
     ("--no-load-iteration", None, False, "--finetune starts at the first update"),
     ("--vocab-size", int, 30522, "the tokenizer says how large the vocabulary is"),
     ("--cpu-optimizer", None, False, _OPTIMIZER),

@@ -176,7 +176,7 @@ class Preparation:
         for prefix in places:
             if store := self._current_store(prefix, files, corpus, say=logger.debug):
                 return self._checked(store)
-        prefix = _first_writable(places)
+        prefix = first_writable(places)
         lock = prefix.with_name(prefix.name + ".lock")
         with locked(lock, waiting=lambda holder: logger.info(f"waiting for {holder}, which makes {prefix}")):
             store = self._current_store(prefix, files, corpus, say=logger.warning)
@@ -563,9 +563,14 @@ def store_places(corpus: Corpus, *, cache_dir: str | Path | None, fingerprint: s
 
     if cache_dir is not None:
         return [place(Path(cache_dir), absolute)]
+    first, fallback = cache_folders(beside)
+    return [place(first, os.path.relpath(corpus.location, beside)), place(fallback, absolute)]
+
+
+def cache_folders(beside: Path) -> list[Path]:
+    """List the folders where stores of what lies in ``beside`` may lie, the preferred one first."""
     user = os.environ.get("GLM_CACHE_DIR")
-    fallback = Path(user) if user else Path.home() / ".cache" / "glm"
-    return [place(beside / CACHE_FOLDER, os.path.relpath(corpus.location, beside)), place(fallback, absolute)]
+    return [beside / CACHE_FOLDER, Path(user) if user else Path.home() / ".cache" / "glm"]
 
 
 def _folder_of(location: str) -> Path:
@@ -586,7 +591,7 @@ def _source_list(prefix: Path, files: Sequence[Path]) -> list[dict[str, Any]]:
     ]
 
 
-def _first_writable(places: Sequence[Path]) -> Path:
+def first_writable(places: Sequence[Path]) -> Path:
     """Return the first place whose folder can be written, made where it is missing.
 
     Raises:

@@ -6,8 +6,8 @@ Examples stay texts; they become ids where a batch needs them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +28,7 @@ from tasks.seq2seq.metrics import metric_names, score_predictions, uncounted_scr
 from tasks.seq2seq.outputs import recover_answer, write_outputs
 from tasks.seq2seq.readers import BLANK, NO_ANSWER, Seq2SeqExample, Seq2SeqOptions, read_examples
 from tasks.seq2seq.samples import build_sample, collate, with_blanks
+from tasks.seq2seq.store import stored_examples
 from tasks.settings import BLANK_TASKS, SQUAD_TASKS, SUMMARY_TASKS, FinetuningSettings
 from training.engine import BlankInfilling, Engine
 from training.settings import ModelSettings
@@ -61,6 +62,8 @@ class EvaluationSplit:
     @cached_property
     def labelled(self) -> Sequence[Seq2SeqExample]:
         """Return the examples that metrics are about."""
+        if all(example.labelled for example in self.examples):
+            return self.examples
         return [example for example in self.examples if example.labelled]
 
 
@@ -247,12 +250,33 @@ class Seq2SeqRun(TaskRun):
         return read_examples(self.name, folder, split, tokenizer=self.tokenizer, options=self.options)[:limit]
 
     def _read(self, split: str) -> Sequence[Seq2SeqExample]:
-        """Read a split; drawn blanks count as the dev and test splits' own."""
-        examples = self.read(split)
+        """Read a split, or find it in a store; drawn blanks count as the dev and test splits' own."""
+
+        def read() -> Sequence[Seq2SeqExample]:
+            examples = self.read(split)
+            if self.name in BLANK_TASKS and split != "train":
+                return [with_blanks(example, options=self.options) for example in examples]
+            return examples
+
+        examples = self._stored(split, read) if self.settings.lazy_seq2seq_loader else read()
         logger.info(f"{self.name} {split}: {len(examples):,} examples")
-        if self.name in BLANK_TASKS and split != "train":
-            return [with_blanks(example, options=self.options) for example in examples]
         return examples
+
+    def _stored(self, split: str, read: Callable[[], Sequence[Seq2SeqExample]]) -> Sequence[Seq2SeqExample]:
+        folder, squad = self.configuration.data.data_dir, self.options.squad_dir
+        assert folder is not None
+        # ncls_multitask looks for a folder beside its own, xquad and mlqa for that of SQuAD
+        beside = [place for place in (Path(folder).parent / name for name in ("both", "squad")) if place.is_dir()]
+        return stored_examples(
+            read,
+            name=f"{self.name}-{split}",
+            folders=[Path(folder), *([Path(squad)] if squad else []), *beside],
+            key={
+                "limit": self.configuration.task.limit,
+                "options": asdict(self.options),
+                "tokenizer": self.tokenizer.fingerprint,
+            },
+        )
 
     def _evaluation_split(self, name: str) -> EvaluationSplit | None:
         """Return a split; None where its files are not there."""

@@ -171,13 +171,18 @@ def test_a_classification_head(corpus: SmallCorpus, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_prefix_prompt_alone_is_trained_and_saved(corpus: SmallCorpus, folder: Path, straight: str) -> None:
+def test_a_prefix_prompt_alone_is_trained_saved_and_evaluated(corpus: SmallCorpus, folder: Path, straight: str) -> None:
     words = ["--prefix-prompt", "3", "--prompt-func", "mlp", "--freeze-transformer", "--load-pretrained", "c/s/best"]
     given = task_flags(corpus, "--epochs", "1", "--save", "c", "--experiment-name", "prefix", "--lr", "0.1")
     output = run("finetune_glm.py", *given, *words, cwd=folder)
     assert "5 missing (prefix_encoder.embedding.weight" in output
     lines = described(folder / "c" / "prefix" / "best")
     assert "no whole model, but: a prefix prompt of length 3" in lines
+    given = task_flags(corpus, "--epochs", "0", "--load", "c/prefix/best", "--experiment-name", "prefix-again")
+    output = run("finetune_glm.py", *given, *words, cwd=folder)
+    assert "loaded 5 parameters of" in output and "; the missing ones are those of c/s/best" in output
+    trained, again = (folder / "runs" / name / "rte-test.jsonl" for name in ("prefix", "prefix-again"))
+    assert trained.read_bytes() == again.read_bytes()
 
 
 @pytest.mark.slow

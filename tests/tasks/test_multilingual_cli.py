@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data_utils.corpora.preparation import CACHE_FOLDER
 from data_utils.tokenizers.tokenizer import build_tokenizer
 from finetune_glm import main
 from tests.helpers.launching import run
@@ -98,17 +99,18 @@ def test_questions(stage: Path, answers):
     assert all(set(json.loads(text)) == {"q0", "q1", "q2"} for text in answers.values())
 
 
-def test_batches_do_not_change_answers(stage: Path, golden, answers):
-    for size in ("1", "16"):
-        more = ("--data-dir", str(stage), "--epochs", "0", "--eval-batch-size", size)
+def test_batches_and_stores_do_not_change_answers(stage: Path, golden, answers):
+    for chosen in (["1"], ["16"], ["16", "--lazy-seq2seq-loader"], ["1", "--lazy-seq2seq-loader"]):
+        more = ("--data-dir", str(stage), "--epochs", "0", "--eval-batch-size", *chosen)
         assert main(flags(stage, golden, "xquad", *QUESTIONS, *more)) == 0
         for name, text in answers.items():
             assert (stage / "runs" / "xquad" / f"test.{name}.jsonl").read_text(encoding="utf-8") == text
+    assert len(list((stage / CACHE_FOLDER).glob("xquad-test-*.bin"))) == 1
 
 
 @pytest.mark.slow
 def test_ranks_do_not_change_answers(stage: Path, golden, answers):
-    more = ("--data-dir", str(stage), "--epochs", "0")
+    more = ("--data-dir", str(stage), "--epochs", "0", "--lazy-seq2seq-loader")
     run("finetune_glm.py", *flags(stage, golden, "xquad", *QUESTIONS, *more), cwd=stage, ranks=2)
     for name, text in answers.items():
         assert (stage / "runs" / "xquad" / f"test.{name}.jsonl").read_text(encoding="utf-8") == text

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_utils.corpora.preparation import CACHE_FOLDER
 from data_utils.tokenizers.tokenizer import Tokenizer
 from tasks.seq2seq.outputs import recover_answer
 from tasks.seq2seq.readers import BLANK, ContextOffsets, Seq2SeqExample, Seq2SeqOptions, find_answers, read_examples
 from tasks.seq2seq.samples import Seq2SeqSample, build_sample, draw_blanks, mask_name, with_blanks
+from tasks.seq2seq.store import StoredExamples, stored_examples
 from tasks.settings import SEQ2SEQ_TASKS
 from tests.helpers.golden_tokenizers import recorded_tokenizer
 from tests.helpers.logs import logged_lines
@@ -384,6 +386,33 @@ REAL = {  # folder of each task's real data, and how many examples its splits ha
     "blank": ("blank_yahoo", ("train", "dev", "test")),
     "customization": ("customization", ("train", "dev", "test")),
 }
+
+
+def test_a_store_gives_the_examples_again(bert, tmp_path, caplog):
+    """Questions have the most in ``meta``: texts, ids, offsets."""
+    context = "The tram is red; the door is gréén."
+    write(
+        tmp_path, **{"train-v1.1.json": nested(context, question("a", "what?", "door"), question("b", "how?", "red"))}
+    )
+    plain = read("squad_v1", tmp_path, "train", bert)
+    reads = []
+
+    def stored() -> StoredExamples:
+        def again() -> list[Seq2SeqExample]:
+            reads.append(len(reads))
+            return read("squad_v1", tmp_path, "train", bert)
+
+        return stored_examples(again, name="squad_v1-train", folders=[tmp_path], key={})
+
+    assert list(stored()) == plain and stored()[:1] == plain[:1] and stored()[-1] == plain[-1]
+    assert reads == [0], "read once"
+    [data] = (tmp_path / CACHE_FOLDER).glob("squad_v1-train-*.bin")
+    data.write_bytes(data.read_bytes()[:-1] + b"?")
+    assert list(stored()) == plain and reads == [0, 1] and "it is made again" in caplog.text
+    write(tmp_path, **{"train-v1.1.json": nested(context, question("a", "what else?", "door"))})
+    assert [example.meta["question"] for example in stored()] == ["what else?"]
+    other = stored_examples(lambda: plain, name="squad_v1-train", folders=[tmp_path], key={"limit": 2})
+    assert list(other) == plain, "another key, another store"
 
 
 @pytest.mark.parametrize("task", REAL)
