@@ -38,6 +38,7 @@ logger = logging.getLogger("glm")
 S = TypeVar("S", bound=Settings)
 
 LOCK_FILE = ".lock"
+S = TypeVar("S", bound=Settings)
 
 
 def build_engine(

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "tasks": BELOW_TASKS,
     "generate_samples": BELOW_TASKS,
     "mt5": {"tasks", "training", "data_utils", "files"},
-    "finetune_mt5": {"mt5", "data_utils"},
+    "finetune_mt5": {"mt5", "files"},
     "pretrain_glm": {"tasks", *BELOW_TASKS},
     "finetune_glm": {"tasks", *BELOW_TASKS},
     "scripts": {"mt5", "tasks", *BELOW_TASKS},
