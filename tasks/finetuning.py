@@ -61,6 +61,7 @@ class FineTuner(Trainer):
     """One fine-tuning run over one engine."""
 
     progress: FinetuningProgress
+    says_the_end = False
 
     def __init__(
         self,

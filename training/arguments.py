@@ -20,6 +20,7 @@ from files.reading import described, read_json, value_of
 from training.settings import (
     CHOICES_WITHOUT_EFFECT,
     LARGEST,
+    UNREMARKED,
     WITHOUT_EFFECT,
     BatchSettings,
     Group,
@@ -159,6 +160,15 @@ def flags_without_effect(settings: type[Settings]) -> dict[str, tuple[str, str]]
             if settings.program and settings.program not in only:
                 reasons[one.name] = (flag, f"concerns {' and '.join(only)}")
     return reasons
+
+
+def ineffective(settings: type[Settings], values: argparse.Namespace, parser: FlagParser) -> list[str]:
+    """Return the flags that were given although they change nothing, with the reason: those worth a line."""
+    return [
+        f"{flag} ({reason})"
+        for name, (flag, reason) in flags_without_effect(settings).items()
+        if getattr(values, name) != parser.get_default(name) and flag not in UNREMARKED
+    ]
 
 
 class _Block:
@@ -314,16 +324,14 @@ def parse_settings(
     """
     environment = os.environ if environment is None else environment
     parser = get_parser(settings, description=description)
-    values = parser.parse_args(argv)
+    defaults, not_given = vars(parser.parse_args([])), object()
+    values = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, not_given)))
+    given = frozenset(name for name, value in vars(values).items() if value is not not_given)
+    vars(values).update({name: value for name, value in defaults.items() if name not in given})
     notices: list[str] = []
     content: Mapping[str, Any] | None = None
-    changed = [
-        f"{flag} ({reason})"
-        for name, (flag, reason) in flags_without_effect(settings).items()
-        if getattr(values, name) != parser.get_default(name)
-    ]
-    if changed:
-        notices.append(f"warning: without effect: {'; '.join(changed)}")
+    if without := ineffective(settings, values, parser):
+        notices.append(f"warning: without effect: {'; '.join(without)}")
     _read_world(values, environment)
     if values.deepspeed:
         content = {}
@@ -334,9 +342,10 @@ def parse_settings(
             vars(values).update(overrides)
             listed = ", ".join(f"{name} = {value}" for name, value in overrides.items()) or "nothing"
             notices.append(f"{values.deepspeed_config} sets {listed}")
-    given = dict(vars(values))
-    check_run_name(given["experiment_name"])
-    name = settings.run_name(given, date=environment.get("GLM_DATE") or time.strftime("%m-%d-%H-%M"))
+    line = dict(vars(values))
+    check_run_name(line["experiment_name"])
+    name = settings.run_name(line, date=environment.get("GLM_DATE") or time.strftime("%m-%d-%H-%M"))
     run = {"experiment_name": name, "save": Path(values.save) / name if values.save else None}
-    more = {"values": given, "deepspeed_content": content, "notices": tuple(notices)}
-    return from_values(settings, given | run | more)
+    changed = {name: value for name, value in line.items() if name in defaults and value != defaults[name]}
+    more = {"values": line, "changed": changed, "given": given, "deepspeed_content": content}
+    return from_values(settings, line | run | more | {"notices": tuple(notices)})

@@ -124,7 +124,9 @@ class PretrainingDocuments:
             order = load_order(corpus.load_splits, count) if corpus.load_splits else document_order(count)
             if corpus.save_splits and not corpus.load_splits and first:
                 save_order(corpus.save_splits, order)
-        train_part, valid, test = split_documents(train, fractions, order=order)
+        # The default of --split makes test data, also beside --valid-data, where nobody asked for any.
+        asked = {"split", "test_data", "save_test_data"} & self.settings.given or not data.valid_data
+        train_part, valid, test = split_documents(train, fractions, order=order, training_only=not asked)
         if train_part is None:
             raise ValueError(f"--split {corpus.split} leaves no document to train on: there are {len(train)}")
         valid = self.read(data.valid_data) if data.valid_data else valid

@@ -81,9 +81,12 @@ class Progress:
 class Trainer:
     """One run over one engine. ``train`` is the loop, for every program that trains.
 
-    A program with epochs, or with other data in its checkpoints, overrides what happens between updates and at the
+    ``says_the_end``: ``save_end`` prints the validation of the last update, so that it is not printed twice. A program
+    with epochs, or with other data in its checkpoints, overrides what happens between updates and at the
     end: ``after_update``, ``finished``, ``state``, ``save_end`` and ``finish``.
     """
+
+    says_the_end = True
 
     def __init__(
         self,
@@ -170,7 +173,8 @@ class Trainer:
         """Evaluate when that is due; return whether a checkpoint is. With ``leaving`` the process ends after it."""
         updates = self.progress.updates
         if run_every(self.run.eval_interval, updates) and not leaving:
-            self.evaluate(f"iteration {updates}")
+            shown = not (self.says_the_end and updates == self.num_updates)
+            self.evaluate(f"iteration {updates}", shown=shown)
         return run_every(self.checkpoint.save_interval, updates)
 
     @property
@@ -260,7 +264,7 @@ class Trainer:
         if not self._predicted and self.metrics.num_targets() == 0 and not self.metrics.skipping:
             raise ValueError(nothing_to_predict(updates))
 
-    def evaluate(self, prefix: str, *, scalars: bool = True, test: bool = False) -> None:
+    def evaluate(self, prefix: str, *, scalars: bool = True, test: bool = False, shown: bool = True) -> None:
         """Evaluate on the validation data (or the test data), print the original's lines and write the losses.
 
         Without such data nothing happens.
@@ -273,7 +277,7 @@ class Trainer:
         else:
             result = self.engine.evaluate(batches())
             self._validated = self._validated if test else (updates, result)
-        for line in evaluation_lines(prefix, result):
+        for line in evaluation_lines(prefix, result) if shown else ():
             self.log.console.print(line)
         row = {"kind": "test" if test else "evaluation", "iteration": updates, "prefix": prefix, "loss": result.loss}
         row |= {"perplexity": result.perplexity}

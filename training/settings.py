@@ -954,6 +954,11 @@ WITHOUT_EFFECT: tuple[tuple[str, type | None, Any, str], ...] = (
     ("--mode", str, "pretrain", "every program does what it is for"),
     ("--old-checkpoint", None, False, "both layouts of checkpoints are told apart by the names in them"),
 )  # fmt: skip
+# What asks for something that is done anyway, or stands in the original's files for all programs alike: not worth a line.
+UNREMARKED = frozenset((
+    "--deepspeed-activation-checkpointing", "--resume-dataloader", "--lazy-loader", "--lazy-seq2seq-loader",
+    "--fp32-allreduce", "--no-load-iteration", "--old-checkpoint", "--DDP-impl", "--save-interval",
+))  # fmt: skip
 CHOICES_WITHOUT_EFFECT = {"--mode": ("pretrain", "finetune", "inference"), "--DDP-impl": ("local", "torch", "none")}
 
 
@@ -963,7 +968,8 @@ class Settings:
 
     Attributes:
         deepspeed_content: content of the DeepSpeed file, empty when none is named; None without ``--deepspeed``.
-        values: the whole command line by flag, for ``config.json``.
+        values: the whole command line by flag, for ``config.json``; ``changed``: what of it is not the default;
+            ``given``: the flags that were typed, also those with their default.
         notices: lines to print once: what has no effect, what the DeepSpeed file overrides.
     """
 
@@ -992,6 +998,8 @@ class Settings:
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     deepspeed_content: Mapping[str, Any] | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
+    changed: Mapping[str, Any] = field(default_factory=dict)
+    given: frozenset[str] = frozenset()
     notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -118,7 +118,11 @@ def split_indices(num_documents: int, fractions: Sequence[float], *, order: np.n
 
 
 def split_documents(
-    documents: Documents, fractions: Sequence[float], *, order: np.ndarray | None = None
+    documents: Documents,
+    fractions: Sequence[float],
+    *,
+    order: np.ndarray | None = None,
+    training_only: bool = False,
 ) -> list[DocumentSubset | Documents | None]:
     """Divide documents by fractions; everything is training data when one fraction is all, whichever it is.
 
@@ -126,6 +130,7 @@ def split_documents(
         documents: of all corpora.
         fractions: from ``parse_split``.
         order: in which they are dealt out; None shuffles with the fixed seed.
+        training_only: leave the other parts, which nobody asked for, unused.
 
     Returns:
         (training, validation, test); None for a part without documents.
@@ -133,6 +138,8 @@ def split_documents(
     if not should_split(fractions):
         return [documents, None, None]
     order = document_order(len(documents)) if order is None else order
+    if training_only:
+        fractions = [fractions[0], 0.0, 0.0]
     return [
         None if part is None or not len(part) else DocumentSubset(documents, part)
         for part in split_indices(len(documents), fractions, order=order)

@@ -54,10 +54,17 @@ def test_shuffling_takes_other_samples(corpus: SmallCorpus):
 
 def test_validation_batches_are_the_same_each_time(corpus: SmallCorpus):
     data = build(corpus)
-    assert data.valid is not None and data.test is not None
+    assert data.valid is not None
     first, second = list(data.valid()), list(data.valid())
     assert len(first) == 4 and all(same(left, right) for left, right in zip(first, second, strict=True))
     assert build(corpus, "--eval-iters", "0").valid is None
+
+
+def test_nobody_gets_test_data_unasked(corpus: SmallCorpus):
+    """The training documents are the same with and without: the default of --split deals them out."""
+    unasked, asked = build(corpus), build(corpus, "--split", "1000,1,1")
+    assert unasked.test is None and asked.test is not None
+    assert unasked.identity == asked.identity
 
 
 def test_ranks_take_different_samples(corpus: SmallCorpus):

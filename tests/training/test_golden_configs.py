@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
+from tasks.settings import FinetuningSettings
 from tests.helpers import REPOSITORY
 from tests.helpers.golden_index import GoldenFolder
 from tests.helpers.launching import source
-from training.arguments import get_parser
-from training.settings import WITHOUT_EFFECT
+from training.arguments import get_parser, ineffective
+from training.settings import WITHOUT_EFFECT, PretrainingSettings
 
 SWITCHES_WITHOUT_EFFECT = {flag for flag, kind, *_ in WITHOUT_EFFECT if kind is None}
 SECTIONS = {"format", "placeholders", "note", "glm", "multilingual"}
@@ -96,6 +97,15 @@ def test_every_released_file_has_the_recorded_values(content: dict[str, Any]):
             assert json.loads(file.read_text(encoding="utf-8")) == entry["deepspeed"], name
         else:
             compare_shell_file(name, entry)
+
+
+def test_nobody_is_warned_of_the_flags_of_a_released_file(content: dict[str, Any]):
+    for name, entry in content["glm"].items():
+        program = PretrainingSettings if name.startswith("config/") else FinetuningSettings
+        for variable in entry.get("effective", ()):
+            parser = get_parser(program)
+            values = parser.parse_args(fill(entry["variables"][variable]))
+            assert ineffective(program, values, parser) == [], f"{name}: {variable}"
 
 
 PLACES = {"load_pretrained", "tokenizer_model_type"}
