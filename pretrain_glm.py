@@ -89,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return print_plan(configuration)
     from training.distributed import faults_in_one_line
 
+    if "train_iters" not in configuration.given:
+        raise ValueError("no --train-iters: give the number of updates, or 0 to evaluate only")
     batch_size, checkpoints = configuration.batch.batch_size, configuration.checkpoint.save
     with faults_in_one_line(batch_size=batch_size, checkpoints=checkpoints) as stop:
         return pretrain(configuration, stop)

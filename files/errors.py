@@ -9,9 +9,12 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 
 USER_ERROR_EXIT_CODE = 2
 LONGEST_LINE = 1000  # characters of an error
+SCRIPTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "scripts")
+REQUIRED = ("torch", "numpy", "tokenizers", "sentencepiece", "tqdm")  # what no program does without
 
 
 class _StandardOutput(logging.Handler):
@@ -52,6 +55,24 @@ def error_line(message: str, *, rank: int | None = None) -> str:
     return ("error: " if rank is None else f"error on rank {rank}: ") + line
 
 
+def check_interpreter(error: ModuleNotFoundError | None = None) -> None:
+    """End in one line where this Python lacks what the project is installed with, as a plain ``python3`` does.
+
+    Rooms call it, without an ``error``, when they are imported: ``python -m`` and our scripts import everything before
+    they run anything. Programs of other people get the traceback.
+    """
+    program = sys.argv[0] if sys.argv else ""
+    if error is None and program != "-m" and os.path.dirname(os.path.abspath(program)) != SCRIPTS:
+        return
+    missing = error.name if error else next((name for name in REQUIRED if find_spec(name) is None), None)
+    if missing in REQUIRED:
+        where = (
+            "source .venv/bin/activate" if os.path.exists(".venv/bin/activate") else "pip install -r requirements.txt"
+        )
+        print(error_line(f"{sys.executable} has no {missing}: first {where} (README.md)"), file=sys.stderr)
+        sys.exit(USER_ERROR_EXIT_CODE)
+
+
 def run_main(main: Callable[[], int | None]) -> None:
     """Run an entry point and exit with its code.
 
@@ -70,6 +91,9 @@ def run_main(main: Callable[[], int | None]) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        check_interpreter(error)
+        raise
     except (ValueError, OSError) as error:
         if os.environ.get("GLM_TRACEBACK") == "1":
             raise

@@ -15,7 +15,7 @@ from files.names import file_name_of, is_file_name
 from files.reading import described, lines_of, parse_json, read_text, value_of
 from files.writing import write_whole
 from generation.infill import BlankFiller, FilledPrompt
-from generation.inputs import PromptInputs, check_text, masks_taken_as_text, require_blank
+from generation.inputs import PromptInputs, check_text, complete_prompt, masks_taken_as_text, require_blank
 from generation.sampling import DecodingSettings
 from mpu.initialize import ParallelTopology
 from mpu.mappings import run_shared
@@ -112,9 +112,10 @@ def fill_records(
 ) -> list[dict[str, Any]]:
     """Fill the blanks of all records, shared among the data ranks of ``topology``; return a row for each, in order.
 
-    Every rank gets all rows, which hold the prompt, an answer per blank, the filled text and the record's other fields.
+    A prompt without a blank is continued: it gets one at its end, as a typed one does. Every rank gets all rows, which
+    hold the prompt, an answer per blank, the filled text and the record's other fields.
     ``done`` receives this rank's rows, by number, as they come: what is there when an error or a signal ends it.
-    Raises ValueError, with the place of the prompt, when one has no blank or is too long; nothing is computed then.
+    Raises ValueError, with the place of the prompt, when one is too long; nothing is computed then.
     """
     inputs = [_encode(filler, record, settings=settings) for record in records]
     _warn_of_masks_taken_as_text(filler, records)
@@ -136,7 +137,7 @@ def fill_records(
 def _encode(filler: BlankFiller, record: PromptRecord, *, settings: DecodingSettings) -> PromptInputs:
     try:
         check_text(record.prompt)
-        inputs = filler.encode(record.prompt, settings=settings)
+        inputs = filler.encode(complete_prompt(record.prompt, tokenizer=filler.tokenizer), settings=settings)
         require_blank(inputs, tokenizer=filler.tokenizer)
     except ValueError as error:
         raise ValueError(f"{record.source}: {error}") from None

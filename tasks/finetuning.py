@@ -128,7 +128,8 @@ class FineTuner(Trainer):
             return
         if progress.best is not None and self.checkpoint.save is not None:
             self.engine.load_weights(self.checkpoint.save / BEST_TAG)
-        self.test = self.score(self.task.test, epoch=-1, write=True)
+        epoch = max(0, progress.epochs - 1) if progress.best is None else progress.best_epoch
+        self.test = self.score(self.task.test, epoch=epoch, write=True)
         if self.first:
             content = {**self.test.metrics, "type": "test", **self.notes}
             store_json(self.run.summary_folder / TEST_RESULTS_FILE, content, indent=None)

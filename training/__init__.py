@@ -1,1 +1,5 @@
 """Training: arguments, engine, loop, optimizer, schedules, checkpoints, metrics."""
+
+from files.errors import check_interpreter
+
+check_interpreter()

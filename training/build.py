@@ -216,6 +216,11 @@ def find_starting_point(engine: Engine, configuration: PretrainingSettings, *, t
                 state, batch=configuration.batch, data_parallel_size=engine.topology.data_parallel_size
             )
         logger.info(f"continuing from iteration {start.updates}")
+        if start.updates > configuration.run.train_iters:
+            logger.warning(
+                f"nothing to train: the run has made {start.updates:,} updates, and --train-iters, the number of all its "
+                f"updates, is {configuration.run.train_iters:,}; give more to train on, or --finetune to begin anew"
+            )
     if configuration.schedule.switch_linear:
         engine.scheduler.switch_linear(configuration.run.train_iters - start.updates)
     return start

@@ -342,10 +342,10 @@ class Plan:
         """Return the known GPU sizes, in GB, that one rank fits on."""
         return tuple(card for card in CARDS if self.memory <= card * GB)
 
-    def days(self, num_updates: int, *, gpu: str) -> float:
-        """Return the days that ``num_updates`` take on GPUs of that name at ``PLANNED_MFU``."""
+    def seconds(self, num_updates: int, *, gpu: str) -> float:
+        """Return the time that ``num_updates`` take on GPUs of that name at ``PLANNED_MFU``."""
         rate = PEAK_FLOPS[gpu] * PLANNED_MFU * self.configuration.device.world_size
-        return self.flops_per_token * self.tokens_per_update * num_updates / rate / 86400
+        return self.flops_per_token * self.tokens_per_update * num_updates / rate
 
     def report(self) -> str:
         config, batch, devices, states = self.config, self.configuration.batch, self.configuration.device, self.states
@@ -358,7 +358,7 @@ class Plan:
             kept, other, alternative = "recomputed", "kept", size.plain
         cards = ", ".join(f"{card} GB" for card in self.fitting_cards)
         fits = f": fits GPUs of {cards}" if cards else f": fits no GPU of up to {CARDS[-1]} GB"
-        times = ", ".join(f"{self.days(1000, gpu=gpu):.3g} days on {gpu}" for gpu in PLANNED_GPUS)
+        times = ", ".join(f"{about(self.seconds(updates or 1000, gpu=gpu))} on {gpu}" for gpu in PLANNED_GPUS)
         rows = [
             ("model", f"{self.num_parameters:,} parameters{share}: {config.num_layers} layers, hidden "
                       f"{config.hidden_size}, {config.num_attention_heads} heads, {config.max_position_embeddings} "
@@ -381,11 +381,19 @@ class Plan:
             ("checkpoint", f"{in_gb(self.checkpoint_bytes)} on disk, "
                            + ("all are kept" if keep is None else f"{keep} are kept, one more while saving")
                            + " (--keep-checkpoints)"),
-            ("compute", f"{self.flops_per_token * self.tokens_per_update:.3g} FLOPs per update; 1000 updates: {times} "
+            ("compute", f"{self.flops_per_token * self.tokens_per_update:.3g} FLOPs per update; {updates or 1000:,} updates: {times} "
                         f"(assumed: {PLANNED_MFU:.0%} of the half-precision peak)"),
         ]  # fmt: skip
         title = f"plan of {self.configuration.run.experiment_name}: computed, not measured; GB are 10^9 bytes"
         return "\n".join([title, *(f"  {name:<12}{text}" for name, text in rows), *self.notices])
+
+
+def about(seconds: float) -> str:
+    """Return a time in two or three digits and the unit that suits it."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}" if seconds >= 10 * size else f"{seconds / size:.1f} {unit}"
+    return f"{max(1, round(seconds))} seconds"
 
 
 def in_gb(size: float) -> str:

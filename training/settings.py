@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from files.names import is_file_name, undated
 from files.reading import described, needed
@@ -21,6 +21,7 @@ from model.config import LORA_TARGETS, GLMConfig, LoraSettings
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from typing_extensions import Self  # in typing from Python 3.11 on
 
 R = TypeVar("R", bound="DataclassInstance")
 
@@ -470,8 +471,8 @@ class PrecisionSettings(Group):
         super().__post_init__()
         if sum((self.fp16, self.bf16, self.fp32)) > 1:
             raise ValueError(
-                "--fp16, --bf16 and --fp32 exclude each other: the DeepSpeed file sets one, the command line the other; keep "
-                "one"
+                "--fp16, --bf16 and --fp32 exclude each other: the DeepSpeed file sets one, the command line another; "
+                "keep one"
             )
 
     @property
@@ -954,7 +955,7 @@ WITHOUT_EFFECT: tuple[tuple[str, type | None, Any, str], ...] = (
     ("--mode", str, "pretrain", "every program does what it is for"),
     ("--old-checkpoint", None, False, "both layouts of checkpoints are told apart by the names in them"),
 )  # fmt: skip
-# What asks for something that is done anyway, or stands in the original's files for all programs alike: not worth a line.
+# What asks for what is done anyway, or stands in the original's files for all programs alike: not worth a line.
 UNREMARKED = frozenset((
     "--deepspeed-activation-checkpointing", "--resume-dataloader", "--lazy-loader", "--lazy-seq2seq-loader",
     "--fp32-allreduce", "--no-load-iteration", "--old-checkpoint", "--DDP-impl", "--save-interval",

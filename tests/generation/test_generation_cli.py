@@ -104,7 +104,6 @@ def test_half_precision_on_a_cpu_falls_back(arguments: list[str], capsys: pytest
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--prompt", "no blank"], "--prompt 1: no blank to fill"),
         (["--prompt", "the " * 99 + "[MASK]"], "--prompt 1: the prompt has"),
         (["--load-pretrained", "nowhere"], "nowhere does not exist"),
         (["--num-layers", "3"], "another architecture"),

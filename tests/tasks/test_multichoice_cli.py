@@ -125,9 +125,9 @@ def test_the_script(corpus, checkpoint, folder: Path, repository: Path, tmp_path
     assert result.returncode == 0, result.stdout + result.stderr
     files = {"first": 21, "second": 9, "third": 4}
     for name, count in files.items():
-        assert f" >> |epoch: -1| multichoice-{name}: total = {count} accuracy = " in result.stdout
+        assert f" >> |epoch: 0| multichoice-{name}: total = {count} accuracy = " in result.stdout
     assert "multichoice-fourth: no labels, so predictions only" in result.stdout
-    assert " >> |epoch: -1| overall: total = 34 accuracy = " in result.stdout
+    assert " >> |epoch: 0| overall: total = 34 accuracy = " in result.stdout
     assert "update" not in result.stdout
     summary = tmp_path / "runs" / "e"
     assert "accuracy" in json.loads((summary / "test_results.json").read_text(encoding="utf-8"))

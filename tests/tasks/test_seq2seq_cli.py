@@ -95,7 +95,7 @@ def test_evaluation_alone_writes_the_same_texts(
     name = f"e-{ranks}-{'-'.join(more[1::2])}"
     given = ["--epochs", "0", "--no-validation", "--load-pretrained", "c/s/best", "--experiment-name", name, *more]
     output = run("finetune_glm.py", *flags(corpus, *given), cwd=folder, ranks=ranks)
-    assert output.count(" >> |epoch: -1| overall: total = 7") == 1, "one rank speaks"
+    assert output.count(" >> |epoch: 0| overall: total = 7") == 1, "one rank speaks"
     assert lines(folder, name, "test.jsonl.hyps") == lines(folder, "s", "test.jsonl.hyps")
     found = [
         json.loads((folder / "runs" / run_name / "test_results.json").read_text("utf-8")) for run_name in (name, "s")

@@ -29,6 +29,7 @@ from training.plan import (
     GB,
     Arithmetic,
     Plan,
+    about,
     activations,
     checkpoint_bytes,
     deepspeed_states,
@@ -278,12 +279,15 @@ def test_tokens_and_layout():
     assert f"7 updates, {7 * made.tokens_per_update:,} tokens" in text
 
 
-def test_the_days_follow_from_the_arithmetic():
+def test_the_time_follows_from_the_arithmetic():
     made = plan(world_size=8)
     per_token = 6 * made.num_parameters + 12 * 24 * 1024 * 512
     assert made.flops_per_token == pytest.approx(per_token)
     flops = per_token * made.tokens_per_update * 1000
-    assert made.days(1000, gpu="A100") == pytest.approx(flops / (312e12 * 0.4 * 8) / 86400)
+    assert made.seconds(1000, gpu="A100") == pytest.approx(flops / (312e12 * 0.4 * 8))
+    assert "FLOPs per update; 7 updates: 1 seconds on A100" in plan("--train-iters", "7").report()
+    times = {0.1: "1 seconds", 119: "119 seconds", 150: "2.5 minutes", 86400: "24 hours", 90 * 86400: "90 days"}
+    assert {seconds: about(seconds) for seconds in times} == times
 
 
 def test_what_cannot_be_cut_is_one_line():

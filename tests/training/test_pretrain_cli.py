@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+import pretrain_glm
+from files.errors import start_logging
 from tests.helpers import REPOSITORY, launching
 from tests.helpers.launching import environment
 from tests.helpers.launching import metrics as rows
@@ -169,6 +171,18 @@ def test_mistakes_end_in_one_line(corpus: SmallCorpus, tmp_path: Path, words: li
     assert process.returncode == 2, process.stdout + process.stderr
     errors = [line for line in process.stderr.splitlines() if "Traceback" in line or line.startswith("error: ")]
     assert len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0], process.stderr
+
+
+def test_the_length_of_a_run_is_not_forgotten(
+    corpus: SmallCorpus, straight: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(straight[0])
+    words = [*corpus.words(), "--save", "c", "--load", "c/s"]
+    with pytest.raises(ValueError, match="no --train-iters: give the number of updates, or 0 to evaluate only"):
+        pretrain_glm.main(words)
+    start_logging()
+    assert pretrain_glm.main([*words, "--train-iters", "20"]) == 0
+    assert "warning: nothing to train: the run has made 24 updates" in capsys.readouterr().out
 
 
 def test_help_needs_neither_torch_nor_numpy():
