@@ -38,7 +38,6 @@ logger = logging.getLogger("glm")
 S = TypeVar("S", bound=Settings)
 
 LOCK_FILE = ".lock"
-S = TypeVar("S", bound=Settings)
 
 
 def build_engine(
