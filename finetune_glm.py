@@ -91,7 +91,7 @@ def finetune(configuration: FinetuningSettings, stop: StopRequest) -> int:
         seconds, results = time.perf_counter() - began, {"validation": tuner.best, "test": tuner.test}
         for line in result_table(task.name, results, epoch=tuner.progress.best_epoch, seconds=seconds):
             logger.info(line)
-    return finish_distributed(0)
+    return finish_distributed(0 if complete else 128 + stop.number)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -70,9 +70,11 @@ def pretrain(configuration: PretrainingSettings, stop: StopRequest) -> int:
             stop=stop,
         )
         try:
-            trainer.train()
+            complete = trainer.train()
         finally:
             log.close()
+        if not complete:
+            return finish_distributed(128 + stop.number)
         if first and run.train_iters > 0:
             trainer.summarize(run.summary_folder / "loss.png")
             if data.summary is not None:

@@ -119,7 +119,7 @@ def started_by_srun(environment: Mapping[str, str]) -> bool:
 def torchrun(num_nodes: int, num_ranks: int, *meeting: str) -> list[str]:
     """Return the torchrun of one machine; ``meeting`` says where the machines find each other."""
     sizes = ["--nnodes", str(num_nodes), "--nproc_per_node", str(num_ranks)]
-    return [sys.executable, "-m", "torch.distributed.run", *sizes, *meeting]
+    return [sys.executable, "-m", "training.torchrun", *sizes, *meeting]
 
 
 def torchrun_by_hand(environment: Mapping[str, str], first_host: str, *, num_nodes: int, num_ranks: int) -> list[str]:
@@ -290,7 +290,7 @@ def main() -> None:
     additions = {}
     if num_nodes * num_ranks > 1:  # one date names the run's folder; left alone, every process would take all cores
         additions = {"GLM_DATE": date, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // num_ranks))}
-    if "torch.distributed.run" in launcher:
+    if "training.torchrun" in launcher:
         additions |= TORCHRUN_SIGNALS
     if "deepspeed.launcher.runner" in launcher:
         additions["DS_ENV_FILE"] = str(log.with_suffix(".env").resolve())

@@ -160,7 +160,7 @@ class Trainer:
                 if leaving or (self._save_is_due and not self.metrics.skipping):
                     self.save()
                 if leaving:
-                    self.log.console.print(f"stopped by a signal after iteration {progress.updates}")
+                    self.log.console.print(self.stopped_line())
                     return False
             if progress.updates == last > self._began:
                 self._refuse_nothing(progress.updates - self._began)
@@ -168,6 +168,13 @@ class Trainer:
             stop.where = "after the last update"
         self.finish()
         return True
+
+    def stopped_line(self) -> str:
+        """Return what to say when a signal has ended the loop: how far it is, and how to go on."""
+        saved = self.checkpoint.save
+        how = "run the same command to go on" if self.checkpoint.auto_resume else f"go on with --load {saved}"
+        how = how if saved else "nothing is kept (no --save)"
+        return f"stopped at {self.progress.updates} of {self.num_updates}; {how}"
 
     def after_update(self, leaving: bool) -> bool:
         """Evaluate when that is due; return whether a checkpoint is. With ``leaving`` the process ends after it."""

@@ -25,6 +25,7 @@ STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
 # Seconds that an update may still take after a signal, at least; launchers kill thirty after theirs.
 PATIENCE = 10.0
 POLL_SECONDS = 0.25
+REPEATED = 1.0
 
 
 def living_siblings() -> set[str]:
@@ -63,7 +64,8 @@ class StopRequest:
     """Take SIGTERM, SIGHUP, SIGUSR1 and SIGINT from the beginning of a program to its end.
 
     While they are remembered, ``requested`` tells the loop to save and leave; elsewhere they end the program, with
-    ``StoppedError`` (SIGINT: KeyboardInterrupt). A second SIGINT interrupts at once. Collectives of gloo now and then
+    ``StoppedError`` (SIGINT: KeyboardInterrupt). A second SIGINT interrupts at once, unless it follows the first within
+    ``REPEATED`` seconds: a terminal sends one to all processes, and launchers hand theirs on. Collectives of gloo now and then
     wait for ever for a rank that was lost, and the signal by which a launcher ends the others is handled by Python only
     after them: a thread watches, says ``hangs`` and ends the process when the update at hand does not end.
     """
@@ -74,6 +76,8 @@ class StopRequest:
         ``hangs`` returns the line about a rank that waits for ever; None when there is no other rank.
         """
         self.requested = False
+        self.number = int(signal.SIGTERM)  # what came; on another rank than the one that it came to, this
+        self._came = 0.0
         self.where = ""  # for the line of a program that ends: where it was stopped
         self._hangs = hangs
         self._remembering = remembering
@@ -145,8 +149,11 @@ class StopRequest:
         if self._leaving:
             return
         if self._remembering:
-            self.requested = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            now = time.monotonic()
+            if not self.requested:
+                self.requested, self.number, self._came = True, number, now
+            elif number == signal.SIGINT and now - self._came > REPEATED:
+                raise KeyboardInterrupt
             return
         if number == signal.SIGINT:
             raise KeyboardInterrupt

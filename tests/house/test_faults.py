@@ -7,6 +7,7 @@ import random
 import re
 import resource
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import pytest
 import torch
 
 from model.checkpoints.safe_loading import read_checkpoint_file
-from tests.helpers.launching import metrics, run, start, wait_for, workers
+from tests.helpers import REPOSITORY
+from tests.helpers.launching import command, environment, metrics, run, start, wait_for, workers
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
 
 NUM_KILLS = 20
@@ -138,9 +140,28 @@ def test_an_announced_end_saves_on_all_ranks(number: signal.Signals, corpus: Sma
     for worker in workers(process.pid, "pretrain_glm.py"):  # what a batch system does
         os.kill(worker.pid, number)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
-    stopped = int(re.search(r"stopped by a signal after iteration (\d+)", output)[1])
+    assert process.returncode != 0, output
+    stopped = int(re.search(r"stopped at (\d+) of", output)[1])
     assert (tmp_path / "c" / "r" / "latest").read_text(encoding="utf-8") == str(stopped)
+
+
+@pytest.mark.slow
+def test_ctrl_c_under_torchrun_is_one_line(corpus: SmallCorpus, tmp_path: Path) -> None:
+    """A terminal sends SIGINT to the launcher and to all ranks; the launcher hands its own on to them."""
+    given = command("pretrain_glm.py", *words(corpus, steps=100000, save_interval=0), ranks=2)
+    given[2] = "training.torchrun"
+    process = subprocess.Popen(
+        given, cwd=tmp_path, env={**environment(), "PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, encoding="utf-8", start_new_session=True,
+    )  # fmt: skip
+    wait_for(process, r"^ iteration +3/")
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, output
+    last, stopped = output.splitlines()[-2:]
+    assert last.startswith("saved a checkpoint at iteration"), output
+    assert re.fullmatch(r"stopped at \d+ of 100000; (run the same command to go on|go on with --load c/r)", stopped)
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow

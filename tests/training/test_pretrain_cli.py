@@ -101,8 +101,9 @@ def test_a_signal_saves_and_leaves_and_a_second_start_finishes(
             process.send_signal(signal.SIGTERM)
             break
     rest = process.stdout.read()
-    assert process.wait(timeout=60) == 0
-    stopped_at = int(re.search(r"stopped by a signal after iteration (\d+)", rest).group(1))
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert rest.splitlines()[-1].endswith("of 24; run the same command to go on")
+    stopped_at = int(re.search(r"stopped at (\d+) of", rest).group(1))
     assert stopped_at < 24
     output = run(*[word for word in words if word != "--eval-at-start"], cwd=tmp_path)
     assert f"continuing from iteration {stopped_at}" in output
