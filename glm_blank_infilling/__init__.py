@@ -23,7 +23,7 @@ def add_to_path() -> None:
 
 def _run(module: str) -> None:
     add_to_path()
-    from data_utils.errors import run_main
+    from files.errors import run_main
 
     run_main(import_module(module).main)
 
