@@ -9,7 +9,6 @@
 
 # Debian 12: its Python is the one that wrote constraints.txt.
 FROM debian:bookworm-20251229-slim AS base
-SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # Versions of Debian's packages come with the base image's release; their security updates are wanted.
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -27,11 +26,10 @@ ENV VIRTUAL_ENV=/home/glm/GLM/.venv PATH=/home/glm/GLM/.venv/bin:$PATH PIP_NO_CA
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY --chown=1000:1000 pyproject.toml hatch_build.py requirements.txt constraints.txt ./
 COPY --chown=1000:1000 scripts/setup_environment.sh scripts/
+RUN python3 -m venv .venv \
+    && pip install "$(sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)" --index-url "$TORCH_INDEX"
 RUN touch README.md \
-    && python3 -m venv .venv \
-    && pip install "$(sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)" --index-url "$TORCH_INDEX" \
-    && . scripts/setup_environment.sh \
-    && setup_environment
+    && bash -euo pipefail -c 'source scripts/setup_environment.sh; setup_environment'
 
 FROM base AS devel
 USER 0:0

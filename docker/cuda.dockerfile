@@ -15,7 +15,6 @@
 
 # CUDA 13.0 is that of torch 2.13.0, which brings its libraries; the base adds what the driver looks for.
 FROM nvidia/cuda:13.0.2-base-ubuntu24.04 AS base
-SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # A C compiler and Python's headers: Triton compiles what --compile makes. Ubuntu's own user 1000 makes room.
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -31,11 +30,10 @@ ENV VIRTUAL_ENV=/home/glm/GLM/.venv PATH=/home/glm/GLM/.venv/bin:$PATH PIP_NO_CA
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cu130
 COPY --chown=1000:1000 pyproject.toml hatch_build.py requirements.txt constraints.txt ./
 COPY --chown=1000:1000 scripts/setup_environment.sh scripts/
+RUN python3 -m venv .venv \
+    && pip install "$(sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)" --index-url "$TORCH_INDEX"
 RUN touch README.md \
-    && python3 -m venv .venv \
-    && pip install "$(sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)" --index-url "$TORCH_INDEX" \
-    && . scripts/setup_environment.sh \
-    && setup_environment
+    && bash -euo pipefail -c 'source scripts/setup_environment.sh; setup_environment'
 
 FROM base AS devel
 USER 0:0
