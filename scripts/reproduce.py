@@ -190,7 +190,7 @@ def tables() -> str:
     return "\n\n".join(parts)
 
 
-def run(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> None:
+def run(command: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None) -> None:
     """Run a command with its output in a file; raise ValueError with its last line when it fails."""
     print("+", shlex.join(command), f"> {log}", flush=True)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +198,7 @@ def run(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) ->
         code = subprocess.run(
             command,
             cwd=REPOSITORY,
-            env={**os.environ, **environment},
+            env={**os.environ, **(environment or {})},
             stdout=file,
             stderr=subprocess.STDOUT,
             check=False,
@@ -218,38 +218,29 @@ class Model:
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
-def small_models(folder: Path, *, data: Path) -> dict[str, Model]:
-    """Make, or find in ``folder``, the small models of ``--tiny``; return them by the model file of the rows."""
-    texts, tokenizer, python = folder / "texts", folder / "multilingual.model", sys.executable
-    sizes = {"LAYERS": "2", "HIDDEN_SIZE": "32", "HEADS": "2"}
-
-    def pretrain(name: str, *flags: str) -> Path:
-        words = [*TRAINING_FLAGS.split(), *flags, "--experiment-name", name, "--save", str(folder), "--summary-dir"]
-        found = sorted(folder.glob(f"{name}*/latest"))
-        if not found:
-            run([python, "pretrain_glm.py", *words, str(folder)], log=folder / f"{name}.log", environment={})
-            found = sorted(folder.glob(f"{name}*/latest"))
-        return found[-1].parent
-
-    english = pretrain("english", "--train-data", str(data / LAMBADA), "--tokenizer-type", "BertWordPieceTokenizer",
-                       "--tokenizer-model-type", "bert-base-uncased")  # fmt: skip
-    if not tokenizer.exists():
-        multilingual_data = str(data / "multilingual")
-        run([python, "scripts/multilingual_texts.py", multilingual_data, str(texts)],
-            log=folder / "texts.log", environment={})  # fmt: skip
-        run([python, "-m", "data_utils.train_tokenizer", f"multilingual={texts}", "--vocab-size", "8000", "--output",
-             str(tokenizer), "--words", "Maybe", "True", "False", "Yes", "No"],
-            log=folder / "tokenizer.log", environment={})  # fmt: skip
-    many = pretrain("multilingual", "--train-data", f"multilingual={texts}", "--tokenizer-type", "ChineseSPTokenizer",
-                    "--tokenizer-model-type", str(tokenizer))  # fmt: skip
-    return {
-        ENGLISH: Model(SMALL_ENGLISH, english, {f"TINY_{name}": value for name, value in sizes.items()}),
-        MULTILINGUAL: Model(
-            MULTILINGUAL,
-            many,
-            {"MGLM_TOKENIZER": str(tokenizer), **{f"MGLM_{name}": value for name, value in sizes.items()}},
-        ),
-    }
+def small_model(file: str, folder: Path, *, data: Path) -> Model:
+    """Make the small model of ``--tiny`` that stands in for the rows' model ``file``, or find it in ``folder``."""
+    name, texts, vocabulary = Path(file).stem, folder / "texts", folder / "multilingual.model"
+    if file == ENGLISH:
+        prefix, stand_in, corpus = "TINY", SMALL_ENGLISH, str(data / LAMBADA)
+        tokenizer = ["--tokenizer-type", "BertWordPieceTokenizer", "--tokenizer-model-type", "bert-base-uncased"]
+    else:
+        prefix, stand_in, corpus = "MGLM", file, f"multilingual={texts}"
+        tokenizer = ["--tokenizer-type", "ChineseSPTokenizer", "--tokenizer-model-type", str(vocabulary)]
+        if not vocabulary.exists():
+            for words in (
+                ["scripts/multilingual_texts.py", str(data / "multilingual"), str(texts)],
+                ["-m", "data_utils.train_tokenizer", corpus, "--vocab-size", "8000", "--output", str(vocabulary),
+                 "--words", "Maybe", "True", "False", "Yes", "No"],
+            ):  # fmt: skip
+                run([sys.executable, *words], log=folder / "logs" / "vocabulary.txt")
+    if not list(folder.glob(f"{name}*/latest")):
+        words = [*TRAINING_FLAGS.split(), "--train-data", corpus, *tokenizer, "--experiment-name", name,
+                 "--save", str(folder), "--summary-dir", str(folder)]  # fmt: skip
+        run([sys.executable, "pretrain_glm.py", *words], log=folder / "logs" / f"{name}.txt")
+    sizes = {"LAYERS": "2", "HIDDEN_SIZE": "32", "HEADS": "2", "TOKENIZER": str(vocabulary)}
+    checkpoint = next(folder.glob(f"{name}*/latest")).parent
+    return Model(stand_in, checkpoint, {f"{prefix}_{size}": value for size, value in sizes.items()})
 
 
 def measure(name: str, model: Model, *, data: Path, output: Path, flags: Sequence[str]) -> list[float]:
@@ -308,7 +299,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f"no data for {', '.join(missing)}; see --data-root and --data")
     output = values.output.resolve()
     if values.tiny is not None:
-        models = small_models(values.tiny.resolve(), data=values.data_root.resolve())
+        used = dict.fromkeys(ROWS[name].model for name in names)
+        models = {file: small_model(file, values.tiny.resolve(), data=values.data_root.resolve()) for file in used}
     else:
         file = None if values.model is None else str(values.model.resolve())
         models = dict.fromkeys((ENGLISH, MULTILINGUAL), Model(file, values.checkpoint.resolve()))
