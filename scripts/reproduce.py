@@ -250,9 +250,9 @@ def measure(name: str, model: Model, *, data: Path, output: Path, flags: Sequenc
                "--load-pretrained", str(model.checkpoint), "--experiment-name", experiment,
                "--summary-dir", str(output), *flags]  # fmt: skip
     environment = {**model.variables, "DATA_PATH": str(data), "EPOCHS": "0", "LOG_NAME": experiment}
-    folder = output / "runs" / experiment
+    file = output / "runs" / experiment / "test_results.json"
+    file.unlink(missing_ok=True)
     run(command, log=output / "logs" / f"{name}.txt", environment=environment)
-    file = folder / ("results.json" if "--eval-valid" in row.flags else "test_results.json")
     results: dict[str, Any] = read_json(file)
     return [value_of(results, figure.metric, float, place=str(file)) * figure.scale for figure in row.figures]
 
@@ -315,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             measured, verdict = "/".join(f"{value:.2f}" for value in found), "NOT reproduced" if far else "reproduced"
             if reasons:
                 far, verdict = False, f"not to be compared: {', '.join(reasons)}"
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             far, measured, verdict = True, "-", f"failed: {error}"
         code = 1 if far else code
         metrics = "/".join(figure.metric for figure in figures)
