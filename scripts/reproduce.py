@@ -166,9 +166,10 @@ SECTIONS: dict[str, dict[str, Row]] = {
 ROWS = {name: row for section in SECTIONS.values() for name, row in section.items()}
 
 
-def as_published(value: float) -> str:
-    """Return a number with one decimal, or with two where it has them."""
-    return f"{value:.1f}" if value == round(value, 1) else f"{value:.2f}"
+def as_published(values: Sequence[float]) -> str:
+    """Return the numbers of a cell with one decimal each, or with two where one of them has two."""
+    decimals = 1 if all(value == round(value, 1) for value in values) else 2
+    return "/".join(f"{value:.{decimals}f}" for value in values)
 
 
 def tables() -> str:
@@ -179,9 +180,9 @@ def tables() -> str:
         lines = [["row", "metrics", "published", "tolerance", *others, "fine-tuned with", "data"]]
         for name, row in rows.items():
             figures = row.figures
-            published = "/".join(as_published(figure.published) for figure in figures)
+            published = as_published([figure.published for figure in figures])
             tolerance = "/".join(f"{figure.tolerance:g}" for figure in figures)
-            theirs = ["/".join(map(as_published, row.others.get(other, ()))) or "-" for other in others]
+            theirs = [as_published(row.others.get(other, ())) or "-" for other in others]
             training = f"`{row.training} {row.task}`" if row.training else "-"
             metrics = "/".join(f"`{figure.metric}`" for figure in figures)
             lines.append([f"`{name}`", metrics, published, tolerance, *theirs, training, f"`{row.data}`"])
@@ -319,7 +320,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             far, measured, verdict = True, "-", f"failed: {error}"
         code = 1 if far else code
         metrics = "/".join(figure.metric for figure in figures)
-        published = "/".join(as_published(figure.published) for figure in figures)
+        published = as_published([figure.published for figure in figures])
         tolerance = "/".join(f"{figure.tolerance:g}" for figure in figures)
         lines.append((name, metrics, measured, published, tolerance, verdict))
     widths = [max(map(len, column)) + 2 for column in zip(*lines)]

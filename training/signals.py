@@ -111,6 +111,7 @@ class StopRequest:
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._previous_descriptor)
         self._leaving = True
+        self._written.shutdown(socket.SHUT_WR)  # closing is not enough: forked workers have it, too
         self._written.close()
         self._watch.join()
         self._numbers.close()

@@ -101,3 +101,14 @@ def test_processes_that_were_forked_do_not_stop_the_run() -> None:
             os._exit(1)
         assert os.waitpid(child, 0)[1] == 0
         assert not stop.requested
+
+
+def test_a_living_worker_does_not_keep_a_failed_run_waiting() -> None:
+    with pytest.raises(KeyError), StopRequest():
+        child = os.fork()  # as a loader's worker: it has all that was open
+        if child == 0:
+            signal.pause()
+            os._exit(1)
+        raise KeyError
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
