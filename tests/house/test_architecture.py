@@ -29,6 +29,8 @@ MAY_IMPORT = {
     "finetune_mt5": {"mt5", "files"},
     "pretrain_glm": {"tasks", *BELOW_TASKS},
     "finetune_glm": {"tasks", *BELOW_TASKS},
+    "glm_blank_infilling": {"files"},
+    "hatch_build": set(),
     "scripts": {"mt5", "tasks", *BELOW_TASKS},
     "benchmarks": {"tasks", "pretrain_glm", "finetune_glm", "generate_samples", "change_mp", *BELOW_TASKS},
 }
