@@ -3,12 +3,12 @@
 #
 #   bash benchmarks/run.sh             all but checkpoint (12 GB of disk), ablation (an hour) and those for GPUs: 12 minutes on 2 cores
 #   bash benchmarks/run.sh NAME ...    these; the other rows of the table stay
-#   GLM_VOCAB_DIR   folder of the vocabularies   (default: ${DATA_ROOT:-../shared/data}/vocab)
+#   GLM_VOCAB_DIR   folder of the vocabularies   (needed by some)
 set -euo pipefail
-CDPATH='' cd -- "$(dirname -- "$0")/.."
-source scripts/setup_environment.sh
+source "$(dirname -- "$0")/../scripts/launch.sh"
+cd -- "${GLM_TOP:-.}"
+source "${GLM_TOP}scripts/setup_environment.sh"
 setup_environment
-export GLM_VOCAB_DIR="${GLM_VOCAB_DIR:-${DATA_ROOT:-../shared/data}/vocab}"
 OPTIONS=()
 if [ $# -eq 0 ]; then
     OPTIONS=(--afresh)
@@ -24,7 +24,7 @@ for name in "$@"; do
         export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 # for both sides, as scripts/generate_block.sh has it
     fi
     FILES+=("$RESULTS/$name.json")
-    "$PYTHON" -m benchmarks "$name" --json > "$RESULTS/$name.json"
+    as_step "$PYTHON" -m benchmarks "$name" --json > "$RESULTS/$name.json"
     echo "$name: $((SECONDS - start)) s"
 done
 "$PYTHON" -m benchmarks table "${FILES[@]}" "${OPTIONS[@]}"

@@ -3,17 +3,17 @@
 #   SAVE_PATH         where this run's go                 (default: $CHECKPOINT_PATH)
 #   MP_SIZE           tensor-parallel size                (default: 1)
 CHECKPOINT_PATH="${CHECKPOINT_PATH:-checkpoints}"
-config_json="config/config_block_large.json"
-gpt_options="--block-lm --bert-prob 1.0 --avg-block-length 3
-    --experiment-name blocklm-large-blank --model-parallel-size ${MP_SIZE:-1}
+config_json="${GLM_TOP:-}config/config_block_large.json"
+gpt_options=(--block-lm --bert-prob 1.0 --avg-block-length 3
+    --experiment-name blocklm-large-blank --model-parallel-size "${MP_SIZE:-1}"
     --num-layers 24 --hidden-size 1024 --num-attention-heads 16
     --seq-length 512 --max-position-embeddings 512
-    --save ${SAVE_PATH:-$CHECKPOINT_PATH}
+    --save "${SAVE_PATH:-$CHECKPOINT_PATH}"
     --train-iters 200000
     --resume-dataloader
     --train-data bert-large
     --tokenizer-type BertWordPieceTokenizer --tokenizer-model-type bert-large-uncased
-    --split 949,50,1 --distributed-backend nccl
+    --split "949,50,1" --distributed-backend nccl
     --lr-decay-style cosine --lr-decay-iters 160000 --lr-decay-ratio 0.05 --warmup .05
     --checkpoint-activations --deepspeed-activation-checkpointing --fp16
-    --deepspeed --deepspeed_config $config_json"
+    --deepspeed --deepspeed_config "$config_json")

@@ -2,7 +2,7 @@
 #   CHECKPOINT_PATH   folder that holds the unpacked checkpoint (default: checkpoints)
 CHECKPOINT_PATH="${CHECKPOINT_PATH:-checkpoints}"
 MODEL_TYPE="blocklm-1.25-generation"
-MODEL_ARGS="--block-lm --cloze-eval
+MODEL_ARGS=(--block-lm --cloze-eval
     --num-layers 30 --hidden-size 1024 --num-attention-heads 16 --max-position-embeddings 512
     --tokenizer-model-type bert-large-uncased --tokenizer-type BertWordPieceTokenizer
-    --load-pretrained ${CHECKPOINT_PATH}/blocklm-1.25-generation"
+    --load-pretrained "${CHECKPOINT_PATH}/blocklm-1.25-generation")

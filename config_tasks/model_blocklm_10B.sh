@@ -2,7 +2,7 @@
 #   CHECKPOINT_PATH   folder that holds the unpacked checkpoint (default: checkpoints)
 CHECKPOINT_PATH="${CHECKPOINT_PATH:-checkpoints}"
 MODEL_TYPE="GLM-10B"
-MODEL_ARGS="--block-lm --cloze-eval --task-mask
+MODEL_ARGS=(--block-lm --cloze-eval --task-mask
     --num-layers 48 --hidden-size 4096 --num-attention-heads 64 --max-position-embeddings 1024
     --tokenizer-type GPT2BPETokenizer
-    --load-pretrained ${CHECKPOINT_PATH}/glm-10b-1024"
+    --load-pretrained "${CHECKPOINT_PATH}/glm-10b-1024")

@@ -2,7 +2,7 @@
 #   CHECKPOINT_PATH   folder that holds the unpacked checkpoint (default: checkpoints)
 CHECKPOINT_PATH="${CHECKPOINT_PATH:-checkpoints}"
 MODEL_TYPE="blank-large"
-MODEL_ARGS="--block-lm
+MODEL_ARGS=(--block-lm
     --num-layers 24 --hidden-size 1024 --num-attention-heads 16 --max-position-embeddings 512
     --tokenizer-model-type bert-large-uncased --tokenizer-type BertWordPieceTokenizer
-    --load-pretrained ${CHECKPOINT_PATH}/blocklm-large-blank"
+    --load-pretrained "${CHECKPOINT_PATH}/blocklm-large-blank")

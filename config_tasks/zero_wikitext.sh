@@ -5,4 +5,4 @@ EXPERIMENT_NAME="${MODEL_TYPE}-wikitext"
 TASK_NAME=wikitext
 DATA_PATH="${DATA_PATH:-${DATA_ROOT}/wikitext-103/wiki.test.tokens}"
 
-EVALUATE_ARGS="--eval-batch-size 16 --seq-length 1024 --overlapping-eval 256"
+EVALUATE_ARGS=(--eval-batch-size 16 --seq-length 1024 --overlapping-eval 256)

@@ -2,12 +2,13 @@
 # Lint, format and types, as .ci/run asks for them: bash scripts/check.sh [--fix]
 # --fix    correct what ruff can, instead of reporting it
 set -euo pipefail
-CDPATH='' cd -- "$(dirname -- "$0")/.."
+source "$(dirname -- "$0")/launch.sh"
+cd -- "${GLM_TOP:-.}"
 if [ $# -gt 0 ] && [ "$*" != --fix ]; then
     echo "error: unknown option '$*'; known is --fix" >&2
     exit 2
 fi
-source scripts/setup_environment.sh
+source "${GLM_TOP}scripts/setup_environment.sh"
 setup_environment
 status=0
 if [ "${1:-}" = --fix ]; then

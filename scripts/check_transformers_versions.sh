@@ -11,7 +11,8 @@
 # The environments stay in build/transformers-VERSION and are used again; remove one to make it anew. They see the
 # packages of the interpreter, so that torch is not installed again; what a version needs otherwise lies in front.
 set -uo pipefail
-CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." || exit
+source "$(dirname -- "$0")/launch.sh"
+cd -- "${GLM_TOP:-.}" || exit
 
 python="${GLM_PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}"
 
@@ -56,7 +57,7 @@ for version in ${GLM_TRANSFORMERS:-4.40.2 5.0.0 5.23.0 newest}; do
     fi
     installed="$("$folder/bin/python" -c 'import transformers; print(transformers.__version__)')"
     echo "== transformers $installed"
-    if "$folder/bin/python" -m pytest -q "$@"; then
+    if as_step "$folder/bin/python" -m pytest -q "$@"; then
         summary+="transformers $installed: passed"$'\n'
     else
         summary+="transformers $installed: FAILED"$'\n'

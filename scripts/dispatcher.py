@@ -1,12 +1,12 @@
 """Fine-tune on a task for every setting of a grid, several runs at a time, and summarize.
 
-    python scripts/dispatcher.py --gpu 0,1,2,3 --n_gpu 1 --model blocklm-base --task rte
+    python scripts/dispatcher.py --gpu 0,1,2,3 --n_gpu 1 --model blocklm-roberta-large --task rte
     python scripts/dispatcher.py --gpu cpu --model config_tasks/model_blocklm_tiny.sh --task config_tasks/task_cb.sh \\
         --grid '{"lr": [1e-5], "batch-size": [16], "epochs": [2], "seed": [1, 2, 3]}'
 
 The GPUs are cut into groups of ``--n_gpu``; each group takes the next run that is not done. Start it again and it goes
 on: runs with results are skipped, unless ``--overwrite``. Results and a table with mean and deviation go to
-``logs/<model>-<task>.txt``.
+``logs/<model>-<task>.txt``. A signal (Ctrl-C, SIGTERM) ends the runs of that moment, and there is no further one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import queue
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -34,6 +35,7 @@ from files.errors import run_main
 from files.reading import described, parse_json, value_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+LAUNCH = REPOSITORY / "scripts" / "launch.py"
 WORD = r"[A-Za-z0-9][A-Za-z0-9._,+-]*"  # of a grid: it becomes a part of a folder's name
 GRID: dict[str, list[Any]] = {
     "lr": [1e-5, 2e-5],
@@ -142,19 +144,29 @@ def find_experiment(model: str, task: str) -> Experiment:
     )
 
 
+# Prints the words of a model file and a task file. An empty word stands between them.
+READ_FILES = r"""
+set -euo pipefail
+model="$1" task="$2" launch="$3"
+set --
+source "$launch"
+source "$model"
+DATA_ROOT="${DATA_ROOT:-data}"
+source "$task"
+as_lists MODEL_ARGS TRAIN_ARGS COMMON_ARGS TASK_ARGS
+printf "%s\0" "$EXPERIMENT_NAME" "${GLM_VOCAB_DIR:-}" --cloze-eval "${MODEL_ARGS[@]}" ""
+printf "%s\0" --task "$TASK_NAME" --data-dir "$DATA_PATH" ${MAX_SEQ_LEN:+--seq-length "$MAX_SEQ_LEN"} \
+    "${TRAIN_ARGS[@]}" "${COMMON_ARGS[@]}" "${TASK_ARGS[@]}"
+"""
+
+
 def _experiment_of_files(model: str, task: str, save: str) -> Experiment:
-    script = (
-        'set -eu; source "$1"; DATA_ROOT="${DATA_ROOT:-data}"; source "$2"; '
-        'printf "%s\\0" "$EXPERIMENT_NAME" "${GLM_VOCAB_DIR:-}" --cloze-eval $MODEL_ARGS ""; '
-        'printf "%s\\0" --task "$TASK_NAME" --data-dir "$DATA_PATH" ${MAX_SEQ_LEN:+--seq-length "$MAX_SEQ_LEN"} '
-        "$TRAIN_ARGS $COMMON_ARGS ${TASK_ARGS:-}"
-    )
     for file in (model, task):
         if not Path(file).is_file():
             raise ValueError(f"{file}: no such file; give a model and a task file of config_tasks/")
     files = [str(Path(file).resolve()) for file in (model, task)]
     run = subprocess.run(
-        ["bash", "-c", script, "-", *files],
+        ["bash", "-c", READ_FILES, "-", *files, str(REPOSITORY / "scripts" / "launch.sh")],
         capture_output=True,
         encoding="utf-8",
         errors="surrogateescape",
@@ -169,15 +181,28 @@ def _experiment_of_files(model: str, task: str, save: str) -> Experiment:
     return Experiment(name, words[:end], words[end + 1 :], save)
 
 
+def check_places(experiment: Experiment) -> None:
+    """Raise ValueError when the data or the weights that every run needs are not there."""
+    for words, flag, variable in (
+        (experiment.task_flags, "--data-dir", "DATA_PATH, or DATA_ROOT for the folder above"),
+        (experiment.model_flags, "--load-pretrained", "CHECKPOINT_PATH for the folder above"),
+    ):
+        place = words[words.index(flag) + 1] if flag in words else None
+        if place is not None and not Path(place).exists():
+            raise ValueError(f"{flag} {place}: no such file or folder; set {variable}")
+
+
 def run_grid(
     experiment: Experiment, grid: Mapping[str, Sequence[Any]], *, groups: Sequence[str], n_gpu: int, overwrite: bool
 ) -> dict[str, Any]:
     """Make all runs, one at a time in each group of GPUs, and return their results by run name.
 
-    A run that fails is reported and left out; its log says why.
+    A run that fails is reported with its last error and left out. Raises ``SystemExit`` after a signal.
     """
     waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     results: dict[str, Any] = {}
+    running: set[subprocess.Popen[str]] = set()
+    signals: list[int] = []
     for config in configurations(grid):
         name, path = experiment.run_name(config), experiment.result_path(config)
         if path.is_file() and not overwrite:
@@ -186,25 +211,38 @@ def run_grid(
         else:
             waiting.put(config)
 
+    def stop(number: int, _: object) -> None:
+        signals.append(number)
+        for process in list(running):
+            process.terminate()
+
     def work(group: str) -> None:
         environment = {**os.environ, "NUM_GPUS_PER_WORKER": str(n_gpu)}
         if group != "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = group
-        while True:
+        while not signals:
             try:
                 config = waiting.get_nowait()
             except queue.Empty:
                 return
             name = experiment.run_name(config)
             environment["LOG_NAME"] = name.replace("/", "-")
-            command = [sys.executable, str(REPOSITORY / "scripts" / "launch.py"), "finetune_glm.py"]
+            command = [sys.executable, str(LAUNCH), str(REPOSITORY / "finetune_glm.py")]
             command += experiment.flags(config, n_gpu=n_gpu, overwrite=overwrite)
-            run = subprocess.run(
-                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, check=False
+            process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
             )
+            running.add(process)
+            if signals:  # it came between the two lines above
+                process.terminate()
+            output, _ = process.communicate()
+            running.discard(process)
             path = experiment.result_path(config)
-            if run.returncode or not path.is_file():
-                print(f"{name} failed on {group}: see logs/log-{environment['LOG_NAME']}-*.txt", flush=True)
+            if process.returncode or not path.is_file():
+                lines = [line for line in output.splitlines() if line.strip()]
+                errors = [line for line in lines if line.startswith("error")] or lines or ["it printed nothing"]
+                log = f"logs/log-{environment['LOG_NAME']}-*.txt"
+                print(f"{name} failed on {group}: {errors[-1]} (all of it: {log})", flush=True)
                 continue
             try:
                 results[name] = checked_results(path)
@@ -216,11 +254,17 @@ def run_grid(
                 summary.write(f"Config: {config}\n{json.dumps(results[name])}\n")
 
     Path("logs").mkdir(exist_ok=True)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     threads = [threading.Thread(target=work, args=(group,)) for group in groups]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    if signals:
+        print(f"stopped at {len(results)} of {len(configurations(grid))} runs; run the same command to go on")
+        raise SystemExit(128 + signals[0])
     return results
 
 
@@ -235,7 +279,6 @@ def main() -> int:
     parser.add_argument("--overwrite", action="store_true")
     parser.add_argument("--debug", action="store_true", help="print the commands, start nothing")
     arguments = parser.parse_args()
-    os.chdir(REPOSITORY)
     experiment = find_experiment(arguments.model, arguments.task)
     if arguments.n_gpu < 1:
         raise ValueError(f"--n_gpu is {arguments.n_gpu}; give a number of at least 1")
@@ -244,6 +287,7 @@ def main() -> int:
         for config in configurations(grid):
             print(shlex.join(experiment.flags(config, n_gpu=arguments.n_gpu, overwrite=arguments.overwrite)))
         return 0
+    check_places(experiment)
     numbers = arguments.gpu.split(",")
     groups = [",".join(numbers[i : i + arguments.n_gpu]) for i in range(0, len(numbers), arguments.n_gpu)]
     results = run_grid(experiment, grid, groups=groups, n_gpu=arguments.n_gpu, overwrite=arguments.overwrite)

@@ -9,8 +9,7 @@ source "$(dirname -- "$0")/finetune.sh"
 export NUM_GPUS_PER_WORKER="${NUM_GPUS_PER_WORKER:-$(count_gpus 4)}"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}_${DATESTR}"
 
-# shellcheck disable=SC2086  # the variables of the files are lists of words
-finetune --deepspeed --deepspeed_config "${DEEPSPEED_CONFIG:-config_tasks/config_blocklm_10B_record.json}" \
+finetune --deepspeed --deepspeed_config "${DEEPSPEED_CONFIG:-${GLM_TOP}config_tasks/config_blocklm_10B_record.json}" \
     --cloze-eval --seq-length "$MAX_SEQ_LEN" --checkpoint-activations --eval-batch-size 2 --save-epoch 100 \
-    --no-load-optim --no-load-lr-scheduler $MODEL_ARGS $TRAIN_ARGS $COMMON_ARGS \
+    --no-load-optim --no-load-lr-scheduler "${MODEL_ARGS[@]}" "${TRAIN_ARGS[@]}" "${COMMON_ARGS[@]}" \
     --fp16 --epochs "${EPOCHS:-$EPOCH_SINGLE}" "$@"

@@ -9,9 +9,8 @@ set -euo pipefail
 source "$(dirname -- "$0")/finetune.sh"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}_prompt_${DATESTR}"
 
-# shellcheck disable=SC2086  # the variables of the files are lists of words
-finetune --deepspeed --deepspeed_config "${DEEPSPEED_CONFIG:-config_tasks/config_blocklm_large_prompt.json}" \
+finetune --deepspeed --deepspeed_config "${DEEPSPEED_CONFIG:-${GLM_TOP}config_tasks/config_blocklm_large_prompt.json}" \
     --checkpoint-activations --save-epoch 100000 --no-load-optim --no-load-lr-scheduler \
-    $MODEL_ARGS ${EPOCH_SINGLE:+--epochs $EPOCH_SINGLE} $TRAIN_ARGS $COMMON_ARGS $TASK_ARGS \
+    "${MODEL_ARGS[@]}" ${EPOCH_SINGLE:+--epochs "$EPOCH_SINGLE"} "${TRAIN_ARGS[@]}" "${COMMON_ARGS[@]}" "${TASK_ARGS[@]}" \
     --prefix-prompt 100 --prompt-func none --freeze-transformer --warmup 0.01 \
-    --fp16 ${EPOCHS:+--epochs $EPOCHS} "$@"
+    --fp16 ${EPOCHS:+--epochs "$EPOCHS"} "$@"

@@ -10,8 +10,7 @@ source "$(dirname -- "$0")/finetune.sh"
 export NUM_GPUS_PER_WORKER="${NUM_GPUS_PER_WORKER:-$(count_gpus 4)}"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}_${DATESTR}"
 
-# shellcheck disable=SC2086  # the variables of the files are lists of words
-finetune --deepspeed --deepspeed_config "${DEEPSPEED_CONFIG:-config_tasks/config_blocklm_large_summary.json}" \
+finetune --deepspeed --deepspeed_config "${DEEPSPEED_CONFIG:-${GLM_TOP}config_tasks/config_blocklm_large_summary.json}" \
     --checkpoint-activations --save-epoch 100000 --no-load-optim --no-load-lr-scheduler \
-    $MODEL_ARGS ${EPOCH_SINGLE:+--epochs $EPOCH_SINGLE} $TRAIN_ARGS $COMMON_ARGS $TASK_ARGS \
-    --fp16 ${EPOCHS:+--epochs $EPOCHS} "$@"
+    "${MODEL_ARGS[@]}" ${EPOCH_SINGLE:+--epochs "$EPOCH_SINGLE"} "${TRAIN_ARGS[@]}" "${COMMON_ARGS[@]}" "${TASK_ARGS[@]}" \
+    --fp16 ${EPOCHS:+--epochs "$EPOCHS"} "$@"

@@ -3,5 +3,6 @@
 #
 #   bash scripts/ds_finetune_summary_small.sh MODEL_FILE TASK_FILE [any flag of finetune_glm.py]
 set -euo pipefail
-export DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG:-config_tasks/config_blocklm_large_summary_small.json}"
-exec bash "$(dirname -- "$0")/ds_finetune_summary.sh" "$@"
+source "$(dirname -- "$0")/launch.sh"
+export DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG:-${GLM_TOP}config_tasks/config_blocklm_large_summary_small.json}"
+exec bash "${GLM_TOP}scripts/ds_finetune_summary.sh" "$@"

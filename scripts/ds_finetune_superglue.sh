@@ -10,8 +10,7 @@ set -euo pipefail
 source "$(dirname -- "$0")/finetune.sh"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}_${DATESTR}"
 
-# shellcheck disable=SC2086  # the variables of the files are lists of words
-finetune --deepspeed --deepspeed_config "${DEEPSPEED_CONFIG:-${UNDERSTANDING_CONFIG:-config_tasks/config_blocklm_10B.json}}" \
+finetune --deepspeed --deepspeed_config "${DEEPSPEED_CONFIG:-${UNDERSTANDING_CONFIG:-${GLM_TOP}config_tasks/config_blocklm_10B.json}}" \
     --cloze-eval --seq-length "$MAX_SEQ_LEN" --checkpoint-activations --eval-batch-size 16 --save-epoch 100000 \
-    --no-load-optim --no-load-lr-scheduler $MODEL_ARGS $TRAIN_ARGS $COMMON_ARGS --pattern-id "${PATTERN_ID:-0}" \
+    --no-load-optim --no-load-lr-scheduler "${MODEL_ARGS[@]}" "${TRAIN_ARGS[@]}" "${COMMON_ARGS[@]}" --pattern-id "${PATTERN_ID:-0}" \
     --fp16 --epochs "${EPOCHS:-$XXLARGE_EPOCH}" "$@"

@@ -12,10 +12,12 @@ EXPERIMENT_NAME="${EXPERIMENT_NAME}_${DATESTR}"
 if [ -n "${MODEL_LANGUAGES:-}" ]; then
     XXLARGE_EPOCH="${PROMPT_EPOCH:-$XXLARGE_EPOCH}"
 fi
+if [ ${#PROMPT_ARGS[@]} -eq 0 ]; then
+    PROMPT_ARGS=(--continuous-prompt --num-prompt-tokens 3)
+fi
 
-# shellcheck disable=SC2086  # the variables of the files are lists of words
-finetune --deepspeed --deepspeed_config "${DEEPSPEED_CONFIG:-${PROMPT_CONFIG:-config_tasks/config_blocklm_10B.json}}" \
+finetune --deepspeed --deepspeed_config "${DEEPSPEED_CONFIG:-${PROMPT_CONFIG:-${GLM_TOP}config_tasks/config_blocklm_10B.json}}" \
     --cloze-eval --seq-length "$MAX_SEQ_LEN" --checkpoint-activations --eval-batch-size 16 --save-epoch 100000 \
-    --no-load-optim --no-load-lr-scheduler $MODEL_ARGS $TRAIN_ARGS $COMMON_ARGS \
-    ${PROMPT_ARGS:---continuous-prompt --num-prompt-tokens 3} \
+    --no-load-optim --no-load-lr-scheduler "${MODEL_ARGS[@]}" "${TRAIN_ARGS[@]}" "${COMMON_ARGS[@]}" \
+    "${PROMPT_ARGS[@]}" \
     --fp16 --epochs "${EPOCHS:-$XXLARGE_EPOCH}" "$@"

@@ -3,5 +3,6 @@
 #
 #   bash scripts/ds_finetune_superglue_test.sh MODEL_FILE TASK_FILE [any flag of finetune_glm.py]
 set -euo pipefail
+source "$(dirname -- "$0")/launch.sh"
 export EPOCHS=0
-exec bash "$(dirname -- "$0")/ds_finetune_superglue.sh" "$@"
+exec bash "${GLM_TOP}scripts/ds_finetune_superglue.sh" "$@"

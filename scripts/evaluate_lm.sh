@@ -18,8 +18,7 @@ source "$(dirname -- "$0")/finetune.sh"
 export NUM_GPUS_PER_WORKER="${N_GPU:-1}"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}-${DATESTR}"
 
-# shellcheck disable=SC2086  # the variables of the files are lists of words
 LOG_NAME="$EXPERIMENT_NAME" launch_distributed finetune_glm.py \
     --experiment-name "$EXPERIMENT_NAME" --task "$TASK_NAME" --valid-data "$DATA_PATH" \
-    $MODEL_ARGS $EVALUATE_ARGS --fp16 --model-parallel-size "$MP_SIZE" \
+    "${MODEL_ARGS[@]}" "${EVALUATE_ARGS[@]}" --fp16 --model-parallel-size "$MP_SIZE" \
     --overwrite "${SHORTENED[@]}" "$@"

@@ -14,14 +14,11 @@
 # A line is {"inputs_pretokenized": "... [MASK] ...", "choices_pretokenized": [...], "label": 0}; without a [MASK] the
 # choice comes last, without a label the answer is only written. Answers: runs/<experiment>/multichoice-<file>.jsonl
 set -euo pipefail
-if [ $# -lt 1 ] || [ ! -f "$1" ]; then
-    echo "error: name a model file: bash scripts/evaluate_multichoice.sh config_tasks/model_*.sh (given: '${1:-}')" >&2
-    exit 2
-fi
-MODEL_FILE="$(realpath -- "$1")"
-shift
 source "$(dirname -- "$0")/launch.sh"
-source "$MODEL_FILE"
+check_file model "${1:-}"
+source "$(realpath -- "$1")"
+shift
+as_lists MODEL_ARGS
 DATA_PATH="${DATA_PATH:-${DATA_ROOT:-data}/multichoice}"
 if [ -d "$DATA_PATH" ]; then
     DATA_PATH="$DATA_PATH/**/*.jsonl"
@@ -29,8 +26,7 @@ fi
 export NUM_GPUS_PER_WORKER="${N_GPU:-1}"
 EXPERIMENT_NAME="${MODEL_TYPE}-multichoice-$(date +%m-%d-%H-%M)"
 
-# shellcheck disable=SC2086  # MODEL_ARGS is a list of words
 LOG_NAME="$EXPERIMENT_NAME" launch_distributed finetune_glm.py \
     --cloze-eval --experiment-name "$EXPERIMENT_NAME" --task multichoice --test-data "$DATA_PATH" \
-    --seq-length 512 --eval-batch-size 16 $MODEL_ARGS --fp16 --model-parallel-size "${MP_SIZE:-1}" \
+    --seq-length 512 --eval-batch-size 16 "${MODEL_ARGS[@]}" --fp16 --model-parallel-size "${MP_SIZE:-1}" \
     --epochs 0 --no-validation --overwrite ${LIMIT:+--limit "$LIMIT"} "$@"

@@ -6,13 +6,10 @@
 #
 # ROUGE and BLEU by the built-in scorer; --files2rouge takes ROUGE from that program, where it is installed.
 set -euo pipefail
+source "$(dirname -- "$0")/launch.sh"
 if [ $# -lt 2 ]; then
     echo "error: name two files: bash scripts/evaluate_seq2seq.sh HYPS REFS (given: '$*')" >&2
     exit 2
 fi
-HYPS="$(realpath -m -- "$1")"
-REFS="$(realpath -m -- "$2")"
-shift 2
-source "$(dirname -- "$0")/launch.sh"
 
-launch_single -m tasks.seq2seq.scoring "$HYPS" "$REFS" "$@"
+launch_single -m tasks.seq2seq.scoring "$@"

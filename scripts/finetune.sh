@@ -1,6 +1,5 @@
 # What the fine-tuning scripts share. To be sourced first, with the script's own words MODEL_FILE TASK_FILE [flags]: it
-# reads the two files, checks that they and the data are there, leaves the flags in "$@", and the working folder is the
-# repository's top.
+# reads the two files, checks that they and the data are there, and leaves the flags in "$@".
 #
 #   finetune FLAGS ...                 train with them; what every script says about a run stands before them
 #   EPOCHS, LIMIT                      shorten a run (the results say so): epochs, examples of every split
@@ -11,29 +10,26 @@
 #   MP_SIZE                            tensor-parallel size                  (default: 1)
 #   NUM_GPUS_PER_WORKER ...            processes: scripts/launch.py
 
-if [ $# -lt 2 ]; then
-    echo "error: name a model file and a task file: bash scripts/$(basename "$0") config_tasks/model_*.sh config_tasks/{task,seq,zero}_*.sh" >&2
-    exit 2
-fi
-MODEL_FILE="$(realpath -m -- "$1")" TASK_FILE="$(realpath -m -- "$2")"
-shift 2
 source "$(dirname -- "${BASH_SOURCE[0]}")/launch.sh"
-for file in "$MODEL_FILE" "$TASK_FILE"; do
-    if [ ! -f "$file" ]; then
-        echo "error: $file: no such file; config_tasks/ holds model_*.sh, task_*.sh, seq_*.sh and zero_*.sh files" >&2
-        exit 2
-    fi
-done
+MODEL_FILE="${1:-}" TASK_FILE="${2:-}"
+check_file model "$MODEL_FILE"
+case "$(basename -- "$0")" in
+    evaluate_lm.sh) check_file evaluation "$TASK_FILE" ;;
+    *seq2seq* | *summary*) check_file sequence-to-sequence "$TASK_FILE" ;;
+    *) check_file understanding "$TASK_FILE" ;;
+esac
+shift 2
 CHECKPOINT_PATH="${CHECKPOINT_PATH:-checkpoints}"
 SAVE_PATH="${SAVE_PATH:-checkpoints/finetuned}"
 MP_SIZE="${MP_SIZE:-1}"
 DATESTR="$(date +%m-%d-%H-%M)"
-MODEL_LANGUAGES="" UNDERSTANDING_CONFIG="" SEQ2SEQ_CONFIG="" PROMPT_CONFIG="" PROMPT_ARGS=""
-source "$MODEL_FILE"
+MODEL_LANGUAGES="" UNDERSTANDING_CONFIG="" SEQ2SEQ_CONFIG="" PROMPT_CONFIG="" PROMPT_ARGS=()
+source "$(realpath -- "$MODEL_FILE")"
 DATA_ROOT="${DATA_ROOT:-data}"
-source "$TASK_FILE"
+source "$(realpath -- "$TASK_FILE")"
+as_lists MODEL_ARGS TRAIN_ARGS COMMON_ARGS TASK_ARGS EVALUATE_ARGS PROMPT_ARGS
 if [ ! -e "$DATA_PATH" ]; then
-    echo "error: DATA_PATH $DATA_PATH: no such folder; set DATA_PATH to the task's folder, or DATA_ROOT to the one above" >&2
+    echo "error: DATA_PATH $DATA_PATH: no such file or folder; set DATA_PATH to the task's, or DATA_ROOT to the folder above" >&2
     exit 2
 fi
 SHORTENED=()

@@ -5,9 +5,7 @@
 #   MASK_RATIO   share of the words that are masked  (default: 0.1)
 #   and the variables of scripts/finetune_seq2seq.sh
 set -euo pipefail
-if [ $# -lt 1 ]; then
-    echo "error: name a model file: bash scripts/finetune_blank.sh config_tasks/model_*.sh" >&2
-    exit 2
-fi
+source "$(dirname -- "$0")/launch.sh"
+check_file model "${1:-}"
 export MASK_RATIO="${MASK_RATIO:-0.1}"
-exec bash "$(dirname -- "$0")/finetune_seq2seq.sh" "$1" "$(dirname -- "$0")/../config_tasks/seq_blank.sh" "${@:2}"
+exec bash "${GLM_TOP}scripts/finetune_seq2seq.sh" "$1" "${GLM_TOP}config_tasks/seq_blank.sh" "${@:2}"

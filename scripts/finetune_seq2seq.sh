@@ -10,7 +10,6 @@ source "$(dirname -- "$0")/finetune.sh"
 export NUM_GPUS_PER_WORKER="${N_GPU:-$(count_gpus 4)}"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}-${DATESTR}"
 
-# shellcheck disable=SC2086  # the variables of the files are lists of words
 finetune --checkpoint-activations --save-epoch 100000 \
-    $MODEL_ARGS ${EPOCH_SINGLE:+--epochs $EPOCH_SINGLE} ${BATCH_SINGLE:+--batch-size $BATCH_SINGLE} \
-    ${LR_SINGLE:+--lr $LR_SINGLE} $TRAIN_ARGS $COMMON_ARGS $TASK_ARGS --fp16 ${EPOCHS:+--epochs $EPOCHS} "$@"
+    "${MODEL_ARGS[@]}" ${EPOCH_SINGLE:+--epochs "$EPOCH_SINGLE"} ${BATCH_SINGLE:+--batch-size "$BATCH_SINGLE"} \
+    ${LR_SINGLE:+--lr "$LR_SINGLE"} "${TRAIN_ARGS[@]}" "${COMMON_ARGS[@]}" "${TASK_ARGS[@]}" --fp16 ${EPOCHS:+--epochs "$EPOCHS"} "$@"

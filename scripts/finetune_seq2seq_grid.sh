@@ -16,7 +16,7 @@ as_list() {
     echo "[$*]"
 }
 
-# shellcheck disable=SC2046,SC2086  # lists of words
+# shellcheck disable=SC2046,SC2086  # the grid's values are lists of words
 launch_single scripts/dispatcher.py --model "$MODEL_FILE" --task "$TASK_FILE" --n_gpu "${N_GPU:-1}" \
     --gpu "${GPUS:-$(seq -s, 0 $(($(count_gpus 64) - 1)))}" \
     --grid "{\"lr\": $(as_list ${LRS:-5e-6 1e-5 2e-5}), \"batch-size\": $(as_list ${BATCHES:-4 8 12}), \

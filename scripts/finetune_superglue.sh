@@ -11,7 +11,6 @@ export NUM_GPUS_PER_WORKER="$N_GPU"
 check_numbers N_GPU BATCH_SIZE
 EXPERIMENT_NAME="${EXPERIMENT_NAME}-${DATESTR}"
 
-# shellcheck disable=SC2086  # the variables of the files are lists of words
 finetune --cloze-eval --seq-length "$MAX_SEQ_LEN" --checkpoint-activations --eval-batch-size 16 --save-epoch 100000 \
-    $MODEL_ARGS $TRAIN_ARGS $COMMON_ARGS --fp16 --lr "$LR_SINGLE" --batch-size $((BATCH_SIZE / N_GPU)) \
+    "${MODEL_ARGS[@]}" "${TRAIN_ARGS[@]}" "${COMMON_ARGS[@]}" --fp16 --lr "$LR_SINGLE" --batch-size $((BATCH_SIZE / N_GPU)) \
     --epochs "${EPOCHS:-$EPOCH_SINGLE}" "$@"

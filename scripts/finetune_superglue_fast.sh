@@ -9,6 +9,5 @@ source "$(dirname -- "$0")/finetune.sh"
 export NUM_GPUS_PER_WORKER="${N_GPU:-$(count_gpus 4)}"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}-fast-${DATESTR}"
 
-# shellcheck disable=SC2086  # the variables of the files are lists of words
 finetune --cloze-eval --fast-decode --seq-length "$MAX_SEQ_LEN" --eval-batch-size 16 --save-epoch 5 \
-    $MODEL_ARGS $TRAIN_ARGS $COMMON_ARGS --fp16 --lr "$LR_SINGLE" --batch-size 8 --epochs "${EPOCHS:-$EPOCH_SINGLE}" "$@"
+    "${MODEL_ARGS[@]}" "${TRAIN_ARGS[@]}" "${COMMON_ARGS[@]}" --fp16 --lr "$LR_SINGLE" --batch-size 8 --epochs "${EPOCHS:-$EPOCH_SINGLE}" "$@"

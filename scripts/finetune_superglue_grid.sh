@@ -13,9 +13,6 @@ export NUM_GPUS_PER_WORKER="$N_GPU"
 check_numbers N_GPU BATCH_SIZE
 GRID="$EXPERIMENT_NAME"
 
-# A signal goes to the run of that moment; after it there is no further one.
-trap 'kill -TERM $!; wait $!; exit' TERM
-trap 'kill -USR1 $!; wait $!; exit' USR1
 for lr in ${LRS:-6e-6 1e-5 2e-5}; do
     for seed in ${SEEDS:-1234 5678 3456}; do
         EXPERIMENT_NAME="$GRID/$lr-$seed"
@@ -23,11 +20,9 @@ for lr in ${LRS:-6e-6 1e-5 2e-5}; do
             echo "runs/$EXPERIMENT_NAME is done"
             continue
         fi
-        # shellcheck disable=SC2086  # the variables of the files are lists of words
-        LOG_NAME="$GRID-$lr-$seed" finetune --cloze-eval --seq-length "$MAX_SEQ_LEN" --eval-batch-size 16 \
-            --save-epoch 100000 $MODEL_ARGS $TRAIN_ARGS $COMMON_ARGS --fp16 --attention-scale 8.0 \
-            --lr "$lr" --seed "$seed" --batch-size $((BATCH_SIZE / N_GPU)) --epochs "${EPOCHS:-$EPOCH_SINGLE}" "$@" &
-        wait $!
+                LOG_NAME="$GRID-$lr-$seed" as_step finetune --cloze-eval --seq-length "$MAX_SEQ_LEN" --eval-batch-size 16 \
+            --save-epoch 100000 "${MODEL_ARGS[@]}" "${TRAIN_ARGS[@]}" "${COMMON_ARGS[@]}" --fp16 --attention-scale 8.0 \
+            --lr "$lr" --seed "$seed" --batch-size $((BATCH_SIZE / N_GPU)) --epochs "${EPOCHS:-$EPOCH_SINGLE}" "$@"
     done
 done
 launch_single scripts/process_grid.py "runs/$GRID/*" table

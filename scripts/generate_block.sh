@@ -8,21 +8,17 @@
 #
 # For example greedy (--top-k 1), beams (--num-beams 4), or a file instead of typing (--input FILE --output FILE).
 set -euo pipefail
-if [ $# -lt 1 ] || [ ! -f "$1" ]; then
-    echo "error: name a model file: bash scripts/generate_block.sh config_tasks/model_blocklm_*.sh (given: '${1:-}')" >&2
-    exit 2
-fi
-MODEL_FILE="$(realpath -- "$1")"
-shift
 source "$(dirname -- "$0")/launch.sh"
-GENERATION_ARGS=""
-source "$MODEL_FILE"
+check_file model "${1:-}"
+GENERATION_ARGS=()
+source "$(realpath -- "$1")"
+shift
+as_lists MODEL_ARGS GENERATION_ARGS
 
 # On the CPU every token reads every weight: from large pages, where the system has them, in a tenth less time.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
-# shellcheck disable=SC2086  # MODEL_ARGS and a model's own GENERATION_ARGS are lists of words
-launch_single generate_samples.py $MODEL_ARGS \
+launch_single generate_samples.py "${MODEL_ARGS[@]}" \
     --model-parallel-size 1 --fp16 \
     --seq-length 512 --mem-length 0 --out-seq-length 512 \
-    --temperature 0.9 --top-k 40 --top-p 0 ${GENERATION_ARGS:-} "$@"
+    --temperature 0.9 --top-k 40 --top-p 0 "${GENERATION_ARGS[@]}" "$@"

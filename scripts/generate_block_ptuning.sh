@@ -8,13 +8,11 @@
 #   PROMPT_LENGTH     its number of vectors             (default: 100)
 #   PROMPT_FUNC       what computes them: none, mlp, lstm  (default: none)
 set -euo pipefail
-if [ $# -lt 2 ] || [ ! -f "$1" ]; then
-    echo "error: name a model file and a prompt: bash scripts/generate_block_ptuning.sh config_tasks/model_blocklm_*.sh" \
-        "PROMPT (given: '${1:-}' '${2:-}')" >&2
+source "$(dirname -- "$0")/launch.sh"
+check_file model "${1:-}"
+if [ ! -e "${2:-}" ]; then
+    echo "error: PROMPT '${2:-}': no such checkpoint; name that of the run that trained the prefix after the model file" >&2
     exit 2
 fi
-MODEL_FILE="$1"
-PROMPT="$(realpath -m -- "$2")"
-shift 2
-exec bash "$(dirname -- "$0")/generate_block.sh" "$MODEL_FILE" --load "$PROMPT" \
-    --prefix-prompt "${PROMPT_LENGTH:-100}" --prompt-func "${PROMPT_FUNC:-none}" "$@"
+exec bash "${GLM_TOP}scripts/generate_block.sh" "$1" --load "$2" \
+    --prefix-prompt "${PROMPT_LENGTH:-100}" --prompt-func "${PROMPT_FUNC:-none}" "${@:3}"

@@ -1,39 +1,38 @@
 #!/usr/bin/env bash
-# Set up, pre-train a small GLM on real text, fill blanks with it. Run it again and it resumes.
+# Set up, pre-train a small GLM on real text, and see how well it fills blanks. Run it again and it resumes.
 #
 #   bash scripts/quickstart.sh [--data FILE ...] [--steps N] [--output FOLDER]
 #
-#   --data     your own text (.txt with a document per line, .jsonl with a key "text", .parquet, also .gz .zst);
-#              default: the English prose that every CPython carries
+#   --data     your own text in any language (.txt with a document per line, .jsonl with a key "text", .parquet, also
+#              .gz .zst); default: the English prose that every CPython carries
 #   --steps    length of the training (default 5000, about seven minutes on two cores)
-#   --output   where everything goes (default: quickstart)
+#   --output   where everything goes (default: quickstart); a corpus and a model that are there are used as they are
 set -euo pipefail
+source "$(dirname -- "$0")/launch.sh"
+source "${GLM_TOP}scripts/small_corpus.sh"
 
-DATA=() STEPS=5000 OUTPUT=quickstart
+split_data "$@"
+set -- "${WORDS[@]}"
+STEPS=5000 OUTPUT=quickstart
 while [ $# -gt 0 ]; do
-    if [ $# -eq 1 ] && [[ "$1" = --steps || "$1" = --output ]]; then
+    if [[ $# -eq 1 && "$1" =~ ^--(steps|output)$ ]]; then
         echo "error: $1 needs a value" >&2
         exit 2
     fi
     case "$1" in
-        --data) shift; while [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; do DATA+=("$(realpath -- "$1")"); shift; done ;;
         --steps) STEPS="$2"; shift 2 ;;
-        --output) OUTPUT="$(realpath -m -- "$2")"; shift 2 ;;
-        -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        --output) OUTPUT="$2"; shift 2 ;;
         *) echo "error: unknown option '$1'; known are --data, --steps, --output" >&2; exit 2 ;;
     esac
 done
-
-source "$(dirname -- "$0")/launch.sh"
 check_numbers STEPS
-source scripts/setup_environment.sh
-source scripts/small_corpus.sh
+source "${GLM_TOP}scripts/setup_environment.sh"
 setup_environment
 
 step() { printf '\n== %s\n' "$*"; }
 
 step "1/4, 2/4 corpus and tokenizer"
-prepare_small_corpus "$OUTPUT" ${DATA[0]+"${DATA[@]}"}
+prepare_small_corpus "$OUTPUT" "${DATA[@]}"
 
 MODEL_ARGS=(
     --block-lm --task-mask --hidden-dropout 0 --attention-dropout 0
@@ -41,7 +40,7 @@ MODEL_ARGS=(
     --tokenizer-type SentencePieceTokenizer --tokenizer-path "$OUTPUT/tokenizer.model"
 )
 step "3/4 pre-training: words, sentences and documents are blanked out and filled in"
-launch_single pretrain_glm.py "${MODEL_ARGS[@]}" \
+as_step launch_single pretrain_glm.py "${MODEL_ARGS[@]}" \
     --bert-prob 0.4 --gap-sentence-prob 0.2 --gpt-min-ratio 0.25 --seq-length 128 \
     --train-data "$OUTPUT/train.jsonl" --valid-data "$OUTPUT/valid.jsonl" --split 1 --data-cache-dir "$OUTPUT/cache" \
     --batch-size 4 --lr 5e-4 --warmup 0.05 --lr-decay-style cosine --weight-decay 0.05 \
@@ -49,19 +48,24 @@ launch_single pretrain_glm.py "${MODEL_ARGS[@]}" \
     --experiment-name quickstart --save "$OUTPUT/checkpoints" --auto-resume --save-interval 500 --keep-checkpoints 2 \
     --summary-dir "$OUTPUT"
 
-step "4/4 filling blanks in sentences held out from training"
-launch_single generate_samples.py "${MODEL_ARGS[@]}" --load-pretrained "$OUTPUT/checkpoints/quickstart" \
-    --input "$OUTPUT/blanks.jsonl" --output "$OUTPUT/filled.jsonl" --num-beams 4 --out-seq-length 16
+step "4/4 filling blanks in text held out from training"
+as_step launch_single scripts/score_blanks.py "$OUTPUT/checkpoints/quickstart" "$OUTPUT"
 
+[ "${DRY_RUN:-}" != 1 ] || exit 0
 printf -v folder %q "$OUTPUT" # as a shell reads it: the lines below are there to be copied
-cat <<EOF
+printf -v top %q "$GLM_TOP"
+top="${top#\'\'}"
+if [ -n "$top" ]; then
+    PYTHON="PYTHONPATH=${top%/} $PYTHON"
+fi
+cat << EOF
 
 Done. Loss curves: $OUTPUT/runs/quickstart/loss.png
 Next:
-  bash scripts/quickstart.sh --steps $((2 * STEPS)) --output $folder          train on from here
-  $PYTHON generate_samples.py$(printf ' %q' "${MODEL_ARGS[@]}") \\
+  bash ${top}scripts/quickstart.sh --steps $((2 * STEPS)) --output $folder          train on from here
+  $PYTHON ${top}generate_samples.py$(printf ' %q' "${MODEL_ARGS[@]}") \\
       --load-pretrained $folder/checkpoints/quickstart --num-beams 4      fill your own blanks
   $PYTHON -m data_utils.show --train-data $folder/train.jsonl --task-mask \\
       --tokenizer-type SentencePieceTokenizer --tokenizer-path $folder/tokenizer.model      see training samples
-  tensorboard --logdir $folder/runs
+  $PYTHON -m tensorboard.main --logdir $folder/runs
 EOF

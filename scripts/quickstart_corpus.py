@@ -2,8 +2,10 @@
 
     python scripts/quickstart_corpus.py OUTPUT_FOLDER [--data FILE ...]
 
-Writes ``train.jsonl`` and ``valid.jsonl`` (one document a line, key ``text``) and ``blanks.jsonl``: sentences of the
-held-out documents with a phrase replaced by ``[MASK]`` (``prompt``) and what stood there (``truth``).
+Writes ``train.jsonl`` and ``valid.jsonl`` (one document a line, key ``text``) and ``blanks.jsonl``: passages of the
+held-out documents with a word replaced by ``[MASK]`` (``prompt``) and what stood there (``truth``). Documents of fewer
+than 200 characters are joined to their neighbours; a paragraph that was there before is left out. A corpus that is
+there stays as it is, and other text for it is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import random
 import re
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,10 +26,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from files.errors import run_main
 from files.writing import write_whole
 
-MINIMUM_CHARACTERS = 200  # shorter pieces are mostly headings and signatures
+MINIMUM_CHARACTERS = 200  # of a document; in Python's own texts shorter ones are mostly headings and signatures
 HELD_OUT_EVERY = 20  # one document in twenty is never trained on
-NUM_BLANKS = 3
+NUM_BLANKS = 200
+NUM_WORDS = 500  # the blanked words are among those that the training text uses most
+SURROUNDINGS = 150  # characters of a blank's passage on each side, at most
 SEED = 1234
+# A word; where words are written without blanks between them (Chinese, Japanese, Thai, Lao, Khmer, Burmese) a character.
+JOINED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+WORD = re.compile(rf"[{JOINED}]|[^\W\d_{JOINED}]+(?:['’][^\W\d_{JOINED}]+)*")
 
 
 def prose(text: str) -> str:
@@ -74,74 +82,108 @@ def user_documents(paths: list[str]) -> Iterator[str]:
             yield document.text
 
 
-def deduplicate(documents: Iterator[str]) -> list[str]:
-    """Drop paragraphs seen before, then documents that are too short; keep the order."""
+def deduplicate(documents: Iterable[str]) -> Iterator[str]:
+    """Yield the documents without paragraphs that stood in an earlier one, and without those that are then empty."""
     seen: set[str] = set()
-    kept = []
     for document in documents:
-        fresh = [p for p in document.split("\n") if p and p not in seen]
+        fresh = [p for p in document.split("\n") if p.strip() and p not in seen]
         seen.update(fresh)
-        text = "\n".join(fresh)
-        if len(text) >= MINIMUM_CHARACTERS:
-            kept.append(text)
-    return kept
+        if fresh:
+            yield "\n".join(fresh)
 
 
-def make_blanks(train: list[str], held_out: list[str], *, count: int = NUM_BLANKS) -> list[dict[str, str]]:
-    """Blank out two or three words in a sentence of ``count`` different held-out documents.
+def join_short(documents: Iterable[str]) -> list[str]:
+    """Join documents that are too short to those after them, the last of all to the one before."""
+    joined: list[str] = []
+    for document in documents:
+        if joined and len(joined[-1]) < MINIMUM_CHARACTERS:
+            joined[-1] += f"\n{document}"
+        else:
+            joined.append(document)
+    if len(joined) > 1 and len(joined[-1]) < MINIMUM_CHARACTERS:
+        joined[-2:] = ["\n".join(joined[-2:])]
+    return joined
 
-    The blanked words are ones that the training text uses often, so that a small model has a chance.
+
+def frequent_words(documents: Iterable[str]) -> list[str]:
+    """Return the words used most, the first most of all; in a script without blanks a character is a word."""
+    counts = Counter(match[0] for document in documents for match in WORD.finditer(document))
+    return [word for word, _ in counts.most_common(NUM_WORDS)]
+
+
+def make_blanks(train: Sequence[str], held_out: Sequence[str]) -> list[dict[str, str]]:
+    """Return passages of held-out documents, drawn at random, with one word blanked out, and that word.
+
+    The word is one that the training text uses often, so that a small model has a chance.
     """
-    frequency: dict[str, int] = {}
-    for document in train:
-        for word in re.findall(r"[a-z]+", document):
-            frequency[word] = frequency.get(word, 0) + 1
-    generator = random.Random(SEED)
+    words = set(frequent_words(train))
+    paragraphs = [p for document in held_out for p in document.split("\n") if "MASK]" not in p]
+    places = [(p, match.span()) for p in paragraphs for match in WORD.finditer(p) if match[0] in words]
     blanks = []
-    for document in generator.sample(held_out, len(held_out)):
-        sentences = [s.strip() for s in re.split(r"(?<=[.!?])\s+", document)]
-        sentences = [s for s in sentences if re.fullmatch(r"[A-Z][A-Za-z ,']+\.", s) and 9 <= len(s.split()) <= 25]
-        for sentence in sentences[:1]:
-            words = sentence.split()
-            spans = [(i, i + n) for n in (2, 3) for i in range(2, len(words) - n - 1)]
-            spans = [(i, j) for i, j in spans if all(frequency.get(w, 0) >= 20 for w in words[i:j])]
-            if spans:
-                start, end = generator.choice(spans)
-                prompt = " ".join([*words[:start], "[MASK]", *words[end:]])
-                blanks.append({"prompt": prompt, "truth": " ".join(words[start:end])})
-        if len(blanks) == count:
-            break
+    for paragraph, (start, end) in random.Random(SEED).sample(places, min(NUM_BLANKS, len(places))):
+        before, after = paragraph[max(0, start - SURROUNDINGS) : start], paragraph[end : end + SURROUNDINGS]
+        if start > SURROUNDINGS and " " in before.rstrip():
+            before = before[before.index(" ") + 1 :]
+        if end + SURROUNDINGS < len(paragraph) and " " in after.lstrip():
+            after = after[: after.rindex(" ")]
+        blanks.append({"prompt": f"{before}[MASK]{after}", "truth": paragraph[start:end]})
     return blanks
 
 
-def write_lines(path: Path, rows: list[dict[str, str]]) -> None:
-    """Write JSON lines, whole or not at all; leave a file that holds them already as it is."""
-    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    if path.is_file() and path.read_text(encoding="utf-8") == content:
-        return
-    write_whole(path, content)
-
-
 def main() -> int:
-    """Build the three files."""
+    """Build the three files, or leave those that are there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder for the three files")
     parser.add_argument("--data", nargs="+", default=[], help="your own text instead: .txt, .jsonl, .parquet ...")
     arguments = parser.parse_args()
-    documents = deduplicate(user_documents(arguments.data) if arguments.data else cpython_documents())
-    train = [d for i, d in enumerate(documents) if i % HELD_OUT_EVERY]
-    held_out = [d for i, d in enumerate(documents) if i % HELD_OUT_EVERY == 0]
-    if not train or not held_out:
+    folder = arguments.output
+    is_there = (folder / "train.jsonl").is_file()
+    if is_there and not arguments.data:
+        print(f"corpus: that of {folder} as it is")
+        return 0
+    given = list(user_documents(arguments.data) if arguments.data else cpython_documents())
+    kept = list(deduplicate(given))
+    documents = join_short(kept) if arguments.data else [text for text in kept if len(text) >= MINIMUM_CHARACTERS]
+    train = [text for number, text in enumerate(documents) if number % HELD_OUT_EVERY]
+    held_out = documents[::HELD_OUT_EVERY]
+    if not train:
         raise ValueError(
-            f"the text has {len(documents)} documents of at least {MINIMUM_CHARACTERS} characters; two are needed "
-            f"at least, one of them to hold out (in a .txt file every line is a document)"
+            f"the text is {len(documents)} documents of at least {MINIMUM_CHARACTERS} characters, shorter ones joined; "
+            "two are needed at least, one of them to hold out: give more text"
         )
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    write_lines(arguments.output / "train.jsonl", [{"text": d} for d in train])
-    write_lines(arguments.output / "valid.jsonl", [{"text": d} for d in held_out])
-    write_lines(arguments.output / "blanks.jsonl", make_blanks(train, held_out))
+    blanks = make_blanks(train, held_out)
+    if not blanks:
+        raise ValueError(
+            f"the documents held out ({len(held_out)} of {len(documents)}) use none of the {NUM_WORDS} most frequent "
+            "words of the others, so that there is no blank to fill: give more text"
+        )
+    files = {
+        "blanks.jsonl": blanks,
+        "valid.jsonl": [{"text": text} for text in held_out],
+        "train.jsonl": [{"text": text} for text in train],  # the last: with it the corpus is there
+    }
+    contents = {
+        name: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) for name, rows in files.items()
+    }
+    if is_there:
+        if (folder / "train.jsonl").read_text(encoding="utf-8") != contents["train.jsonl"]:
+            raise ValueError(
+                f"{folder} has a corpus of other text, and a model that was trained on it: leave out --data to go on "
+                "with them, or name another folder for this text"
+            )
+        print(f"corpus: that of {folder}, made of the same text")
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_whole(folder / name, content)
     size = sum(map(len, train)) / 1e6
-    print(f"corpus: {len(train)} documents, {size:.2f} M characters; {len(held_out)} documents held out")
+    repeated = sum(len(text.split("\n")) for text in given) - sum(len(text.split("\n")) for text in kept)
+    print(
+        f"corpus: {len(given)} documents became {len(train)} to train on ({size:.2f} M characters) and {len(held_out)} "
+        f"held out, with {len(blanks)} blanks\n"
+        f"  left out: {repeated} paragraphs that were empty or stood in an earlier document"
+        + ("" if arguments.data else f", {len(kept) - len(documents)} short texts")
+    )
     return 0
 
 

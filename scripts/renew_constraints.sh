@@ -9,7 +9,8 @@
 #
 # The environment is made anew in build/newest-packages every time.
 set -euo pipefail
-CDPATH='' cd -- "$(dirname -- "$0")/.."
+source "$(dirname -- "$0")/launch.sh"
+cd -- "${GLM_TOP:-.}"
 
 # Print the content of constraints.txt for the environment of $1, a Python with everything installed.
 freeze_constraints() {
@@ -42,7 +43,7 @@ rm -rf "$FOLDER"
 "$FOLDER/bin/python" -m pip install --quiet --disable-pip-version-check ${GLM_TORCH:-torch}
 export VIRTUAL_ENV="$FOLDER" GLM_CONSTRAINTS=none
 unset GLM_TORCH
-if ! bash scripts/test.sh "$@"; then
+if ! as_step bash scripts/test.sh "$@"; then
     echo "error: the tests fail with the newest versions; constraints.txt stays as it is. What is installed:" >&2
     "$FOLDER/bin/python" -m pip freeze --exclude-editable >&2
     exit 1

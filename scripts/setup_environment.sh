@@ -1,4 +1,4 @@
-# Give the calling script a Python with everything installed, in $PYTHON. To be sourced from the repository's top.
+# Give the calling script a Python with everything installed, in $PYTHON. To be sourced after launch.sh.
 #
 #   GLM_PYTHON        the interpreter a new .venv is made from        (default: python3, >= 3.10 with pip)
 #   GLM_TORCH         what pip installs as torch, with any pip option (default: the version of constraints.txt)
@@ -9,7 +9,11 @@
 # reused. torch is installed first and alone: every other package would pull the newest CUDA build with it.
 
 install() {
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check "$@"
+    as_step pip_install "$@"
+}
+
+pip_install() {
+    cd -- "${GLM_TOP:-.}" && exec "$PYTHON" -m pip install --quiet --disable-pip-version-check "$@" # "." is a requirement
 }
 
 # Print constraints that leave torch, and what it requires, at the versions that are installed: $1 is a file, or none.
@@ -36,27 +40,28 @@ setup_environment() {
             echo "error: '$base' is not Python >= 3.10; name one with GLM_PYTHON=/path/to/python" >&2
             return 2
         fi
-        if [ ! -x .venv/bin/python ] && ! "$base" -m venv .venv; then
-            rm -rf .venv
-            echo "error: '$base -m venv .venv' failed; install Python's venv module (Debian: python3-venv) or activate an environment that has torch" >&2
+        if [ ! -x "$GLM_TOP.venv/bin/python" ] && ! "$base" -m venv "$GLM_TOP.venv"; then
+            rm -rf "$GLM_TOP.venv"
+            echo "error: '$base -m venv $GLM_TOP.venv' failed; install Python's venv module (Debian: python3-venv) or activate an environment that has torch" >&2
             return 2
         fi
-        PYTHON=".venv/bin/python"
+        PYTHON="$GLM_TOP.venv/bin/python"
     fi
     export PYTHON
-    local constraints="${GLM_CONSTRAINTS:-constraints.txt}" prefix torch pinned installed
-    local files=(pyproject.toml requirements.txt)
+    local constraints="${GLM_CONSTRAINTS:-${GLM_TOP}constraints.txt}" prefix torch pinned installed
+    local files=("${GLM_TOP}pyproject.toml" "${GLM_TOP}requirements.txt")
     if [ "$constraints" != none ]; then
         if [ ! -f "$constraints" ]; then
             echo "error: GLM_CONSTRAINTS $constraints: no such file; give one of 'package==version' lines, or none" >&2
             return 2
         fi
+        constraints="$(realpath -- "$constraints")"
         files+=("$constraints")
         pinned="$(sed -n 's/^\(torch==[^ ;]*\).*/\1/p' "$constraints")"
     fi
     torch="${GLM_TORCH:-${pinned:-torch}}"
     prefix="$("$PYTHON" -c 'import sys; print(sys.prefix)')"
-    installed="$torch $constraints $(cat "${files[@]}" | cksum) $PWD"
+    installed="$torch $constraints $(cat "${files[@]}" | cksum) $GLM_TOP"
     if [ "$(cat "$prefix/.glm-requirements" 2>/dev/null)" = "$installed" ]; then
         return 0
     fi
@@ -70,6 +75,6 @@ setup_environment() {
         fi
     fi
     constraints_beside_torch "$constraints" > "$prefix/.glm-constraints" || return 1
-    install -c "$prefix/.glm-constraints" -r requirements.txt || return 1
+    install -c "$prefix/.glm-constraints" -r "${GLM_TOP}requirements.txt" || return 1
     printf '%s' "$installed" > "$prefix/.glm-requirements"
 }

@@ -75,18 +75,14 @@ RELEASED_NAMES = {
 RUN_KEYS = ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings", "tokenizer_type")
 UNSET_TOKENIZER_PATH = "tokenizer.model"  # what a command line without --tokenizer-path records
 # Prints the list of flags that a file of config_tasks/ defines.
-READ_MODEL_FILE = 'set -eu; source "$1"; printf "%s" "$MODEL_ARGS"'
+READ_MODEL_FILE = 'set -eu; source "$1"; printf "%s\\0" "${MODEL_ARGS[@]}"'
 # What a converted model's model.sh holds. MODEL_ARGS is a list of words, as in config_tasks/.
 MODEL_FILE = """\
 # A model converted from the Hugging Face layout. To be sourced, as the files of config_tasks/.
 MODEL_FOLDER="$(CDPATH='' cd -- "$(dirname -- "${{BASH_SOURCE[0]}}")" && pwd)"
-case "$MODEL_FOLDER" in *[[:space:]\\'\\"\\\\*?[]*)
-    printf 'error: %q: give the folder a name without blanks, quotes, backslashes, *, ? and [\\n' "$MODEL_FOLDER" >&2
-    exit 2 ;;
-esac
 MODEL_TYPE={name}
-MODEL_ARGS={flags}"
-    {places}"
+MODEL_ARGS=({flags}
+    {places})
 """
 # GLM-10B-Chinese was trained with [gMASK] at the id of the end of a piece; the hub's tokenizer has it at 50009, whose
 # row becomes that one's. Its score is then the same, so generation must not choose it.
@@ -422,7 +418,10 @@ def of_model_file(file: Path) -> ModelDescription:
     parser = argparse.ArgumentParser(add_help=False)
     add_flags(parser)
     parser.add_argument("--hidden-size", type=int)
-    flags, _ = parser.parse_known_args(shlex.split(run.stdout))  # the file has flags of other programs as well
+    words = run.stdout.split("\0")[:-1]
+    if len(words) == 1:  # a file of the original: one text of words
+        words = shlex.split(words[0])
+    flags, _ = parser.parse_known_args(words)  # the file has flags of other programs as well
     if flags.tokenizer_type is None:
         flags.tokenizer_type = "BertWordPieceTokenizer"  # the default in training
     described = with_flags(ModelDescription(file.stem.removeprefix("model_"), str(file)), flags)
@@ -441,16 +440,16 @@ def model_file(name: str, config: GLMConfig, tokenizer: TokenizerDescription | N
         words += [f"--{size.replace('_', '-')}", str(getattr(config, size))]
     if config.attention_scale != 1.0:
         words += ["--attention-scale", str(config.attention_scale)]
-    lines, in_folder = [" ".join(words)], ["--load-pretrained $MODEL_FOLDER"]
+    lines, in_folder = [shlex.join(words)], ['--load-pretrained "$MODEL_FOLDER"']
     if tokenizer is not None:
         words = ["--tokenizer-type", tokenizer.tokenizer_type]
         words += ["--tokenizer-model-type", tokenizer.model_type] if tokenizer.model_type else []
         words += ["--task-mask"] * tokenizer.task_mask + ["--fix-command-token"] * tokenizer.fix_command_token
         files = tokenizer.hub_class().files
-        lines.append(" ".join(words))
-        in_folder.insert(0, "--tokenizer-path $MODEL_FOLDER" + (f"/{files[0]}" if len(files) == 1 else ""))
+        lines.append(shlex.join(words))
+        in_folder.insert(0, '--tokenizer-path "$MODEL_FOLDER' + (f'/{files[0]}"' if len(files) == 1 else '"'))
     flags, places = ("\n    ".join(part) for part in (lines, in_folder))
-    return MODEL_FILE.format(name=shlex.quote(name), flags=shlex.quote(flags), places=places)
+    return MODEL_FILE.format(name=shlex.quote(name), flags=flags, places=places)
 
 
 # config.json of the Hugging Face layout

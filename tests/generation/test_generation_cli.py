@@ -277,4 +277,4 @@ def test_generate_block(repository: Path, tokenizer_file: Path, checkpoint: Path
     assert wrong.stderr.splitlines()[-1].startswith("error: checkpoint nowhere does not exist")
     nothing = subprocess.run(["bash", "scripts/generate_block.sh"], cwd=repository, capture_output=True, text=True)
     assert nothing.returncode == 2
-    assert nothing.stderr.startswith("error: name a model file")
+    assert nothing.stderr.startswith("error: no model file is named")

@@ -40,10 +40,10 @@ def test_paths_have_a_default(repository: Path):
 def test_the_tiny_file(repository: Path):
     file = repository / "config_tasks" / "model_blocklm_tiny.sh"
     values = get_parser().parse_args(shlex.split(source(file, VARIABLES)["MODEL_ARGS"]))
-    assert values.tokenizer_type == "BertWordPieceTokenizer"
+    assert values.tokenizer_path == "data/tiny-en/tokenizer.model"
     assert values.load_pretrained == "checkpoints/blocklm-tiny-en"
     chinese = get_parser().parse_args(shlex.split(source(file, VARIABLES, TINY_LANGUAGE="zh")["MODEL_ARGS"]))
-    assert (chinese.tokenizer_type, chinese.fix_command_token) == ("ChineseSPTokenizer", True)
+    assert chinese.tokenizer_path == "data/tiny-zh/tokenizer.model"
     own = source(
         file,
         VARIABLES,

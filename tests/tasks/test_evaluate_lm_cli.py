@@ -133,7 +133,7 @@ def test_the_script(task: str, corpus, checkpoint, data: Path, repository: Path,
 def test_the_script_names_what_is_missing(repository: Path):
     command = ["bash", "scripts/evaluate_lm.sh", "config_tasks/model_blocklm_tiny.sh"]
     missing = subprocess.run(command, cwd=repository, capture_output=True, text=True)
-    assert missing.returncode == 2 and missing.stderr.startswith("error: name a model file and a task file")
+    assert missing.returncode == 2 and missing.stderr.startswith("error: no evaluation file is named")
     environment = {**os.environ, "DATA_PATH": "/no/such/file"}
     finished = subprocess.run(
         [*command, "config_tasks/zero_lm.sh"], cwd=repository, env=environment, capture_output=True, text=True

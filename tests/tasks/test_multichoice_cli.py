@@ -135,7 +135,7 @@ def test_the_script(corpus, checkpoint, folder: Path, repository: Path, tmp_path
         rows = read_rows(summary / f"multichoice-{path.name.split('.')[0]}.jsonl")
         assert [set(row) for row in rows] == [{"idx", "label"}] * len(read_rows(path))
     missing = subprocess.run([command[0], command[1]], cwd=repository, capture_output=True, text=True)
-    assert missing.returncode == 2 and missing.stderr.startswith("error: name a model file")
+    assert missing.returncode == 2 and missing.stderr.startswith("error: no model file is named")
 
 
 @pytest.mark.parametrize(("ranks", "batch_size"), [(1, 1), (1, 16), (2, 4)])

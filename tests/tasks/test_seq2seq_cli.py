@@ -279,9 +279,12 @@ def test_the_grid_lists_its_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "name a model file and a task file"),
+        ([], "no model file is named; name one of config_tasks/model_*.sh"),
+        ([MODEL], "no sequence-to-sequence file is named"),
+        (["config_tasks/seq_xsum.sh", MODEL], "seq_xsum.sh is of the kind sequence-to-sequence (it sets no MODEL_ARGS)"),
+        ([MODEL, "config_tasks/task_rte.sh"], "task_rte.sh is of the kind understanding (it sets no TASK_ARGS)"),
         ([MODEL, "config_tasks/seq_none.sh"], "seq_none.sh: no such file"),
-        ([MODEL, "config_tasks/seq_xsum.sh"], "no such folder; set DATA_PATH"),
+        ([MODEL, "config_tasks/seq_xsum.sh"], "no such file or folder; set DATA_PATH"),
     ],
 )
 def test_scripts_ask_for_what_is_missing(words: list[str], message: str, tmp_path: Path) -> None:
