@@ -192,6 +192,12 @@ def check_places(experiment: Experiment) -> None:
             raise ValueError(f"{flag} {place}: no such file or folder; set {variable}")
 
 
+def last_error(output: str) -> str:
+    """Return the last line of a run's output that tells an error; its last line where none does."""
+    lines = [line for line in output.splitlines() if line.strip()] or ["it printed nothing"]
+    return next((line for line in reversed(lines) if line.startswith("error")), lines[-1])
+
+
 def run_grid(
     experiment: Experiment, grid: Mapping[str, Sequence[Any]], *, groups: Sequence[str], n_gpu: int, overwrite: bool
 ) -> dict[str, Any]:
@@ -233,16 +239,14 @@ def run_grid(
                 command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
             )
             running.add(process)
-            if signals:  # it came between the two lines above
+            if signals:  # it came before this process could be told
                 process.terminate()
             output, _ = process.communicate()
             running.discard(process)
             path = experiment.result_path(config)
             if process.returncode or not path.is_file():
-                lines = [line for line in output.splitlines() if line.strip()]
-                errors = [line for line in lines if line.startswith("error")] or lines or ["it printed nothing"]
                 log = f"logs/log-{environment['LOG_NAME']}-*.txt"
-                print(f"{name} failed on {group}: {errors[-1]} (all of it: {log})", flush=True)
+                print(f"{name} failed on {group}: {last_error(output)} (all of it: {log})", flush=True)
                 continue
             try:
                 results[name] = checked_results(path)
@@ -254,14 +258,13 @@ def run_grid(
                 summary.write(f"Config: {config}\n{json.dumps(results[name])}\n")
 
     Path("logs").mkdir(exist_ok=True)
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
     threads = [threading.Thread(target=work, args=(group,)) for group in groups]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for number, handler in before.items():
-        signal.signal(number, handler)
     if signals:
         print(f"stopped at {len(results)} of {len(configurations(grid))} runs; run the same command to go on")
         raise SystemExit(128 + signals[0])

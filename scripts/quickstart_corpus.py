@@ -32,7 +32,7 @@ NUM_BLANKS = 200
 NUM_WORDS = 500  # the blanked words are among those that the training text uses most
 SURROUNDINGS = 150  # characters of a blank's passage on each side, at most
 SEED = 1234
-# A word; where words are written without blanks between them (Chinese, Japanese, Thai, Lao, Khmer, Burmese) a character.
+# A word; in scripts without blanks between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) a character.
 JOINED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 WORD = re.compile(rf"[{JOINED}]|[^\W\d_{JOINED}]+(?:['’][^\W\d_{JOINED}]+)*")
 

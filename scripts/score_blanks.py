@@ -2,9 +2,9 @@
 
     python scripts/score_blanks.py CHECKPOINT FOLDER
 
-FOLDER is one of ``scripts/quickstart_corpus.py``: its ``blanks.jsonl`` are filled, and every blank's word is ranked among
-the 500 words that ``train.jsonl`` uses most by the probability that the model gives them there. The guess to compare
-with is always the most frequent of these words. Prints a table, and some of the blanks, drawn at random.
+FOLDER is one of ``scripts/quickstart_corpus.py``: every word of its ``blanks.jsonl`` is ranked among the 500 words that
+``train.jsonl`` uses most, by the probability that the model gives them in this blank. The guess to compare with is
+always the most frequent of these words. Prints a table, and some of the blanks, drawn at random.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> int:
     ranked = [sorted(range(len(words)), key=row.__getitem__, reverse=True) for row in scores]
     truths = [words.index(truth) for _, truth in blanks]
     print(f"{len(blanks)} held-out blanks of one word, among the {len(words)} most frequent words:\n")
-    print(f"{'':34}{'the model':>12}{'always ' + repr(words[0]):>20}")
+    print(f"{'':34}{'the model':>12}{'the most frequent':>20}")
     for top in TOP:
         model = sum(truth in order[:top] for truth, order in zip(truths, ranked)) / len(blanks)
         guess = sum(truth < top for truth in truths) / len(blanks)

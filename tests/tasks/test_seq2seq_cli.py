@@ -281,7 +281,7 @@ def test_the_grid_lists_its_runs(tmp_path: Path) -> None:
     [
         ([], "no model file is named; name one of config_tasks/model_*.sh"),
         ([MODEL], "no sequence-to-sequence file is named"),
-        (["config_tasks/seq_xsum.sh", MODEL], "seq_xsum.sh is of the kind sequence-to-sequence (it sets no MODEL_ARGS)"),
+        (["config_tasks/seq_xsum.sh", MODEL], "xsum.sh is of the kind sequence-to-sequence (it sets no MODEL_ARGS)"),
         ([MODEL, "config_tasks/task_rte.sh"], "task_rte.sh is of the kind understanding (it sets no TASK_ARGS)"),
         ([MODEL, "config_tasks/seq_none.sh"], "seq_none.sh: no such file"),
         ([MODEL, "config_tasks/seq_xsum.sh"], "no such file or folder; set DATA_PATH"),
