@@ -6,7 +6,6 @@ python -m data_utils.tokenize_corpus --train-data corpus.jsonl --output stores -
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from functools import partial
 from data_utils.corpora.files import TEXT_UNITS
 from data_utils.corpora.preparation import Preparation
 from data_utils.tokenizers.tokenizer import build_tokenizer
+from files.cores import usable_cores
 from files.errors import check_bounds, run_main
 
 
@@ -31,7 +31,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--commands-in-text", action="store_true", help="[MASK], <|endofpiece|> ... in files are commands, not text"
     )
-    parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument("--num-workers", type=int, default=usable_cores(), help="processes (default: all cores)")
     parser.add_argument("--skip-malformed", action="store_true", help="count and skip malformed rows")
     parser.add_argument("--no-pre-tokenize", action="store_true", help="keep text, to be tokenized on access")
     tokenizer = parser.add_argument_group("tokenizer", "as in training: a store belongs to one tokenizer")

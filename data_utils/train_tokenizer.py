@@ -14,13 +14,15 @@ import argparse
 import contextlib
 import io
 import itertools
-import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_utils.corpora.named import read_documents
 from files import reading
+from files.cores import usable_cores
 from files.errors import check_bounds, run_main
 from files.writing import whole_file
 
@@ -63,14 +65,21 @@ def train(
     max_lines: int = 1_000_000,
     words: Sequence[str] = (),
     num_threads: int | None = None,
+    fit: bool = False,
 ) -> Path:
     """Train a model of ``vocab_size`` pieces and write it to ``output`` in one step.
 
-    Each of ``words`` is one piece with the blank in front of it, whatever the text: answers of cloze tasks have to be.
+    ``fit`` takes another size where the text has too few pieces, or too many characters, for this one. Each of
+    ``words`` is one piece with the blank in front of it, whatever the text: answers of cloze tasks have to be.
     Raises ValueError when the sources hold no text, or too little for the size.
     """
     import sentencepiece
     from tqdm import tqdm
+
+    same: dict[str, Any] = {
+        "model_type": model_type, "text_field": text_field, "skip_malformed": skip_malformed, "max_lines": max_lines,
+        "words": words, "num_threads": num_threads,
+    }  # fmt: skip
 
     lines = lines_of(sources, text_field=text_field, skip_malformed=skip_malformed, limit=max_lines)
     first = next(lines, None)
@@ -101,13 +110,18 @@ def train(
                 remove_extra_whitespaces=False,
                 user_defined_symbols=["\n", *(f"{BLANK}{word}" for word in words)],
                 max_sentence_length=4 * LONGEST_LINE,
-                num_threads=num_threads or min(4, os.cpu_count() or 1),
+                num_threads=num_threads or min(4, usable_cores()),
                 minloglevel=2,
             )
     except (RuntimeError, ValueError, OSError) as error:
         if mistakes:
             raise mistakes[0] from error
         reason = str(error).strip().splitlines()[-1].rpartition("] ")[2]  # without the trainer's own source line
+        most, least = re.search(r"too high .* <= (\d+)", reason), re.search(r"required_chars\. \d+ vs (\d+)", reason)
+        if fit and (most or least):
+            size = int(most[1]) if most else int(least[1]) + vocab_size // 2 if least else 0
+            print(f"the text has {'fewer pieces' if most else 'more characters'}: a vocabulary of {size}")
+            return train(sources, output, vocab_size=size, **same)
         raise ValueError(
             f"--vocab-size {vocab_size} does not fit this text; choose another size, or give more text ({reason})"
         ) from error
@@ -121,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", help="text, in any format that --train-data takes")
     parser.add_argument("--vocab-size", type=int, default=8000, help="pieces of the vocabulary (default 8000)")
+    parser.add_argument("--fit", action="store_true", help="where the text does not allow this size, the nearest")
     parser.add_argument("--output", type=Path, default=Path("tokenizer.model"), help="default: tokenizer.model")
     parser.add_argument("--model-type", choices=MODEL_TYPES, default="bpe")
     parser.add_argument("--text-field", default="text", help="key of the text in JSON lines (default text)")
@@ -139,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         skip_malformed=values.skip_malformed,
         max_lines=values.max_lines,
         words=values.words,
+        fit=values.fit,
     )
     print(
         f"wrote {values.output}; use it with --tokenizer-type SentencePieceTokenizer --tokenizer-path {values.output}"

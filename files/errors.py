@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 
+from files.cores import set_threads
+
 USER_ERROR_EXIT_CODE = 2
 LONGEST_LINE = 1000  # characters of an error
 SCRIPTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "scripts")
@@ -84,6 +86,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as Python does for standard error
     start_logging()
+    set_threads(os.environ)
     try:
         code = main()
     except BrokenPipeError:

@@ -198,6 +198,21 @@ def last_error(output: str) -> str:
     return next((line for line in reversed(lines) if line.startswith("error")), lines[-1])
 
 
+def run_to_end(
+    command: list[str], environment: dict[str, str], *, running: set[subprocess.Popen[str]], signals: list[int]
+) -> tuple[int, str]:
+    """Return the exit code and the output of a command, which is one of ``running`` for that long."""
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    running.add(process)
+    if signals:  # it came before this process could be told
+        process.terminate()
+    output, _ = process.communicate()
+    running.discard(process)
+    return process.returncode, output
+
+
 def run_grid(
     experiment: Experiment, grid: Mapping[str, Sequence[Any]], *, groups: Sequence[str], n_gpu: int, overwrite: bool
 ) -> dict[str, Any]:
@@ -235,16 +250,9 @@ def run_grid(
             environment["LOG_NAME"] = name.replace("/", "-")
             command = [sys.executable, str(LAUNCH), str(REPOSITORY / "finetune_glm.py")]
             command += experiment.flags(config, n_gpu=n_gpu, overwrite=overwrite)
-            process = subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-            )
-            running.add(process)
-            if signals:  # it came before this process could be told
-                process.terminate()
-            output, _ = process.communicate()
-            running.discard(process)
+            code, output = run_to_end(command, environment, running=running, signals=signals)
             path = experiment.result_path(config)
-            if process.returncode or not path.is_file():
+            if code or not path.is_file():
                 log = f"logs/log-{environment['LOG_NAME']}-*.txt"
                 print(f"{name} failed on {group}: {last_error(output)} (all of it: {log})", flush=True)
                 continue

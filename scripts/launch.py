@@ -36,6 +36,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from files.cores import usable_cores
 from files.errors import run_main
 from files.reading import described, lines_of, read_text
 from files.writing import write_whole
@@ -289,7 +290,7 @@ def main() -> None:
     log = LOGS / f"log-{name}.txt"
     additions = {}
     if num_nodes * num_ranks > 1:  # one date names the run's folder; left alone, every process would take all cores
-        additions = {"GLM_DATE": date, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // num_ranks))}
+        additions = {"GLM_DATE": date, "OMP_NUM_THREADS": str(max(1, usable_cores() // num_ranks))}
     if "training.torchrun" in launcher:
         additions |= TORCHRUN_SIGNALS
     if "deepspeed.launcher.runner" in launcher:

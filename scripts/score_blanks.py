@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quickstart_corpus import frequent_words
 
-from data_utils.errors import run_main
+from files.errors import run_main
 from files.reading import lines_of, parse_json, read_text, value_of
 
 NUM_EXAMPLES = 5

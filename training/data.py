@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ from data_utils.mixtures import EntryPicker, Mixture, loader_fractions, measured
 from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.packing import BlockDataset
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
+from files.cores import usable_cores
 from mpu.initialize import ParallelTopology
 from training.loop import TrainingData
 from training.settings import PretrainingSettings, Settings, spelling
@@ -178,7 +178,7 @@ class PretrainingDocuments:
             text_field=corpus.text_field,
             text_unit=corpus.text_unit,
             commands_in_text=corpus.commands_in_text,
-            num_workers=os.cpu_count() or 1,
+            num_workers=usable_cores(),
             skip_malformed=corpus.skip_malformed,
             pre_tokenize=not corpus.no_pre_tokenize,
             in_memory=corpus.no_lazy_loader,

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from files.cores import usable_cores
 from files.errors import USER_ERROR_EXIT_CODE, error_line, start_logging
 from files.reading import described
 from mpu.initialize import ParallelTopology, initialize_model_parallel
@@ -71,7 +72,7 @@ def start_distributed(
         return ParallelTopology.single(), device
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", settings.world_size))
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":  # unset, or set by torchrun
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world_size))
+        torch.set_num_threads(max(1, usable_cores() // local_world_size))
     on_gpu = device.type == "cuda"
     # Objects and host tensors take gloo: no copy to the GPU and back, and nothing waits for what the GPU has to do.
     backend = f"cpu:gloo,cuda:{settings.distributed_backend}" if on_gpu else "gloo"
