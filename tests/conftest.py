@@ -41,10 +41,10 @@ def golden() -> GoldenFolder:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Return the folder of real data sets (``GLM_DATA_DIR``), or skip where there is none."""
-    folder = Path(os.environ.get("GLM_DATA_DIR", SHARED_DATA))
+    """Return the folder of real data sets (``GLM_TEST_DATA_DIR``), or skip where there is none."""
+    folder = Path(os.environ.get("GLM_TEST_DATA_DIR", SHARED_DATA))
     if not folder.is_dir():
-        pytest.skip("no real data here: set GLM_DATA_DIR to a folder of data sets")
+        pytest.skip("no real data here: set GLM_TEST_DATA_DIR to a folder of data sets")
     return folder
 
 
