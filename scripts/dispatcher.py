@@ -239,6 +239,7 @@ def run_grid(
 
     def work(group: str) -> None:
         environment = {**os.environ, "NUM_GPUS_PER_WORKER": str(n_gpu)}
+        environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *filter(None, [environment.get("PYTHONPATH")])])
         if group != "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = group
         while not signals:
