@@ -55,6 +55,7 @@ def finetune(configuration: FinetuningSettings, stop: StopRequest) -> int:
     from training.build import build_log, check_data, claim_name, locked_folders, wrap_model
     from training.data import build_run_tokenizer
     from training.distributed import finish_distributed, seed_everything, start_distributed
+    from training.screen import end_screen, start_screen
 
     stop.where = "before the first update"
     topology, device = start_distributed(configuration.device, shared=configuration.values)
@@ -79,17 +80,22 @@ def finetune(configuration: FinetuningSettings, stop: StopRequest) -> int:
         )  # fmt: skip
         start = find_progress(engine, configuration, task.name)
         updates = task.num_updates
-        check_data(task.training_data(), start, settings=checkpoint, num_updates=updates, topology=topology)
-        log = build_log(configuration, num_updates=updates, initial=start.updates, silent=topology.rank > 0)
+        data = task.training_data()
+        check_data(data, start, settings=checkpoint, num_updates=updates, topology=topology)
+        screen = start_screen(configuration, engine, data, num_updates=updates, initial=start.updates)
+        silent = topology.rank > 0
+        log = build_log(configuration, num_updates=updates, initial=start.updates, silent=silent, screen=screen)
         tuner = FineTuner(engine, task, configuration, progress=start, log=log, stop=stop)
         began = time.perf_counter()
         try:
             complete = tuner.train()
         finally:
             log.close()
-    if complete:
+    if complete and topology.rank == 0:
         seconds, results = time.perf_counter() - began, {"validation": tuner.best, "test": tuner.test}
         for line in result_table(task.name, results, epoch=tuner.progress.best_epoch, seconds=seconds):
+            logger.info(line)
+        for line in end_screen(configuration, data, seconds=seconds, rows=tuner.results()):
             logger.info(line)
     return finish_distributed(0 if complete else 128 + stop.number)
 

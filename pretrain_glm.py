@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ def pretrain(configuration: PretrainingSettings, stop: StopRequest) -> int:
     from training.data import build_pretraining_data, build_run_tokenizer
     from training.distributed import finish_distributed, seed_everything, start_distributed
     from training.loop import Trainer
+    from training.screen import end_screen, start_screen
 
     stop.where = "before the first update"
     topology, device = start_distributed(configuration.device, shared=configuration.values)
@@ -58,7 +60,10 @@ def pretrain(configuration: PretrainingSettings, stop: StopRequest) -> int:
             data = mix_downstream(data, configuration, tokenizer=tokenizer, topology=topology)
         settings = configuration.checkpoint
         check_data(data, start, settings=settings, num_updates=run.train_iters, topology=topology)
-        log = build_log(configuration, num_updates=run.train_iters, initial=start.updates, silent=not first)
+        number = {"num_updates": run.train_iters, "initial": start.updates}
+        screen = start_screen(configuration, engine, data, **number)
+        log = build_log(configuration, **number, silent=not first, screen=screen)
+        began = time.monotonic()
         trainer = Trainer(
             engine,
             configuration,
@@ -76,7 +81,8 @@ def pretrain(configuration: PretrainingSettings, stop: StopRequest) -> int:
         if not complete:
             return finish_distributed(128 + stop.number)
         if first and run.train_iters > 0:
-            trainer.summarize(run.summary_folder / "loss.png")
+            for line in end_screen(configuration, data, seconds=time.monotonic() - began):
+                logger.info(line)
             if data.summary is not None:
                 logger.info(data.summary(trainer.progress.batches))
     return finish_distributed(0)

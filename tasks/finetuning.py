@@ -134,6 +134,18 @@ class FineTuner(Trainer):
             content = {**self.test.metrics, "type": "test", **self.notes}
             store_json(self.run.summary_folder / TEST_RESULTS_FILE, content, indent=None)
 
+    def results(self) -> list[tuple[str, str]]:
+        """Return where the results are, name and place, and how many examples they are of."""
+        folder, saved = self.run.summary_folder, self.checkpoint.save
+        predictions = [file.name for file in sorted(folder.glob("*.jsonl*")) if file != self.run.metrics_path]
+        results = [name for name in (RESULTS_FILE, TEST_RESULTS_FILE) if (folder / name).exists()]
+        rows = [(name, text) for name, text in self.data.sizes.items() if name != "training"]
+        rows += [(name, f"{folder}/: {', '.join(files)}")
+                 for name, files in (("results", results), ("predictions", predictions)) if files]  # fmt: skip
+        if saved is not None and (saved / BEST_TAG).exists():
+            rows.append(("best", f"{saved / BEST_TAG}, of epoch {self.progress.best_epoch}"))
+        return rows
+
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the loop. Every rank has to call it."""
         progress = asdict(self.progress)

@@ -100,6 +100,18 @@ class TaskRun(ABC):
         """
 
     @property
+    def sizes(self) -> Mapping[str, str]:
+        """Return how much there is of every split, in words."""
+        task = self.configuration.task
+        counts = {"training": self.training, "validation": self.validation, "test": self.test}
+        limited = "" if task.limit is None else f" (--limit {task.limit} of every split)"
+        return {
+            name: f"{len(samples):,} {'samples' if name == 'training' else 'splits'} of {self.name}{limited}"
+            for name, samples in counts.items()
+            if samples
+        }
+
+    @property
     def rules(self) -> Mapping[str, str]:
         """Return how metrics are made where there are several ways; printed and written with them."""
         return {}
@@ -133,6 +145,7 @@ class TaskRun(ABC):
             samples_per_batch=batch.batch_size * topology.data_parallel_size,
             valid=(lambda: islice(valid_batches(), run.eval_iters)) if self.loss_samples and run.eval_iters else None,
             identity=self._identity(),
+            sizes=self.sizes,
         )
 
     def _identity(self) -> dict[str, Any]:

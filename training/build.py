@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,7 +53,6 @@ def build_engine(
     """
     model = GLMModel(configuration.network(vocab_size=vocab_size), topology=topology)
     seed_model(model, configuration.run.seed, topology=topology)
-    logger.info(f"model: {model.num_parameters():,} parameters on this rank, vocabulary {vocab_size}, {device}")
     if configuration.checkpoint.load_pretrained is not None:
         report = load_model_weights(model, configuration.checkpoint.load_pretrained, topology=topology)
         logger.info(report.summary())
@@ -217,8 +216,8 @@ def find_starting_point(engine: Engine, configuration: PretrainingSettings, *, t
         logger.info(f"continuing from iteration {start.updates}")
         if start.updates > configuration.run.train_iters:
             logger.warning(
-                f"nothing to train: the run has made {start.updates:,} updates, and --train-iters, the number of all its "
-                f"updates, is {configuration.run.train_iters:,}; give more to train on, or --finetune to begin anew"
+                f"nothing to train: the run has made {start.updates:,} updates, and --train-iters, the number of all "
+                f"its updates, is {configuration.run.train_iters:,}; give more to train on, or --finetune to begin anew"
             )
     if configuration.schedule.switch_linear:
         engine.scheduler.switch_linear(configuration.run.train_iters - start.updates)
@@ -280,18 +279,20 @@ def compute_cost(engine: Engine, configuration: PretrainingSettings) -> ComputeC
     )
 
 
-def build_log(settings: Settings, *, num_updates: int, initial: int, silent: bool) -> RunLog:
-    """Open the console and the writers of a run, and store its arguments.
+def build_log(
+    settings: Settings, *, num_updates: int, initial: int, silent: bool, screen: Sequence[str] = ()
+) -> RunLog:
+    """Open the console and the writers of a run, print its ``screen``, and store its arguments.
 
     ``num_updates`` is the length of the run, ``initial`` the updates made before. A ``silent`` log (all ranks but the
     first) writes nothing anywhere.
     """
     run, values = settings.run, settings.values
     console = Console(total=num_updates, initial=initial, progress=not run.no_progress, silent=silent)
+    for line in screen:
+        console.print(line)
     if silent or num_updates == 0:
         return RunLog(console)
-    for name in sorted(values):
-        console.print(f"  {name} {'.' * max(2, 32 - len(name))} {values[name]}")
     store_json(run.summary_folder / "config.json", values)
     if settings.deepspeed_content is not None:
         store_json(run.summary_folder / "config_gpt_large.json", settings.deepspeed_content)

@@ -197,11 +197,13 @@ def build_pretraining_data(
     documents = PretrainingDocuments(configuration, tokenizer=tokenizer, topology=topology)
     train, valid, test = documents.parts()
     batch, run = configuration.batch, configuration.run
-    for name, part in (("training", train), ("validation", valid), ("test", test)):
-        if part is not None:
-            logger.info(f"{name}: {len(part):,} documents, {int(part.lengths.sum()):,} tokens")
+    sizes = {
+        name: f"{len(part):,} documents, {int(part.lengths.sum()):,} tokens"
+        for name, part in (("training", train), ("validation", valid), ("test", test))
+        if part is not None
+    }
+    sizes["training"] += f", of {' '.join(configuration.corpus.train_data or ())}"
     entropy = unigram_entropy(train, size=tokenizer.num_tokens)
-    logger.info(f"unigram entropy of the training text: {entropy:.3f} nats")
     if isinstance(train, Mixture):
         for line in share_table(train):
             logger.info(line)
@@ -233,6 +235,7 @@ def build_pretraining_data(
         valid=evaluation(valid),
         test=evaluation(test),
         unigram_entropy=entropy,
+        sizes=sizes,
         summary=partial(shares_line, train, train_loader) if isinstance(train, Mixture) else None,
         tokenizer_fingerprint=tokenizer.fingerprint,
         identity=data_identity(configuration, train),

@@ -147,6 +147,8 @@ class Engine(ABC):
     Engines differ in ``_forward``, ``_backward`` and ``_update``; the step itself is the same.
     """
 
+    description = "torch"
+
     def __init__(
         self,
         model: nn.Module,

@@ -13,18 +13,21 @@ import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from files.reading import parse_json, value_of
 from files.writing import whole_file, write_whole
-from training.metrics import Scalar
+from training.metrics import Scalar, duration
 
 logger = logging.getLogger("glm")
 
 # Scalar name part -> label of the curve.
-CURVES = {"": "all objectives", "bert_": "words", "sent_": "sentences", "gpt_": "documents", "multi_": "downstream"}
+CURVES = {"": "all objectives", "bert_": "token", "sent_": "sentence", "gpt_": "document", "multi_": "downstream"}
+FEW_POINTS = 20  # of a curve that are marked
+QUIET_SECONDS = 10.0  # after which a log that is no terminal gets a line of progress
 END_PREFIX = "the end of training for {} data"
 BAR_FORMAT = "{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} [{elapsed}] {desc}"
 
@@ -143,7 +146,9 @@ class Console:
         self._silent = silent
         self._bar: Any = None
         self._wants_bar = progress and not silent and sys.stderr.isatty()
-        self._total, self._initial = total, initial
+        self._total, self._initial, self._done = total, initial, initial
+        self._shows_lines = progress and not silent and not self._wants_bar
+        self._began = self._said = time.monotonic()
 
     def print(self, line: str) -> None:
         """Print one line, above the bar when there is one.
@@ -153,6 +158,7 @@ class Console:
         """
         if self._silent:
             return
+        self._said = time.monotonic()
         try:
             if self._bar is None:
                 print(line, flush=True)
@@ -168,7 +174,12 @@ class Console:
                 print(f"warning: no further lines on the standard output: {error}", file=sys.stderr, flush=True)
 
     def step(self) -> None:
-        """Advance the bar by one update."""
+        """Advance the bar by one update; where there is none, say how far the run is when nothing was said for long."""
+        self._done += 1
+        now = time.monotonic()
+        if self._shows_lines and now - self._said > QUIET_SECONDS:
+            left = (self._total - self._done) * (now - self._began) / (self._done - self._initial)
+            self.print(f"step {self._done}/{self._total} | ETA {duration(left)}")
         if self._wants_bar and self._bar is None:
             from tqdm import tqdm
 
@@ -228,8 +239,10 @@ def store_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 2
     write_whole(path, json.dumps(content, indent=indent, default=str) + "\n")
 
 
-def draw_loss_curves(metrics_file: Path, picture: Path, *, title: str = "") -> str | None:
-    """Draw training losses (thin) and validation losses (dots) per objective.
+def draw_loss_curves(
+    metrics_file: Path, picture: Path, *, title: str = "", unigram_entropy: float | None = None
+) -> str | None:
+    """Draw training losses (thin) and validation losses (dots) per objective, and what a model without context reaches.
 
     Returns a line to print when there is nothing to draw or matplotlib is missing, else None.
     """
@@ -249,9 +262,12 @@ def draw_loss_curves(metrics_file: Path, picture: Path, *, title: str = "") -> s
         train = _points(rows, "train", key)
         valid = _points(rows, "evaluation", key)
         if train:
-            axes.plot(*zip(*train, strict=True), color=color, linewidth=0.8, alpha=0.6, label=label)
+            marker = "." if len(train) <= FEW_POINTS else None
+            axes.plot(*zip(*train, strict=True), color=color, linewidth=0.8, alpha=0.6, marker=marker, label=label)
         if valid:
             axes.plot(*zip(*valid, strict=True), color=color, marker="o", linestyle="--", label=f"{label}, validation")
+    if unigram_entropy is not None:
+        axes.axhline(unigram_entropy, color="gray", linestyle=":", label="frequencies of tokens alone")
     axes.set(xlabel="updates", ylabel="loss per target token (nats)", title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
@@ -280,7 +296,7 @@ def validation_table(metrics_file: Path, *, unigram_entropy: float | None = None
         if points:
             lines.append(f"  {label:<15} {points[0][1]:7.3f} -> {points[-1][1]:6.3f}")
     if unigram_entropy is not None:
-        lines.append(f"  {'unigram entropy of the text':<26} {unigram_entropy:6.3f}")
+        lines.append(f"  {'frequencies of tokens alone (unigram entropy of the text)':<28} {unigram_entropy:6.3f}")
     return lines
 
 

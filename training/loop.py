@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from files.names import point_to_newest
 from mpu.mappings import any_rank
 from training.engine import Engine
-from training.logging import END_PREFIX, RunLog, draw_loss_curves, validation_table
+from training.logging import END_PREFIX, RunLog
 from training.metrics import (
     OBJECTIVES,
     ComputeCost,
@@ -45,6 +44,7 @@ class TrainingData:
         valid: makes the validation batches, the same ones each time; None without validation data.
         test: the same for the test data.
         samples_per_batch: samples that all data ranks together draw for one micro batch.
+        sizes: how much there is, by split, in words.
         unigram_entropy: of the training text, in nats; what a model without any context would reach.
         tokenizer_fingerprint: of the tokenizer that made the ids; kept in checkpoints, so that no other one continues.
         identity: what a place in the data depends on, plain values by option or name; kept in checkpoints likewise.
@@ -55,6 +55,7 @@ class TrainingData:
     samples_per_batch: int
     valid: Callable[[], Iterable[Any]] | None = None
     test: Callable[[], Iterable[Any]] | None = None
+    sizes: Mapping[str, str] = field(default_factory=dict)
     unigram_entropy: float | None = None
     tokenizer_fingerprint: str | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
@@ -290,13 +291,6 @@ class Trainer:
         row |= {"perplexity": result.perplexity}
         row |= {f"{OBJECTIVES[objective][1]}_loss": loss for objective, loss in result.objective_losses.items()}
         self.log.write(row, evaluation_scalars(result, step=updates) if scalars else ())
-
-    def summarize(self, picture: Path) -> None:
-        """Print the validation losses before and after and draw the curves of the whole run, resumed parts included."""
-        for line in validation_table(self.run.metrics_path, unigram_entropy=self.data.unigram_entropy):
-            self.log.console.print(line)
-        note = draw_loss_curves(self.run.metrics_path, picture, title=self.run.experiment_name)
-        self.log.console.print(note or f"loss curves: {picture}")
 
 
 def nothing_to_predict(updates: int) -> str:

@@ -357,16 +357,16 @@ def duration(seconds: float) -> str:
 
 
 def dense_line(report: IntervalReport, *, total: int, utilisation: float | None, memory_bytes: int | None) -> str:
-    """Write everything about an interval in one line."""
-    per_objective = " ".join(f"{OBJECTIVES[o][1]} {loss:.3f}" for o, loss in report.objective_losses.items())
+    """Write everything about an interval in one line, what is asked for most first: a terminal may cut the rest."""
+    per_objective = " ".join(f"{o.name.lower()} {loss:.3f}" for o, loss in report.objective_losses.items())
     parts: Sequence[str | None] = (
         f"step {report.step}/{total}",
+        f"ETA {duration((total - report.step) * report.elapsed_ms / 1000)}",
         f"loss {report.loss:.3f} ({per_objective})" if per_objective else f"loss {report.loss:.3f}",
         f"lr {report.learning_rate:.2e}",
         f"grad norm {report.grad_norm:.2f}",
         f"{short_number(report.tokens_per_second)} tokens/s",
         None if utilisation is None else f"MFU {100 * utilisation:.1f}%",
         None if memory_bytes is None else f"{memory_bytes / 2**30:.2f} GB",
-        f"ETA {duration((total - report.step) * report.elapsed_ms / 1000)}",
     )
     return " | ".join(part for part in parts if part is not None)

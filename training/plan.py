@@ -381,7 +381,8 @@ class Plan:
             ("checkpoint", f"{in_gb(self.checkpoint_bytes)} on disk, "
                            + ("all are kept" if keep is None else f"{keep} are kept, one more while saving")
                            + " (--keep-checkpoints)"),
-            ("compute", f"{self.flops_per_token * self.tokens_per_update:.3g} FLOPs per update; {updates or 1000:,} updates: {times} "
+            ("compute", f"{self.flops_per_token * self.tokens_per_update:.3g} FLOPs per update; "
+                        f"{updates or 1000:,} updates: {times} "
                         f"(assumed: {PLANNED_MFU:.0%} of the half-precision peak)"),
         ]  # fmt: skip
         title = f"plan of {self.configuration.run.experiment_name}: computed, not measured; GB are 10^9 bytes"

@@ -65,9 +65,9 @@ class StopRequest:
 
     While they are remembered, ``requested`` tells the loop to save and leave; elsewhere they end the program, with
     ``StoppedError`` (SIGINT: KeyboardInterrupt). A second SIGINT interrupts at once, unless it follows the first within
-    ``REPEATED`` seconds: a terminal sends one to all processes, and launchers hand theirs on. Collectives of gloo now and then
-    wait for ever for a rank that was lost, and the signal by which a launcher ends the others is handled by Python only
-    after them: a thread watches, says ``hangs`` and ends the process when the update at hand does not end.
+    ``REPEATED`` seconds: a terminal sends one to all processes, and launchers hand theirs on. Collectives of gloo now
+    and then wait for ever for a rank that was lost, and the signal by which a launcher ends the others is handled by
+    Python only after them: a thread watches, says ``hangs`` and ends the process when the update at hand does not end.
     """
 
     def __init__(self, *, hangs: Callable[[], str | None] = lambda: None, remembering: bool = True) -> None:

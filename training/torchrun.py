@@ -10,17 +10,16 @@ import os
 import signal
 import sys
 
-os.environ.setdefault("LOGLEVEL", "CRITICAL")  # read when torchrun is imported
-
-from torch.distributed import run
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
 from files.errors import error_line
 
 
 def main() -> int:
     """Run torchrun; return the exit code."""
+    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # read when torchrun is imported
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
     try:
         run.main()
     except SignalException as error:

@@ -75,12 +75,10 @@ def test_ranks_take_different_samples(corpus: SmallCorpus):
 
 
 def test_ranks_of_one_shard_share_its_documents(corpus: SmallCorpus):
-    with logged_lines() as lines:
-        for rank in range(4):
-            take(build(corpus, "--loader-scatter", "2", topology=rank_of(rank, 4)), 1)
-    sizes = [line for line in lines if line.startswith("training:")]
+    ranks = [build(corpus, "--loader-scatter", "2", topology=rank_of(rank, 4)) for rank in range(4)]
+    sizes = [take(data, 1) and data.sizes["training"] for data in ranks]
     assert sizes[0] == sizes[2] and sizes[1] == sizes[3]
-    assert all(int(line.split()[1]) <= 31 for line in sizes)
+    assert all(int(size.split()[0]) <= 31 for size in sizes)
     with pytest.raises(ValueError, match="--loader-scatter 3"):
         build(corpus, "--loader-scatter", "3", topology=rank_of(0, 4))
 
@@ -92,10 +90,9 @@ def test_the_split_is_saved_and_loaded(corpus: SmallCorpus, tmp_path: Path):
     flags = [*words, *without_valid, "--save-splits", str(order)]
     settings = parse_settings(PretrainingSettings, flags, environment={})
     tokenizer = build_run_tokenizer(settings)
-    with logged_lines() as lines:
-        build_pretraining_data(settings, tokenizer=tokenizer, topology=SINGLE)
+    sizes = build_pretraining_data(settings, tokenizer=tokenizer, topology=SINGLE).sizes
     assert sorted(np.load(order)) == list(range(60))
-    counts = [int(line.split()[1]) for line in lines if line.split(":")[0] in ("training", "validation", "test")]
+    counts = [int(sizes[name].split()[0]) for name in ("training", "validation", "test")]
     assert counts == [50, 8, 2]
     assert len((tmp_path / "test.txt").read_text(encoding="utf-8").splitlines()) == 2
     np.save(order, np.arange(59))

@@ -56,7 +56,7 @@ def test_a_run_leaves_what_it_promises(straight: tuple[Path, str]):
     assert " validation loss at the end of training for val data | LM loss: " in output
     assert "weights: random" in output
     table = output[output.index("validation loss (nats per target token) at iterations 0 -> 24") :]
-    assert re.search(r"words +\d\.\d{3} -> +\d\.\d{3}\n", table)
+    assert re.search(r"token +\d\.\d{3} -> +\d\.\d{3}\n", table)
     assert "unigram entropy of the text" in table
 
 

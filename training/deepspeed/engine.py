@@ -117,6 +117,7 @@ class DeepSpeedEngine(Engine):
             device=device,
         )
         self.plan = plan
+        self.description = f"DeepSpeed, ZeRO stage {plan.stage}"
 
     @cached_property
     def deepspeed(self) -> Any:
