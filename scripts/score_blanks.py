@@ -24,6 +24,7 @@ from files.errors import run_main
 from files.reading import lines_of, parse_json, read_text, value_of
 
 NUM_EXAMPLES = 5
+SHOWN = 50  # characters of a passage on each side of its blank
 TOP = (1, 5)
 
 
@@ -69,7 +70,8 @@ def main() -> int:
     for number in random.Random(arguments.seed).sample(range(len(blanks)), min(NUM_EXAMPLES, len(blanks))):
         prompt, truth = blanks[number]
         best = "  ".join(f"{words[i]} {math.exp(scores[number][i]):.0%}" for i in ranked[number][: TOP[-1]])
-        print(f"\n  {' '.join(prompt.split())}\n    there was: {truth}\n    the model: {best}")
+        before, after = " ".join(prompt.split()).split("[MASK]")
+        print(f"\n  {before[-SHOWN:]}[MASK]{after[:SHOWN]}\n    there was: {truth}\n    the model: {best}")
     return 0
 
 
