@@ -70,7 +70,7 @@ def main() -> int:
     for number in random.Random(arguments.seed).sample(range(len(blanks)), min(NUM_EXAMPLES, len(blanks))):
         prompt, truth = blanks[number]
         best = "  ".join(f"{words[i]} {math.exp(scores[number][i]):.0%}" for i in ranked[number][: TOP[-1]])
-        before, after = " ".join(prompt.split()).split("[MASK]")
+        before, _, after = " ".join(prompt.split()).partition("[MASK]")
         print(f"\n  {before[-SHOWN:]}[MASK]{after[:SHOWN]}\n    there was: {truth}\n    the model: {best}")
     return 0
 

@@ -18,6 +18,7 @@ import pytest
 from tests.helpers import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
+import dispatcher
 import quickstart_corpus
 
 SCRIPTS = [
@@ -200,3 +201,81 @@ def test_text_without_anything_to_fill_is_refused_before_training(tmp_path: Path
         with pytest.raises(ValueError, match=message):
             corpus(tmp_path / "out", tmp_path / "t.txt", monkeypatch=monkeypatch)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_examples_of_the_dispatcher_are_grids():
+    for command in re.findall(r"^    python ((?:.*\\\n)?.*)", dispatcher.__doc__ or "", re.MULTILINE):
+        words = [sys.executable, *shlex.split(command.replace("\\\n", " ")), "--debug"]
+        printed = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+        assert printed.count("--finetune ") in (24, 3)
+
+
+def test_the_dispatcher_says_what_is_missing_before_it_starts(tmp_path: Path):
+    words = ["--gpu", "cpu", "--model", "config_tasks/model_blocklm_tiny.sh", "--task", "config_tasks/task_cb.sh"]
+    command = [sys.executable, "scripts/dispatcher.py", *words]
+    (tmp_path / "CB").mkdir()
+    for variables, message in (
+        ({"DATA_ROOT": "/nowhere"}, "error: --data-dir /nowhere/CB: no such file or folder; set DATA_PATH"),
+        (
+            {"DATA_ROOT": str(tmp_path), "CHECKPOINT_PATH": "/nowhere"},
+            "error: --load-pretrained /nowhere/blocklm-tiny-en",
+        ),
+    ):
+        run = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, **variables}, capture_output=True, text=True)
+        assert run.returncode == 2 and run.stderr.startswith(message) and run.stdout == ""
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGTERM, signal.SIGINT])
+def test_the_dispatcher_shows_why_a_run_failed_and_ends_at_a_signal(number: signal.Signals | None, tmp_path: Path):
+    (tmp_path / "CB").mkdir()  # without files: every run fails
+    (tmp_path / "blocklm-tiny-en").mkdir()
+    grid = json.dumps({"seed": [1] if number is None else list(range(99)), "lr": [1e-4], "batch-size": [4]})
+    words = ["--model", "config_tasks/model_blocklm_tiny.sh", "--task", "config_tasks/task_cb.sh", "--grid", grid]
+    process = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "scripts" / "dispatcher.py"), "--gpu", "cpu",
+         *(str(REPOSITORY / word) if word.startswith("config") else word for word in words)],
+        cwd=tmp_path, env={**os.environ, "DATA_ROOT": str(tmp_path), "CHECKPOINT_PATH": str(tmp_path)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    if number is not None:
+        while not list(tmp_path.glob("logs/log-*.txt")):
+            time.sleep(0.05)
+        process.send_signal(number)
+    output, errors = process.communicate(timeout=120)
+    failed = [line for line in output.splitlines() if " failed on cpu: " in line]
+    if number is None:
+        assert len(failed) == 1 and re.search(r"failed on cpu: error: .*(all of it: logs/log-.*txt)", failed[0])
+        assert process.returncode == 2 and errors == "error: no run has results; see logs/\n"
+    else:
+        assert output.splitlines()[-1] == "stopped at 0 of 99 runs; run the same command to go on"
+        assert process.returncode == 128 + number and len(failed) < 99
+
+
+@pytest.mark.slow
+def test_the_quickstart_stops_at_a_signal_and_goes_on_with_what_is_there(tmp_path: Path):
+    """Typed with Chinese text, stopped in its training, typed again without the text."""
+    lines = [f"{number}：{sentence}" for number in range(100) for sentence in CHINESE]
+    (tmp_path / "my text.txt").write_text("\n".join(lines), encoding="utf-8")
+    command = ["bash", str(REPOSITORY / "scripts" / "quickstart.sh"), "--output", "my glm", "--steps", "100000"]
+    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1"}
+    for words, number in ((["--data", "my text.txt"], signal.SIGINT), ([], signal.SIGTERM)):
+        process = subprocess.Popen(
+            [*command, *words], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        before = ""
+        while not re.search("^model: ", before, re.MULTILINE):
+            line = process.stdout.readline()
+            assert line, before
+            before += line
+        if number == signal.SIGINT:  # as a terminal sends it, to all
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        after, _ = process.communicate(timeout=120)
+        assert process.returncode not in (0, None), after
+        assert "4/4" not in after and "Done" not in after
+        assert after.splitlines()[-1].startswith("error: stopped by"), after
+        assert ("corpus: that of my glm as it is" in before) == (not words)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my glm", "my text.txt"]
