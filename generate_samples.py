@@ -65,6 +65,7 @@ class SampleSettings(Settings):
     """The options of this program."""
 
     program: ClassVar[str] = GENERATION
+    used_most: ClassVar[tuple[str, ...]] = ("files", "generation", "checkpoint", "model", "tokenizer", "precision")
 
     files: PromptFiles = field(default_factory=PromptFiles)
 

@@ -27,6 +27,7 @@ TEST_RESULTS_FILE = "test_results.json"
 BEST_TRACKER = "best_checkpointed_iteration.txt"
 BEST_TAG = "best"
 ADAPTER_FOLDER = "adapter"
+KEPT_CHECKPOINTS = 2  # beside the best, where nobody says how many
 
 logger = logging.getLogger("glm")
 
@@ -83,6 +84,8 @@ class FineTuner(Trainer):
             progress=progress or FinetuningProgress(),
             stop=stop,
         )
+        if self.checkpoint.keep_checkpoints is None:
+            self.checkpoint = replace(self.checkpoint, keep_checkpoints=KEPT_CHECKPOINTS)
         self.task = task
         self.settings = configuration.tuning
         # Part of every results file.

@@ -30,6 +30,9 @@ class FinetuningSettings(Settings):
     """The options of a fine-tuning run."""
 
     program: ClassVar[str] = FINETUNING
+    used_most: ClassVar[tuple[str, ...]] = (
+        "task", "data", "tuning", "checkpoint", "run", "batch", "optimizer", "schedule", "precision", "model",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()

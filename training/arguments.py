@@ -106,12 +106,23 @@ class _RowsOfPositions(argparse.Action):
 
 
 def get_parser(settings: type[Settings] = Settings, *, description: str | None = None) -> FlagParser:
-    """Build the parser of a program: all flags of its groups, and those that have no effect."""
-    parser = FlagParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    original = set()
-    for kind in groups_of(settings).values():
-        section, hints = parser.add_argument_group((kind.__doc__ or "").splitlines()[0]), get_type_hints(kind)
+    """Build the parser of a program: all flags of its groups, those used most first, and last what has no effect."""
+    parser = FlagParser(
+        usage="%(prog)s [flags, below]",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    original, idle = set(), {flag for flag, _ in flags_without_effect(settings).values()}
+    groups = groups_of(settings)
+    ordered = [groups[name] for name in dict.fromkeys((*settings.used_most, *groups))]
+    sections = {kind: parser.add_argument_group((kind.__doc__ or "").splitlines()[0]) for kind in ordered}
+    last = parser.add_argument_group(
+        f"Without effect in {settings.program or 'any program'}, accepted for shared files"
+    )
+    for kind in ordered:
+        hints = get_type_hints(kind)
         for one, flag in options_of(kind):
+            section = last if flag in idle else sections[kind]
             declared, value = one.metadata, value_type(hints[one.name])
             shown = "" if one.default in (None, False, "") else f" (default: {one.default})"
             common = {"dest": one.name, "help": (declared["help"] + shown).replace("%", "%%")}
@@ -135,13 +146,12 @@ def get_parser(settings: type[Settings] = Settings, *, description: str | None =
     hidden: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
     for name, number in (("top_k", int), ("top_p", float)):  # spellings of the multilingual release
         parser.add_argument(f"--{name}", dest=name, type=number, **hidden)
-    section = parser.add_argument_group("Without effect, accepted for scripts of the original")
     for flag, kind_of_value, default, reason in WITHOUT_EFFECT:
         if kind_of_value is None:
-            section.add_argument(flag, action="store_true", help=reason)
+            last.add_argument(flag, action="store_true", help=reason)
         else:
             choices = CHOICES_WITHOUT_EFFECT.get(flag)
-            section.add_argument(flag, type=kind_of_value, default=default, choices=choices, help=reason)
+            last.add_argument(flag, type=kind_of_value, default=default, choices=choices, help=reason)
     # How newer launchers spell --local_rank.
     parser.add_argument("--local-rank", dest="local_rank", type=int, help=argparse.SUPPRESS, default=argparse.SUPPRESS)
     parser.original = frozenset(

@@ -519,7 +519,8 @@ class CheckpointSettings(Group):
     new_save_directory: bool = option(False, "when loading, still start a fresh dated experiment folder")
     keep_checkpoints: int | None = added(
         None,
-        "delete older checkpoints of this run, keep this many",
+        "delete older checkpoints of this run, keep this many (default: in pre-training all, in fine-tuning two beside "
+        "the best)",
         at_least=1,
     )
     no_save_optim: bool = option(False, "leave the optimizer and scheduler out of checkpoints (non-DeepSpeed path)")
@@ -975,6 +976,7 @@ class Settings:
     """
 
     program: ClassVar[str] = ""
+    used_most: ClassVar[tuple[str, ...]] = ()  # the groups that come first in --help
 
     model: ModelSettings = field(default_factory=ModelSettings)
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
@@ -1068,6 +1070,9 @@ class PretrainingSettings(Settings):
     """The options of a pre-training run."""
 
     program: ClassVar[str] = PRETRAINING
+    used_most: ClassVar[tuple[str, ...]] = (
+        "corpus", "run", "batch", "model", "blank", "checkpoint", "optimizer", "schedule", "precision", "data",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -1086,6 +1091,10 @@ class PretrainingSettings(Settings):
                 not self.model.block_lm or self.model.transformer_xl,
                 "pre-training is blank infilling: give --block-lm and leave --transformer-xl out (plain causal and "
                 "Transformer-XL pre-training are not supported by this version)",
+            ),
+            (
+                self.model.masked_lm,
+                "pre-training predicts what is in blanks: leave --masked-lm out (tasks take models that were trained so)",
             ),
             self.too_long(),
             (

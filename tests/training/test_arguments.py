@@ -59,6 +59,14 @@ def test_every_flag_is_described_once():
     assert "peak learning rate; overridden by the DeepSpeed file (default: 0.0001)" in " ".join(text.split())
 
 
+def test_the_help_begins_with_what_is_used_most_and_ends_with_what_has_no_effect():
+    shown = get_parser(PretrainingSettings).format_help()
+    corpus, model, last = (shown.index(title) for title in ("Corpus of", "Model:", "Without effect in pre-training"))
+    assert corpus < model < last
+    assert last < min(shown.index(f"  {flag} ") for flag in ("--epochs", "--deep-init", "--loose-json"))
+    assert shown.index("  --train-iters ") < last and "(default: 0.0001)" in shown
+
+
 def test_flags_without_effect_give_one_warning_line():
     notices = configure("--deep-init", "--text-key", "body", "--epochs", "3", "--lazy-loader").notices
     assert len(notices) == 1
