@@ -62,8 +62,12 @@ class BeamSearch:
         pad_id: int,
         start_length: int = 0,
         generators: Sequence[Generator] = (),
+        prefixes: Sequence[Sequence[int]] = (),
     ) -> None:
-        """Start a search; ``generators`` (CPU, one per example) are needed only to draw candidates."""
+        """Start a search; ``generators`` (CPU, one per example) are needed only to draw candidates.
+
+        All beams of an example begin with its prefix, whose probability is not counted; prefixes have one length.
+        """
         assert not settings.draw_candidates or len(generators) == num_examples, (len(generators), num_examples)
         self.settings = settings
         self.end_ids = end_ids
@@ -71,9 +75,10 @@ class BeamSearch:
         self.start_length = start_length
         self.generators = generators
         others = [-math.inf] * (settings.num_beams - 1)
-        self.examples = [_Example([()] * settings.num_beams, [0.0, *others]) for _ in range(num_examples)]
+        starts = [tuple(prefix) for prefix in prefixes] or [()] * num_examples
+        self.examples = [_Example([start] * settings.num_beams, [0.0, *others]) for start in starts]
         self.active = self.examples  # those in the batch
-        self.num_steps = 0
+        self.num_steps = len(starts[0]) if starts else 0  # tokens of a beam
 
     @property
     def finished(self) -> bool:
@@ -177,13 +182,15 @@ class BeamSearch:
 
         The live beams of an unfinished example count too.
         """
-        results = []
-        for example in self.examples:
-            if not example.done:
-                for tokens, total in zip(example.beams, example.sums):
-                    if total > -math.inf:
-                        self._finish(example, tokens, total)
-                example.done = True
-            newest_first = example.finished[::-1]
-            results.append(sorted(newest_first, key=lambda hypothesis: -hypothesis.score))
-        return results
+        return [self.result(number) for number in range(len(self.examples))]
+
+    def result(self, number: int) -> list[Hypothesis]:
+        """Return the hypotheses of one example."""
+        example = self.examples[number]
+        if not example.done:
+            for tokens, total in zip(example.beams, example.sums):
+                if total > -math.inf:
+                    self._finish(example, tokens, total)
+            example.done = True
+        newest_first = example.finished[::-1]
+        return sorted(newest_first, key=lambda hypothesis: -hypothesis.score)

@@ -7,13 +7,13 @@ The way: text, ``inputs.py`` (ids, positions, blanks), ``state.py`` (cache), ``s
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from data_utils.tokenizers.command_tokens import SpecialTokens
 from data_utils.tokenizers.tokenizer import Tokenizer
@@ -64,7 +64,7 @@ def prompt_generator(seed: int, number: int) -> Generator:
     return Generator().manual_seed(int(state) >> 1)
 
 
-def _with_piece(inputs: PromptInputs, piece: Sequence[int]) -> PromptInputs:
+def with_piece(inputs: PromptInputs, piece: Sequence[int]) -> PromptInputs:
     """Return the inputs with ``piece`` in place of their first mask; a mask that the model wrote is no blank."""
     index, ids, shift = inputs.blanks[0].index, inputs.input_ids, len(piece) - 1
     ids = (*ids[:index], *piece, *ids[index + 1 :])
@@ -74,16 +74,67 @@ def _with_piece(inputs: PromptInputs, piece: Sequence[int]) -> PromptInputs:
     )
 
 
-class _Row:
-    """A prompt whose blanks are filled token by token."""
+@dataclass(frozen=True)
+class Token:
+    """A token that was chosen, and what the model itself says of it: before temperature, filters and bans.
 
-    def __init__(self, inputs: PromptInputs, generator: Generator, *, special: SpecialTokens) -> None:
-        self.inputs = inputs
-        self.generator = generator
-        self.special = special
-        self.pieces: list[list[int]] = []
-        self.done = False
+    Attributes:
+        id: of the token.
+        log_probability: its own.
+        alternatives: ids and log-probabilities of the most probable tokens in its place, the best first.
+    """
+
+    id: int
+    log_probability: float
+    alternatives: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of several answers to a blank.
+
+    Attributes:
+        ids: of its tokens, without the end token.
+        tokens: the same with what the model says of them; those of a given prefix are not among them.
+        log_probability: of all tokens after the prefix together, the end token included where it ``ended``.
+        ended: the model ended it; otherwise it reached the greatest length, or was stopped.
+    """
+
+    ids: tuple[int, ...]
+    tokens: tuple[Token, ...]
+    log_probability: float
+    ended: bool
+
+
+class Row:
+    """A prompt whose blanks are filled token by token.
+
+    Attributes:
+        pieces: the tokens of each blank so far; the last one is being written.
+        done: nothing is left to fill.
+        opened: the last token closed a blank, and another one is open.
+        number: which of the samples of its blank it is. Number 0 goes on to the next blank.
+    """
+
+    def __init__(
+        self,
+        inputs: PromptInputs,
+        generator: Generator,
+        *,
+        settings: DecodingSettings,
+        special: SpecialTokens,
+        given: Sequence[Sequence[int]] = (),
+        prefix: Sequence[int] = (),
+        number: int = 0,
+    ) -> None:
+        """Take a prompt; ``given`` fills its first blanks and the next one begins with ``prefix``."""
+        self.inputs, self.generator, self.settings, self.special = inputs, generator, settings, special
+        self.pieces = [list(piece) for piece in given]
+        self.number = number
+        self.done = self.opened = False
         self._open_next()
+        self.pieces[-1] += prefix
+        self.next_token = prefix[-1] if prefix else self.special.sop
 
     def _open_next(self) -> None:
         """Go on to the next blank, or be done."""
@@ -92,20 +143,31 @@ class _Row:
             return
         self.pieces.append([])
         self.next_token = self.special.sop
+        self.opened = True
+
+    def follower(self, generator: Generator, *, number: int) -> Row:
+        """Return a row that writes another sample of the same blank, from where this row is."""
+        *given, prefix = self.pieces
+        return Row(self.inputs, generator, settings=self.settings, special=self.special, given=given, prefix=prefix,
+                    number=number)  # fmt: skip
 
     @property
     def blank(self) -> Blank:
         return self.inputs.blanks[len(self.pieces) - 1]
 
-    def accept(self, token: int, *, max_length: int) -> None:
+    def accept(self, token: int) -> None:
         """Take the chosen token: an end token or the last allowed one closes the blank and is never fed."""
         piece = self.pieces[-1]
+        self.opened = False
         if token not in self.special.ends:
             piece.append(token)
             self.next_token = token
-            if len(piece) < max_length:
+            if len(piece) < self.settings.max_length:
                 return
-        self._open_next()
+        if self.number:
+            self.done = True
+        else:
+            self._open_next()
 
 
 class BlankFiller:
@@ -245,15 +307,15 @@ class BlankFiller:
                 found = [[tuple(piece)] for [piece] in self._sample(first, settings=settings, generators=chosen)]
             else:
                 blanks = [row.blanks[0] for row in first]
-                found = self._search_blank(self._context(first), blanks, settings, chosen)
+                found = self._search_blank(self.context(first), blanks, settings, chosen)
             for number, candidates in zip(active, found):
-                best = self._that_fits(candidates[0] if candidates else (), rows[number])
+                best = self.that_fits(candidates[0] if candidates else (), rows[number])
                 pieces[number].append(list(best))
                 last[number] = [best, *candidates[1:]]
-                rows[number] = _with_piece(rows[number], best)
+                rows[number] = with_piece(rows[number], best)
         return [self._replaced(*row) for row in zip(inputs, rows, pieces, last)]
 
-    def _that_fits(self, piece: Sequence[int], inputs: PromptInputs) -> tuple[int, ...]:
+    def that_fits(self, piece: Sequence[int], inputs: PromptInputs) -> tuple[int, ...]:
         """Return as much of a piece as there are positions for where its mask is; a warning tells what is cut."""
         room = self.model.config.position_rows - len(inputs) + 1
         if len(piece) > room:
@@ -288,35 +350,48 @@ class BlankFiller:
             text=insert_answers(inputs.text, answers, tokenizer=self.tokenizer),
         )
 
-    def _context(self, inputs: Sequence[PromptInputs]) -> DecodingState:
+    def context(
+        self,
+        inputs: Sequence[PromptInputs],
+        pieces: Sequence[Sequence[Sequence[int]]] = (),
+        *,
+        settings: Sequence[DecodingSettings] = (),
+    ) -> DecodingState:
+        """Run the model over prompts; return the state that pieces are fed to.
+
+        ``pieces`` [b] are those that a row has already, all but the last complete; the last token of the open one is
+        not fed yet. A complete one has as many tokens as the ``settings`` of its row allow; the last of so many is
+        never fed.
+        """
         if self.decoder is not None:
-            return self.decoder.state(inputs, pad_id=self.special.pad)
-        return DecodingState(self.model, inputs, num_tokens=self.tokenizer.num_tokens, pad_id=self.special.pad)
+            state: DecodingState = self.decoder.state(inputs, pad_id=self.special.pad)
+        else:
+            state = DecodingState(self.model, inputs, num_tokens=self.tokenizer.num_tokens, pad_id=self.special.pad)
+        tokens: list[list[int]] = [[] for _ in inputs]
+        positions: list[list[tuple[int, int]]] = [[] for _ in inputs]
+        for number, row_pieces in enumerate(pieces):
+            *complete, last = row_pieces
+            fed = [[self.special.sop, *piece[: settings[number].max_length - 1]] for piece in complete]
+            if last:
+                fed.append([self.special.sop, *last[:-1]])
+            for blank, piece in zip(inputs[number].blanks, fed):
+                tokens[number] += piece
+                positions[number] += self._positions(blank, len(piece))
+        if any(tokens):
+            state.append(tokens, positions)
+        return state
 
     def _sample(
         self, inputs: Sequence[PromptInputs], *, settings: DecodingSettings, generators: Sequence[Generator]
     ) -> list[list[list[int]]]:
         """Fill every row at its own pace, one token per row and call; rows that are done leave the batch."""
-        rows = [_Row(row, generator, special=self.special) for row, generator in zip(inputs, generators)]
-        active, state = rows, self._context(inputs)
-        while active:
-            logits = state.feed(
-                [row.next_token for row in active],
-                [row.blank.position_of(len(row.pieces[-1]), block_positions=self.block_positions) for row in active],
-            )
-            tokens = choose_tokens(
-                logits,
-                [row.pieces[-1] for row in active],
-                settings=settings,
-                end_ids=self.special.ends,
-                generators=[row.generator for row in active],
-            )
-            for row, token in zip(active, tokens):
-                row.accept(token, max_length=settings.max_length)
-            kept = [number for number, row in enumerate(active) if not row.done]
-            if kept:
-                state.reorder(kept)
-            active = [active[number] for number in kept]
+        rows = [
+            Row(row, generator, settings=settings, special=self.special) for row, generator in zip(inputs, generators)
+        ]
+        batch = SampledRows(self)
+        batch.join(rows)
+        while batch.rows:
+            batch.step()
         return [row.pieces for row in rows]
 
     def _beam_search(
@@ -324,7 +399,7 @@ class BlankFiller:
     ) -> list[list[list[int]]]:
         """Search blank after blank, all rows together; the winner of a blank is context of the next."""
         pieces: list[list[list[int]]] = [[] for _ in inputs]
-        active, state = list(range(len(inputs))), self._context(inputs)
+        active, state = list(range(len(inputs))), self.context(inputs)
         while True:
             blanks = [inputs[number].blanks[len(pieces[number])] for number in active]
             found = self._search_blank(state, blanks, settings, [generators[number] for number in active])
@@ -347,33 +422,221 @@ class BlankFiller:
         generators: Sequence[Generator],
     ) -> list[list[tuple[int, ...]]]:
         """Return the pieces found for one blank of each row, the best first; leave ``state`` as it was."""
-        search = BeamSearch(
-            len(blanks),
-            settings=replace(settings, top_k=0, top_p=0.0),  # the interactive original has no filters here
-            end_ids=self.special.ends,
-            pad_id=self.special.pad,
-            start_length=1,  # it counts the start token
-            generators=generators if settings.draw_candidates else (),
-        )
-        length, num_beams = state.length, settings.num_beams
-        rows = [row for row in range(len(blanks)) for _ in range(num_beams)]
-        logits = state.feed(
-            [self.special.sop] * len(blanks),
-            [blank.position_of(0, block_positions=self.block_positions) for blank in blanks],
-        ).repeat_interleave(num_beams, dim=0)
-        state.reorder(rows)
-        while True:
-            tokens, source_rows = search.step(logits)
-            if search.finished:
-                break
-            state.reorder(source_rows, shared=length)
-            step = search.num_steps
-            logits = state.feed(
-                tokens, [blanks[row].position_of(step, block_positions=self.block_positions) for row in rows]
-            )
-        state.reorder(range(0, len(rows), num_beams))
+        length = state.length
+        search = SearchedBlanks(self, state, blanks, settings=settings, generators=generators)
+        while not search.finished:
+            search.step()
+        state.reorder(range(0, len(blanks) * settings.num_beams, settings.num_beams))
         state.crop(length)
-        return [[hypothesis.tokens for hypothesis in hypotheses] for hypotheses in search.results()]
+        return [[candidate.ids for candidate in search.results(number)] for number in range(len(blanks))]
 
     def _positions(self, blank: Blank, length: int) -> list[tuple[int, int]]:
         return [blank.position_of(step, block_positions=self.block_positions) for step in range(length)]
+
+
+def _most_probable(logits: Tensor, count: int) -> tuple[Tensor, list[list[tuple[int, float]]]]:
+    """Return the log-probabilities [b,v] of ``logits`` [b,v], and ids and log-probabilities of each row's best."""
+    log_probabilities = logits.log_softmax(dim=-1)
+    values, ids = log_probabilities.topk(min(count, logits.size(-1)), dim=-1)
+    rows = zip(ids.tolist(), values.tolist())
+    return log_probabilities, [list(zip(*row)) for row in rows]
+
+
+class SampledRows:
+    """Rows that get a token each with every call of the model, at their own pace; rows come and leave between calls.
+
+    What a row draws does not depend on the others: prompts, settings and lengths of one batch may differ.
+    """
+
+    def __init__(
+        self,
+        filler: BlankFiller,
+        *,
+        num_alternatives: int = 0,
+        followers: Callable[[Row], Sequence[Row]] = lambda row: (),
+    ) -> None:
+        """Start without rows.
+
+        ``num_alternatives`` is how many tokens ``step`` tells of beside each one that it chose. ``followers`` returns
+        the rows that join one that has opened a blank, from where it is.
+        """
+        self.filler = filler
+        self.num_alternatives = num_alternatives
+        self.followers = followers
+        self.rows: list[Row] = []
+        self.state: DecodingState | None = None
+
+    def join(self, rows: Sequence[Row]) -> None:
+        """Run the model over the prompts of new rows, and what is given of their pieces, and take them in."""
+        state = self.filler.context(
+            [row.inputs for row in rows], [row.pieces for row in rows], settings=[row.settings for row in rows]
+        )
+        if self.rows:
+            assert self.state is not None, "made with the first rows"
+            self.state.join(state)
+        else:
+            self.state = state
+        self.rows = [*self.rows, *rows]
+        self._go_on(opened=rows)
+
+    def step(self) -> list[Token]:
+        """Choose a token for every row; return what the model says of each, where alternatives are asked for.
+
+        Rows that are done leave the batch afterwards.
+        """
+        rows, state = self.rows, self.state
+        assert state is not None, "made with the first rows"
+        block_positions = self.filler.block_positions
+        logits = state.feed(
+            [row.next_token for row in rows],
+            [row.blank.position_of(len(row.pieces[-1]), block_positions=block_positions) for row in rows],
+        )
+        tokens = [0] * len(rows)
+        for settings in dict.fromkeys(row.settings for row in rows):
+            numbers = [number for number, row in enumerate(rows) if row.settings == settings]
+            chosen = choose_tokens(
+                logits if len(numbers) == len(rows) else logits[numbers],
+                [rows[number].pieces[-1] for number in numbers],
+                settings=settings,
+                end_ids=self.filler.special.ends,
+                generators=[rows[number].generator for number in numbers],
+            )
+            for number, token in zip(numbers, chosen):
+                tokens[number] = token
+        told = []
+        if self.num_alternatives:
+            log_probabilities, best = _most_probable(logits, self.num_alternatives)
+            own = log_probabilities[range(len(rows)), tokens].tolist()
+            told = [Token(token, value, tuple(others)) for token, value, others in zip(tokens, own, best)]
+        for row, token in zip(rows, tokens):
+            row.accept(token)
+        self._go_on(opened=[row for row in rows if row.opened])
+        return told
+
+    def drop(self, rows: Collection[Row]) -> None:
+        """Go on without some rows."""
+        for row in rows:
+            row.done = True
+        self._go_on(opened=())
+
+    def _go_on(self, *, opened: Collection[Row]) -> None:
+        """Let rows that are done leave, and the followers of those that have ``opened`` a blank come."""
+        kept: list[Row] = []
+        sources: list[int] = []
+        for number, row in enumerate(self.rows):
+            family = [] if row.done else [row, *(self.followers(row) if row in opened else ())]
+            kept += family
+            sources += [number] * len(family)
+        self.rows = kept
+        if kept:
+            assert self.state is not None, "made with the first rows"
+            self.state.reorder(sources)
+        else:
+            self.state = None
+
+
+class SearchedBlanks:
+    """A beam search for one blank of each of several prompts, a call of the model at a time."""
+
+    def __init__(
+        self,
+        filler: BlankFiller,
+        state: DecodingState,
+        blanks: Sequence[Blank],
+        *,
+        settings: DecodingSettings,
+        generators: Sequence[Generator] = (),
+        prefixes: Sequence[Sequence[int]] = (),
+        num_alternatives: int = 0,
+    ) -> None:
+        """Start with a row of ``state`` per blank, which has seen its prefix but for the last token of it.
+
+        All ``prefixes``, with which the pieces begin, have one length. ``num_alternatives`` is as for ``SampledRows``.
+        """
+        self.filler, self.state, self.settings = filler, state, settings
+        self.num_alternatives = num_alternatives
+        self.length = state.length
+        self.search = BeamSearch(
+            len(blanks),
+            settings=replace(settings, top_k=0, top_p=0.0),  # the interactive original has no filters here
+            end_ids=filler.special.ends,
+            pad_id=filler.special.pad,
+            start_length=1,  # it counts the start token
+            generators=generators if settings.draw_candidates else (),
+            prefixes=prefixes,
+        )
+        num_beams, step = settings.num_beams, self.search.num_steps
+        self.rows = [blank for blank in blanks for _ in range(num_beams)]
+        self.numbers = list(range(len(blanks)))  # of the blanks that are still searched
+        self.traces: list[dict[tuple[int, ...], tuple[Token, ...]]] = [
+            {example.beams[0]: ()} for example in self.search.examples
+        ]
+        first = state.feed(
+            [prefix[-1] for prefix in prefixes] if step else [filler.special.sop] * len(blanks),
+            [blank.position_of(step, block_positions=filler.block_positions) for blank in blanks],
+        )
+        self.logits = first.repeat_interleave(num_beams, dim=0)
+        state.reorder([row for row in range(len(blanks)) for _ in range(num_beams)])
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether nothing is left to search."""
+        return self.search.finished
+
+    def step(self) -> None:
+        """Extend all beams by a token and run the model over them, unless that was the last one."""
+        search = self.search
+        before = [example.beams for example in search.active]
+        tokens, sources = search.step(self.logits)
+        if self.num_alternatives:
+            self._trace(before, tokens, sources)
+        if search.finished:
+            return
+        self.state.reorder(sources, shared=self.length)
+        step, block_positions = search.num_steps, self.filler.block_positions
+        positions = [blank.position_of(step, block_positions=block_positions) for blank in self.rows]
+        self.logits = self.state.feed(tokens, positions)
+
+    def _trace(self, before: Sequence[list[tuple[int, ...]]], tokens: Sequence[int], sources: Sequence[int]) -> None:
+        """Remember what the model says of the token that each new beam ends with."""
+        log_probabilities, best = _most_probable(self.logits, self.num_alternatives)
+        own = log_probabilities[list(sources), list(tokens)].tolist()
+        width = self.settings.num_beams
+        for row, (token, source) in enumerate(zip(tokens, sources)):
+            number, beam = divmod(row, width)
+            example, traces = self.search.active[number], self.traces[self.numbers[number]]
+            parent = before[number][source % width]
+            if example.beams[beam] == (*parent, token):
+                traces[example.beams[beam]] = (*traces[parent], Token(token, own[row], tuple(best[source])))
+
+    def ahead(self, number: int) -> tuple[int, ...]:
+        """Return the tokens of the best live beam of blank ``number``."""
+        return self.search.examples[number].beams[0]
+
+    def is_over(self, number: int) -> bool:
+        """Tell whether nothing is left to search for blank ``number``."""
+        return self.finished or self.search.examples[number].done
+
+    def drop(self, numbers: Collection[int]) -> None:
+        """Search no more for the blanks of these numbers."""
+        for number in numbers:
+            self.search.examples[number].done = True
+        self.numbers = [number for number in self.numbers if number not in numbers]
+        if numbers and self.numbers:
+            kept = self.search.drop_done()
+            self.rows = [self.rows[row] for row in kept]
+            self.state.reorder(kept)
+            self.logits = self.logits[kept]
+
+    def results(self, number: int) -> list[Candidate]:
+        """Return what is found for blank ``number``, the best first; tokens only with ``num_alternatives``."""
+        power, traces = self.settings.length_penalty, self.traces[number]
+        return [
+            Candidate(
+                ids=one.tokens,
+                tokens=traces.get(one.tokens, ()),
+                log_probability=one.score * (1 + len(one.tokens)) ** power,
+                ended=len(one.tokens) < self.settings.max_length,
+            )
+            for one in self.search.result(number)
+        ]

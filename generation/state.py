@@ -77,6 +77,27 @@ class DecodingState:
         self.cache.reorder(indices, shared=shared)
         self.visible = self.visible[indices]
 
+    def join(self, other: DecodingState) -> None:
+        """Take the rows of ``other``, which is not to be used any more, below those of this state.
+
+        The columns that no row sees are dropped on the way, so that rows may come and go without end.
+        """
+        counts = torch.cat([self.visible.sum(dim=1), other.visible.sum(dim=1)])
+        width, sizes = int(counts.max()), [len(self.visible), len(other.visible)]
+        old, self.cache = self.cache, self._allocate(sum(sizes), width + CACHE_GROWTH)
+        first = 0
+        for cache, visible in ((old, self.visible), (other.cache, other.visible)):
+            order = visible.byte().argsort(dim=1, descending=True, stable=True)[:, :width]  # [b,w]: what is seen first
+            columns = order[:, None, :, None]
+            for new, past in zip((*self.cache.keys, *self.cache.values), (*cache.keys, *cache.values)):
+                rows = new[first : first + len(visible), :, : order.size(1)]  # [b,n,w,d]
+                rows.copy_(past.gather(2, columns.expand(-1, past.size(1), -1, past.size(3))))
+                new[first : first + len(visible), :, order.size(1) : width] = 0  # unseen, but multiplied by 0
+            first += len(visible)
+        self.cache.length = width
+        self.visible = torch.arange(width, device=self.device) < counts[:, None]
+        self.all_visible = bool(self.visible.all())
+
     def crop(self, length: int) -> None:
         """Forget the columns from ``length`` on."""
         self.cache.crop(length)
@@ -297,6 +318,11 @@ class StaticDecodingState(DecodingState):
             old, self.cache = self.cache, self._allocate(len(rows), self.step.capacity)
             self.cache.copy_rows(old, indices)
             self.visible = self.visible[indices]
+        self.shown = False
+
+    def join(self, other: DecodingState) -> None:
+        """Take the rows of ``other``, which is not to be used any more."""
+        super().join(other)
         self.shown = False
 
     def crop(self, length: int) -> None:
