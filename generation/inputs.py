@@ -156,15 +156,20 @@ def shorten(ids: Sequence[int], room: int, *, mask_id: int | None = None) -> lis
     return ids[start : start + room]
 
 
+def split_at_masks(text: str, *, tokenizer: Tokenizer) -> list[str]:
+    """Return what stands before, between and after the masks of ``text``, at odd places the masks themselves."""
+    masks = tokenizer.special.masks
+    texts = sorted({token.text for token in tokenizer.command_tokens if token.id in masks}, key=len, reverse=True)
+    return re.split(f"({'|'.join(map(re.escape, texts))})", text)
+
+
 def insert_answers(text: str, answers: Sequence[str], *, tokenizer: Tokenizer) -> str:
     """Return ``text`` with its masks replaced by ``answers`` in order.
 
     The user's blanks are kept; where an answer brings its own leading blank, as byte-level tokenizers' do, it is not
     doubled.
     """
-    masks = tokenizer.special.masks
-    texts = sorted({token.text for token in tokenizer.command_tokens if token.id in masks}, key=len, reverse=True)
-    pieces = re.split("|".join(map(re.escape, texts)), text)
+    pieces = split_at_masks(text, tokenizer=tokenizer)[::2]
     assert len(pieces) == len(answers) + 1, (len(pieces), len(answers))
     filled = pieces[0]
     for answer, following in zip(answers, pieces[1:]):

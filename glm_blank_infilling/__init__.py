@@ -46,3 +46,7 @@ def change_mp() -> None:
 
 def export() -> None:
     _run("scripts.convert_glm_checkpoint_to_transformers")
+
+
+def serve() -> None:
+    _run("generation.web.__main__")

@@ -79,7 +79,7 @@ def test_what_is_told_of_tokens():
     filler.add([drawn, searched])
     events = finish(filler)
     for one in (drawn, searched):
-        for (blank, number), candidate in candidates_of(events, one).items():
+        for (_, number), candidate in candidates_of(events, one).items():
             assert [token.id for token in candidate.tokens] == list(candidate.ids)
             for token in candidate.tokens:
                 ids, values = zip(*token.alternatives)
