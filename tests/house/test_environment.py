@@ -14,7 +14,15 @@ FROM_OTHERS = re.compile(
 # What model files and task files say to the scripts.
 OF_FILES = {"MODEL_LANGUAGES", "PROMPT_CONFIG", "SEQ2SEQ_CONFIG", "UNDERSTANDING_CONFIG"}
 OF_FILES |= {"BATCH_SINGLE", "EPOCH_SINGLE", "LR_SINGLE", "PROMPT_EPOCH"}
-WORDS = {"HYPS", "REFS", "MODEL_FILE", "TASK_FILE", "PROMPT", "GLM_TOP"}  # of the command line; of launch.sh
+WORDS = {
+    "CHECKPOINT",
+    "HYPS",
+    "REFS",
+    "MODEL_FILE",
+    "TASK_FILE",
+    "PROMPT",
+    "GLM_TOP",
+}  # of the command line; of launch.sh
 
 
 def shell_files(repository: Path) -> list[Path]:
