@@ -61,7 +61,7 @@ setup_environment() {
     fi
     torch="${GLM_TORCH:-${pinned:-torch}}"
     prefix="$("$PYTHON" -c 'import sys; print(sys.prefix)')"
-    installed="$torch $constraints $(cat "${files[@]}" | cksum) $GLM_TOP"
+    installed="$torch $constraints $(cat "${files[@]}" | cksum) $(realpath -- "${GLM_TOP:-.}")"
     if [ "$(cat "$prefix/.glm-requirements" 2>/dev/null)" = "$installed" ]; then
         return 0
     fi
