@@ -1,6 +1,6 @@
 """Every command of the READMEs and of docs/ goes through its script, and the program takes the flags that come out.
 
-The programs themselves are not started here: ``python -m tests.typed`` types every command as it stands.
+The programs themselves are not started here: ``python -m tests.helpers.typed`` types every command as it stands.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 from generate_samples import SampleSettings
 from tasks.settings import FinetuningSettings
 from tests.helpers import REPOSITORY
-from tests.typed import Command, commands
+from tests.helpers.typed import Command, commands
 from training.arguments import parse_settings
 from training.settings import PretrainingSettings, Settings
 

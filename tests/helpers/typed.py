@@ -1,6 +1,6 @@
 """Type every command of README.md, README.zh-CN.md and docs/*.md in a fresh clone, and say which work.
 
-    python -m tests.typed [--only TEXT] [--output typed.txt]
+    python -m tests.helpers.typed [--only TEXT] [--output typed.txt]
 
 The clone has no ``../shared``: what commands name (``/path/to/RTE``, ``prompts.txt``) are a few made-up lines. Commands
 of large models, and of released vocabularies, are planned (DRY_RUN=1), long ones shortened, and some left out: the
