@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import itertools
 import os
@@ -15,15 +16,22 @@ from typing import TextIO
 import torch.distributed as dist
 
 from generation.infill import BlankFiller, FilledPrompt, prompt_generator
-from generation.inputs import PromptInputs, check_text, complete_prompt, masks_taken_as_text
-from generation.prompts import keep_texts
+from generation.inputs import PromptInputs, check_text, complete_prompt, insert_answers, masks_taken_as_text
+from generation.prompts import EMPTY_ANSWER, keep_texts
 from generation.sampling import DecodingSettings
 from mpu.initialize import ParallelTopology
 
 PROMPT_TEXT = "\nContext prompt (stop to exit) >>> "
 QUERY_TEXT = "\nPlease Input Query (stop to exit) >>> "  # of the multilingual release, whose pieces replace their masks
 STOP_WORD = "stop"
-CLEAR_SCREEN = "\033[H\033[2J\033[3J"
+HIGHLIGHTED = "\033[1;32m{}\033[0m"  # bold and green on a terminal
+
+
+def marked(answer: str, *, highlight: bool) -> str:
+    """Return how an answer is shown in its place: ``(empty)`` where it is, on a terminal so that it stands out."""
+    text = answer.strip() or EMPTY_ANSWER
+    start = answer[: len(answer) - len(answer.lstrip())]
+    return start + (HIGHLIGHTED.format(text) if highlight else text)
 
 
 def open_samples_file(folder: Path | None) -> TextIO:
@@ -137,13 +145,14 @@ class InteractiveSession:
                 print(f"\nnot kept in {self.folder}: {error.strerror}")
 
     def _show(self, filled: FilledPrompt, *, seconds: float) -> None:
-        if sys.stdout is not None and sys.stdout.isatty():
-            print(CLEAR_SCREEN, end="")
+        terminal = sys.stdout is not None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
         print(f"\nTaken time {seconds:.2f}\n", flush=True)
         print(f"\nContext: {filled.inputs.text}", flush=True)
         print(f"\nGLM: {filled.output_text}", flush=True)
         if filled.answers and not self.replaces:
-            print(f"\nFilled: {filled.text}", flush=True)
+            shown = [marked(answer, highlight=terminal) for answer in filled.answers]
+            text = insert_answers(filled.inputs.text, shown, tokenizer=self.filler.tokenizer)
+            print(f"\nFilled: {text}", flush=True)
 
     def _store(self, text: str) -> None:
         """Keep a text at once. A disk that is full costs the transcript and not the session."""
@@ -174,6 +183,9 @@ def answer_typed_prompts(
         )
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no UTF-8 does not take the others with it
+    if sys.stdin is not None and sys.stdin.isatty():
+        with suppress(ImportError):  # not every Python has it
+            importlib.import_module("readline")  # lines can be edited, and earlier ones called back
     read_line = input if topology.world_size == 1 else read_on_first_rank
     own_files = settings.fill == "replace"
     with open_samples_file(folder if topology.rank == 0 and not own_files else None) as samples:

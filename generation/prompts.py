@@ -23,6 +23,7 @@ from mpu.mappings import run_shared
 logger = logging.getLogger("glm")
 
 PROMPT_KEYS = ("prompt", "text")
+EMPTY_ANSWER = "(empty)"  # how an answer without text is shown
 RESULT_KEYS = ("answers", "filled", "alternatives")
 TEXT_SUFFIXES, LINES_SUFFIXES, JSON_SUFFIX = ("", ".txt"), (".jsonl", ".ndjson"), ".json"
 
@@ -198,7 +199,7 @@ def write_results(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
 def format_result(row: dict[str, Any]) -> str:
     """Return the lines printed for a row: prompt, each answer alone, the text with the answers in place."""
     lines = [f"\nPrompt: {row['prompt']}"]
-    lines += [f"  blank {number}: {answer}" for number, answer in enumerate(row["answers"], start=1)]
+    lines += [f"  blank {number}: {answer or EMPTY_ANSWER}" for number, answer in enumerate(row["answers"], start=1)]
     if "truth" in row:
         lines.append(f"  truth:   {row['truth']}")
     return "\n".join([*lines, f"Filled: {row['filled']}"])

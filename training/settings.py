@@ -1094,7 +1094,7 @@ class PretrainingSettings(Settings):
             ),
             (
                 self.model.masked_lm,
-                "pre-training predicts what is in blanks: leave --masked-lm out (tasks take models that were trained so)",
+                "pre-training fills blanks: leave --masked-lm out (tasks take models that were trained with it)",
             ),
             self.too_long(),
             (

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
 
 from generation.infill import BlankFiller
-from generation.interactive import InteractiveSession, open_samples_file
+from generation.interactive import InteractiveSession, marked, open_samples_file
 from generation.sampling import DecodingSettings
 from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, random_model
 
@@ -69,6 +70,26 @@ def test_without_a_blank_nothing_is_generated(filler: BlankFiller, capsys: pytes
     _, file = type_lines(BlankFiller(filler.model, tokenizer), ["MASK] w1"])
     assert file == "MASK] w1\n"
     assert "\nGLM: \n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("answer", "plain"), [(" w2 ", " w2"), ("w2", "w2"), ("", "(empty)"), ("  ", "  (empty)")])
+def test_answers_stand_out_on_a_terminal(answer: str, plain: str):
+    assert marked(answer, highlight=False) == plain
+    highlighted = marked(answer, highlight=True)
+    assert "\033[1;32m" in highlighted and re.sub(r"\033\[[0-9;]*m", "", highlighted) == plain
+
+
+def test_a_terminal_keeps_what_was_on_it(filler: BlankFiller, monkeypatch: pytest.MonkeyPatch):
+    terminal, lines = io.StringIO(), iter(["w1 [MASK] w2", "stop"])
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    InteractiveSession(
+        filler, settings=SETTINGS, seq_length=20, seed=1, samples=io.StringIO(), read_line=lambda _text: next(lines)
+    ).run()
+    shown = terminal.getvalue()
+    assert "\033[1;32m" in shown and not re.search(r"\033\[[0-9]*[HJ]", shown), "nothing is cleared"
+    assert "\nContext: w1 [MASK] w2\n" in shown and "\nGLM: <|startofpiece|>" in shown
 
 
 def test_samples_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

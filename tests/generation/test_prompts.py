@@ -41,7 +41,7 @@ def test_prompt_files(filler: BlankFiller, tmp_path: Path):
     assert results[0]["truth"] == "w9"
     assert results[1]["id"] == 3
     printed = format_result(results[0])
-    assert f"blank 1: {filled[0].answers[0]}\n" in printed
+    assert f"blank 1: {filled[0].answers[0].strip() or '(empty)'}\n" in printed
     assert f"Filled: {filled[0].text}" in printed
     target = tmp_path / "new" / "filled.jsonl"
     write_results(target, results)
