@@ -50,9 +50,9 @@ def prepare_task(configuration: FinetuningSettings, *, tokenizer: Tokenizer, top
 
 def finetune(configuration: FinetuningSettings, stop: StopRequest) -> int:
     """Train until ``stop``, evaluate and predict as ``configuration`` says; return the exit code."""
-    from model.checkpoints.reading import TRACKERS
+    from model.checkpoints.format import TRACKERS
     from tasks.finetuning import TEST_RESULTS_FILE, FineTuner, find_progress, result_table
-    from training.build import build_log, check_data, claim_name, locked_folders, wrap_model
+    from training.build import build_log, check_data, claim_name, description_files, locked_folders, wrap_model
     from training.data import build_run_tokenizer
     from training.distributed import finish_distributed, seed_everything, start_distributed
     from training.screen import end_screen, start_screen
@@ -78,6 +78,7 @@ def finetune(configuration: FinetuningSettings, stop: StopRequest) -> int:
             task.build_network(), configuration, schedule_length=task.num_updates, topology=topology, device=device,
             criterion=task.criterion(),
         )  # fmt: skip
+        engine.beside = description_files(configuration, tokenizer)
         start = find_progress(engine, configuration, task.name)
         updates = task.num_updates
         data = task.training_data()

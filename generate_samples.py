@@ -1,10 +1,11 @@
 """Fill blanks with a trained GLM: interactively, from a file, or for prompts on the command line.
 
-    python generate_samples.py --block-lm ... --load-pretrained CHECKPOINT                     (interactive)
+    python generate_samples.py --load-pretrained CHECKPOINT                                    (interactive)
     python generate_samples.py ... --input prompts.txt --output filled.jsonl --num-beams 4     (file)
     python generate_samples.py ... --prompt "The capital of France is [MASK]."
 
-Model and tokenizer flags as in training (config_tasks/model_blocklm_*.sh). Greedy: --top-k 1.
+CHECKPOINT is one of a run, or a folder of the Hugging Face layout: both say what model and tokenizer they are. Released
+ones need the flags of config_tasks/model_blocklm_*.sh. Greedy: --top-k 1.
 
 Results are written to --output when all are there, and then printed. What ends the program before (an error, SIGTERM,
 SIGHUP, Ctrl-C) leaves those that are there in OUTPUT.partial, or printed where there is no --output.

@@ -31,6 +31,7 @@ def pretrain(configuration: PretrainingSettings, stop: StopRequest) -> int:
         check_data,
         claim_name,
         compute_cost,
+        description_files,
         find_starting_point,
         locked_folders,
     )
@@ -52,6 +53,7 @@ def pretrain(configuration: PretrainingSettings, stop: StopRequest) -> int:
         tokenizer = build_run_tokenizer(configuration)
         vocab_size = tokenizer.padded_size(configuration.tokenizer.make_vocab_size_divisible_by)
         engine = build_engine(configuration, vocab_size=vocab_size, topology=topology, device=device)
+        engine.beside = description_files(configuration, tokenizer)
         start = find_starting_point(engine, configuration, tokenizer=tokenizer.fingerprint)
         data = build_pretraining_data(configuration, tokenizer=tokenizer, topology=topology)
         if configuration.mixture.multi_task_ratio > 0:

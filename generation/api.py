@@ -47,7 +47,7 @@ from model.hub.describe import (
     describe_checkpoint,
     describe_name,
     of_run,
-    with_pieces_beside,
+    with_files_beside,
 )
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
@@ -365,7 +365,7 @@ def _describe(path: str | Path, *, settings: str | Path | None, released: str | 
     if released is not None:
         named = describe_name(released)
         location = resolve_checkpoint(path)
-        return with_pieces_beside(named, [location.path, location.folder])
+        return with_files_beside(named, [location.path, location.folder])
     if settings is not None:
         return of_run(Path(settings))
     description = describe_checkpoint(resolve_checkpoint(path).path)

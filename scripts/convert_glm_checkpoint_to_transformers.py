@@ -33,6 +33,7 @@ from model.hub.describe import (
 )
 
 if TYPE_CHECKING:
+    from model.checkpoints.reading import WholeWeights
     from model.hub.export import TokenizerFiles
 
 
@@ -93,6 +94,20 @@ def tokenizer_files(description: TokenizerDescription, *, vocab_size: int, check
     return TokenizerFiles(kind, tokenizer.files, tokenizer.num_tokens, token_ids, lower_case)
 
 
+def fp32_weights_of(weights: WholeWeights) -> WholeWeights | None:
+    """Return the weights of a run under ZeRO in fp32, as its optimizer's files hold them; None for another run.
+
+    Weights that were not trained stay as they are. Raises ValueError when these files cannot be read.
+    """
+    if not any(weights.location.folder.glob("*optim_states.pt")):
+        return None
+    from training.deepspeed.checkpoints import fp32_weights
+
+    masters = {name: parts for name, parts in fp32_weights(weights.location.folder).items() if name in weights.pieces}
+    print(f"{len(masters)} of {len(weights.pieces)} weights are taken in fp32 from the optimizer's files (ZeRO)")
+    return replace(weights, pieces={**weights.pieces, **masters})
+
+
 def main(argv: list[str] | None = None) -> int:
     """Convert, and print what was written."""
     values = parse_arguments(argv)
@@ -113,6 +128,8 @@ def main(argv: list[str] | None = None) -> int:
         assert description is not None, "NAME is missing"
         print(f"wrote {export_bin(weights, shared_row=description.shared_row)}")
         return 0
+    fp32 = fp32_weights_of(weights)
+    weights = fp32 or weights
     description = description or describe_checkpoint(weights.file)
     if description is None:
         raise ValueError(
@@ -137,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
         from model.hub.verify import verify
 
         side = {"config": config, "base": values.load_pretrained, "shared_row": options.shared_row}
-        print(verify(values.checkpoint, values.output, **side))
+        print(verify(values.checkpoint, values.output, **side, fp32=fp32))
     return 0
 
 

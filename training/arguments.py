@@ -17,6 +17,7 @@ from types import NoneType, UnionType
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from files.reading import described, read_json, value_of
+from model.hub.describe import describe_beside
 from training.settings import (
     CHOICES_WITHOUT_EFFECT,
     LARGEST,
@@ -313,6 +314,40 @@ def from_values(kind: type[Any], values: Mapping[str, Any]) -> Any:
     return kind(**made)
 
 
+# Options that build another model than the checkpoint's where they differ; others it can be trained on with.
+FIXED_BY_CHECKPOINT = ("num_layers", "hidden_size", "num_attention_heads", "tokenizer_type")
+TOKENIZER_OPTIONS = ("tokenizer_type", "tokenizer_model_type", "tokenizer_path", "vocab_dir", "cache_dir")
+
+
+def read_description(values: argparse.Namespace, typed: frozenset[str]) -> tuple[str | None, list[str]]:
+    """Set the options that are not among the ``typed`` ones to what lies beside the checkpoint to load says.
+
+    Returns the fingerprint of its tokenizer, where it is known, and a line that says what was set. A tokenizer that was
+    typed stays as typed. Raises ValueError for a typed option that contradicts.
+    """
+    path = values.load_pretrained or values.load
+    described = None if not path else describe_beside(Path(path))
+    if described is None:
+        return None, []
+    options = described.options()
+    for name in typed.intersection(FIXED_BY_CHECKPOINT, options):
+        if (value := getattr(values, name)) != options[name]:
+            raise ValueError(
+                f"{spelling(name)} {value} contradicts {described.source}, which has {options[name]}: leave the flag "
+                "out, or load another checkpoint"
+            )
+    own_tokenizer = any(name in typed for name in TOKENIZER_OPTIONS[:3])
+    kept = {*typed, *(TOKENIZER_OPTIONS if own_tokenizer else ())}
+    made = {name: value for name, value in options.items() if name not in kept and hasattr(values, name)}
+    positions = made.get("max_position_embeddings", values.max_position_embeddings)
+    if "seq_length" not in typed and values.seq_length > positions:
+        made["seq_length"] = positions
+    changed = {name: value for name, value in made.items() if value != getattr(values, name)}
+    vars(values).update(made)
+    listed = ", ".join(f"{name} = {value}" for name, value in changed.items())
+    return described.fingerprint, [f"{described.source} sets {listed}"] if listed else []
+
+
 def parse_settings(
     settings: type[S],
     argv: Sequence[str] | None = None,
@@ -342,6 +377,8 @@ def parse_settings(
     content: Mapping[str, Any] | None = None
     if without := ineffective(settings, values, parser):
         notices.append(f"warning: without effect: {'; '.join(without)}")
+    fingerprint, said = read_description(values, given)
+    notices += said
     _read_world(values, environment)
     if values.deepspeed:
         content = {}
@@ -358,4 +395,4 @@ def parse_settings(
     run = {"experiment_name": name, "save": Path(values.save) / name if values.save else None}
     changed = {name: value for name, value in line.items() if name in defaults and value != defaults[name]}
     more = {"values": line, "changed": changed, "given": given, "deepspeed_content": content}
-    return from_values(settings, line | run | more | {"notices": tuple(notices)})
+    return from_values(settings, line | run | more | {"notices": tuple(notices), "tokenizer_fingerprint": fingerprint})

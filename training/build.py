@@ -15,18 +15,30 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from data_utils.tokenizers.tokenizer import Tokenizer
 from files.locks import locked
 from files.reading import described, read_text, value_of
-from model.checkpoints.reading import TRACKERS, load_model_weights
+from model.checkpoints.format import TRACKERS
+from model.checkpoints.reading import load_model_weights
+from model.hub.describe import CONFIG_FILE, TOKENIZER_KEY, TokenizerDescription
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from mpu.kernels.host_memory import keep_freed_memory
 from mpu.transformer import Transformer
 from training.checkpointing import ResumeState
+from training.data import tokenizer_keywords
 from training.deepspeed.config import DeepSpeedPlan, deepspeed_plan
 from training.distributed import compare_ranks, of_first_rank, seed_data_rank
 from training.engine import AUTOCAST_TYPES, Criterion, Engine, TorchEngine, supported_precision
-from training.logging import Console, JsonLinesWriter, RunLog, WandbWriter, store_json, tensorboard_writer
+from training.logging import (
+    Console,
+    JsonLinesWriter,
+    RunLog,
+    WandbWriter,
+    json_text,
+    store_json,
+    tensorboard_writer,
+)
 from training.loop import Progress, TrainingData
 from training.metrics import ComputeCost
 from training.optimizer import DynamicLossScaler, build_optimizer
@@ -102,6 +114,19 @@ def wrap_model(
         logger.info(reason)
     scaler = DynamicLossScaler.of(settings.precision) if kind == "fp16" else None
     return TorchEngine(model, precision=kind, loss_scaler=scaler, **common)
+
+
+def description_files(settings: Settings, tokenizer: Tokenizer) -> dict[str, bytes]:
+    """Return the files that say of a checkpoint what model and what tokenizer it is, by name.
+
+    They are the run's command line and the vocabulary (docs/formats.md#checkpoints).
+    """
+    names = TokenizerDescription(**tokenizer_keywords(settings)).file_names
+    files = {name: file.read_bytes() for name, file in zip(names, tokenizer.files, strict=True)}
+    origin = {name: str(file.resolve()) for name, file in zip(names, tokenizer.files, strict=True)}
+    identity = {"fingerprint": tokenizer.fingerprint, "files": origin}
+    config = json_text({**settings.values, TOKENIZER_KEY: identity})
+    return {CONFIG_FILE: config.encode("utf-8"), **files}
 
 
 def choose_kernels(model: nn.Module, settings: KernelSettings, *, device: torch.device) -> None:
@@ -293,7 +318,7 @@ def build_log(
         console.print(line)
     if silent or num_updates == 0:
         return RunLog(console)
-    store_json(run.summary_folder / "config.json", values)
+    store_json(run.summary_folder / CONFIG_FILE, values)
     if settings.deepspeed_content is not None:
         store_json(run.summary_folder / "config_gpt_large.json", settings.deepspeed_content)
     writers, note = tensorboard_writer(run.summary_folder, iteration=initial)

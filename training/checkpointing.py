@@ -7,6 +7,7 @@ docs/formats.md#checkpoints.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 import shutil
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from files.checksums import CHECKSUMS_FILE, write_checksums
+from files.writing import whole_file
 from model.checkpoints.checks import not_finite
 from model.checkpoints.reading import (
     ALL_RANKS_KEY,
@@ -34,6 +36,7 @@ from model.checkpoints.reading import (
     locate_tag,
     read_shards,
     resolve_checkpoint,
+    shard_file,
     shard_name,
     weights_in,
 )
@@ -84,13 +87,14 @@ def save_checkpoint(
     data_state: Mapping[str, Any] | None = None,
     random_state: bool = True,
     keep: int | None = None,
+    beside: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write checkpoint ``tag`` of a run to ``root`` and return its folder; every rank has to call it.
 
-    The first data rank of each model-parallel rank writes a file. ``data_state`` consists of plain values and tensors.
-    With ``keep`` the oldest numbered checkpoints are deleted so that this many remain; never this one, ``best`` or
-    one of a higher number. Raises OSError (on all ranks) when a file cannot be written: earlier checkpoints are
-    untouched then; ValueError for a bad tag or ``keep``.
+    The first data rank of each model-parallel rank writes a file; what is to lie ``beside`` them is content by name.
+    ``data_state`` consists of plain values and tensors. With ``keep`` the oldest numbered checkpoints are deleted so
+    that this many remain; never this one, ``best`` or one of a higher number. Raises OSError (on all ranks) when a file
+    cannot be written: earlier checkpoints are untouched then; ValueError for a bad tag or ``keep``.
     """
     root, topology = Path(root), topology or ParallelTopology.single()
     if not re.fullmatch(r"\w[\w-]*", tag):
@@ -122,6 +126,7 @@ def save_checkpoint(
         topology=topology,
         device=device,
         keep=keep,
+        beside=beside,
     )
 
 
@@ -173,12 +178,13 @@ def write_checkpoint(
     topology: ParallelTopology,
     device: torch.device,
     keep: int | None = None,
+    beside: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Let ``write`` put this rank's files (None: it has none) into the temporary folder of ``folder``, then publish it.
 
-    ``write`` returns their SHA-256, which the first rank lists. Every rank has to call it. The trackers are replaced
-    and old checkpoints deleted last. Raises OSError on all ranks when one of them failed: nothing is left behind and
-    earlier checkpoints are untouched.
+    ``write`` returns their SHA-256, which the first rank lists; it writes the files ``beside`` them, too. Every rank
+    has to call it. The trackers are replaced and old checkpoints deleted last. Raises OSError on all ranks when one
+    of them failed: nothing is left behind and earlier checkpoints are untouched.
     """
     root, tag, first = folder.parent, folder.name, topology.rank == 0
     temporary = root / f"{TEMPORARY_PREFIX}{tag}"
@@ -189,10 +195,17 @@ def write_checkpoint(
         for sums in gathered(own, topology=topology, world=True):
             listed.update(sums)
 
+    def write_beside() -> None:
+        for name, data in (beside or {}).items():
+            listed[name] = hashlib.sha256(data).hexdigest()
+            with whole_file(temporary / name) as file:
+                file.write(data)
+
     steps: list[tuple[bool, Callable[[], None]]] = [
         (first, lambda: _prepare_run_folder(folder)),
         (write is not None, lambda: own.update(write() if write else {})),
         (True, gather_checksums),
+        (first, write_beside),
         (first, lambda: write_checksums(temporary / CHECKSUMS_FILE, listed)),
         (first, lambda: publish_folder(folder)),
         (first, lambda: write_trackers(root, tag)),
@@ -295,7 +308,7 @@ def _run_on_ranks(
 
 def numbered_checkpoints(root: Path) -> list[int]:
     """Return the numbers of the checkpoints in ``root``, the newest first."""
-    names = (folder.name for folder in root.iterdir() if (folder / shard_name(0)).is_file())
+    names = (folder.name for folder in root.iterdir() if shard_file(folder, 0).is_file())
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
 
@@ -330,7 +343,7 @@ def _read_newest(
             shards = read_shards(candidate, topology=topology)
             own = [topology.model_parallel_rank] if shards.same_size else range(len(shards.contents))
             for rank, content in zip(own, shards.contents, strict=True):
-                check_resume_state(content, file=candidate.folder / shard_name(rank), **used)
+                check_resume_state(content, file=shard_file(candidate.folder, rank), **used)
         except UnreadableCheckpointError as error:
             failure = error
         if not any_rank(failure is not None, topology=topology, device=device):

@@ -61,7 +61,14 @@ def tokenizer_keywords(settings: Settings) -> dict[str, Any]:
 
 
 def build_run_tokenizer(settings: Settings) -> Tokenizer:
-    return build_tokenizer(**tokenizer_keywords(settings))
+    """Build the tokenizer; say so when it is another one than that of the checkpoint to load."""
+    tokenizer = build_tokenizer(**tokenizer_keywords(settings))
+    if settings.tokenizer_fingerprint not in (None, tokenizer.fingerprint):
+        logger.warning(
+            "warning: the checkpoint was trained with another tokenizer, or with other command tokens: leave the "
+            "tokenizer's flags (--tokenizer-type ..., --task-mask) out to have its own"
+        )
+    return tokenizer
 
 
 def blank_infilling(settings: Settings) -> BlankInfillingSettings:

@@ -176,6 +176,7 @@ class Engine(ABC):
         self.clip_grad = clip_grad
         self.topology = topology or ParallelTopology.single()
         self.device = torch.device(device)
+        self.beside: dict[str, bytes] = {}  # files that every checkpoint gets, by name
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -268,6 +269,7 @@ class Engine(ABC):
             data_state=data_state,
             random_state=not settings.no_save_rng,
             keep=settings.keep_checkpoints,
+            beside=self.beside,
         )
 
     def load(self, path: Path, settings: CheckpointSettings) -> ResumeState:

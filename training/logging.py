@@ -236,7 +236,12 @@ def tensorboard_writer(folder: Path, *, iteration: int) -> tuple[list[Writer], s
 
 def store_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 2) -> None:
     """Write ``content`` as a JSON file, whole or not at all; without ``indent`` in one line."""
-    write_whole(path, json.dumps(content, indent=indent, default=str) + "\n")
+    write_whole(path, json_text(content, indent=indent))
+
+
+def json_text(content: Mapping[str, Any], *, indent: int | None = 2) -> str:
+    """Return ``content`` as a JSON file has it; paths are texts."""
+    return json.dumps(content, indent=indent, default=str) + "\n"
 
 
 def draw_loss_curves(

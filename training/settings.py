@@ -972,7 +972,8 @@ class Settings:
         deepspeed_content: content of the DeepSpeed file, empty when none is named; None without ``--deepspeed``.
         values: the whole command line by flag, for ``config.json``; ``changed``: what of it is not the default;
             ``given``: the flags that were typed, also those with their default.
-        notices: lines to print once: what has no effect, what the DeepSpeed file overrides.
+        notices: lines to print once: what has no effect, what the DeepSpeed file and the checkpoint to load set.
+        tokenizer_fingerprint: that of the checkpoint to load, where it is known.
     """
 
     program: ClassVar[str] = ""
@@ -1004,6 +1005,7 @@ class Settings:
     changed: Mapping[str, Any] = field(default_factory=dict)
     given: frozenset[str] = frozenset()
     notices: tuple[str, ...] = ()
+    tokenizer_fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no program can do; subclasses refuse what theirs cannot."""

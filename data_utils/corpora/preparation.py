@@ -148,7 +148,8 @@ class Preparation:
             logger.info(
                 f"{source}: no sidecar (.json) tells which tokenizer made these ids; only their range is checked"
             )
-            return KnownIds(store, self.num_ids, name=f"the store {source}")
+            end = self.tokenizer.command_id("eos")
+            return KnownIds(store, self.num_ids, name=f"the store {source}", end=end)
         if store.details["kind"] == "text":
             as_text = store.details["commands_in_text"] is False and not self.commands_in_text
             return TextDocuments(store, encode=partial(self.tokenizer.encode, as_text=as_text))

@@ -45,6 +45,7 @@ COPIED_ITEMS = 1 << 20  # at a time
 HASHED_BYTES = 64 << 20  # a store up to this size is compared with its checksums when it is opened
 SCANNED_IDS = 1 << 24  # of a store at a time
 SCANNED_PARTS = 4  # of a store that another program made, when it is opened
+SCANNED_ENDS = 1024  # documents of such a store that tell whether an end token closes each of them
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,10 @@ def _reopen(path: str, tokenizer_fingerprint: str | None, in_memory: bool) -> In
 class KnownIds:
     """Documents whose ids are compared with those of a tokenizer, where nothing says which tokenizer made them."""
 
-    def __init__(self, documents: Any, num_ids: int, *, name: str) -> None:
+    def __init__(self, documents: Any, num_ids: int, *, name: str, end: int | None = None) -> None:
         """``documents`` has ``parts``; the first ones are compared here, the others when a document is asked for.
 
+        The token ``end`` is left out where it closes every document (Megatron's ``--append-eod``): packing adds one.
         Raises ValueError for an id below 0, or from ``num_ids`` on.
         """
         self.documents = documents
@@ -181,6 +183,11 @@ class KnownIds:
         self.name = name
         for ids in itertools.islice(documents.parts(), SCANNED_PARTS):
             self._check(ids)
+        looked_at = np.linspace(0, len(documents) - 1, min(len(documents), SCANNED_ENDS)).astype(np.int64)
+        last = [ids[-1] for index in looked_at if len(ids := documents[index].tokens)]
+        self._end = end if last and all(token == end for token in last) else None
+        if self._end is not None:
+            logger.info(f"{name}: the id {end} at the end of every document is left out, because packing adds it")
 
     def _check(self, ids: np.ndarray) -> None:
         if len(ids) and (ids.max() >= self.num_ids or ids.min() < 0):
@@ -196,11 +203,14 @@ class KnownIds:
     @property
     def lengths(self) -> np.ndarray:
         """Return the number of tokens of each document, int64 [n]."""
-        return self.documents.lengths
+        lengths = self.documents.lengths
+        return lengths if self._end is None else lengths - (lengths > 0)
 
     def __getitem__(self, index: int) -> Document:
         document = self.documents[index]
         self._check(document.tokens)
+        if self._end is not None and len(document.tokens) and document.tokens[-1] == self._end:
+            return Document(document.tokens[:-1])
         return document
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Files in a run's folder that hold the tag of its newest checkpoint.
+TRACKERS = ("latest_checkpointed_iteration.txt", "latest")
 # What wrappers and other programs put before a name.
 WRAPPER_PREFIXES = ("module.", "model.", "glm.")
 # Names of the SwissArmyTransformer layout, in which the multilingual release and some GLM-10B-Chinese files are spread.

@@ -3,6 +3,7 @@
     <root>/latest_checkpointed_iteration.txt        the tag of the newest checkpoint
     <root>/latest                                   the same
     <root>/<tag>/mp_rank_00_model_states.pt         one file per model-parallel rank
+    <root>/<tag>/mp_rank_00_weights.pt              the same beside the files of ZeRO stage 3
 
 A folder of the Hugging Face layout (safetensors, pytorch_model.bin) counts as a checkpoint of one rank, and so does a
 single file of any other name (pretrained.pt).
@@ -43,6 +44,7 @@ from model.checkpoints.format import (
     POSITION_TABLES,
     PREFIX_PROMPT,
     PROMPT_PREFIX,
+    TRACKERS,
     WORD_TABLE,
     canonical_name,
     merge_tensors,
@@ -54,18 +56,24 @@ from model.hub.weight_files import find_hub_file, is_hub_file, read_hub_file
 from mpu.initialize import ParallelTopology
 from mpu.mappings import gathered
 
-TRACKERS = ("latest_checkpointed_iteration.txt", "latest")
 RELEASE_TAG = "release"
 # A checkpoint that is being replaced by one of the same tag waits under this prefix until the new one is complete.
 REPLACED_PREFIX = ".old-"
-SHARD_NAME = re.compile(r"mp_rank_(\d+)_model_states\.pt")
+# DeepSpeed's tools take every *_model_states.pt for a file of their own.
+SHARD_NAME = re.compile(r"mp_rank_(\d+)_(?:model_states|weights)\.pt")
 # Random states of all data ranks, when there are several; the keys of the original hold those of the first.
 ALL_RANKS_KEY = "data_parallel_random_states"
 
 
-def shard_name(rank: int) -> str:
-    """Return the file name of model-parallel rank ``rank``."""
-    return f"mp_rank_{rank:02d}_model_states.pt"
+def shard_name(rank: int, kind: str = "model_states") -> str:
+    """Return the file name of model-parallel rank ``rank``; its ``kind`` is ``weights`` beside ZeRO stage 3."""
+    return f"mp_rank_{rank:02d}_{kind}.pt"
+
+
+def shard_file(folder: Path, rank: int) -> Path:
+    """Return the file of model-parallel rank ``rank`` in ``folder``, or where it would be."""
+    beside_zero = folder / shard_name(rank, "weights")
+    return beside_zero if beside_zero.is_file() else folder / shard_name(rank)
 
 
 @dataclass(frozen=True)

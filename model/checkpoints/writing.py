@@ -18,7 +18,8 @@ import torch
 
 from files.checksums import CHECKSUMS_FILE, HashingFile, sha256_of, write_checksums
 from model.checkpoints.checks import FILE_NAME_KEY, SAVE_ID_KEY
-from model.checkpoints.reading import REPLACED_PREFIX, TRACKERS, shard_name
+from model.checkpoints.format import TRACKERS
+from model.checkpoints.reading import REPLACED_PREFIX, shard_name
 
 TEMPORARY_PREFIX = ".tmp-"
 

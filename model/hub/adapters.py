@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ from model.checkpoints.reading import (
 )
 from model.checkpoints.writing import check_is_new, new_folder
 from model.config import LORA_TARGETS, LoraSettings
+from model.hub.describe import files_beside
 from model.hub.weight_files import read_hub_file, write_safetensors
 from model.lora import adapted_layers, add_adapters, low_rank_product
 from model.modeling_glm import GLMModel
@@ -264,6 +266,8 @@ def merge_into_checkpoint(checkpoint: Path, adapter: Adapter, output: Path) -> P
             merged = {**weights, **_merged(weights, adapter, size=len(files), rank=rank, file=file)}
             iteration = iteration_of(content, location)
             new.write_shard(rank, {"module": merged, "iteration": iteration, "mp_world_size": len(files)})
+        for file in files_beside(location.folder):
+            shutil.copyfile(file, new.path / file.name)
     return output
 
 

@@ -1,9 +1,10 @@
 """What model and what tokenizer a folder holds: the one answer, for generation, conversions and programs.
 
-A checkpoint has weights alone; the rest of a description is, in this order,
+Weights do not say all of it; the rest of a description is, in this order,
 
-    config.json beside it       of the Hugging Face layout (with tokenizer_config.json), or a copy of a run's
-    runs/NAME/config.json       the command line of the training run that saved it
+    config.json beside them     of the Hugging Face layout (with tokenizer_config.json), or of the run that saved them:
+                                its command line, with the vocabulary's files beside it
+    runs/NAME/config.json       the same, of runs of earlier versions
     the folder's name           of a released model
 
 or what the user names: a released model, a file of config_tasks/, a run's config.json, flags. A description is plain
@@ -24,13 +25,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from files.checksums import warn_when_edited
-from files.reading import REQUIRED, described, read_json, value_of
-from model.checkpoints.format import BLOCK_POSITION_TABLE, POSITION_TABLES, PROMPT_PREFIX, WORD_TABLE
+from files.reading import REQUIRED, described, read_json, read_text, value_of
+from model.checkpoints.format import BLOCK_POSITION_TABLE, POSITION_TABLES, PROMPT_PREFIX, TRACKERS, WORD_TABLE
 from model.config import GLMConfig
 from model.released import RELEASED_MODELS, ReleasedModel
 
 CONFIG_FILE = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_FILES = (
+    "vocab.txt", "vocab.json", "merges.txt", "cog-pretrain.model", "tokenizer.model", "tokenizer.json",
+    TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
+DESCRIPTION_FILES = (CONFIG_FILE, "generation_config.json", *TOKENIZER_FILES)  # and the *.model of multilingual models
 MODEL_TYPE = "glm"
 # The field of the Hugging Face layout's config.json for each field of GLMConfig.
 FIELD_NAMES = {
@@ -74,6 +80,7 @@ RELEASED_NAMES = {
 # What a run's config.json has to have; older ones lack newer flags.
 RUN_KEYS = ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings", "tokenizer_type")
 UNSET_TOKENIZER_PATH = "tokenizer.model"  # what a command line without --tokenizer-path records
+TOKENIZER_KEY = "tokenizer"  # of a checkpoint's config.json: its fingerprint, and where its files were
 # Prints the list of flags that a file of config_tasks/ defines.
 READ_MODEL_FILE = 'set -eu; source "$1"; printf "%s\\0" "${MODEL_ARGS[@]}"'
 # What a converted model's model.sh holds. MODEL_ARGS is a list of words, as in config_tasks/.
@@ -136,6 +143,24 @@ class TokenizerDescription:
         """Tell whether it is the SentencePiece file of a multilingual model, which ``model_type`` names."""
         return self.tokenizer_type == "ChineseSPTokenizer" and self.model_type not in (None, "glm-large", "glm-10b")
 
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """Return how its vocabulary's files are called beside a checkpoint, in the order of ``Tokenizer.files``."""
+        if self.is_multilingual:
+            return (Path(self.model_type or "").name,)
+        return self.hub_class().files
+
+    def beside(self, folders: Sequence[Path]) -> TokenizerDescription:
+        """Return it with its vocabulary from the first of ``folders`` that holds it; as it is where none does."""
+        names = self.file_names
+        if self.is_multilingual:  # the released archives have it in a folder of its own
+            names = (*names, str(self.model_type))
+        for folder in folders:
+            found = [folder / name for name in names if (folder / name).is_file()]
+            if found and (len(found) == len(names) or self.is_multilingual):
+                return replace(self, path=str(found[0] if len(self.file_names) == 1 else folder))
+        return self
+
     def hub_class(self) -> HubTokenizer:
         """Return its class of the Hugging Face layout; raise ValueError when the layout has none."""
         for kind in () if self.is_multilingual else HUB_TOKENIZERS:
@@ -160,6 +185,7 @@ class ModelDescription:
         tokenizer: None when none is described.
         block_positions: tokens of a piece count in the second row of positions.
         hub_fields: all fields of config.json of the Hugging Face layout; None for a description of another kind.
+        fingerprint: of the tokenizer; None where it is not known.
     """
 
     name: str = "glm"
@@ -168,6 +194,35 @@ class ModelDescription:
     tokenizer: TokenizerDescription | None = None
     block_positions: bool = True
     hub_fields: Mapping[str, Any] | None = None
+    fingerprint: str | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of the command line with which the programs build this model and its tokenizer, by name.
+
+        Only those that the description knows; ``tokenizer_type`` is missing where it has no tokenizer.
+        """
+        names = ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings", "attention_scale")
+        options = {name: self.sizes[name] for name in names if name in self.sizes}
+        tokenizer, block_rows = self.tokenizer, self.sizes.get("block_position_encoding", True)
+        block = block_rows if tokenizer is None or self.hub_fields is not None else tokenizer.block_symbols
+        options |= {"block_lm": block, "masked_lm": not block_rows and (block or self.hub_fields is not None)}
+        options |= {"transformer_xl": self.sizes.get("relative_encoding", False)}
+        options |= {"no_block_position": not self.block_positions}
+        if "vocab_size" in self.sizes:  # the rows of the table, whatever they were padded to
+            options["make_vocab_size_divisible_by"] = self.sizes["vocab_size"]
+        if tokenizer is not None:
+            options.setdefault("make_vocab_size_divisible_by", tokenizer.vocab_divisor)
+            options |= {
+                "tokenizer_type": tokenizer.tokenizer_type,
+                "tokenizer_model_type": tokenizer.model_type,
+                "tokenizer_path": tokenizer.path or UNSET_TOKENIZER_PATH,
+                "task_mask": tokenizer.task_mask,
+                "sentinel_token": tokenizer.num_sentinels > 0,
+                "fix_command_token": tokenizer.fix_command_token,
+                "vocab_dir": tokenizer.vocab_dir,
+                "cache_dir": tokenizer.cache_dir,
+            }
+        return options
 
     @property
     def shared_row(self) -> tuple[int, int] | None:
@@ -215,31 +270,55 @@ def describe_checkpoint(folder: Path) -> ModelDescription | None:
     ``folder`` may be a single file of weights: then its name, and what lies in the folder it is in.
     Raises ValueError when what is found is damaged.
     """
-    folder = folder.resolve()
-    folders = [folder, folder.parent]  # a checkpoint without a number lies in the run's folder itself
-    for place in folders:
-        fields = read_fields(place)
-        if fields is not None and fields.get("model_type") is not None:
-            return of_hub_folder(place, fields)
-        if fields is not None:
-            return of_run(place / CONFIG_FILE)
+    folder, folders = folder.resolve(), places_beside(folder)
+    if (described := describe_beside(folder)) is not None:
+        return described
     for file in (file for place in folders for file in _run_files(place)):
         if file.is_file():
             return of_run(file)
     for model in RELEASED_MODELS.values():
         if any(place.name.startswith(model.checkpoint_folder) for place in folders):
-            return with_pieces_beside(of_released(model), folders)
+            return with_files_beside(of_released(model), folders)
     return None
 
 
-def with_pieces_beside(description: ModelDescription, folders: Sequence[Path]) -> ModelDescription:
-    """Return the description with the SentencePiece file of a multilingual model that lies beside its weights."""
+def places_beside(path: Path) -> list[Path]:
+    """Return the folders in which what describes the weights at ``path`` may lie: a run's newest checkpoint first.
+
+    A checkpoint without a number lies in the run's folder itself.
+    """
+    path = path.resolve()
+    tracker = next((path / name for name in TRACKERS if (path / name).is_file()), None)
+    newest = [] if tracker is None else [path / read_text(tracker).strip()]
+    return [*newest, path, path.parent]
+
+
+def describe_beside(path: Path) -> ModelDescription | None:
+    """Return what lies beside the weights at ``path`` (a run, a checkpoint or a file) says; None without anything.
+
+    Raises ValueError when it is damaged.
+    """
+    for place in (folders := places_beside(path)):
+        fields = read_fields(place)
+        if fields is not None and fields.get("model_type") is not None:
+            return of_hub_folder(place, fields)
+        if fields is not None:
+            return with_files_beside(of_run(place / CONFIG_FILE), folders)
+    return None
+
+
+def with_files_beside(description: ModelDescription, folders: Sequence[Path]) -> ModelDescription:
+    """Return the description with the vocabulary that lies beside its weights, where there is one."""
     tokenizer = description.tokenizer
-    if tokenizer is None or tokenizer.model_type is None or not tokenizer.is_multilingual:
+    if tokenizer is None or tokenizer.tokenizer_type not in (kind.tokenizer_type for kind in HUB_TOKENIZERS):
         return description
-    name = Path(tokenizer.model_type)
-    beside = [place / path for place in folders for path in (name, name.name) if (place / path).is_file()]
-    return replace(description, tokenizer=replace(tokenizer, path=str(beside[0]))) if beside else description
+    return replace(description, tokenizer=tokenizer.beside(folders))
+
+
+def files_beside(folder: Path) -> list[Path]:
+    """Return the files in a checkpoint's folder that say what model and what tokenizer it is."""
+    names = [*DESCRIPTION_FILES, *sorted(file.name for file in folder.glob("*.model"))]
+    return [folder / name for name in dict.fromkeys(names) if (folder / name).is_file()]
 
 
 def _run_files(root: Path) -> Iterator[Path]:
@@ -322,7 +401,12 @@ def of_run(file: Path) -> ModelDescription:
         "attention_scale": number("attention_scale") or 1.0,
     }
     block_positions = not flag("no_block_position")
-    return ModelDescription(file.resolve().parent.name, place, sizes, tokenizer, block_positions)
+    folder = file.resolve().parent
+    if (folder.parent / TRACKERS[0]).is_file():  # of one of a run's checkpoints, which are numbered
+        folder = folder.parent
+    identity = value_of(values, TOKENIZER_KEY, dict, place=place, default={})
+    fingerprint = value_of(identity, "fingerprint", str, place=f"{place}, {TOKENIZER_KEY}", default=None)
+    return ModelDescription(folder.name, place, sizes, tokenizer, block_positions, fingerprint=fingerprint)
 
 
 def of_hub_folder(folder: Path, fields: Mapping[str, Any]) -> ModelDescription:

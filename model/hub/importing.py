@@ -25,18 +25,14 @@ from model.hub.describe import (
     CONFIG_FILE,
     TokenizerDescription,
     config_from_fields,
+    files_beside,
     model_file,
     read_fields,
     tokenizer_of_folder,
 )
-from model.hub.export import GENERATION_FILE, check_weights
+from model.hub.export import check_weights
 from model.hub.weight_files import HUB_FILES, SAFETENSORS
 
-TOKENIZER_FILES = (
-    "vocab.txt", "vocab.json", "merges.txt", "cog-pretrain.model", "tokenizer.model", "tokenizer.json",
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-)  # fmt: skip
-KEPT_FILES = (CONFIG_FILE, GENERATION_FILE, *TOKENIZER_FILES)
 HUB_PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin")
 MODEL_PREFIX = "model."  # of the language model's names in a classifier's checkpoint
 
@@ -101,9 +97,8 @@ def import_folder(model: HubModel, folder: Path, *, size: int = 1) -> list[Path]
         for rank in range(size):  # one at a time: memory holds one new shard, the present files are mapped
             weights = _shard(model.weights, names, size=size, rank=rank)
             new.write_shard(rank, {"module": weights, "mp_world_size": size})
-        for name in KEPT_FILES:
-            if (model.folder / name).is_file():
-                shutil.copyfile(model.folder / name, new.path / name)
+        for file in files_beside(model.folder):
+            shutil.copyfile(file, new.path / file.name)
         flags = model_file(model.folder.resolve().name, model.config, model.tokenizer)
         (new.path / "model.sh").write_text(flags, encoding="utf-8")
     return [folder / shard_name(rank) for rank in range(size)]

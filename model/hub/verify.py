@@ -6,11 +6,12 @@ b batch, s sequence, v vocabulary
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model.checkpoints.reading import load_model_weights
+from model.checkpoints.reading import CheckpointShards, WholeWeights, load_model_weights, load_weights
 from model.config import GLMConfig
 from model.heads import SequenceClassification
 from model.hub.describe import is_classifier, read_fields
@@ -26,16 +27,19 @@ def verify(
     config: GLMConfig,
     base: Path | None = None,
     shared_row: tuple[int, int] | None = None,
+    fp32: WholeWeights | None = None,
 ) -> str:
     """Return a line on how much the logits of both sides differ, relative to the largest one where that is above 1.
 
-    ``base`` is the model that a partial checkpoint belongs to; ``shared_row`` as in ``ExportOptions``. Both models are
-    in memory. Raises ValueError when they differ too much, or transformers is missing.
+    ``base`` is the model that a partial checkpoint belongs to; ``shared_row`` as in ``ExportOptions``; ``fp32`` are the
+    weights of a run under ZeRO, which take the place of the rounded ones. Both models are in memory. Raises ValueError
+    when they differ too much, or transformers is missing.
     """
     inputs = _inputs(config)
     fields = read_fields(folder) or {}
     labels = len(fields.get("id2label", {0: "", 1: ""})) if is_classifier(fields) else None
-    native = _native_logits(checkpoint, inputs, config=config, base=base, shared_row=shared_row, labels=labels)
+    options: Any = {"base": base, "shared_row": shared_row, "fp32": fp32}
+    native = _native_logits(checkpoint, inputs, config=config, labels=labels, **options)
     exported = _exported_logits(folder, inputs, classifier=labels is not None)
     assert native.shape == exported.shape, (native.shape, exported.shape)
     difference = ((native - exported).abs().max() / native.abs().max().clamp(min=1.0)).item()
@@ -66,6 +70,7 @@ def _native_logits(
     config: GLMConfig,
     base: Path | None,
     shared_row: tuple[int, int] | None,
+    fp32: WholeWeights | None,
     labels: int | None,
 ) -> Tensor:
     """Return the logits [b,s,v], or those of the classes, of this program's model."""
@@ -74,6 +79,11 @@ def _native_logits(
     for path in (base, checkpoint):
         if path is not None:
             load_model_weights(model, path)
+    if fp32 is not None:
+        content = {"module": {name: fp32.read(name) for name in fp32.pieces}}
+        load_weights(
+            model, CheckpointShards(fp32.location, [content], same_size=True), topology=language_model.topology
+        )
     if shared_row is not None:
         target, source = shared_row
         language_model.word_embeddings.weight[target] = language_model.word_embeddings.weight[source]

@@ -230,6 +230,20 @@ def test_sequences_of_another_program_are_joined_to_its_documents(tmp_path):
             IndexedDataset(tmp_path / "s")
 
 
+def test_the_end_token_of_another_program_is_not_doubled(tmp_path):
+    """Megatron's --append-eod, with and without --split-sentences: packing closes every document by itself."""
+    (tmp_path / "s.bin").write_bytes(np.array([5, 6, 9, 7, 8, 9], "<u2").tobytes())
+    (tmp_path / "s.idx").write_bytes(megatron_index([2, 1, 0, 3], [0, 2, 3, 4]))
+    store = IndexedDataset(tmp_path / "s")
+    documents = pickle.loads(pickle.dumps(KnownIds(store, 10, name="s", end=9)))
+    assert [d.tokens.tolist() for d in documents] == [[5, 6], [], [7, 8]]
+    assert documents.lengths.tolist() == [2, 0, 2]
+    for end in (8, None):  # not the one of every document
+        assert [d.tokens.tolist() for d in KnownIds(store, 10, name="s", end=end)] == [[5, 6, 9], [], [7, 8, 9]]
+    (tmp_path / "s.idx").write_bytes(megatron_index([1, 5], [0, 1, 2]))
+    assert len(KnownIds(IndexedDataset(tmp_path / "s"), 10, name="s", end=9)[1].tokens) == 5
+
+
 def test_a_full_disk_leaves_nothing_and_names_the_store(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     writer = StoreWriter(tmp_path / "s", dtype=np.uint16)

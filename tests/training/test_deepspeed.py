@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from model.checkpoints.reading import read_whole_weights, resolve_checkpoint
 from tests.helpers import deepspeed_engines as engines
 from tests.helpers import launching
 from tests.helpers.distributed import run
 from tests.helpers.small_corpus import make_corpus
+from training.deepspeed.checkpoints import ZeroShape, fp32_weights, zero_shape
 from training.deepspeed.config import deepspeed_plan
 from training.engine import has_bf16_instructions
 from training.settings import BatchSettings, OptimizerSettings, PrecisionSettings, Settings
@@ -122,6 +127,47 @@ def test_weights_alone_need_no_fitting_optimizer(tmp_path: Path) -> None:
     for stage in (None, 1):
         measured = run(engines.load_and_train, 1, 1, stage, "fp32", root, SAVED + 1, settings)[0][2]
         assert_equal(measured, expected)
+
+
+@pytest.mark.slow
+def test_deepspeed_tools_and_exports_find_the_fp32_weights(tmp_path: Path) -> None:
+    """Of stage 2 with tensor parallelism as well, where DeepSpeed's zero_to_fp32 gives up."""
+    exported = {}
+    for stage, size in ((2, 2), (3, 1)):
+        root, folder = tmp_path / str(stage), tmp_path / str(stage) / str(SAVED)
+        run(engines.train_and_save, 2, size, stage, "bf16", root, (0, SAVED, SAVED))
+        out = tmp_path / f"exported-{stage}"
+        words = ["--output", str(out), "--num-attention-heads", "4", "--no-tokenizer", "--verify"]
+        printed = launching.run("scripts/convert_glm_checkpoint_to_transformers.py", str(root), *words, cwd=tmp_path)
+        assert "weights are taken in fp32 from the optimizer's files" in printed
+        exported[stage] = read_whole_weights(out)
+        assert exported[stage].dtype == torch.float32
+        rounded = read_whole_weights(root)
+        for name in rounded.pieces:
+            precise = exported[stage].read(name)
+            assert torch.equal(precise.bfloat16(), rounded.read(name)), name
+            assert not torch.equal(precise, rounded.read(name).float()), name
+        tool = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--input_folder", folder]
+        subprocess.run([*tool, "--output_folder", tmp_path / "universal"], check=True, capture_output=True)
+        parts = tmp_path / "universal" / "zero"
+        for name in exported[stage].pieces:
+            whole = torch.load(parts / name / "fp32.pt", weights_only=False)
+            whole = whole["param"] if isinstance(whole, dict) else whole
+            assert torch.equal(whole.view(exported[stage].shape(name)), exported[stage].read(name)), name
+        shutil.rmtree(tmp_path / "universal")
+    assert (folder / "mp_rank_00_weights.pt").is_file() and not (folder / "mp_rank_00_model_states.pt").exists()
+    one_file = tmp_path / "fp32"
+    tool = [sys.executable, "-m", "deepspeed.utils.zero_to_fp32", str(root), str(one_file)]
+    subprocess.run(tool, check=True, capture_output=True)
+    made = torch.load(one_file / "pytorch_model.bin", weights_only=True)
+    assert made.keys() == exported[3].pieces.keys()
+    assert all(torch.equal(made[name], exported[3].read(name)) for name in made)
+    new, old = folder / "mp_rank_00_weights.pt", folder / "mp_rank_00_model_states.pt"  # its name in earlier versions
+    torch.save({**torch.load(new, weights_only=False), "file_name": old.name}, old)
+    new.unlink()
+    (folder / "SHA256SUMS").unlink()
+    assert zero_shape(folder) == ZeroShape(2, 1, 3) and resolve_checkpoint(root).shard_files() == [old]
+    assert all(torch.equal(made[name], parts[0]) for name, parts in fp32_weights(folder).items())
 
 
 def test_a_cut_off_file_falls_back_loudly(straight, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +15,23 @@ from typing import Any
 import pytest
 
 import pretrain_glm
+from change_mp import change_model_parallel_size
 from files.errors import start_logging
+from generate_samples import SampleSettings
+from generation.api import load_model
+from generation.sampling import DecodingSettings
+from model.checkpoints.verify import main as verify
+from scripts.convert_glm_checkpoint_to_transformers import main as to_transformers
+from tasks.settings import FinetuningSettings
 from tests.helpers import REPOSITORY, launching
 from tests.helpers.launching import environment
 from tests.helpers.launching import metrics as rows
+from tests.helpers.logs import logged_lines
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
+from training.arguments import parse_settings
+from training.data import build_run_tokenizer
 from training.engine import has_bf16_instructions
+from training.settings import PretrainingSettings
 
 start = partial(launching.start, "pretrain_glm.py")
 run = partial(launching.run, "pretrain_glm.py")
@@ -58,6 +70,47 @@ def test_a_run_leaves_what_it_promises(straight: tuple[Path, str]):
     table = output[output.index("validation loss (nats per target token) at iterations 0 -> 24") :]
     assert re.search(r"token +\d\.\d{3} -> +\d\.\d{3}\n", table)
     assert "unigram entropy of the text" in table
+
+
+def test_a_checkpoint_knows_what_it_is(straight: tuple[Path, str], corpus: SmallCorpus, tmp_path: Path):
+    """Alone in another folder, cut for two ranks, and exported: no flag of a model is needed any more."""
+    saved = shutil.copytree(straight[0] / "c" / "s" / "24", tmp_path / "saved")
+    assert verify([str(saved), "--full"]) == 0
+    cut = change_model_parallel_size(saved, 2)
+    assert cut is not None
+    exported = tmp_path / "exported"
+    to_transformers([str(cut), "--output", str(exported)])
+    run_flags = parse_settings(PretrainingSettings, [*corpus.words(), "--train-iters", "1"], environment={})
+    expected = build_run_tokenizer(run_flags)
+    said: set[str] = set()
+    for folder in (saved, cut, exported):
+        for program in (SampleSettings, FinetuningSettings, PretrainingSettings):
+            task = {FinetuningSettings: ["--task", "rte", "--epochs", "0"]}.get(program, [])
+            data = {PretrainingSettings: ["--train-data", "x.txt", "--train-iters", "1"]}.get(program, [])
+            settings = parse_settings(program, ["--load-pretrained", str(folder), *task, *data], environment={})
+            assert settings.tokenizer.tokenizer_path == str(folder / "tokenizer.model")
+            tokenizer = build_run_tokenizer(settings)
+            assert tokenizer.fingerprint == expected.fingerprint
+            size = tokenizer.padded_size(settings.tokenizer.make_vocab_size_divisible_by)
+            assert settings.network(vocab_size=size) == run_flags.network(vocab_size=size)
+            assert settings.batch.seq_length == run_flags.model.max_position_embeddings
+        [filled] = load_model(folder).fill("the [MASK] of it.", settings=DecodingSettings(max_length=4, top_k=1))
+        said.add(filled.text)
+    printed = launching.run(
+        "generate_samples.py", "--load-pretrained", str(saved), "--prompt", "the [MASK] of it.", "--top-k", "1",
+        "--out-seq-length", "4", cwd=tmp_path,
+    )  # fmt: skip
+    assert len(said) == 1 and f"Filled: {said.pop()}" in printed
+    wrong = ["--load-pretrained", str(saved), "--num-attention-heads", "4"]
+    with pytest.raises(
+        ValueError, match=r"--num-attention-heads 4 contradicts \S+/saved/config.json, which has 2: leave"
+    ):
+        parse_settings(SampleSettings, wrong, environment={})
+    with logged_lines() as lines:
+        build_run_tokenizer(
+            parse_settings(SampleSettings, ["--load", str(saved), "--block-mask-prob", "0.1"], environment={})
+        )
+    assert len(lines) == 1 and "was trained with another tokenizer, or with other command tokens" in lines[0]
 
 
 def test_training_lowers_the_loss_and_evaluations_repeat(straight: tuple[Path, str]):

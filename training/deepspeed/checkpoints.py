@@ -1,9 +1,11 @@
 """Checkpoints under ZeRO: DeepSpeed's files in the run's layout, whole or not at all.
 
-    <root>/<tag>/mp_rank_00_model_states.pt                                whole weights, also with ZeRO stage 3
-    <root>/<tag>/[bf16_]zero_pp_rank_0_mp_rank_00_optim_states.pt          one part of the optimizer per rank
+    <root>/<tag>/mp_rank_00_model_states.pt                         weights; with ZeRO stage 3 mp_rank_00_weights.pt
+    <root>/<tag>/[bf16_]zero_pp_rank_0_mp_rank_00_optim_states.pt   a part of the optimizer per rank, fp32 weights too
+    <root>/<tag>/zero_pp_rank_0_mp_rank_00_model_states.pt          with ZeRO stage 3: what DeepSpeed knows of a part
 
-The parts fit the number of ranks that wrote them. ``--universal-checkpoint`` has DeepSpeed put them together first.
+The parts fit the number of ranks that wrote them. ``--universal-checkpoint`` has DeepSpeed put them together first, and
+so does DeepSpeed's own ``ds_to_universal``; ``zero_to_fp32`` makes one file of fp32 weights.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from model.checkpoints.reading import (
     LoadReport,
     iteration_of,
     resolve_checkpoint,
+    shard_file,
     shard_name,
 )
 from model.checkpoints.safe_loading import (
@@ -176,7 +179,7 @@ def zero_shape(folder: Path) -> ZeroShape | None:
     matches = [match for file in folder.iterdir() if (match := OPTIMIZER_FILE.fullmatch(file.name))]
     if not matches:
         return None
-    content = read_checkpoint_file(folder / shard_name(0))
+    content = read_checkpoint_file(shard_file(folder, 0))
     data_size, model_size = (1 + max(int(match[group]) for match in matches) for group in (1, 2))
     return ZeroShape(data_size, model_size, stage=content.get(STAGE_KEY))
 
@@ -233,6 +236,7 @@ def save_zero_checkpoint(
     data_state: Mapping[str, Any],
     scheduler: AnnealingLR,
     topology: ParallelTopology,
+    beside: Mapping[str, bytes],
 ) -> Path:
     """Write a checkpoint of DeepSpeed's ``engine``; see ``training.checkpointing.write_checkpoint``."""
     assert settings.save is not None, "save without a folder"
@@ -272,15 +276,15 @@ def save_zero_checkpoint(
                     "mp_world_size": topology.model_parallel_size,
                     "dp_world_size": topology.data_parallel_size,
                 }
-                path = temporary / shard_name(topology.model_parallel_rank)
+                kind = "model_states" if settings.no_save_optim else "weights"
+                path = temporary / shard_name(topology.model_parallel_rank, kind)
                 files.save({"module": weights, **sizes, **state}, str(path))
         if files.failure is not None:
             raise files.failure
         return files.checksums
 
-    return write_checkpoint(
-        settings.save / tag, write, topology=topology, device=engine.device, keep=settings.keep_checkpoints
-    )
+    options: dict[str, Any] = {"keep": settings.keep_checkpoints, "beside": beside}
+    return write_checkpoint(settings.save / tag, write, topology=topology, device=engine.device, **options)
 
 
 def has_frozen_weights(model: torch.nn.Module) -> bool:
@@ -410,21 +414,60 @@ def _tensors_in(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
             yield from _tensors_in(item, f"{name}.{number}")
 
 
+def deepspeed_files(folder: Path) -> list[Path]:
+    """Return the files in ``folder`` that DeepSpeed's own tools read, checked before, because these trust them.
+
+    Earlier versions wrote the whole weights beside the parts of stage 3 under a name that these tools take for theirs.
+    """
+    files = sorted(file for file in folder.iterdir() if ZERO_FILE.fullmatch(file.name))
+    if any(file.name.startswith("zero_") and "model_states" in file.name for file in files):
+        files = [file for file in files if not SHARD_NAME.fullmatch(file.name)]
+    for file in files:
+        read_deepspeed_file(file)
+    return files
+
+
+def fp32_weights(folder: Path) -> dict[str, list[torch.Tensor]]:
+    """Return the fp32 weights that the optimizer's files in ``folder`` hold, by name, of all tensor-parallel ranks.
+
+    Empty where a checkpoint has no such files. DeepSpeed puts the parts together, one tensor-parallel rank at a time;
+    all weights are in memory. Raises ValueError when DeepSpeed is missing or a file cannot be read.
+    """
+    matches = [match for file in folder.iterdir() if (match := OPTIMIZER_FILE.fullmatch(file.name))]
+    if not matches:
+        return {}
+    try:
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+    except ImportError:
+        raise ValueError(
+            f"{folder} has its fp32 weights in files of DeepSpeed: pip install deepspeed, or delete "
+            "*_optim_states.pt from a copy of the folder to take the rounded ones"
+        ) from None
+    weights: dict[str, list[torch.Tensor]] = {}
+    files = deepspeed_files(folder)
+    for rank in range(1 + max(int(match[2]) for match in matches)):
+        own = f"mp_rank_{rank:02d}_"
+        with TemporaryDirectory() as parts, open(os.devnull, "w") as silent:
+            for file in files:
+                if own in file.name:
+                    (Path(parts) / file.name.replace(own, "mp_rank_00_")).symlink_to(file.resolve())
+            with redirect_stdout(silent), redirect_stderr(silent):
+                found = get_fp32_state_dict_from_zero_checkpoint(parts, tag=".", exclude_frozen_parameters=True)
+            for name, tensor in found.items():
+                weights.setdefault(canonical_name(name), []).append(tensor)
+    return weights
+
+
 def make_universal(location: CheckpointLocation, *, parent: Path, topology: ParallelTopology) -> Path:
     """Put the parts of a checkpoint together in a temporary folder below ``parent``; every rank has to call it."""
     folder = parent / f"{TEMPORARY_PREFIX}universal-{location.tag}"
     if topology.rank == 0:
         from deepspeed.checkpoint import ds_to_universal
 
-        files = [file for file in location.folder.iterdir() if file.suffix == ".pt"]
-        for file in files:
-            read_deepspeed_file(file)  # DeepSpeed's converter trusts what it reads
         shutil.rmtree(folder, ignore_errors=True)
         with TemporaryDirectory() as parts, open(os.devnull, "w") as silent:
-            spread = any(file.name.startswith("zero_") and "model_states" in file.name for file in files)
-            for file in files:
-                if not (spread and SHARD_NAME.fullmatch(file.name)):  # stage 3: the parts alone
-                    (Path(parts) / file.name).symlink_to(file.resolve())
+            for file in deepspeed_files(location.folder):
+                (Path(parts) / file.name).symlink_to(file.resolve())
             arguments = argparse.Namespace(
                 input_folder=parts,
                 output_folder=str(folder),

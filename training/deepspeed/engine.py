@@ -185,6 +185,7 @@ class DeepSpeedEngine(Engine):
             data_state=data_state,
             scheduler=self.scheduler,
             topology=self.topology,
+            beside=self.beside,
         )
 
     def load_weights(self, path: Path) -> LoadReport:
