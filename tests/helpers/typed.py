@@ -31,6 +31,7 @@ CHANGES: list[tuple[str, str]] = [
     (r"^docker |^pip install|^glm-|python -m build|collect_env", f"{LEFT_OUT}: tested by the room of packages"),
     (r" \.\.\.|CHECKPOINT NAME|DIR_OR_HUB_NAME|^export |\$MODEL|multilingual=texts", f"{LEFT_OUT}: an outline"),
     (r"^(torchrun|deepspeed|accelerate) |mt5|scisummnet|multilingual_texts", f"{LEFT_OUT}: needs other files"),
+    (r"scripts/serve\.sh|^curl ", f"{LEFT_OUT}: a server, which tests/generation/web starts"),
     (r"scripts/test\.sh|scripts/check\.sh|tests\.fuzz|reproduce\.py|preparedata|cloze_benchmark", f"{LEFT_OUT}: long"),
     (r"glm-10b|blocklm-large|pretrained\.pt|checkpoints/rte", f"{LEFT_OUT}: needs released weights"),
     (r"RUN/best|runs/EXPERIMENT", f"{LEFT_OUT}: an outline"),
