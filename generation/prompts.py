@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from files.names import file_name_of, is_file_name
+from files.progress import with_progress
 from files.reading import described, lines_of, parse_json, read_text, value_of
 from files.writing import write_whole
 from generation.infill import BlankFiller, FilledPrompt
@@ -128,7 +129,8 @@ def fill_records(
     def fill(numbers: Sequence[int]) -> list[dict[str, Any]]:
         share = [inputs[number] for number in numbers]
         options: dict[str, Any] = {"settings": settings, "seed": seed, "batch_size": batch_size, "numbers": numbers}
-        for batch, results in filler.fill_batches(share, **options):
+        batches = filler.fill_batches(share, **options)
+        for batch, results in with_progress(batches, total=-(-len(share) // batch_size)):
             rows.update((numbers[n], _row(records[numbers[n]], result)) for n, result in zip(batch, results))
         return [rows[number] for number in numbers]
 

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
+from files.progress import with_progress
 from mpu.initialize import ParallelTopology
 
 MAX_DIMENSIONS = 8  # of a tensor that ``broadcast_tensors`` hands on
@@ -88,7 +89,8 @@ def run_shared(
     """
     size, rank = topology.data_parallel_size, topology.data_parallel_rank
     results: dict[int, Result] = {}
-    for turn in range(-(-len(batches) // size)):
+    turns = -(-len(batches) // size)
+    for turn in with_progress(range(turns), total=turns):
         batch = batches[(turn * size + rank) % len(batches)]
         results.update(zip(batch, run(batch), strict=True))
     if topology.data_parallel_group is not None:

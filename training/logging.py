@@ -18,16 +18,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from files.progress import QUIET_SECONDS, duration
 from files.reading import parse_json, value_of
 from files.writing import whole_file, write_whole
-from training.metrics import Scalar, duration
+from training.metrics import Scalar
 
 logger = logging.getLogger("glm")
 
 # Scalar name part -> label of the curve.
 CURVES = {"": "all objectives", "bert_": "token", "sent_": "sentence", "gpt_": "document", "multi_": "downstream"}
 FEW_POINTS = 20  # of a curve that are marked
-QUIET_SECONDS = 10.0  # after which a log that is no terminal gets a line of progress
 END_PREFIX = "the end of training for {} data"
 BAR_FORMAT = "{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} [{elapsed}] {desc}"
 

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_utils.objective import Objective
+from files.progress import duration
 from files.reading import described, value_of
 from mpu.initialize import ParallelTopology
 
@@ -348,12 +349,6 @@ def short_number(number: float) -> str:
         if number >= size:
             return f"{number / size:.1f}{unit}"
     return f"{number:.0f}"
-
-
-def duration(seconds: float) -> str:
-    """Write a time as h:mm:ss."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def dense_line(report: IntervalReport, *, total: int, utilisation: float | None, memory_bytes: int | None) -> str:

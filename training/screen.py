@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from files.progress import duration
 from training.engine import Engine
 from training.logging import draw_loss_curves, validation_table
 from training.loop import TrainingData
-from training.metrics import duration
 from training.settings import PretrainingSettings, Settings, spelling
 
 WIDTH = 12  # of the names

@@ -17,7 +17,7 @@ BELOW_TRAINING = {"model", "mpu", "data_utils", "files"}
 BELOW_TASKS = {"generation", "training", *BELOW_TRAINING}
 MAY_IMPORT = {
     "files": set(),
-    "mpu": set(),
+    "mpu": {"files"},
     "data_utils": {"files"},
     "model": {"mpu", "files"},
     "generation": BELOW_TRAINING,
