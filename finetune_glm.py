@@ -33,6 +33,7 @@ def prepare_task(configuration: FinetuningSettings, *, tokenizer: Tokenizer, top
     Raises:
         ValueError: no such task, files that are missing or malformed, or nothing to do.
     """
+    from tasks.cloze_benchmark.run import ClozeBenchmarkRun
     from tasks.language_model.run import LanguageModelRun
     from tasks.multilingual.run import MultilingualRun
     from tasks.seq2seq.run import Seq2SeqRun
@@ -40,7 +41,7 @@ def prepare_task(configuration: FinetuningSettings, *, tokenizer: Tokenizer, top
 
     families: dict[str, type[TaskRun]] = {
         "understanding": UnderstandingRun, "seq2seq": Seq2SeqRun, "language_model": LanguageModelRun,
-        "multilingual": MultilingualRun,
+        "multilingual": MultilingualRun, "cloze_benchmark": ClozeBenchmarkRun,
     }  # fmt: skip
     run = families[configuration.family](configuration, tokenizer=tokenizer, topology=topology)
     if not (run.training or run.test):
@@ -55,6 +56,7 @@ def finetune(configuration: FinetuningSettings, stop: StopRequest) -> int:
     from training.build import build_log, check_data, claim_name, description_files, locked_folders, wrap_model
     from training.data import build_run_tokenizer
     from training.distributed import finish_distributed, seed_everything, start_distributed
+    from training.logging import start_perf_log
     from training.screen import end_screen, start_screen
 
     stop.where = "before the first update"
@@ -68,6 +70,7 @@ def finetune(configuration: FinetuningSettings, stop: StopRequest) -> int:
             f"{before[0]} exists: this run was made already; continue it (--auto-resume), give another "
             "--experiment-name, or --overwrite"
         )
+    start_perf_log(configuration, first=topology.rank == 0)
     for notice in configuration.notices:
         logger.info(notice)
     seed_everything(run.seed)
@@ -75,7 +78,7 @@ def finetune(configuration: FinetuningSettings, stop: StopRequest) -> int:
         tokenizer = build_run_tokenizer(configuration)
         task = prepare_task(configuration, tokenizer=tokenizer, topology=topology)
         engine = wrap_model(
-            task.build_network(), configuration, schedule_length=task.num_updates, topology=topology, device=device,
+            task.build_network(), configuration, schedule_length=task.schedule_length, topology=topology, device=device,
             criterion=task.criterion(),
         )  # fmt: skip
         engine.beside = description_files(configuration, tokenizer)

@@ -37,6 +37,7 @@ def pretrain(configuration: PretrainingSettings, stop: StopRequest) -> int:
     )
     from training.data import build_pretraining_data, build_run_tokenizer
     from training.distributed import finish_distributed, seed_everything, start_distributed
+    from training.logging import start_perf_log
     from training.loop import Trainer
     from training.screen import end_screen, start_screen
 
@@ -45,7 +46,7 @@ def pretrain(configuration: PretrainingSettings, stop: StopRequest) -> int:
     if configuration.run.train_iters > 0:
         configuration = claim_name(configuration)
     run, first = configuration.run, topology.rank == 0
-
+    start_perf_log(configuration, first=first)
     for notice in configuration.notices:
         logger.info(notice)
     seed_everything(run.seed)

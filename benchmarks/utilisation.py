@@ -139,7 +139,7 @@ def measure(
             for batch in micro_batches:
                 shared = getattr(batch, "shared_rows", None)
                 width = (batch.input_ids if shared is None else shared).shape[-1]
-                num_tokens = engine.criterion.num_tokens(batch)
+                num_tokens = engine.criterion.size(batch).tokens
                 tokens += num_tokens
                 flops += num_tokens * flops_per_token(config, width)
                 columns, count = columns + width, count + 1

@@ -88,6 +88,7 @@ class MultiTokenCloze(_MultiTokenHead):
         *,
         prompt_positions: Tensor | None = None,
         shared_rows: Tensor | None = None,
+        shared_starts: Tensor | None = None,
     ) -> Tensor:
         """Return the scores [b] or [b,c] of ``target_ids`` [...,s], which stand at their own positions (no shift).
 
@@ -112,6 +113,7 @@ class MultiTokenCloze(_MultiTokenHead):
             columns=targets[1],
             prompt_positions=prompt_positions,
             shared_rows=shared_rows,
+            shared_starts=shared_starts,
         )
         return self.score(states, targets, target_ids, loss_mask).view(leading)
 

@@ -23,17 +23,27 @@ class SharedRows:
     Attributes:
         sources: int64 [r,w], the position among all b*s of the samples that stands there; -1 for padding.
         mask: of the shared rows.
+        starts: int64 [b,2], where samples that begin alike have their start once: the sample that it is taken from, in
+            the same row, and the length of the start; 0 for a sample that stands there as a whole. None without any.
     """
 
     sources: Tensor
     mask: PrefixMask
+    starts: Tensor | None = None
 
     @classmethod
-    def of(cls, sources: Tensor, prefix_lengths: Tensor, *, width: int) -> SharedRows:
+    def of(cls, sources: Tensor, prefix_lengths: Tensor, *, width: int, starts: Tensor | None = None) -> SharedRows:
         """Lay out samples of ``width`` positions, of which those before ``prefix_lengths`` [b] are visible to all."""
-        segment_ids = sources.div(width, rounding_mode="floor")  # [r,w], -1 for padding
-        visible = (sources >= 0) & (sources - segment_ids * width < prefix_lengths[segment_ids])
-        return cls(sources, PrefixMask.packed(segment_ids + 1, visible))
+        samples = sources.div(width, rounding_mode="floor")  # [r,w], -1 for padding
+        columns = sources - samples * width
+        in_prefix = (sources >= 0) & (columns < prefix_lengths[samples])
+        if starts is None:
+            return cls(sources, PrefixMask.packed(samples + 1, in_prefix))
+        owners, lengths = starts[samples].unsqueeze(2).unbind(-1)  # [r,w,1]
+        seen, column = samples.unsqueeze(1), columns.unsqueeze(1)  # [r,1,w]
+        related = (seen == samples.unsqueeze(2)) | (seen == owners) & (column < lengths)  # [r,w,w]
+        visible = related & ((column <= columns.unsqueeze(2)) | in_prefix.unsqueeze(1))
+        return cls(sources, PrefixMask.matrix(visible.unsqueeze(1)), starts)
 
     def gather(self, values: Tensor) -> Tensor:
         """Return [r,w] of values [b,s], or [r,2,w] of values [b,2,s]; 0 stands in the padding."""
@@ -46,7 +56,12 @@ class SharedRows:
         size = shape[0] * shape[1]
         places = self.sources.new_zeros(size + 1)  # padding is put behind the end
         numbers = torch.arange(self.sources.numel(), device=places.device)
-        return places.scatter(0, self.sources.flatten() % (size + 1), numbers)[:size].view(shape)
+        places = places.scatter(0, self.sources.flatten() % (size + 1), numbers)[:size].view(shape)
+        if self.starts is None:
+            return places
+        owners, lengths = self.starts.unbind(1)
+        in_start = torch.arange(shape[1], device=places.device) < lengths.unsqueeze(1)
+        return torch.where(in_start, places[owners], places)
 
 
 def states_at(
@@ -59,10 +74,12 @@ def states_at(
     columns: Tensor,
     prompt_positions: Tensor | None = None,
     shared_rows: Tensor | None = None,
+    shared_starts: Tensor | None = None,
 ) -> Tensor:
     """Return the hidden states [n,h] at ``rows`` and ``columns`` [n] of samples [b,s]; ``rows`` None is one per sample.
 
-    The model runs on the samples padded or, with ``shared_rows`` (``SharedRows.sources``), in rows they share. Its last
+    The model runs on the samples padded or, with ``shared_rows`` (``SharedRows.sources``), in rows they share, where
+    some may have the same start (``SharedRows.starts``). Its last
     layer has no queries but these positions, unless they would have to be waited for: there is one per sample, or
     ``rows``, ``columns`` and ``shared_rows`` are on the host.
 
@@ -84,7 +101,9 @@ def states_at(
     else:
         if prompt_positions is not None:
             raise ValueError("samples with prompt_positions cannot share rows; leave shared_rows out")
-        layout = _layout(model, input_ids, position_ids, attention_mask, shared_rows)
+        layout = _layout(
+            model, input_ids, position_ids, attention_mask, shared_rows=shared_rows, shared_starts=shared_starts
+        )
         assert position_ids is not None, "models with relative positions are refused above"
         inputs = (layout.gather(input_ids), layout.gather(position_ids), layout.mask)
         rows = torch.arange(len(input_ids), device=columns.device) if rows is None else rows
@@ -100,7 +119,9 @@ def _layout(
     input_ids: Tensor,
     position_ids: Tensor | None,
     attention_mask: Tensor,
+    *,
     shared_rows: Tensor,
+    shared_starts: Tensor | None,
 ) -> SharedRows:
     """Return the layout of the samples, if they can share rows at all."""
     if model.config.relative_encoding or position_ids is None:
@@ -110,7 +131,7 @@ def _layout(
             f"samples that share rows need prefix_lengths [{len(input_ids)}], the attention_mask has shape "
             f"{list(attention_mask.shape)}; leave shared_rows out"
         )
-    return SharedRows.of(shared_rows, attention_mask.flatten(), width=input_ids.size(1))
+    return SharedRows.of(shared_rows, attention_mask.flatten(), width=input_ids.size(1), starts=shared_starts)
 
 
 def _last_queries(places: Tensor, shape: torch.Size) -> tuple[Tensor | None, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -18,8 +19,9 @@ from tasks.settings import FinetuningSettings
 from training.build import checkpoint_to_load
 from training.checkpointing import newest_first
 from training.engine import Engine
-from training.logging import RunLog, store_json
+from training.logging import RunLog, perf_log, store_json
 from training.loop import Progress, Trainer, run_every
+from training.settings import FALLING_METRICS
 from training.signals import StopRequest
 
 RESULTS_FILE = "results.json"
@@ -86,8 +88,12 @@ class FineTuner(Trainer):
         )
         if self.checkpoint.keep_checkpoints is None:
             self.checkpoint = replace(self.checkpoint, keep_checkpoints=KEPT_CHECKPOINTS)
-        self.task = task
+        self.task, self.unit = task, task.unit
         self.settings = configuration.tuning
+        self.validating = bool(task.validation) and not self.settings.no_validation
+        samples = self.accumulation_steps * self.data.samples_per_batch  # of an update
+        # Updates between evaluations of --eval-samples; 0 where epochs count.
+        self.eval_interval = -(-(self.settings.eval_samples or 0) // samples)
         # Part of every results file.
         limit = configuration.task.limit
         self.notes: dict[str, Any] = {**task.rules, **({} if limit is None else {"limit": limit})}
@@ -98,22 +104,49 @@ class FineTuner(Trainer):
     def after_update(self, leaving: bool) -> bool:
         """Evaluate the loss when it is due and every epoch that the update ended; return whether to save."""
         super().after_update(leaving)
-        progress, saving = self.progress, False
+        progress, epochs, saving = self.progress, self.settings.num_epochs, False
         ended = progress.batches // self.task.batches_per_epoch
         if progress.updates == self.num_updates:
-            ended = self.settings.num_epochs
+            ended = epochs
         while progress.epochs < ended:
             progress.epochs += 1
-            validating = self.task.validation and not self.settings.no_validation
-            if validating and run_every(self.settings.eval_epoch, progress.epochs):
+            perf_log.debug("EPOCH_END", {"epoch": progress.epochs})
+            if self.validating and not self.eval_interval and run_every(self.settings.eval_epoch, progress.epochs):
                 self._validate(epoch=progress.epochs - 1)
             saving = saving or run_every(self.settings.save_epoch, progress.epochs)
+            if progress.epochs < epochs:
+                perf_log.debug("EPOCH_BEGIN", {"epoch": progress.epochs + 1})
+        due = run_every(self.eval_interval, progress.updates) or progress.updates == self.num_updates
+        if self.eval_interval and due:
+            if self.validating:
+                self._validate(epoch=min(progress.epochs, epochs - 1))
+            saving = True
         return saving
+
+    def begin(self) -> None:
+        super().begin()
+        perf_log.debug("EPOCH_BEGIN", {"epoch": self.progress.epochs + 1})
+
+    def before_updates(self) -> None:
+        """Evaluate the loss, and in a new run the validation splits as well."""
+        super().before_updates()
+        if self.validating and self.progress.updates == 0:
+            self._validate(epoch=0)
 
     @property
     def finished(self) -> bool:
+        """Tell whether ``--patience`` is at its end, or the target is reached."""
+        return super().finished or self.impatient
+
+    @property
+    def impatient(self) -> bool:
         """Tell whether ``--patience`` is at its end."""
         return self.settings.patience is not None and self.progress.waiting >= self.settings.patience
+
+    @property
+    def metric(self) -> tuple[str, float | None]:
+        """Return the metric that selects the best weights, and its best value."""
+        return self.settings.validation_metric or self.task.metrics[0], self.progress.best
 
     def save_end(self) -> None:
         """Save where ``--exit-after`` ends the loop within an epoch, and what a skipped update held back."""
@@ -123,9 +156,9 @@ class FineTuner(Trainer):
     def finish(self) -> None:
         """Go back to the best epoch, evaluate the test splits, write predictions and ``test_results.json``."""
         progress = self.progress
-        if self.finished:
+        if self.impatient:
             self.log.console.print(f"no better result in {progress.waiting} evaluations: stopping early")
-        elif progress.updates < self.num_updates:  # --exit-after: the run goes on another time
+        elif progress.updates < self.num_updates and not progress.reached:  # --exit-after: it goes on another time
             return
         if not self.task.test:
             return
@@ -152,12 +185,14 @@ class FineTuner(Trainer):
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the loop. Every rank has to call it."""
         progress = asdict(self.progress)
-        del progress["interval"], progress["identity"]
+        for name in ("interval", "identity", "throughput"):
+            del progress[name]
         return {
             "task": self.task.name,
             "progress": progress,
             "interval": self.metrics.state_dict(),
             "data": dict(self.data.identity),
+            "throughput": self.throughput.state_dict(self.engine.topology),
         }
 
     def save(self) -> None:
@@ -191,10 +226,16 @@ class FineTuner(Trainer):
 
     def _validate(self, *, epoch: int) -> None:
         """Evaluate the validation splits, and keep the weights when they are the best so far."""
-        progress, result = self.progress, self.score(self.task.validation, epoch=epoch)
-        metrics, name = result.metrics, self.settings.validation_metric or self.task.metrics[0]
+        progress, began = self.progress, time.perf_counter()
+        with self.throughput.aside(self.engine.device):
+            result = self.score(self.task.validation, epoch=epoch)
+        metrics, name = result.metrics, self.metric[0]
+        known = ", ".join(metrics) or "none"
         if name not in metrics:
-            raise ValueError(f"--validation-metric {name}: {self.task.name} has {', '.join(metrics) or 'none'}")
+            raise ValueError(f"--validation-metric {name}: {self.task.name} has {known}")
+        if self.run.target is not None and self.run.target[0] not in (*metrics, *FALLING_METRICS):
+            raise ValueError(f"--stop-at {self.run.stop_at}: {self.task.name} has {known}")
+        self.evaluated(metrics, began=began)
         scalars = [(f"Train/valid_{key}", value, progress.updates) for key, value in metrics.items()]
         self.log.write({"kind": "evaluation", "iteration": progress.updates, "epoch": epoch, **metrics}, scalars)
         if progress.best is not None and not metrics[name] > progress.best:
@@ -210,7 +251,8 @@ class FineTuner(Trainer):
         progress, root = self.progress, self.checkpoint.save
         if root is not None:
             weights_only = replace(self.checkpoint, no_save_optim=True, no_save_rng=True, keep_checkpoints=None)
-            self.engine.save(weights_only, iteration=progress.updates, data_state={}, tag=BEST_TAG)
+            with self.throughput.aside(self.engine.device):
+                self.engine.save(weights_only, iteration=progress.updates, data_state={}, tag=BEST_TAG)
             self._save_adapter()
             self.name_newest()
             if self.first:
@@ -267,6 +309,8 @@ def find_progress(engine: Engine, configuration: FinetuningSettings, task_name: 
     progress = FinetuningProgress(
         **{name: value_of(made, name, int, place=f"{place}, progress", at_least=0) for name in names},
         best=value_of(made, "best", float, place=f"{place}, progress", default=None),
+        reached=value_of(made, "reached", bool, place=f"{place}, progress", default=False),
+        throughput=value_of(state, "throughput", dict, place=place, default={}),
         interval=value_of(state, "interval", dict, place=place, default=None),
         identity=value_of(state, "data", dict, place=place, default={}),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from tasks.multilingual import pvp as multilingual_pvp
 from tasks.multilingual import readers as multilingual_readers
 from tasks.multilingual.task import MultilingualTask, PawsxTask
-from tasks.settings import LANGUAGE_MODEL_TASKS, MULTILINGUAL_TASKS, SEQ2SEQ_TASKS
+from tasks.settings import CLOZE_BENCHMARK, LANGUAGE_MODEL_TASKS, MULTILINGUAL_TASKS, SEQ2SEQ_TASKS
 from tasks.superglue import outputs, processors, pvp, samples
 from tasks.superglue.task import MultichoiceTask, Task, WscTask
 
@@ -89,7 +89,7 @@ def find_task(name: str) -> Task:
         return _declared_in(name)
     task = TASKS.get(name.lower())
     if task is None:
-        known = sorted({*TASKS, *SEQ2SEQ_TASKS, *MULTILINGUAL_TASKS, *LANGUAGE_MODEL_TASKS})
+        known = sorted({*TASKS, *SEQ2SEQ_TASKS, *MULTILINGUAL_TASKS, *LANGUAGE_MODEL_TASKS, CLOZE_BENCHMARK})
         near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
         raise ValueError(f"--task {name}: no such task; {hint}")

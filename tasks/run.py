@@ -61,6 +61,7 @@ class TaskRun(ABC):
     Attributes:
         name: of the task, in files and tables.
         metrics: names of its metrics; the first selects the best checkpoint.
+        unit: what reports call its samples.
         training: samples to train on; empty where ``--epochs 0`` trains nothing.
         loss_samples: samples of the development split for a loss (``--eval-interval``); may be empty.
         validation: splits to evaluate after an epoch, in the form ``evaluate`` takes.
@@ -69,6 +70,7 @@ class TaskRun(ABC):
 
     name: str
     metrics: tuple[str, ...]
+    unit: str = "samples"
     training: Sequence[Any] = ()
     loss_samples: Sequence[Any] = ()
     validation: Sequence[Any] = ()
@@ -128,6 +130,11 @@ class TaskRun(ABC):
         """Return the updates of all epochs; micro batches that do not fill one are left out."""
         steps = self.configuration.batch.gradient_accumulation_steps
         return self.configuration.tuning.num_epochs * self.batches_per_epoch // steps
+
+    @property
+    def schedule_length(self) -> int:
+        """Return the updates of the learning rate schedule."""
+        return self.configuration.schedule.lr_decay_iters or self.num_updates
 
     def training_data(self) -> TrainingData:
         """Return where the run's micro batches come from."""

@@ -22,6 +22,7 @@ MULTILINGUAL_SUMMARIES = (
 MULTILINGUAL_TASKS = (*QUESTION_TASKS, *MULTILINGUAL_SUMMARIES)
 SUMMARY_TASKS = (*_SUMMARIES, *MULTILINGUAL_SUMMARIES)
 SQUAD_TASKS = (*_SQUAD, *QUESTION_TASKS)
+CLOZE_BENCHMARK = "cloze_test"
 LANGUAGE_MODEL_TASKS = ("lambda", "lambada", "wikitext", "language_model")
 
 
@@ -76,7 +77,9 @@ class FinetuningSettings(Settings):
             ),
         )
         self._check_adapters()
-        if self.family == "understanding" and not self.blank.sentinel_token:
+        if self.family == "cloze_benchmark":
+            self._check_cloze_benchmark()
+        elif self.family == "understanding" and not self.blank.sentinel_token:
             refuse(self.too_long())
         elif self.family in ("seq2seq", "multilingual"):
             self._check_seq2seq()
@@ -85,12 +88,14 @@ class FinetuningSettings(Settings):
 
     @property
     def family(self) -> str:
-        """Return ``understanding``, ``seq2seq``, ``multilingual`` (texts to write, in several languages) or
-        ``language_model``; tasks without a family are of the first.
+        """Return ``understanding``, ``seq2seq``, ``multilingual`` (texts to write, in several languages),
+        ``language_model`` or ``cloze_benchmark``; tasks without a family are of the first.
 
         ``squad`` is a sequence-to-sequence task when its sources have a length.
         """
         name = self.task.name.lower()
+        if name == CLOZE_BENCHMARK:
+            return "cloze_benchmark"
         if name in LANGUAGE_MODEL_TASKS:
             return "language_model"
         if name in MULTILINGUAL_TASKS:
@@ -149,6 +154,19 @@ class FinetuningSettings(Settings):
             ),
         )
         assert self.decoding  # refuses values that make no sense
+
+    def _check_cloze_benchmark(self) -> None:
+        task, prompt = self.task, self.prompt
+        other_rows = {
+            "--continuous-prompt": prompt.continuous_prompt, "--fast-decode": task.fast_decode,
+            "--segment-length": task.segment_length, "--block-lm-ratio": task.block_lm_ratio,
+            "--pattern-ensemble": task.pattern_ensemble is not None, "--masked-lm": self.model.masked_lm,
+            "--sentinel-token": self.blank.sentinel_token, "--no-block-position": self.blank.no_block_position,
+        }  # fmt: skip
+        refuse(
+            (not self.data.data_dir, "no --data-dir: give the folder that scripts/cloze_benchmark/preparedata.sh made"),
+            *((given, f"{flag} does not go with the files of {task.name}") for flag, given in other_rows.items()),
+        )
 
     def _check_language_model(self) -> None:
         name, files = self.task.name, self.data.valid_data or ()

@@ -36,6 +36,7 @@ from training.logging import (
     RunLog,
     WandbWriter,
     json_text,
+    perf_log,
     store_json,
     tensorboard_writer,
 )
@@ -100,8 +101,12 @@ def wrap_model(
     if device.type == "cpu":
         keep_freed_memory()  # an update takes and frees the same large tensors every time
     model.to(device=device, dtype=AUTOCAST_TYPES.get(plan.precision) if plan else None)
+    perf_log.info("CONVERT_MODEL")
     choose_kernels(model, settings.kernels, device=device)
     optimizer = build_optimizer(model, settings.optimizer)
+    perf_log.info("CREATE_OPTIMIZER")
+    perf_log.info("MODEL_TO_FP16", {"precision": plan.precision if plan else settings.precision.kind})
+    perf_log.info("MODEL_TO_DDP", {"data_parallel_size": topology.data_parallel_size})
     scheduler = AnnealingLR.of(settings.schedule, optimizer, num_iters=schedule_length)
     common: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler, "topology": topology, "device": device}
     common |= {"clip_grad": settings.optimizer.clip_grad, "criterion": criterion}
@@ -289,7 +294,14 @@ def resume_position(state: ResumeState, *, batch: BatchSettings, data_parallel_s
         return Progress(state.iteration, state.iteration * batch.gradient_accumulation_steps)
     train_batches = math.ceil(drawn / (batch.batch_size * data_parallel_size))
     interval = value_of(kept, "interval", dict, place=place, default=None)
-    return Progress(state.iteration, train_batches, interval, value_of(kept, "data", dict, place=place, default={}))
+    return Progress(
+        state.iteration,
+        train_batches,
+        interval,
+        identity=value_of(kept, "data", dict, place=place, default={}),
+        throughput=value_of(kept, "throughput", dict, place=place, default={}),
+        reached=value_of(kept, "reached", bool, place=place, default=False),
+    )
 
 
 def compute_cost(engine: Engine, configuration: PretrainingSettings) -> ComputeCost:

@@ -30,7 +30,7 @@ from mpu.initialize import ParallelTopology
 from mpu.kernels.host_memory import send
 from mpu.masks import PrefixMask
 from training.checkpointing import ResumeState, load_checkpoint, save_checkpoint
-from training.metrics import OBJECTIVE_INDEX, OBJECTIVES, EvaluationResult, EvaluationTotals, StepResult
+from training.metrics import OBJECTIVE_INDEX, OBJECTIVES, BatchSize, EvaluationResult, EvaluationTotals, StepResult
 from training.optimizer import DynamicLossScaler, clip_gradients
 from training.schedule import AnnealingLR
 from training.settings import CheckpointSettings, PrecisionSettings
@@ -83,8 +83,8 @@ class Criterion(Protocol):
     def objective(self, batch: Any) -> Objective:
         """Return what the loss is reported as."""
 
-    def num_tokens(self, batch: Any) -> int:
-        """Return the input tokens, padding included."""
+    def size(self, batch: Any) -> BatchSize:
+        """Return what the batch holds."""
 
 
 def prefix_mask(batch: Batch, *, device: torch.device) -> PrefixMask:
@@ -123,8 +123,9 @@ class BlankInfilling:
     def objective(self, batch: Batch) -> Objective:
         return batch.objective
 
-    def num_tokens(self, batch: Batch) -> int:
-        return batch.input_ids.size
+    def size(self, batch: Batch) -> BatchSize:
+        samples = batch.attention_mask[:, 0].max() if batch.layout == "packed" else len(batch.input_ids)
+        return BatchSize(int(samples), int(samples), batch.input_ids.size)
 
 
 class Stopwatch:
@@ -221,7 +222,7 @@ class Engine(ABC):
             loss=share,
             grad_norm=grad_norm,
             skipped=skipped,
-            num_tokens=sum(map(self.criterion.num_tokens, batches)),
+            size=BatchSize(*map(sum, zip(*map(self.criterion.size, batches), strict=True))),
             learning_rate=learning_rate,
             loss_scale=loss_scale,
             milliseconds=stopwatch.milliseconds,

@@ -22,14 +22,44 @@ from files.progress import QUIET_SECONDS, duration
 from files.reading import parse_json, value_of
 from files.writing import whole_file, write_whole
 from training.metrics import Scalar
+from training.settings import Settings
 
 logger = logging.getLogger("glm")
+# Events of a run, under the original's names: level INFO, those of epochs and log intervals DEBUG.
+perf_log = logging.getLogger("glm.perf")
+perf_log.propagate = False
+perf_log.setLevel(logging.CRITICAL)
+STARTED = time.time()  # nearly when the process did
 
 # Scalar name part -> label of the curve.
 CURVES = {"": "all objectives", "bert_": "token", "sent_": "sentence", "gpt_": "document", "multi_": "downstream"}
 FEW_POINTS = 20  # of a curve that are marked
 END_PREFIX = "the end of training for {} data"
 BAR_FORMAT = "{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} [{elapsed}] {desc}"
+
+
+class PerfLog(logging.Handler):
+    """Print events of a run as the lines of the cloze benchmark: ``[PerfLog] {"event", "value", "metadata"}``."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one; ``record`` has the event as its message and the values, if any, as its arguments."""
+        place = {"file": record.pathname, "lineno": record.lineno, "time_ms": int(1000 * record.created), "rank": 0}
+        event = {"event": record.msg, "value": record.args or None, "metadata": place}
+        print(f"[PerfLog] {json.dumps(event)}", flush=True)
+
+
+def start_perf_log(settings: Settings, *, first: bool) -> None:
+    """Let the first rank print the events that ``--perf-log`` asks for, and those of the start."""
+    run = settings.run
+    if run.perf_log is not None and first:
+        perf_log.handlers = [PerfLog()]
+        perf_log.setLevel(logging.DEBUG if run.perf_log == "steps" else logging.INFO)
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in settings.values.items()}
+    submitted = {"submmiter": run.experiment_name, "model": settings.values.get("task") or "glm"}  # as it is spelled
+    submitted["config_path"] = str(run.summary_folder / "config.json")
+    perf_log.info("SUBMITTED_INFO", submitted | {"config": values})
+    perf_log.info("LAUNCH_TRAINING")
+    perf_log.info("INIT_START")
 
 
 class Writer(Protocol):

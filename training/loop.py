@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
@@ -12,18 +13,20 @@ from typing import Any
 from files.names import point_to_newest
 from mpu.mappings import any_rank
 from training.engine import Engine
-from training.logging import END_PREFIX, RunLog
+from training.logging import END_PREFIX, STARTED, RunLog, perf_log
 from training.metrics import (
     OBJECTIVES,
     ComputeCost,
     EvaluationResult,
     IntervalMetrics,
     IntervalReport,
+    Throughput,
     dense_line,
     evaluation_lines,
     evaluation_scalars,
     iteration_line,
     iteration_scalars,
+    report_lines,
 )
 from training.settings import Settings
 from training.signals import StopRequest
@@ -71,23 +74,32 @@ class Progress:
         batches: micro batches of this data rank taken so far.
         interval: sums of the log interval in which the run was restored (``IntervalMetrics.state_dict``), if any.
         identity: of the data that were trained on (``TrainingData.identity``); empty of a new run.
+        throughput: what the run has trained on and its time (``Throughput.state_dict``); empty of a new run.
+        reached: the target (``--stop-at``) has been reached.
     """
 
     updates: int = 0
     batches: int = 0
     interval: Mapping[str, Any] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
+    throughput: Mapping[str, Any] = field(default_factory=dict)
+    reached: bool = False
 
 
 class Trainer:
     """One run over one engine. ``train`` is the loop, for every program that trains.
 
-    ``says_the_end``: ``save_end`` prints the validation of the last update, so that it is not printed twice. A program
-    with epochs, or with other data in its checkpoints, overrides what happens between updates and at the
-    end: ``after_update``, ``finished``, ``state``, ``save_end`` and ``finish``.
+    A program with epochs, or with other data in its checkpoints, overrides what happens at the start, between updates
+    and at the end: ``before_updates``, ``begin``, ``after_update``, ``finished``, ``state``, ``save_end``, ``finish``
+    and ``metric``.
+
+    Attributes:
+        says_the_end: ``save_end`` prints the validation of the last update, so that it is not printed twice.
+        unit: what samples are called in the report.
     """
 
     says_the_end = True
+    unit = "samples"
 
     def __init__(
         self,
@@ -109,6 +121,7 @@ class Trainer:
         self.engine = engine
         self.run = settings.run
         self.checkpoint = settings.checkpoint
+        self.batch_size = settings.batch.batch_size
         self.accumulation_steps = settings.batch.gradient_accumulation_steps
         self.data = data
         self.num_updates = num_updates
@@ -119,6 +132,7 @@ class Trainer:
         self.metrics = IntervalMetrics(engine.device, topology=engine.topology)
         if self.progress.interval is not None:
             self.metrics.load_state_dict(self.progress.interval)
+        self.throughput = Throughput.of(self.progress.throughput, engine.topology)
         self._saved = self.progress.updates  # when the last checkpoint was written
         self._save_is_due = False
         self._predicted = False  # something, in some interval
@@ -131,13 +145,16 @@ class Trainer:
         Returns False after a signal: a checkpoint is saved then, for the run to go on from. Raises ValueError when
         update after update is not finite.
         """
+        perf_log.info("INIT_END")
         progress, run, topology = self.progress, self.run, self.engine.topology
         if run.eval_at_start:
-            self.evaluate(f"iteration {progress.updates}")
+            self.before_updates()
         self._began = progress.updates
+        launched = time.time()
+        self.begin()
         last = min(self.num_updates, progress.updates + (run.exit_after or self.num_updates))
         batches = iter(self.data.train(progress.batches) if progress.updates < last else ())
-        with nullcontext(self.stop) if self.stop else StopRequest() as stop, stop.remember():
+        with nullcontext(self.stop) if self.stop else StopRequest() as stop, stop.remember(), self.throughput.running():
             while progress.updates < last and not self.finished:
                 with stop.update():
                     began = time.perf_counter()
@@ -146,6 +163,8 @@ class Trainer:
                     result = self.engine.train_step(micro_batches)
                     # Evaluations and saving are not part of the time per update.
                     self.metrics.add(result, seconds=time.perf_counter() - began, fetch_seconds=fetched - began)
+                    self.throughput.samples += result.size.samples
+                    self.throughput.rows += result.size.rows
                     progress.updates += 1
                     progress.batches += self.accumulation_steps
                     self.log.console.step()
@@ -167,7 +186,11 @@ class Trainer:
                 self._refuse_nothing(progress.updates - self._began)
             self.save_end()
             stop.where = "after the last update"
+        perf_log.info("TRAIN_END")
+        if progress.reached:
+            self.log.console.print(f"the target is reached (--stop-at {run.stop_at}): stopping")
         self.finish()
+        self.report_end(launched)
         return True
 
     def stopped_line(self) -> str:
@@ -176,6 +199,14 @@ class Trainer:
         how = "run the same command to go on" if self.checkpoint.auto_resume else f"go on with --load {saved}"
         how = how if saved else "nothing is kept (no --save)"
         return f"stopped at {self.progress.updates} of {self.num_updates}; {how}"
+
+    def begin(self) -> None:
+        """Say that updates begin."""
+        perf_log.info("TRAIN_BEGIN")
+
+    def before_updates(self) -> None:
+        """Evaluate before the first update of this process (``--eval-at-start``)."""
+        self.evaluate(f"iteration {self.progress.updates}")
 
     def after_update(self, leaving: bool) -> bool:
         """Evaluate when that is due; return whether a checkpoint is. With ``leaving`` the process ends after it."""
@@ -187,8 +218,13 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Tell whether the run ends before its last update."""
-        return False
+        """Tell whether the run ends before its last update: it has reached its target."""
+        return self.progress.reached
+
+    @property
+    def metric(self) -> tuple[str, float | None]:
+        """Return what the run is judged by, and its value; None before the first evaluation."""
+        return "loss", self._validated and self._validated[1].loss
 
     def save_end(self) -> None:
         """Save what the loop leaves, and evaluate before it when the last update was made."""
@@ -198,8 +234,8 @@ class Trainer:
             self.save()
 
     def finish(self) -> None:
-        """Evaluate the test data when the last update was made."""
-        if self.progress.updates == self.num_updates:
+        """Evaluate the test data when the last update was made, or the target is reached."""
+        if self.progress.updates == self.num_updates or self.progress.reached:
             self.evaluate(END_PREFIX.format("test"), scalars=False, test=True)
 
     def state(self) -> dict[str, Any]:
@@ -209,6 +245,8 @@ class Trainer:
             "interval": self.metrics.state_dict(),
             "tokenizer": self.data.tokenizer_fingerprint,
             "data": dict(self.data.identity),
+            "throughput": self.throughput.state_dict(self.engine.topology),
+            "reached": self.progress.reached,
         }
 
     def save(self) -> None:
@@ -216,7 +254,8 @@ class Trainer:
         self._saved, self._save_is_due = self.progress.updates, False
         if self.checkpoint.save is not None:
             settings = replace(self.checkpoint, keep_checkpoints=None) if self.metrics.skipping else self.checkpoint
-            folder = self.engine.save(settings, iteration=self.progress.updates, data_state=self.state())
+            with self.throughput.aside(self.engine.device):
+                folder = self.engine.save(settings, iteration=self.progress.updates, data_state=self.state())
             self.name_newest()
             self.log.console.print(f"saved a checkpoint at iteration {self.progress.updates} to {folder}")
 
@@ -253,6 +292,17 @@ class Trainer:
             ("Train/tokens_per_second", report.tokens_per_second, report.step),
         ]
         self.log.write({**report.row(), **extra}, scalars)
+        samples = self.accumulation_steps * self.data.samples_per_batch  # of an update
+        perf_log.debug(
+            "STEP_END",
+            {
+                "loss": report.loss,
+                "learning_rate": report.learning_rate,
+                "num_trained_samples": report.step * samples,
+                "seq/s": samples * report.num_steps / max(report.seconds, 1e-9),
+                "loss_scale": report.loss_scale,
+            },
+        )
         self._predicted |= bool(report.objective_losses)
         if report.empty and not self._warned:
             self._warned = True
@@ -283,14 +333,52 @@ class Trainer:
         if not test and self._validated is not None and self._validated[0] == updates:
             result = self._validated[1]  # the evaluation at the end of training repeats that of the last iteration
         else:
-            result = self.engine.evaluate(batches())
-            self._validated = self._validated if test else (updates, result)
+            began = time.perf_counter()
+            with self.throughput.aside(self.engine.device):
+                result = self.engine.evaluate(batches())
+            if not test:
+                self._validated = (updates, result)
+                self.evaluated({"loss": result.loss, "perplexity": result.perplexity}, began=began)
         for line in evaluation_lines(prefix, result) if shown else ():
             self.log.console.print(line)
         row = {"kind": "test" if test else "evaluation", "iteration": updates, "prefix": prefix, "loss": result.loss}
         row |= {"perplexity": result.perplexity}
         row |= {f"{OBJECTIVES[objective][1]}_loss": loss for objective, loss in result.objective_losses.items()}
         self.log.write(row, evaluation_scalars(result, step=updates) if scalars else ())
+
+    def evaluated(self, metrics: Mapping[str, float], *, began: float) -> None:
+        """Take the metrics of an evaluation that ``began`` then: they may be what the run is to reach."""
+        self.progress.reached |= self.run.reaches_target(metrics)
+        values = {"global_steps": self.progress.updates, **{f"eval_{name}": value for name, value in metrics.items()}}
+        event = "EVALUATION" if self.progress.updates else "INIT_EVALUATION"
+        perf_log.info(event, values | {"time": time.perf_counter() - began})
+
+    def report_end(self, launched: float) -> None:
+        """Print how fast the run was (``--report``) and write it; every rank has to ask."""
+        (name, value), total = self.metric, self.throughput.total(self.engine.topology)
+        rates = total.rates()
+        if self.run.report:
+            world_size = self.engine.topology.world_size
+            local = min(world_size, int(os.environ.get("LOCAL_WORLD_SIZE", world_size)))
+            processes = f"{world_size // local}x{local}"
+            for line in report_lines(
+                total, processes=processes, batch_size=self.batch_size, unit=self.unit, metric=self.metric
+            ):
+                self.log.console.print(line)
+            made = {"processes": processes, "batch_size": self.batch_size, name: value}
+            counted = {"samples": total.samples, "rows": total.rows, "seconds": total.seconds}
+            self.log.write({"kind": "throughput", "iteration": self.progress.updates, **made, **counted, **rates})
+        perf_log.info(
+            "FINISHED",
+            {
+                "e2e_time": time.time() - STARTED,
+                "training_sequences_per_second": rates["samples_per_second"],
+                "converged": self.progress.reached,
+                f"final_{name}": value,
+                "raw_train_time": total.seconds,
+                "init_time": launched - STARTED,
+            },
+        )
 
 
 def nothing_to_predict(updates: int) -> str:

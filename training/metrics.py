@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -125,6 +126,14 @@ class EvaluationTotals:
         return EvaluationResult(loss=sum(sums) / num_batches, objective_losses=losses)
 
 
+class BatchSize(NamedTuple):
+    """What a batch holds: samples, their rows (the answers of a question), and input tokens, padding included."""
+
+    samples: int
+    rows: int
+    tokens: int
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What one update of one data rank measured; the tensors stay on the device.
@@ -134,7 +143,7 @@ class StepResult:
         loss: 0-dim, this rank's share of the loss: the shares of all data ranks add up to the step's loss.
         grad_norm: 0-dim, before clipping.
         skipped: 0-dim, 1 when the update was not applied because its gradients were not finite.
-        num_tokens: input tokens of this rank, padding included.
+        size: of the batches of this rank.
         learning_rate: the one this update used.
         loss_scale: fp16's loss scale, else None.
         milliseconds: host time by part of the step.
@@ -144,7 +153,7 @@ class StepResult:
     loss: Tensor
     grad_norm: Tensor
     skipped: Tensor
-    num_tokens: int
+    size: BatchSize
     learning_rate: float
     loss_scale: float | None = None
     milliseconds: Mapping[str, float] = field(default_factory=dict)
@@ -236,7 +245,7 @@ class IntervalMetrics:
         self._longest_streak = torch.maximum(self._longest_streak, self._streak)
         self._last = result
         self._num_steps += 1
-        self._num_tokens += result.num_tokens
+        self._num_tokens += result.size.tokens
         self._seconds += seconds
         for name, milliseconds in {**result.milliseconds, "batch generator": 1000.0 * fetch_seconds}.items():
             self._milliseconds[name] = self._milliseconds.get(name, 0.0) + milliseconds
@@ -318,6 +327,99 @@ class IntervalMetrics:
         self._num_steps = value_of(state, "num_steps", int, place=place, at_least=0)
         self._num_tokens = value_of(state, "num_tokens", int, place=place, at_least=0)
         self._seconds = value_of(state, "seconds", float, place=place, default=0.0)  # which older checkpoints lack
+
+
+@dataclass
+class Throughput:
+    """How fast a run trains: what it has trained on and the time of its loop, parts before a restart included.
+
+    Attributes:
+        samples, rows: of this data rank; after a restart the first has those of all.
+        seconds: of the loop.
+        seconds_aside: of them, for evaluations and checkpoints.
+    """
+
+    samples: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    seconds_aside: float = 0.0
+    _began: float | None = None  # when the time was last counted, in the loop
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the body as time of the loop."""
+        self._began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._count()
+            self._began = None
+
+    @contextmanager
+    def aside(self, device: torch.device) -> Iterator[None]:
+        """Count the body, an evaluation or a checkpoint in the loop, as time aside; updates under way end before it."""
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        yield
+        if self._began is not None:
+            self.seconds_aside += time.perf_counter() - began
+
+    def total(self, topology: ParallelTopology) -> Throughput:
+        """Return the figures over all data ranks up to now; every one of them has to ask."""
+        self._count()
+        sizes = torch.tensor([self.samples, self.rows])
+        if topology.data_parallel_group is not None:
+            sizes = sizes.to("cuda" if dist.get_backend(topology.data_parallel_group) == "nccl" else "cpu")
+            dist.all_reduce(sizes, group=topology.data_parallel_group)
+        samples, rows = sizes.tolist()
+        return Throughput(samples, rows, self.seconds, self.seconds_aside)
+
+    def state_dict(self, topology: ParallelTopology) -> dict[str, Any]:
+        """Return what a checkpoint keeps; every data rank has to ask."""
+        total = self.total(topology)
+        return {name: getattr(total, name) for name in ("samples", "rows", "seconds", "seconds_aside")}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any], topology: ParallelTopology) -> Throughput:
+        """Return the figures to go on from: those of a checkpoint, or none. The first data rank has its samples."""
+        place = "the throughput of the checkpoint"
+        samples, rows = (value_of(state, name, int, place=place, default=0, at_least=0) for name in ("samples", "rows"))
+        times = (value_of(state, name, float, place=place, default=0.0) for name in ("seconds", "seconds_aside"))
+        return cls(samples, rows, *times) if topology.data_parallel_rank == 0 else cls(0, 0, *times)
+
+    def rates(self) -> dict[str, float]:
+        """Return samples and rows a second, with evaluations (and checkpoints) in the time and without."""
+        times = {"": self.seconds, "_without_evaluations": self.seconds - self.seconds_aside}
+        return {
+            f"{name}_per_second{ending}": getattr(self, name) / max(seconds, 1e-9)
+            for ending, seconds in times.items()
+            for name in ("samples", "rows")
+        }
+
+    def _count(self) -> None:
+        if self._began is not None:
+            now = time.perf_counter()
+            self.seconds, self._began = self.seconds + now - self._began, now
+
+
+def report_lines(
+    total: Throughput, *, processes: str, batch_size: int, unit: str, metric: tuple[str, float | None]
+) -> list[str]:
+    """Return the lines of ``--report``: what benchmarks publish, then the rates.
+
+    ``processes`` is the number of machines and of processes on each (1x8), ``batch_size`` that of a process; ``unit``
+    says what samples are, ``metric`` what the run is judged by and its value.
+    """
+    (name, value), rates = metric, total.rates()
+    fps, reached = f"{rates['samples_per_second']:.2f}", "-" if value is None else f"{value:.4g}"
+    header = ["GPUs", "Batch Size", "FPS", name.capitalize()]
+    table = (header, ["---"] * len(header), [processes, str(batch_size), fps, reached])
+    lines = [f"| {' | '.join(row)} |" for row in table]
+    for ending, text in (("", "evaluations and checkpoints in the time"), ("_without_evaluations", "without them")):
+        samples, rows = (rates[f"{name}_per_second{ending}"] for name in ("samples", "rows"))
+        lines.append(f"{samples:.2f} {unit}/s, {rows:.1f} rows/s, {text}")
+    return lines
 
 
 @dataclass(frozen=True)

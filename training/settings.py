@@ -10,6 +10,7 @@ torch nor numpy.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ LARGEST = {"at_most": 2**31 - 1}  # of whole numbers without a bound of their ow
 PRECISIONS = ("fp16", "bf16", "fp32")
 
 PRETRAINING, FINETUNING, GENERATION = "pre-training", "fine-tuning", "generation"
+FALLING_METRICS = ("loss", "perplexity")  # the lower the better
 
 
 def option(
@@ -417,8 +419,8 @@ class ScheduleSettings(Group):
     )
     lr_decay_iters: int | None = option(
         None,
-        "length of the learning rate schedule in updates; unset means --train-iters",
-        only=(PRETRAINING,),
+        "length of the learning rate schedule in updates; unset means --train-iters, or all --epochs",
+        only=(PRETRAINING, FINETUNING),
         at_least=1,
     )
     lr_decay_ratio: float = option(0.1, "final learning rate as a fraction of the peak", **PROBABILITY)
@@ -587,6 +589,20 @@ class RunSettings(Group):
         None, "JSON lines file of metrics (default: <summary-dir>/runs/<experiment>/metrics.jsonl)"
     )
     wandb: bool = added(False, "log to Weights & Biases as well")
+    stop_at: str | None = added(
+        None,
+        "end the run when an evaluation reaches this: accuracy=81, or loss=2 and perplexity=7 when they fall to it",
+    )
+    report: bool = added(
+        False,
+        "end with a table of GPUs, batch size, FPS (samples a second, evaluations included) and the metric that "
+        "selects the best weights, and with samples and rows a second, with evaluations and without",
+    )
+    perf_log: str | None = added(
+        None,
+        "print the events of the run as [PerfLog] lines; steps: those of epochs and of every --log-interval as well",
+        choices=("run", "steps"),
+    )
     no_progress: bool = added(False, "no progress bar")
     dry_run: bool = added(
         False, "print the plan of a pre-training run (sizes, layout, memory) and leave; starts nothing"
@@ -595,6 +611,28 @@ class RunSettings(Group):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_run_name(self.experiment_name)
+        assert self.target is None or self.target[0]
+
+    @property
+    def target(self) -> tuple[str, float] | None:
+        """Return the metric and the value of ``--stop-at``. Raise ValueError for another form."""
+        if self.stop_at is None:
+            return None
+        name, _, text = self.stop_at.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not name or not math.isfinite(value):
+            raise ValueError(f"--stop-at is {described(self.stop_at)}; a metric and its value are needed: accuracy=81")
+        return name, value
+
+    def reaches_target(self, metrics: Mapping[str, float]) -> bool:
+        """Tell whether ``metrics`` are what ``--stop-at`` asks for."""
+        if self.target is None or self.target[0] not in metrics:
+            return False
+        name, value = self.target
+        return metrics[name] <= value if name in FALLING_METRICS else metrics[name] >= value
 
     @property
     def summary_folder(self) -> Path:
@@ -660,6 +698,11 @@ class TuningSettings(Group):
     epochs: int | None = option(None, "fine-tuning epochs; zero means evaluate only", at_least=0)
     save_epoch: int = option(1, "epochs between checkpoints", at_least=1)
     eval_epoch: int = option(1, "epochs between evaluations", at_least=1)
+    eval_samples: int | None = added(
+        None,
+        "evaluate, and save, every so many training samples and at the end, instead of after epochs",
+        at_least=1,
+    )
     no_validation: bool = option(False, "skip validation")
     validation_metric: str | None = option(None, "metric that selects the best epoch (first reported one when unset)")
     patience: int | None = added(
@@ -1080,6 +1123,10 @@ class PretrainingSettings(Settings):
         super().__post_init__()
         mixture, checkpoint = self.mixture, self.checkpoint
         refuse(
+            (
+                self.run.target is not None and self.run.target[0] not in FALLING_METRICS,
+                f"--stop-at {self.run.stop_at}: pre-training has the metrics {', '.join(FALLING_METRICS)}",
+            ),
             (
                 not self.corpus.train_data,
                 "no --train-data: name corpora of NAMED_CORPORA (data_utils/corpora/named.py), files or globs",

@@ -58,13 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = load_model(
         values.load, released=values.released, vocab_dir=values.vocab_dir, device=device, prepack=False
     ).model
-    largest = max(int(row.values[:2].max()) for question in questions for row in question.sample.rows)
-    positions, vocabulary = model.config.max_position_embeddings, model.config.vocab_size
-    if largest >= vocabulary or width > positions:
-        raise ValueError(
-            f"{stored.path} has ids up to {largest} and {width} positions, the model of {values.load} a vocabulary of "
-            f"{vocabulary} and {positions} positions; make the file for it (python -m tasks.cloze_benchmark.prepare)"
-        )
+    stored.check_model(vocab_size=model.config.vocab_size, num_positions=model.config.max_position_embeddings)
     count, num_rows = len(questions), sum(len(question.sample.rows) for question in questions)
     scores, seconds = {}, {}
     for name, run in (("padded", partial(padded_scores, width=width)), ("shared", shared_scores)):

@@ -13,6 +13,8 @@ import torch
 from generation.scoring import Question, score_questions
 from model.heads import MultiTokenCloze
 from model.modeling_glm import GLMModel, evaluating
+from mpu.initialize import ParallelTopology
+from mpu.mappings import run_shared
 from tasks.cloze_benchmark.questions import ClozeQuestion
 from tasks.superglue.batches import collate
 from tasks.superglue.objective import choice_scores
@@ -21,24 +23,35 @@ CANDIDATES_AT_ONCE = 10
 
 
 def padded_scores(
-    model: GLMModel, questions: Sequence[ClozeQuestion], *, width: int, batch_size: int
+    model: GLMModel,
+    questions: Sequence[ClozeQuestion],
+    *,
+    width: int,
+    batch_size: int,
+    topology: ParallelTopology | None = None,
 ) -> list[np.ndarray]:
-    """Return the scores [c] of the candidates of every question, from rows of ``width`` positions."""
-    head, scores = MultiTokenCloze(model), []
-    device = model.word_embeddings.weight.device
+    """Return the scores [c] of the candidates of every question, from rows of ``width`` positions.
+
+    The data ranks of ``topology`` share the questions; every rank has to call it.
+    """
+    head, device = MultiTokenCloze(model), model.word_embeddings.weight.device
+
+    def scores_of(numbers: Sequence[int]) -> list[np.ndarray]:
+        samples = [questions[number].sample for number in numbers]
+        batch = collate(samples, pad_id=0, pad_to=width)
+        tensors = {name: torch.from_numpy(array) for name, array in batch.arrays().items() if name != "labels"}
+        parts = []
+        for start in range(0, tensors["input_ids"].size(1), CANDIDATES_AT_ONCE):
+            end = start + CANDIDATES_AT_ONCE
+            part = {name: tensor[:, start:end].to(device) for name, tensor in tensors.items()}
+            parts.append(choice_scores(head, batch, part))
+        together = torch.cat(parts, dim=1).cpu().numpy()
+        return [row[: sample.num_choices] for row, sample in zip(together, samples)]
+
+    numbers = range(len(questions))
+    batches = [numbers[first : first + batch_size] for first in range(0, len(questions), batch_size)]
     with evaluating(model), torch.inference_mode():
-        for first in range(0, len(questions), batch_size):
-            samples = [question.sample for question in questions[first : first + batch_size]]
-            batch = collate(samples, pad_id=0, pad_to=width)
-            tensors = {name: torch.from_numpy(array) for name, array in batch.arrays().items() if name != "labels"}
-            parts = []
-            for start in range(0, tensors["input_ids"].size(1), CANDIDATES_AT_ONCE):
-                end = start + CANDIDATES_AT_ONCE
-                part = {name: tensor[:, start:end].to(device) for name, tensor in tensors.items()}
-                parts.append(choice_scores(head, batch, part))
-            together = torch.cat(parts, dim=1).cpu().numpy()
-            scores += [row[: sample.num_choices] for row, sample in zip(together, samples)]
-    return scores
+        return run_shared(batches, scores_of, topology=topology or ParallelTopology.single())
 
 
 def shared_scores(model: GLMModel, questions: Sequence[ClozeQuestion], *, batch_size: int) -> list[np.ndarray]:

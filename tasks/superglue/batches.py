@@ -15,6 +15,7 @@ import numpy as np
 
 from data_utils.batches import fitting_rows, shared_positions
 from data_utils.rows import stack_rows, stacked_positions
+from generation.scoring import Question
 from tasks.readers import NO_LABEL
 from tasks.superglue.samples import COMPATIBLE_FAST_ANSWER, PROMPT, Kind, TaskSample
 
@@ -58,6 +59,7 @@ class TaskBatch:
         answer_ids, answer_position_ids, answer_prefix_lengths: what the answers feed after the context.
         shared_rows: [rows,width], where the model is run on rows that samples (or choices) share: the position among
             all b*s (or b*c*s) that stands there, -1 for padding. None where each has a row of its own.
+        shared_starts: [b*c,2], of shared rows where answers of a sample begin alike (``model.shared_rows.SharedRows``).
     """
 
     kind: Kind
@@ -75,6 +77,7 @@ class TaskBatch:
     answer_position_ids: Any = None
     answer_prefix_lengths: Any = None
     shared_rows: Any = None
+    shared_starts: Any = None
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -105,7 +108,7 @@ def collate(
 
     Rows are padded at their end to the longest of the batch, rounded up to ``multiple_of``, or to ``pad_to`` positions
     (the original's layout). Samples with fewer choices than others repeat their first one; ``choice_mask`` is 0 there.
-    With ``share_rows`` the batch says how samples share rows.
+    With ``share_rows`` the batch says how samples share rows; what the answers of one have in common stands there once.
     """
     assert samples, "a batch needs samples"
     kind, choices = samples[0].kind, samples[0].choices
@@ -140,12 +143,41 @@ def collate(
         arrays["choice_mask"] = (np.arange(most) < np.array(counts)[:, None]).astype(np.int64)
     if share_rows:
         assert kind != "fast_decode", kind
-        real = [number for number in range(len(rows)) if not choices or number % most < counts[number // most]]
-        shared = [[real[index] for index in row] for row in fitting_rows([len(rows[number]) for number in real])]
-        lengths = [len(row) for row in rows]
-        arrays["shared_rows"] = shared_positions(lengths, shared, stride=width, multiple_of=multiple_of)
+        arrays |= _shared_arrays(samples, most if choices else 1, width=width, multiple_of=multiple_of)
     labels = np.array([NO_LABEL if sample.label is None else sample.label for sample in samples])
     return TaskBatch(kind, tuple(sample.uid for sample in samples), labels, **arrays)
+
+
+def shared_question(sample: TaskSample) -> Question | None:
+    """Return a sample as one context with its answers, so that the context is run once.
+
+    None where its rows have contexts of their own (or it has no answers, segments, prompts): those are run row by row.
+    """
+    if sample.kind != "multi_token" or sample.segment_ids is not None or PROMPT in sample.rows[0].input_ids:
+        return None
+    return Question.of_rows(sample.rows)
+
+
+def _shared_arrays(samples: Sequence[TaskSample], most: int, *, width: int, multiple_of: int) -> dict[str, np.ndarray]:
+    """Return ``shared_rows`` and, where answers begin alike, ``shared_starts`` of samples of up to ``most`` rows."""
+    starts = np.zeros((len(samples) * most, 2), dtype=np.int64)
+    pieces: list[np.ndarray] = []  # positions that stand together
+    for number, sample in enumerate(samples):
+        first = number * most
+        question = shared_question(sample) if len(sample.rows) > 1 else None
+        start = 0 if question is None else len(question.input_ids)
+        starts[first + 1 : first + len(sample.rows)] = first, start
+        parts = [
+            (first + index) * width + np.arange(start if index else 0, len(row))
+            for index, row in enumerate(sample.rows)
+        ]
+        pieces += [np.concatenate(parts)] if start else parts
+    lengths = list(map(len, pieces))
+    rows = shared_positions(lengths, fitting_rows(lengths), stride=max(lengths), multiple_of=multiple_of)
+    unit, place = np.divmod(rows, max(lengths))
+    positions = np.array([np.pad(piece, (0, max(lengths) - len(piece))) for piece in pieces])[unit, place]
+    arrays = {"shared_rows": np.where(rows >= 0, positions, -1)}
+    return arrays | {"shared_starts": starts} if starts[:, 1].any() else arrays
 
 
 def _answer_arrays(samples: Sequence[TaskSample], most: int, *, pad_id: int, pad_to: int) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from data_utils.batches import Batch
 from data_utils.objective import Objective
-from generation.scoring import Question, score_batch
+from generation.scoring import score_batch
 from model.heads import MultiTokenCloze
 from model.modeling_glm import GLMModel, LanguageModelLoss, evaluating
 from model.shared_rows import SharedRows
@@ -22,9 +22,10 @@ from mpu.kernels.host_memory import send
 from mpu.mappings import run_shared
 from mpu.masks import PrefixMask
 from tasks.readers import NO_LABEL
-from tasks.superglue.batches import TaskBatch, collate, length_buckets
-from tasks.superglue.samples import PROMPT, TaskSample
-from training.engine import Engine
+from tasks.superglue.batches import TaskBatch, collate, length_buckets, shared_question
+from tasks.superglue.samples import TaskSample
+from training.engine import BlankInfilling, Engine
+from training.metrics import BatchSize
 
 ROWS_PER_SAMPLE = 10  # a batch of n samples has at most 10 n rows, unless one sample has more
 LOSS_FUNCTIONS = ("cross_entropy", "hinge", "generative", "mix")
@@ -47,7 +48,7 @@ def choice_scores(model: nn.Module, batch: TaskBatch, tensors: dict[str, Tensor]
     ``model`` is the head that ``run.add_head`` puts around a GLM for the kind of batch, possibly wrapped.
     """
     inputs = [tensors[name] for name in ("input_ids", "position_ids", "prefix_lengths")]
-    options = {name: tensors[name] for name in ("prompt_positions", "shared_rows") if name in tensors}
+    options = {name: tensors[name] for name in ("prompt_positions", "shared_rows", "shared_starts") if name in tensors}
     if batch.kind == "single_token":
         scores, _ = model(*inputs, tensors["target_ids"], **options)
     elif batch.kind == "multi_token":
@@ -142,12 +143,13 @@ class TaskCriterion:
         """Return the kind of blanks; that of task batches is one of its own."""
         return batch.objective if isinstance(batch, Batch) else Objective.DOWNSTREAM
 
-    def num_tokens(self, batch: TaskBatch | Batch) -> int:
-        """Return the size of the input, answers included."""
-        if isinstance(batch, TaskBatch) and batch.shared_rows is not None:
-            return batch.shared_rows.size
-        answers = getattr(batch, "answer_ids", None)
-        return batch.input_ids.size + (0 if answers is None else answers.size)
+    def size(self, batch: TaskBatch | Batch) -> BatchSize:
+        """Return the samples, their choices, and the size of the input, answers included."""
+        if isinstance(batch, Batch):
+            return BlankInfilling().size(batch)
+        rows = len(batch) if batch.choice_mask is None else int(batch.choice_mask.sum())
+        parts = [batch.input_ids, batch.answer_ids] if batch.shared_rows is None else [batch.shared_rows]
+        return BatchSize(len(batch), rows, sum(part.size for part in parts if part is not None))
 
     def _token_loss(self, model: nn.Module, batch: TaskBatch, *, device: torch.device) -> LanguageModelLoss:
         """Return the loss of the targets; their weights are left on the host, where they are counted without a wait."""
@@ -215,16 +217,6 @@ def _batches(samples: Sequence[TaskSample], batch_size: int) -> Iterator[list[in
         rows += more
     if batch:
         yield batch
-
-
-def shared_question(sample: TaskSample) -> Question | None:
-    """Return a sample as one context with its answers, so that the context is run once.
-
-    None where its rows have contexts of their own (or it has no answers, segments, prompts): those are run row by row.
-    """
-    if sample.kind != "multi_token" or sample.segment_ids is not None or PROMPT in sample.rows[0].input_ids:
-        return None
-    return Question.of_rows(sample.rows)
 
 
 def _score(engine: Engine, samples: Sequence[TaskSample], *, pad_id: int) -> Sequence[np.ndarray]:

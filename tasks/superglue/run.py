@@ -64,7 +64,7 @@ class UnderstandingRun(TaskRun):
     ) -> None:
         super().__init__(configuration, tokenizer=tokenizer, topology=topology)
         settings, files = configuration.task, configuration.data
-        self.task = with_metrics(find_task(settings.name), settings.metrics or ())
+        self.task = with_metrics(self.find_task(), settings.metrics or ())
         if files.data_dir is None and self.task.needs_folder:
             raise ValueError("no --data-dir: give the folder of the task's files")
         self.name, self.metrics = self.task.name, self.task.metrics
@@ -75,7 +75,15 @@ class UnderstandingRun(TaskRun):
         )
         self.pattern_ids = self._ensemble() or (self.encoding.pattern_id,)
         self.data_options = configuration.select(DataOptions, languages=settings.languages or ())
-        tuning = configuration.tuning
+        self.read_data()
+
+    def find_task(self) -> Task:
+        """Return the configured task."""
+        return find_task(self.configuration.task.name)
+
+    def read_data(self) -> None:
+        """Read the splits of the run."""
+        settings, files, tuning = self.configuration.task, self.configuration.data, self.configuration.tuning
         self.training = self._loss_samples("train", needs_labels=True) if tuning.epochs else ()
         self.validation = [] if tuning.no_validation else self._evaluation_sets(files.valid_data, default="dev")
         if tuning.epochs and self.validation:
@@ -194,8 +202,13 @@ class UnderstandingRun(TaskRun):
             pad_id=self.tokenizer.special.pad,
             pad_to=settings.seq_length if settings.pad_to_max else None,
             multiple_of=WIDTH_MULTIPLE,
-            share_rows=settings.pack_samples,
+            share_rows=self.share_rows,
         )
+
+    @property
+    def share_rows(self) -> bool:
+        """Tell whether samples share rows in training."""
+        return self.configuration.batch.pack_samples
 
     def batches(self, first_batch: int) -> Iterator[Any]:
         """Yield the micro batches of the run, with ``--block-lm-ratio`` updates of blanks in its texts among them."""

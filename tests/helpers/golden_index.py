@@ -1,8 +1,8 @@
-"""Which test reads which golden file, and which files wait for a later issue.
+"""Which test reads which golden file.
 
 The golden vectors are inputs and outputs recorded from the original release. Tests read them from the folder named by
 ``GLM_GOLDEN_DIR`` (default ``tests/golden``). ``tests/house/test_golden_index.py`` asserts that every file of that
-folder is in one of the two tables below, so that nothing is left out unnoticed.
+folder is in the table below, so that nothing is left out unnoticed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ READ_BY: dict[str, str] = {
     "model/forward_block.pt": "model/test_golden_forward.py",
     "model/forward_plain.pt": "model/test_golden_forward.py",
     "model/dropout_placement.pt": "model/test_golden_forward.py",
+    "model/decoder_layer.pt": "model/test_golden_forward.py",
     "model/memory.pt": "model/test_golden_memory.py",
     "model/relative.pt": "model/test_golden_memory.py",
     "model/loss_grad.pt": "model/test_golden_loss.py",
@@ -132,10 +133,6 @@ READ_BY: dict[str, str] = {
     "multilingual/record_train_sparse.hdf5": "tasks/test_golden_cloze_benchmark.py",
     "multilingual/record_eval_sparse.hdf5": "tasks/test_golden_cloze_benchmark.py",
     "multilingual/mglm_tiny.model": "data_utils/test_golden_multilingual_tokenizer.py",
-}
-
-DEFERRED: dict[str, str] = {
-    "model/decoder_layer.pt": "optional: the original's unfinished encoder-decoder is not provided",
 }
 
 

@@ -1,24 +1,20 @@
-"""Every golden file is read by a test or waits, with its reason, for a later issue."""
+"""Every golden file is read by a test."""
 
 from __future__ import annotations
 
-from tests.helpers.golden_index import DEFERRED, READ_BY, REPOSITORY, GoldenFolder
+from tests.helpers.golden_index import READ_BY, REPOSITORY, GoldenFolder
 
 
-def owner(name: str, table: dict[str, str]) -> str | None:
-    """Return the entry of ``table`` for file ``name``; a key that ends in ``/`` stands for a whole folder."""
-    if name in table:
-        return table[name]
-    return next((value for key, value in table.items() if key.endswith("/") and name.startswith(key)), None)
+def owner(name: str) -> str | None:
+    """Return the module that reads file ``name``; a key that ends in ``/`` stands for a whole folder."""
+    if name in READ_BY:
+        return READ_BY[name]
+    return next((module for key, module in READ_BY.items() if key.endswith("/") and name.startswith(key)), None)
 
 
 def test_every_golden_file_is_accounted_for(golden: GoldenFolder):
-    left_out = [n for n in golden.files() if owner(n, READ_BY) is None and owner(n, DEFERRED) is None]
-    assert not left_out, f"golden files that no test reads and no reason defers: {left_out}"
-
-
-def test_no_file_is_both_read_and_deferred():
-    assert not set(READ_BY) & set(DEFERRED)
+    left_out = [name for name in golden.files() if owner(name) is None]
+    assert not left_out, f"golden files that no test reads: {left_out}"
 
 
 def test_the_named_test_modules_name_their_files():

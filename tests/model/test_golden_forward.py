@@ -6,9 +6,15 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from model.modeling_glm import GLMModel
+from mpu.attention import attend
+from mpu.masks import PrefixMask
 from tests.helpers.golden_index import GoldenFolder
 from tests.helpers.golden_models import assert_close, build_model, config_for, load_vectors
+
+HEADS = 4  # of the recorded decoder layer
 
 
 def test_weights_have_our_keys_and_shapes(golden: GoldenFolder) -> None:
@@ -43,6 +49,43 @@ def test_forward_block(golden: GoldenFolder) -> None:
         output = "hidden" if key == "hidden" else "logits"
         for name, mask in vectors["masks"].items():
             assert_close(model(*inputs, mask, output=output), vectors[key][name], f"{key} {name}")
+
+
+@torch.no_grad()
+def test_a_decoder_layer_made_of_our_parts(golden: GoldenFolder) -> None:
+    """No model here has cross-attention: it is put together of what the layers of a GLM are made of."""
+    vectors = load_vectors(golden, "decoder_layer.pt")
+    state, hidden, encoded = vectors["state"], vectors["hidden_states"], vectors["encoder_states"]
+    sizes = {
+        "num_layers": 1,
+        "vocab_size": 8,
+        "hidden_size": 16,
+        "num_attention_heads": HEADS,
+        "max_sequence_length": 8,
+    }
+    layer = GLMModel(config_for("plain", sizes)).eval().transformer.layers[0]
+    names = {name: name.replace("self_attention.", "attention.") for name in state}
+    ours = {ours: state[name] for name, ours in names.items() if ours in layer.state_dict()}
+    assert set(ours) == set(layer.state_dict())
+    layer.load_state_dict(ours)
+
+    def linear(values: torch.Tensor, name: str) -> torch.Tensor:
+        return F.linear(values, state[f"cross_attention.{name}.weight"], state[f"cross_attention.{name}.bias"])
+
+    def cross_attention(states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        parts = linear(states, "query"), *linear(encoded, "key_value").chunk(2, dim=-1)
+        query, key, value = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in parts)  # [b,n,s,d]
+        visible = torch.ones(1, 1, 5, 7) if mask is None else mask
+        keys = PrefixMask.matrix(visible).visible_keys(query_length=5, key_length=7, device="cpu")
+        return linear(attend(query, key, value, keys).transpose(1, 2).flatten(2), "dense")
+
+    causal = PrefixMask.matrix(vectors["ltor_mask"]).visible_keys(query_length=5, key_length=5, device="cpu")
+    attended = hidden + layer.attention(layer.input_layernorm(hidden), causal)
+    norm = state["post_self_layernorm.weight"], state["post_self_layernorm.bias"]
+    for name, mask in (("output", vectors["cross_mask"]), ("output_no_cross_mask", None)):
+        states = attended + cross_attention(F.layer_norm(attended, (16,), *norm, eps=1e-5), mask)
+        assert_close(states + layer.mlp(layer.post_attention_layernorm(states)), vectors[name], name)
+    assert_close(cross_attention(hidden, vectors["cross_mask"]), vectors["cross_attention_output"])
 
 
 @torch.no_grad()

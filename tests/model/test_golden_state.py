@@ -15,7 +15,7 @@ from model.modeling_glm import GLMModel
 from tests.helpers.golden_index import GoldenFolder
 from tests.helpers.golden_models import config_for, load_vectors
 
-# The original's encoder-decoder never ran; like decoder_layer.pt it is optional and not provided.
+# The original's encoder-decoder never ran; it is optional and not provided (its layer: test_golden_forward.py).
 NOT_PROVIDED = {"encoder_decoder"}
 CLOZE_KEYS = {
     "multi_token_cloze_state_dict_keys_equal_glm": MultiTokenCloze,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +25,7 @@ from tests.helpers.engines import make_batch, make_engine
 from tests.helpers.stand_ins import VOCABULARY
 from training.arguments import parse_settings
 from training.engine import BlankInfilling, Engine, TorchEngine
-from training.logging import Console, JsonLinesWriter, RunLog, read_rows
+from training.logging import Console, JsonLinesWriter, RunLog, perf_log, read_rows, start_perf_log
 from training.loop import LONGEST_SKIPPED_STREAK
 
 UPDATES_PER_EPOCH = 3  # of two micro batches of two samples
@@ -81,7 +83,9 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def assert_equal_runs(found: FineTuner, expected: FineTuner, folder: Path, other: Path) -> None:
     assert found.progress.epochs == 3 and rows(folder) == rows(other)
-    places = [{**vars(tuner.progress), "interval": None, "identity": None} for tuner in (found, expected)]
+    places = [
+        {**vars(tuner.progress), "interval": None, "identity": None, "throughput": None} for tuner in (found, expected)
+    ]
     assert places[0] == places[1]
     for ours, theirs in zip(found.engine.model.parameters(), expected.engine.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -131,6 +135,57 @@ def test_an_interrupted_run_is_the_unbroken_one(updates: int, tmp_path: Path) ->
     assert found.progress.updates == updates
     found.train()
     assert_equal_runs(found, expected, broken, straight)
+
+
+def test_evaluations_by_samples_and_a_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Evaluated before training and every 8 samples, which are two updates; the third of them reaches the target."""
+    flags = ["--eval-samples", "7", "--eval-at-start", "--stop-at", "quality=4", "--report", "--perf-log", "steps"]
+    start_perf_log(parse_settings(FinetuningSettings, ["--task", "numbers", "--epochs", "3", *flags]), first=True)
+    try:
+        broken = make_tuner(tmp_path / "broken", *flags, "--exit-after", "3")
+        assert broken.train() and (broken.progress.best_update, broken.progress.reached) == (2, False)
+        capsys.readouterr()
+        tuner = make_tuner(tmp_path / "broken", *flags)
+        tuner.task.epochs = 2  # evaluations so far
+        assert tuner.train() and (tuner.progress.updates, tuner.progress.reached) == (6, True)
+    finally:
+        perf_log.setLevel(logging.CRITICAL)
+    output = capsys.readouterr().out
+    assert "the target is reached (--stop-at quality=4): stopping" in output
+    events = [json.loads(line.removeprefix("[PerfLog] ")) for line in output.splitlines() if "[PerfLog]" in line]
+    assert all(event.keys() == {"event", "value", "metadata"} for event in events)
+    assert all(event["metadata"].keys() == {"file", "lineno", "time_ms", "rank"} for event in events)
+    assert [event["event"] for event in events] == [
+        "INIT_END", "EVALUATION", "TRAIN_BEGIN", "EPOCH_BEGIN", "STEP_END", "EVALUATION", "STEP_END", "EPOCH_END", "EPOCH_BEGIN",
+        "EVALUATION", "TRAIN_END", "FINISHED",
+    ]  # fmt: skip
+    evaluations = [event["value"] for event in events if event["event"] == "EVALUATION"][1:]  # first that of the loss
+    assert [(value["global_steps"], value["eval_quality"]) for value in evaluations] == [(4, 3.0), (6, 4.0)]
+    assert [event["value"]["num_trained_samples"] for event in events if event["event"] == "STEP_END"] == [16, 24]
+    finished = events[-1]["value"]
+    assert (finished["converged"], finished["final_quality"]) == (True, 4.0)
+    table = output.splitlines()[output.splitlines().index("| GPUs | Batch Size | FPS | Quality |") :]
+    assert re.fullmatch(r"\| 1x1 \| 2 \| [\d.]+ \| 4 \|", table[2]) and "samples/s" in table[3]
+    measured = rows(tmp_path / "broken")[-1]
+    assert (measured["kind"], measured["samples"], measured["rows"]) == ("throughput", 48, 48), (
+        "before the break as well"
+    )
+    assert measured["samples_per_second"] == pytest.approx(48 / measured["seconds"])
+    assert measured["samples_per_second"] == finished["training_sequences_per_second"]
+    assert measured["samples_per_second"] < measured["samples_per_second_without_evaluations"]
+    again = make_tuner(tmp_path / "broken", *flags)
+    assert again.train() and again.progress.updates == 6
+
+
+@pytest.mark.parametrize("given", ["accuracy", "=1", "accuracy=high", "accuracy=nan"])
+def test_a_target_of_another_form_is_refused(given: str) -> None:
+    with pytest.raises(ValueError, match=r"--stop-at is .* a metric and its value are needed"):
+        parse_settings(FinetuningSettings, ["--task", "numbers", "--epochs", "1", "--stop-at", given])
+
+
+def test_a_target_that_is_no_metric_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--stop-at f2=1: numbers has quality"):
+        make_tuner(tmp_path, "--stop-at", "f2=1").train()
 
 
 def test_a_signal_saves_and_leaves_by_the_door(tmp_path: Path) -> None:

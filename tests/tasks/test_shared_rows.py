@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from data_utils.batches import Batch, fitting_rows, shared_positions
+from data_utils.rows import Row
 from model.config import GLMConfig
 from model.heads import POOL_TOKENS, SequenceClassification, SingleTokenCloze
 from model.modeling_glm import GLMModel
@@ -70,6 +73,32 @@ def test_heads(kind: Kind, choices: bool, one_row: bool, pool_token: str, seed: 
         torch.testing.assert_close(scores[1], scores[0], rtol=1e-5, atol=1e-5)
 
 
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 6), one_row=st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_answers_to_one_context_run_it_once(seed: int, count: int, one_row: bool):
+    """Among samples whose rows have contexts of their own."""
+    generator = np.random.default_rng(seed)
+    samples, positions = [], 0
+    for sample in make_samples("multi_token", count, seed, choices=True, one_row=one_row):
+        rows = sample.rows
+        if sample.uid % 2 == 0:  # every row gets the context and the start token of the first, and an answer of its own
+            start = rows[0].prefix_length + 1
+            tails = [row.values[:, row.prefix_length + 1 :] for row in rows]
+            rows = tuple(Row(np.hstack([rows[0].values[:, :start], tail]), start - 1) for tail in tails)
+            for row in rows:
+                row.values[1, start - 1 :] = generator.integers(0, VOCABULARY, len(row) - start + 1)
+            positions += start + sum(tail.shape[1] for tail in tails)
+        else:
+            positions += sum(map(len, rows))
+        samples.append(replace(sample, rows=rows))
+    head = make_model("multi_token", one_row=one_row)
+    alone, together = (collate(samples, pad_id=PAD, share_rows=share) for share in (False, True))
+    assert (together.shared_rows >= 0).sum() == positions
+    assert_same(head, alone, together)
+    scores = [choice_scores(head, batch, on_device(batch, CPU)) for batch in (alone, together)]
+    torch.testing.assert_close(scores[1], scores[0], rtol=1e-5, atol=1e-5)
+
+
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 9), visible_padding=st.booleans())
 @settings(max_examples=20, deadline=None)
 def test_texts_to_write(seed: int, count: int, visible_padding: bool):
@@ -98,7 +127,7 @@ def test_rows_are_shared_and_absent_choices_left_out():
     width = alone.input_ids.shape[-1]
     assert len(np.unique(used // width)) == real
     assert len(together.shared_rows) < real / 1.5
-    assert TaskCriterion().num_tokens(together) == together.shared_rows.size < 0.6 * alone.input_ids.size
+    assert TaskCriterion().size(together).tokens == together.shared_rows.size < 0.6 * alone.input_ids.size
 
 
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30), multiple_of=st.integers(1, 8))

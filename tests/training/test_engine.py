@@ -50,7 +50,7 @@ def test_accumulated_micro_batches_are_one_batch_even_when_uneven():
         two = parts.train_step(halves(batch))
         torch.testing.assert_close(one.loss, two.loss)
         torch.testing.assert_close(one.grad_norm, two.grad_norm, rtol=1e-4, atol=1e-6)
-        assert one.num_tokens == two.num_tokens == batch.input_ids.size
+        assert one.size.tokens == two.size.tokens == batch.input_ids.size
     for name, value in parameters(whole).items():
         torch.testing.assert_close(value, parameters(parts)[name], rtol=1e-3, atol=2e-5)
 

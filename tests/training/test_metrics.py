@@ -24,6 +24,7 @@ from training.logging import (
 from training.metrics import (
     OBJECTIVE_INDEX,
     OBJECTIVES,
+    BatchSize,
     ComputeCost,
     EvaluationResult,
     IntervalMetrics,
@@ -43,7 +44,7 @@ def step(mode: str, loss_sum: float, weight: float, *, skipped: bool = False, to
         loss=torch.tensor(loss_sum / weight),
         grad_norm=torch.tensor(0.5),
         skipped=torch.tensor(float(skipped)),
-        num_tokens=tokens,
+        size=BatchSize(2, 2, tokens),
         learning_rate=1e-3,
         milliseconds={"forward": 2.0},
     )
