@@ -156,8 +156,8 @@ def test_evaluations_by_samples_and_a_target(tmp_path: Path, capsys: pytest.Capt
     assert all(event.keys() == {"event", "value", "metadata"} for event in events)
     assert all(event["metadata"].keys() == {"file", "lineno", "time_ms", "rank"} for event in events)
     assert [event["event"] for event in events] == [
-        "INIT_END", "EVALUATION", "TRAIN_BEGIN", "EPOCH_BEGIN", "STEP_END", "EVALUATION", "STEP_END", "EPOCH_END", "EPOCH_BEGIN",
-        "EVALUATION", "TRAIN_END", "FINISHED",
+        "INIT_END", "EVALUATION", "TRAIN_BEGIN", "EPOCH_BEGIN", "STEP_END", "EVALUATION", "STEP_END", "EPOCH_END",
+        "EPOCH_BEGIN", "EVALUATION", "TRAIN_END", "FINISHED",
     ]  # fmt: skip
     evaluations = [event["value"] for event in events if event["event"] == "EVALUATION"][1:]  # first that of the loss
     assert [(value["global_steps"], value["eval_quality"]) for value in evaluations] == [(4, 3.0), (6, 4.0)]
