@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -308,3 +309,31 @@ def test_real_data(task: str, tokenizer, data_dir: Path):
         options = Seq2SeqOptions(src_seq_length=256, tgt_seq_length=16, **chosen)
         examples = read_multilingual(task, root / folder, split, tokenizer=tokenizer, options=options)
         assert len(examples) >= 40 and all(example.source for example in examples)
+
+
+def test_the_mixture_to_english_on_real_data(tokenizer, data_dir: Path, tmp_path: Path):
+    """Real texts in the files that ensum reads: papers, German and Chinese sections, Japanese sentences."""
+    root = data_dir / "multilingual"
+    sections = read("wikilingua", root / "wikilingua_style", "train", tokenizer)
+    pairs: dict[str, list[tuple[str, str]]] = {}
+    for section in sections:
+        texts = (" ".join(section.source.split()), " ".join(section.target.split()))
+        pairs.setdefault(section.language, []).append(texts)
+    sentences = [
+        [line.split("\t")[0] for line in (root / "pawsx" / f"dev-{language}.tsv").read_text("utf-8").splitlines()]
+        for language in ("ja", "en")
+    ]
+    rows = "".join(json.dumps({"text": a, "en-summary": b, "summary": a[:20]}) + "\n" for a, b in pairs["zh"])
+    files = {f"lcsts/{split}.jsonl": rows for split in ("train", "dev")}
+    for name in ("train", "val"):
+        for kind, texts in zip(("src_documents", "tgt_summaries_prep"), zip(*pairs["de"])):
+            files[f"xwikis/de-en/{name}.de_en_{kind}.txt"] = "\n".join(texts)
+    files |= {f"cnndm-ja/val.{kind}": "\n".join(texts) for kind, texts in zip(("source", "target"), sentences)}
+    write(tmp_path, files)
+    (tmp_path / "scisummnet").symlink_to(root / "scisummnet")
+    training, dev = (read("ensum", tmp_path, split, tokenizer) for split in ("train", "dev"))
+    count = {"de": len(pairs["de"]), "zh": len(pairs["zh"])}
+    assert Counter(example.language for example in training) == {"en": 40, **count}
+    assert Counter(example.language for example in dev) == {**count, "ja": len(sentences[0])}
+    assert all(example.meta == {"tgt_lang": "en", "task": "sum"} and example.target for example in (*training, *dev))
+    assert [e.target for e in dev if e.language == "ja"][:3] == [line.strip() for line in sentences[1][:3]]
