@@ -29,11 +29,11 @@ ENV VIRTUAL_ENV=/home/glm/GLM/.venv PATH=/home/glm/GLM/.venv/bin:$PATH PIP_NO_CA
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cu130
 COPY --chown=1000:1000 pyproject.toml hatch_build.py requirements.txt constraints.txt ./
-COPY --chown=1000:1000 scripts/setup_environment.sh scripts/
+COPY --chown=1000:1000 scripts/launch.sh scripts/setup_environment.sh scripts/
 RUN python3 -m venv .venv \
     && pip install "$(sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)" --index-url "$TORCH_INDEX"
 RUN touch README.md \
-    && bash -euo pipefail -c 'source scripts/setup_environment.sh; setup_environment'
+    && bash -euo pipefail -c 'source scripts/launch.sh; source scripts/setup_environment.sh; setup_environment'
 
 FROM base AS devel
 USER 0:0

@@ -239,9 +239,9 @@ def small_model(file: str, folder: Path, *, data: Path) -> Model:
         words = [*TRAINING_FLAGS.split(), "--train-data", corpus, *tokenizer, "--experiment-name", name,
                  "--save", str(folder), "--summary-dir", str(folder)]  # fmt: skip
         run([sys.executable, "pretrain_glm.py", *words], log=folder / "logs" / f"{name}.txt")
-    sizes = {"LAYERS": "2", "HIDDEN_SIZE": "32", "HEADS": "2", "TOKENIZER": str(vocabulary)}
-    checkpoint = next(folder.glob(f"{name}*/latest")).parent
-    return Model(stand_in, checkpoint, {f"{prefix}_{size}": value for size, value in sizes.items()})
+    sizes = {f"{prefix}_LAYERS": "2", f"{prefix}_HIDDEN_SIZE": "32", f"{prefix}_HEADS": "2"}
+    variables = {"TOKENIZER_ARGS": " ".join(tokenizer)} if file == ENGLISH else {"MGLM_TOKENIZER": str(vocabulary)}
+    return Model(stand_in, next(folder.glob(f"{name}*/latest")).parent, sizes | variables)
 
 
 def measure(name: str, model: Model, *, data: Path, output: Path, flags: Sequence[str]) -> list[float]:
