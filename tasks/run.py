@@ -104,14 +104,18 @@ class TaskRun(ABC):
     @property
     def sizes(self) -> Mapping[str, str]:
         """Return how much there is of every split, in words."""
-        task = self.configuration.task
-        counts = {"training": self.training, "validation": self.validation, "test": self.test}
-        limited = "" if task.limit is None else f" (--limit {task.limit} of every split)"
-        return {
-            name: f"{len(samples):,} {'samples' if name == 'training' else 'splits'} of {self.name}{limited}"
-            for name, samples in counts.items()
-            if samples
+        limit = self.configuration.task.limit
+        limited = "" if limit is None else f" (--limit {limit} of every split)"
+        counts = {"training": len(self.training)}
+        counts |= {
+            name: sum(map(self.split_size, splits))
+            for name, splits in (("validation", self.validation), ("test", self.test))
         }
+        return {name: f"{count:,} examples of {self.name}{limited}" for name, count in counts.items() if count}
+
+    def split_size(self, split: Any) -> int:
+        """Return the examples of a split that ``evaluate`` takes."""
+        return len(split.examples)
 
     @property
     def rules(self) -> Mapping[str, str]:
@@ -196,7 +200,6 @@ class TaskRun(ABC):
         """Give ``network``, which holds ``model``, seeded weights, those of ``--load-pretrained``, and its adapters."""
         configuration, topology = self.configuration, self.topology
         seed_model(model, configuration.run.seed, topology=topology)
-        logger.info(f"model: {model.num_parameters():,} parameters on this rank, vocabulary {model.config.vocab_size}")
         if configuration.checkpoint.load_pretrained is not None:
             report = load_model_weights(network, configuration.checkpoint.load_pretrained, topology=topology)
             logger.info(report.summary())

@@ -321,7 +321,7 @@ def validation_table(metrics_file: Path, *, unigram_entropy: float | None = None
 
     ``unigram_entropy`` of the text (nats) is what a model that ignores all context would reach.
     """
-    rows = [row for row in read_rows(metrics_file) if row["kind"] == "evaluation"]
+    rows = [row for row in read_rows(metrics_file) if row["kind"] == "evaluation" and row.get("loss") is not None]
     if not rows or rows[0]["iteration"] == rows[-1]["iteration"]:
         return []
     first, last = rows[0], rows[-1]
@@ -331,7 +331,7 @@ def validation_table(metrics_file: Path, *, unigram_entropy: float | None = None
         if points:
             lines.append(f"  {label:<15} {points[0][1]:7.3f} -> {points[-1][1]:6.3f}")
     if unigram_entropy is not None:
-        lines.append(f"  {'frequencies of tokens alone (unigram entropy of the text)':<28} {unigram_entropy:6.3f}")
+        lines.append(f"  {'unigram entropy of the text':<27}{unigram_entropy:6.3f}")
     return lines
 
 

@@ -46,8 +46,12 @@ def start_screen(
     samples = batch.batch_size * batch.gradient_accumulation_steps * ranks
     tokens = samples * batch.seq_length
     length = f"updates {initial:,} to {num_updates:,}"
-    if isinstance(settings, PretrainingSettings):
+    if num_updates == 0:
+        length = "evaluation only"
+    elif isinstance(settings, PretrainingSettings):
         length += f", {(num_updates - initial) * tokens:,} tokens"
+    else:
+        length += f", {settings.tuning.num_epochs} epochs"
     rows = [(f"{name} on" if name == "training" else name, text) for name, text in data.sizes.items()]
     rows += [
         ("model", f"{engine.num_parameters * t:,} parameters: {sizes}, {config.max_position_embeddings} positions"),

@@ -71,6 +71,10 @@ class LanguageModelRun(TaskRun):
         """Return the rows of windows of the file, given their numbers."""
         return [self.test[0].windows.row(number) for number in samples]
 
+    def split_size(self, split: EvaluationSplit) -> int:
+        """Return the windows of a split."""
+        return len(split.windows)
+
     def evaluate(self, engine: Engine, split: EvaluationSplit, *, folder: Path | None) -> Score:
         """Score all windows; the data ranks share them."""
         network = engine.network

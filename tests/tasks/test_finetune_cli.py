@@ -49,6 +49,16 @@ def test_a_run_leaves_what_it_promises(straight: str, folder: Path) -> None:
     assert int(update) == 5 * (results["epoch"] + 1)
     assert (best / "best" / "mp_rank_00_model_states.pt").is_file()
     assert straight.count(" >> |epoch: ") == 3
+    assert re.search(r"training on 18 examples of rte\n +validation +7 examples.*\n +test +5 examples", straight)
+    assert (summary / "loss.png").read_bytes().startswith(b"\x89PNG")
+    end = straight[straight.index("\ns is done in 0:") :]
+    for line in (
+        "predictions runs/s/: rte-test.jsonl",
+        "best        c/s/best",
+        "results     runs/s/: results.json, test",
+    ):
+        assert line in end
+    assert len(list(best.glob("[0-9]*"))) == 2, "of three epochs"
     assert list(summary.glob("events.out.tfevents.*"))
     assert len(losses(folder, "s")) == 15
 

@@ -62,11 +62,17 @@ def test_a_run_leaves_what_it_promises(straight: tuple[Path, str]):
     assert checkpoints == [21, 24]
     pattern = r" iteration        2/      24 \| elapsed time per iteration \(ms\): [\d.]+ \| learning rate 4.167E-03 \|"
     assert re.search(pattern + r" lm loss \d\.\d{6}E\+00 \|\n", output)
-    assert (
-        len(re.findall(r"^ validation loss at iteration \d+ \| LM loss: ", output, re.MULTILINE)) == 4
-    )  # the fifth is the end
+    lines = re.findall(r"^ validation loss at iteration \d+ \| LM loss: ", output, re.MULTILINE)
+    assert len(lines) == 4, "the fifth is the end"
     assert " validation loss at the end of training for val data | LM loss: " in output
     assert "weights: random" in output
+    screen = output[output.index("\ns\n  training on ") : output.index("validation loss at iteration 0")]
+    assert "2 layers, hidden 32" in screen and "torch, fp32, 1 process of 1 thread on the CPU" in screen
+    assert "an update   4 samples of at most 48 tokens = 4 a rank x 1 accumulated x 1 data ranks" in screen
+    assert "length      updates 0 to 24, 4,608 tokens" in screen and "checkpoints c/s\n" in screen
+    assert "--lr 0.01" in screen and "--weight-decay" not in screen, "only what is not the default"
+    end = output[output.index("\ns is done in 0:") :]
+    assert re.search(r"loss curves runs/s/loss.png\n +numbers +runs/s/metrics.jsonl\n +checkpoints c/s \(\d", end), end
     table = output[output.index("validation loss (nats per target token) at iterations 0 -> 24") :]
     assert re.search(r"token +\d\.\d{3} -> +\d\.\d{3}\n", table)
     assert "unigram entropy of the text" in table
