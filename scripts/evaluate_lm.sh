@@ -8,14 +8,14 @@
 #   CHECKPOINT_PATH   folder of pre-trained checkpoints                      (default: checkpoints)
 #   DATA_ROOT         folder of the tasks' files                             (default: data)
 #   DATA_PATH         the file, anywhere                                     (default: as the task file says)
-#   N_GPU             processes that share the windows                       (default: 1)
+#   N_GPU             processes that share the windows                       (default: NUM_GPUS_PER_WORKER, else 1)
 #   MP_SIZE           tensor-parallel size                                   (default: 1)
 #   LIMIT             only the first lines of the file; the results say so
 #
 # The result is printed and written to runs/<experiment>/test_results.json.
 set -euo pipefail
 source "$(dirname -- "$0")/finetune.sh"
-export NUM_GPUS_PER_WORKER="${N_GPU:-1}"
+export NUM_GPUS_PER_WORKER="${N_GPU:-${NUM_GPUS_PER_WORKER:-1}}"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}-${DATESTR}"
 
 LOG_NAME="$EXPERIMENT_NAME" launch_distributed finetune_glm.py \

@@ -7,7 +7,7 @@
 #   CHECKPOINT_PATH   folder of pre-trained checkpoints                      (default: checkpoints)
 #   DATA_PATH         a file of questions, a pattern of files in quotes, or a folder of *.jsonl files, also further
 #                     down (default: $DATA_ROOT/multichoice, DATA_ROOT: data)
-#   N_GPU             processes that share the questions                     (default: 1)
+#   N_GPU             processes that share the questions                     (default: NUM_GPUS_PER_WORKER, else 1)
 #   MP_SIZE           tensor-parallel size                                   (default: 1)
 #   LIMIT             only the first questions of every file; the results say so
 #
@@ -23,7 +23,7 @@ DATA_PATH="${DATA_PATH:-${DATA_ROOT:-data}/multichoice}"
 if [ -d "$DATA_PATH" ]; then
     DATA_PATH="$DATA_PATH/**/*.jsonl"
 fi
-export NUM_GPUS_PER_WORKER="${N_GPU:-1}"
+export NUM_GPUS_PER_WORKER="${N_GPU:-${NUM_GPUS_PER_WORKER:-1}}"
 EXPERIMENT_NAME="${MODEL_TYPE}-multichoice-$(date +%m-%d-%H-%M)"
 
 LOG_NAME="$EXPERIMENT_NAME" launch_distributed finetune_glm.py \

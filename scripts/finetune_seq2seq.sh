@@ -3,11 +3,11 @@
 # test split: runs/<experiment>/test.jsonl.hyps, references in .refs.
 #
 #   bash scripts/finetune_seq2seq.sh MODEL_FILE TASK_FILE [any flag of finetune_glm.py]
-#   N_GPU   processes; the batch size is that of each  (default: the GPUs of this machine, at most 4)
+#   N_GPU   processes; the batch size is that of each  (default: NUM_GPUS_PER_WORKER, else the GPUs of this machine, at most 4)
 #   and the variables of scripts/finetune.sh
 set -euo pipefail
 source "$(dirname -- "$0")/finetune.sh"
-export NUM_GPUS_PER_WORKER="${N_GPU:-$(count_gpus 4)}"
+export NUM_GPUS_PER_WORKER="${N_GPU:-${NUM_GPUS_PER_WORKER:-$(count_gpus 4)}}"
 EXPERIMENT_NAME="${EXPERIMENT_NAME}-${DATESTR}"
 
 finetune --checkpoint-activations --save-epoch 100000 \

@@ -4,11 +4,11 @@
 #   bash scripts/finetune_superglue_grid.sh MODEL_FILE TASK_FILE [any flag of finetune_glm.py]
 #   LRS     learning rates         (default: 6e-6 1e-5 2e-5)
 #   SEEDS   seeds                  (default: 1234 5678 3456)
-#   N_GPU   processes of each run  (default: the GPUs of this machine, at most 2)
+#   N_GPU   processes of each run  (default: NUM_GPUS_PER_WORKER, else the GPUs of this machine, at most 2)
 #   and the variables of scripts/finetune.sh
 set -euo pipefail
 source "$(dirname -- "$0")/finetune.sh"
-N_GPU="${N_GPU:-$(count_gpus 2)}"
+N_GPU="${N_GPU:-${NUM_GPUS_PER_WORKER:-$(count_gpus 2)}}"
 export NUM_GPUS_PER_WORKER="$N_GPU"
 check_numbers N_GPU BATCH_SIZE
 GRID="$EXPERIMENT_NAME"

@@ -60,6 +60,7 @@ def started(command: Command, workplace: Path) -> list[list[str]]:
     return [json.loads(line) for line in lines] or [words[1:] for words in shown]
 
 
+@pytest.mark.slow
 def test_programs_take_what_the_scripts_give_them(workplace: Path, monkeypatch: pytest.MonkeyPatch):
     scripts = [one for one in commands() if re.search(r"(^| )bash scripts/", one.text)]
     typed = {one.text: one for one in scripts if not re.search("/(quickstart|pretrain_tiny|test|check)\\.sh", one.text)}
