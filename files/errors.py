@@ -75,18 +75,20 @@ def check_interpreter(error: ModuleNotFoundError | None = None) -> None:
         sys.exit(USER_ERROR_EXIT_CODE)
 
 
-def run_main(main: Callable[[], int | None]) -> None:
+def run_main(main: Callable[[], int | None], *, computes: bool = True) -> None:
     """Run an entry point and exit with its code.
 
     ``ValueError`` and ``OSError`` are what our modules raise for a user's mistake (a missing file, a wrong
     vocabulary, a malformed line): they end as ``error: ...`` on standard error with exit code 2. Set
     ``GLM_TRACEBACK=1`` to see where they came from. A broken output pipe and an interrupt end quietly. Characters
-    that standard output cannot show are printed as their numbers.
+    that standard output cannot show are printed as their numbers. A program that ``computes`` chooses its threads; one
+    that only starts others leaves it to them.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as Python does for standard error
     start_logging()
-    set_threads(os.environ)
+    if computes:
+        set_threads(os.environ)
     try:
         code = main()
     except BrokenPipeError:

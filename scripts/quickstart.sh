@@ -44,7 +44,7 @@ as_step launch_single pretrain_glm.py "${MODEL_ARGS[@]}" \
     --bert-prob 0.4 --gap-sentence-prob 0.2 --gpt-min-ratio 0.25 --seq-length 128 \
     --train-data "$OUTPUT/train.jsonl" --valid-data "$OUTPUT/valid.jsonl" --split 1 --data-cache-dir "$OUTPUT/cache" \
     --batch-size 4 --lr 5e-4 --warmup 0.05 --lr-decay-style cosine --weight-decay 0.05 \
-    --train-iters "$STEPS" --log-interval 100 --eval-interval 500 --eval-iters 100 --eval-at-start \
+    --train-iters "$STEPS" --log-interval "$((STEPS < 1000 ? (STEPS + 9) / 10 : 100))" --eval-interval 500 --eval-iters 100 --eval-at-start \
     --experiment-name quickstart --save "$OUTPUT/checkpoints" --auto-resume --save-interval 500 --keep-checkpoints 2 \
     --summary-dir "$OUTPUT"
 
