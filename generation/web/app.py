@@ -244,7 +244,7 @@ def build_app(
             if isinstance(body, Response):
                 return body
             fields = parse_json(body, place=PLACE)
-            asked = read_request(fields, filler, limits=limits, fill=fill)
+            asked = await asyncio.to_thread(read_request, fields, filler, limits=limits, fill=fill)
             streams = value_of(fields, "stream", bool, place=PLACE, default=False)
         except ClientDisconnect:
             return Response(status_code=400)  # to nobody

@@ -7,6 +7,7 @@ import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from data_utils.tokenizers.tokenizer import Tokenizer
@@ -144,6 +145,15 @@ def shared_length(text: str, other: str) -> int:
     return next((place for place in range(longest) if text[place] != other[place]), longest)
 
 
+@lru_cache(maxsize=1 << 17)
+def text_alone(tokenizer: Tokenizer, token: int) -> str:
+    """Return the text of a token by itself; that of one that ends a piece is empty."""
+    if token in tokenizer.special.ends:
+        return ""
+    text = tokenizer.decode([token])
+    return tokenizer.id_to_token(token) if not text.strip() or "\ufffd" in text else text
+
+
 def token_texts(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
     """Return the text that each token adds to those before it; together they are the text of ``ids``.
 
@@ -250,19 +260,13 @@ class Reply:
 
     def _described(self, token: Token, text: str) -> JsonObject:
         alternatives = [
-            {"id": number, "text": self._alone(number), **_probability(value)} for number, value in token.alternatives
+            {"id": number, "text": text_alone(self.tokenizer, number), **_probability(value)}
+            for number, value in token.alternatives
         ]
         return {"id": token.id, "text": text, **_probability(token.log_probability), "alternatives": alternatives}
 
     def _text(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids)
-
-    def _alone(self, token: int) -> str:
-        """Return the text of a token by itself; that of one that ends a piece is empty."""
-        if token in self.tokenizer.special.ends:
-            return ""
-        text = self.tokenizer.decode([token])
-        return self.tokenizer.id_to_token(token) if not text.strip() or "\ufffd" in text else text
 
 
 def describe_model(name: str, filler: BlankFiller, *, limits: Limits, fill: str) -> JsonObject:
