@@ -12,7 +12,7 @@ if [[ "${1:-}" = *.sh ]]; then
     check_file model "$1"
     GENERATION_ARGS=()
     source "$(realpath -- "$1")"
-    shift
+    set -- --model-file "$@"
     as_lists MODEL_ARGS GENERATION_ARGS
     words=("${MODEL_ARGS[@]}" "${GENERATION_ARGS[@]}")
     for ((i = 0; i + 1 < ${#words[@]}; i++)); do # what the page takes of the flags of generate_samples.py

@@ -40,6 +40,7 @@ def get_parser() -> argparse.ArgumentParser:
     add = model.add_argument
     add("--settings", metavar="FILE", help="config.json of the run that trained the checkpoint")
     add("--released", metavar="NAME", help="the released model that it is (python -m model.released)")
+    add("--model-file", metavar="FILE", help="of config_tasks/ that names the checkpoint, for the command lines shown")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: a GPU where there is one)")
     precision = model.add_mutually_exclusive_group()
     precision.add_argument("--fp16", action="store_const", dest="precision", const="fp16", help="weights of 16 bits")
@@ -115,7 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = Path(values.checkpoint)
         shown = str(values.checkpoint) if private else path.name
         program = ["python", "generate_samples.py", "--load-pretrained", shown]
-        program += [f"--{values.precision}"] if values.precision else []
+        if values.model_file is not None:  # whose flags the model needs
+            program = ["bash", "scripts/generate_block.sh", values.model_file]
+        program += [f"--{values.precision or 'fp32'}"] if values.precision or values.model_file else []
         app = build_app(
             glm.filler,
             limits=Limits(**{one: getattr(values, one) for one in Limits.__dataclass_fields__}),

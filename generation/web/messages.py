@@ -126,16 +126,18 @@ def command_of(request: FillRequest, program: Sequence[str]) -> str:
     Pieces that were given are filled anew by it.
     """
     settings = request.settings
-    flags = {
-        "--prompt": request.inputs.text, "--seed": request.seed, "--out-seq-length": settings.max_length,
-        "--num-beams": settings.num_beams, "--temperature": settings.temperature, "--top-k": settings.top_k,
-        "--top-p": settings.top_p, "--length-penalty": settings.length_penalty,
+    flags: dict[str, Any] = {
+        "--prompt": request.inputs.text, "--seed": request.seed, "--out-seq-length": settings.max_length
+    }  # fmt: skip
+    if settings.num_beams > 1:
+        flags |= {"--num-beams": settings.num_beams, "--length-penalty": settings.length_penalty}
+    else:
+        flags |= {"--temperature": settings.temperature, "--top-k": settings.top_k, "--top-p": settings.top_p}
+    flags |= {
         "--min-tgt-length": settings.min_length, "--no-repeat-ngram-size": settings.no_repeat_ngram_size,
         "--fill": settings.fill,
     }  # fmt: skip
-    defaults = {"--num-beams": 1, "--temperature": 1.0, "--top-k": 0, "--top-p": 0.0, "--length-penalty": 0.0,
-                "--min-tgt-length": 0, "--no-repeat-ngram-size": 0, "--fill": "append"}  # fmt: skip
-    words = [word for flag, value in flags.items() if value != defaults.get(flag) for word in (flag, str(value))]
+    words = [word for flag, value in flags.items() for word in (flag, str(value))]
     return shlex.join([*program, *words])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from generation.web.__main__ import main
+from generation.web.__main__ import get_parser, main
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from tests.helpers.launching import environment
@@ -76,3 +77,17 @@ def test_mistakes_are_one_line(
         names = {"weights": checkpoint[0], "folder": tmp_path, "taken": taken.getsockname()[1]}
         with pytest.raises(ValueError, match=message.format(**names)):
             main([word.format(**names) for word in words])
+
+
+def test_a_model_file_names_its_checkpoint(repository: Path):
+    """Its flags for filling are taken over, and it stands in the command lines that the page shows."""
+    file = "config_tasks/model_blocklm_multilingual_large.sh"
+    run = subprocess.run(
+        ["bash", "scripts/serve.sh", file, "--port", "0"],
+        cwd=repository, env={**environment(), "DRY_RUN": "1", "CHECKPOINT_PATH": "/x/My Drive"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    words = shlex.split(run.stderr)
+    values = get_parser().parse_args(words[words.index("generation.web") + 1 :])
+    assert (values.checkpoint, values.model_file) == ("/x/My Drive/pretrained.pt", file)
+    assert (values.fill, values.port) == ("replace", 0)
