@@ -34,13 +34,11 @@ step() { printf '\n== %s\n' "$*"; }
 step "1/4, 2/4 corpus and tokenizer"
 prepare_small_corpus "$OUTPUT" "${DATA[@]}"
 
-MODEL_ARGS=(
-    --block-lm --task-mask --hidden-dropout 0 --attention-dropout 0
-    --num-layers 4 --hidden-size 192 --num-attention-heads 4 --max-position-embeddings 256
-    --tokenizer-type SentencePieceTokenizer --tokenizer-path "$OUTPUT/tokenizer.model"
-)
 step "3/4 pre-training: words, sentences and documents are blanked out and filled in"
-as_step launch_single pretrain_glm.py "${MODEL_ARGS[@]}" \
+as_step launch_single pretrain_glm.py \
+    --block-lm --task-mask --hidden-dropout 0 --attention-dropout 0 \
+    --num-layers 4 --hidden-size 192 --num-attention-heads 4 --max-position-embeddings 256 \
+    --tokenizer-type SentencePieceTokenizer --tokenizer-path "$OUTPUT/tokenizer.model" \
     --bert-prob 0.4 --gap-sentence-prob 0.2 --gpt-min-ratio 0.25 --seq-length 128 \
     --train-data "$OUTPUT/train.jsonl" --valid-data "$OUTPUT/valid.jsonl" --split 1 --data-cache-dir "$OUTPUT/cache" \
     --batch-size 4 --lr 5e-4 --warmup 0.05 --lr-decay-style cosine --weight-decay 0.05 \
@@ -55,17 +53,16 @@ as_step launch_single scripts/score_blanks.py "$OUTPUT/checkpoints/quickstart" "
 printf -v folder %q "$OUTPUT" # as a shell reads it: the lines below are there to be copied
 printf -v top %q "$GLM_TOP"
 top="${top#\'\'}"
-if [ -n "$top" ]; then
-    PYTHON="PYTHONPATH=${top%/} $PYTHON"
-fi
+printf -v python %q "$PYTHON"
+python="${top:+PYTHONPATH=${top%/} }$python"
 cat << EOF
 
 Done. Loss curves: $OUTPUT/runs/quickstart/loss.png
 Next:
   bash ${top}scripts/quickstart.sh --steps $((2 * STEPS)) --output $folder          train on from here
-  $PYTHON ${top}generate_samples.py$(printf ' %q' "${MODEL_ARGS[@]}") \\
-      --load-pretrained $folder/checkpoints/quickstart --num-beams 4      fill your own blanks
-  $PYTHON -m data_utils.show --train-data $folder/train.jsonl --task-mask \\
+  $python ${top}generate_samples.py --load-pretrained $folder/checkpoints/quickstart --num-beams 4    fill your own blanks
+  bash ${top}scripts/serve.sh $folder/checkpoints/quickstart          the same on a page
+  $python -m data_utils.show --train-data $folder/train.jsonl --task-mask \\
       --tokenizer-type SentencePieceTokenizer --tokenizer-path $folder/tokenizer.model      see training samples
-  $PYTHON -m tensorboard.main --logdir $folder/runs
+  $python -m tensorboard.main --logdir $folder/runs
 EOF

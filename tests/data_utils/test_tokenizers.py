@@ -41,6 +41,18 @@ def test_too_large_a_vocabulary_is_one_line(model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_vocabulary_fits_the_text(model, tmp_path, capsys):
+    chinese = tmp_path / "zh.txt"
+    chinese.write_text("".join(map(chr, range(0x4E00, 0x4E00 + 400))) * 3, encoding="utf-8")
+    for text, vocab_size, sizes in (
+        (model.parent / "text.jsonl", 9000, range(260, 9000)),
+        (chinese, 300, range(700, 950)),
+    ):
+        train([str(text)], tmp_path / "t.model", vocab_size=vocab_size, fit=True)
+        assert build_tokenizer("ChineseSPTokenizer", model_type=str(tmp_path / "t.model")).text_tokenizer.size in sizes
+        assert "a vocabulary of " in capsys.readouterr().out
+
+
 def test_words_that_are_one_piece(model, tmp_path):
     train([str(model.parent / "text.jsonl")], tmp_path / "w.model", vocab_size=320, words=["Xylophone", "no"])
     tokenizer = build_tokenizer("ChineseSPTokenizer", model_type=str(tmp_path / "w.model"))

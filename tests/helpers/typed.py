@@ -124,7 +124,9 @@ def next_commands(output: str) -> list[Command]:
     lines = output.rpartition("\nNext:\n")[2].replace("\\\n", " ").splitlines()
     comment = re.compile(r"\s{4,}(train on from|fill your own|see training).*")
     texts = [comment.sub("", line.strip()) for line in lines if line.startswith("  ")]
-    return [Command("quickstart.sh", text) for text in texts if not re.search(r"quickstart\.sh|tensorboard", text)]
+    return [
+        Command("quickstart.sh", text) for text in texts if not re.search(r"quickstart\.sh|serve\.sh|tensorboard", text)
+    ]
 
 
 def changed(text: str, given: Path) -> tuple[str, str]:
