@@ -3,7 +3,7 @@
 #
 #   bash scripts/evaluate_lm.sh MODEL_FILE TASK_FILE [any flag of finetune_glm.py]
 #
-#   MODEL_FILE        config_tasks/model_*.sh
+#   MODEL_FILE        config_tasks/model_*.sh, or the folder of a checkpoint of your own
 #   TASK_FILE         config_tasks/zero_*.sh: lambada, lambada_uni, lm, lm_uni, wikitext; --unidirectional goes with each
 #   CHECKPOINT_PATH   folder of pre-trained checkpoints                      (default: checkpoints)
 #   DATA_ROOT         folder of the tasks' files                             (default: data)

@@ -3,7 +3,7 @@
 #
 #   bash scripts/evaluate_multichoice.sh MODEL_FILE [any flag of finetune_glm.py]
 #
-#   MODEL_FILE        config_tasks/model_*.sh
+#   MODEL_FILE        config_tasks/model_*.sh, or the folder of a checkpoint of your own
 #   CHECKPOINT_PATH   folder of pre-trained checkpoints                      (default: checkpoints)
 #   DATA_PATH         a file of questions, a pattern of files in quotes, or a folder of *.jsonl files, also further
 #                     down (default: $DATA_ROOT/multichoice, DATA_ROOT: data)
@@ -16,7 +16,7 @@
 set -euo pipefail
 source "$(dirname -- "$0")/launch.sh"
 check_file model "${1:-}"
-source "$(realpath -- "$1")"
+source_model "$1"
 shift
 as_lists MODEL_ARGS
 DATA_PATH="${DATA_PATH:-${DATA_ROOT:-data}/multichoice}"

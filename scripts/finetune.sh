@@ -24,7 +24,7 @@ SAVE_PATH="${SAVE_PATH:-checkpoints/finetuned}"
 MP_SIZE="${MP_SIZE:-1}"
 DATESTR="$(date +%m-%d-%H-%M)"
 MODEL_LANGUAGES="" UNDERSTANDING_CONFIG="" SEQ2SEQ_CONFIG="" PROMPT_CONFIG="" PROMPT_ARGS=()
-source "$(realpath -- "$MODEL_FILE")"
+source_model "$MODEL_FILE"
 DATA_ROOT="${DATA_ROOT:-data}"
 source "$(realpath -- "$TASK_FILE")"
 as_lists MODEL_ARGS TRAIN_ARGS COMMON_ARGS TASK_ARGS EVALUATE_ARGS PROMPT_ARGS

@@ -3,7 +3,7 @@
 #
 #   bash scripts/generate_block.sh MODEL_FILE [any flag of generate_samples.py]
 #
-#   MODEL_FILE        config_tasks/model_blocklm_*.sh
+#   MODEL_FILE        config_tasks/model_blocklm_*.sh, or the folder of a checkpoint of your own
 #   CHECKPOINT_PATH   folder that holds the unpacked checkpoints (default: checkpoints)
 #
 # For example greedy (--top-k 1), beams (--num-beams 4), or a file instead of typing (--input FILE --output FILE).
@@ -11,7 +11,7 @@ set -euo pipefail
 source "$(dirname -- "$0")/launch.sh"
 check_file model "${1:-}"
 GENERATION_ARGS=()
-source "$(realpath -- "$1")"
+source_model "$1"
 shift
 as_lists MODEL_ARGS GENERATION_ARGS
 

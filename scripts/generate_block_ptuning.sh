@@ -3,7 +3,7 @@
 #
 #   bash scripts/generate_block_ptuning.sh MODEL_FILE PROMPT [any flag of generate_samples.py]
 #
-#   MODEL_FILE        config_tasks/model_blocklm_*.sh
+#   MODEL_FILE        config_tasks/model_blocklm_*.sh, or the folder of a checkpoint of your own
 #   PROMPT            checkpoint of the run that trained the prefix (--prefix-prompt, --freeze-transformer)
 #   PROMPT_LENGTH     its number of vectors             (default: 100)
 #   PROMPT_FUNC       what computes them: none, mlp, lstm  (default: none)

@@ -94,7 +94,18 @@ end_step() {
     exit "$((code > 0 ? code : 128 + number))"
 }
 
-# End with one line unless $2 is a file of the kind $1, which is told by a variable that all of its kind set.
+# Source the model file $1. A checkpoint's folder says itself what model it is, and is all that such a file would set.
+source_model() {
+    if [ -d "$1" ]; then
+        MODEL_TYPE="$(basename -- "$(realpath -- "$1")")"
+        MODEL_ARGS=(--cloze-eval --load-pretrained "$1")
+    else
+        source "$(realpath -- "$1")"
+    fi
+}
+
+# End with one line unless $2 is a file of the kind $1, which is told by a variable that all of its kind set; a model may
+# be a checkpoint's folder as well.
 check_file() {
     local -A sets=([model]=MODEL_ARGS [understanding]=MAX_SEQ_LEN [sequence-to-sequence]=TASK_ARGS
         [evaluation]=EVALUATE_ARGS [pre-training]=gpt_options)
@@ -102,6 +113,10 @@ check_file() {
         [sequence-to-sequence]=config_tasks/seq_ [pre-training]=config/ds_)
     local kind="$1" file="${2:-}" other found="" needed
     needed="name one of $GLM_TOP${shipped[$kind]}*.sh"
+    if [ "$kind" = model ]; then
+        needed="$needed, or the folder of a checkpoint of your own"
+        [ ! -d "$file" ] || return 0
+    fi
     if [ ! -f "$file" ]; then
         printf 'error: %s; %s\n' "$([ -n "$file" ] && echo "$file: no such file" || echo "no $kind file is named")" "$needed" >&2
         exit 2

@@ -76,7 +76,7 @@ class GLMConfig(PretrainedConfig):
         ValueError: a field of another kind or out of bounds, or values that do not fit together.
     """
 
-    model_type = "glm"
+    model_type = "glm-blank-infilling"  # the library's own "glm" is GLM-4
     attribute_map = {"num_hidden_layers": "num_layers"}  # noqa: RUF012  # the library's convention
     keys_to_ignore_at_inference = ["past_key_values", "cache"]  # noqa: RUF012
 

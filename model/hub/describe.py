@@ -37,7 +37,9 @@ TOKENIZER_FILES = (
     TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
 DESCRIPTION_FILES = (CONFIG_FILE, "generation_config.json", *TOKENIZER_FILES)  # and the *.model of multilingual models
-MODEL_TYPE = "glm"
+# transformers' own "glm" is another family (GLM-4), which it would take a folder of that type for without its code;
+# published folders and those of earlier versions have it.
+MODEL_TYPE, PUBLISHED_MODEL_TYPE = "glm-blank-infilling", "glm"
 # The field of the Hugging Face layout's config.json for each field of GLMConfig.
 FIELD_NAMES = {
     "num_layers": "num_layers",
@@ -575,9 +577,8 @@ def config_from_fields(fields: Mapping[str, Any], *, file: Path) -> GLMConfig:
     """
     kind = fields.get("model_type")
     missing = [name for name in SIZES if fields.get(FIELD_NAMES[name]) is None]
-    if kind != MODEL_TYPE or missing:
-        # Another family of the same type name ships with transformers; it has no num_layers.
-        problem = f"lacks {missing[0]}" if kind == MODEL_TYPE else f"has model_type {described(kind)}"
+    if (known := kind in (MODEL_TYPE, PUBLISHED_MODEL_TYPE)) is False or missing:
+        problem = f"lacks {missing[0]}" if known else f"has model_type {described(kind)}"
         raise ValueError(f"{file} describes another kind of model (it {problem}); give the folder of a GLM")
     values = {
         name: config_value(fields, field, name, place=str(file))

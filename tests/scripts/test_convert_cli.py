@@ -294,6 +294,24 @@ def test_a_model_of_the_hub(checkpoint: Path, vocabulary: list[str], tmp_path: P
     assert not (tmp_path / "other").exists()
 
 
+def test_the_library_does_not_take_an_export_for_a_glm_of_its_own(
+    checkpoint: Path, vocabulary: list[str], tmp_path: Path
+):
+    """transformers has another family of the type "glm", which published folders have; those are read all the same."""
+    from transformers import AutoConfig
+
+    out = tmp_path / "out"
+    to_transformers.main([str(checkpoint), "--output", str(out), *SIZES, *vocabulary])
+    for trust in (None, False):
+        with pytest.raises(ValueError, match="contains custom code which must be executed"):
+            AutoConfig.from_pretrained(out, trust_remote_code=trust)
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    (out / "config.json").write_text(json.dumps({**config, "model_type": "glm"}), encoding="utf-8")
+    (out / "SHA256SUMS").unlink()
+    to_glm.main([str(out), str(tmp_path / "back")])
+    assert (tmp_path / "back" / shard_name(0)).is_file()
+
+
 def test_masks_that_the_class_lacks_are_said(
     checkpoint: Path, vocabulary: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
