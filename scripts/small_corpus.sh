@@ -11,7 +11,9 @@ prepare_small_corpus() {
     [ $# -gt 0 ] && data=(--data "$@")
     as_step launch_single scripts/quickstart_corpus.py "$folder" "${data[@]}"
     if [ ! -f "$folder/tokenizer.model" ]; then
-        as_step launch_single -m data_utils.train_tokenizer "$folder/train.jsonl" --vocab-size 4000 --fit --output "$folder/tokenizer.model"
+        # The words are answers of cloze tasks, which have to be one token.
+        as_step launch_single -m data_utils.train_tokenizer "$folder/train.jsonl" --vocab-size 4000 --fit \
+            --words Yes No Maybe True False true false Right Wrong --output "$folder/tokenizer.model"
     fi
 }
 
