@@ -96,7 +96,7 @@ def test_lists_of_the_original_and_of_the_environment_are_split(tmp_path: Path):
         (["generate_block.sh"], "no model file is named; name one of config_tasks/model_*.sh"),
         (["generate_block.sh", "config_tasks/task_rte.sh"], "is of the kind understanding (it sets no MODEL_ARGS)"),
         (["generate_block.sh", "README.md"], "error: README.md is no model file"),
-        (["generate_block.sh", "config_tasks"], "config_tasks: no such file"),
+        (["generate_block.sh", "nowhere/"], "nowhere/: no such file"),
         (["generate_block_ptuning.sh", "config_tasks/model_blocklm_base.sh"], "PROMPT '': no such checkpoint"),
         (["evaluate_multichoice.sh", "nowhere.sh"], "nowhere.sh: no such file"),
         (["evaluate_seq2seq.sh", "one"], "name two files"),
