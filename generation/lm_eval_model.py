@@ -25,7 +25,7 @@ try:
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model
 except ImportError as error:
-    hint = "generation.lm_eval_model needs the package lm-eval: pip install 'glm-blank-infilling[lm-eval]'"
+    hint = "generation.lm_eval_model needs the package lm-eval: pip install lm-eval"
     if __name__ != "__main__":
         raise ValueError(hint) from error
     print(error_line(hint), file=sys.stderr)

@@ -35,7 +35,7 @@ STARTED = time.time()  # nearly when the process did
 CURVES = {"": "all objectives", "bert_": "token", "sent_": "sentence", "gpt_": "document", "multi_": "downstream"}
 FEW_POINTS = 20  # of a curve that are marked
 END_PREFIX = "the end of training for {} data"
-BAR_FORMAT = "{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} [{elapsed}] {desc}"
+BAR_FORMAT = "ETA {remaining} {percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} [{elapsed}] {desc}"
 
 
 class PerfLog(logging.Handler):
@@ -222,7 +222,7 @@ class Console:
         if self._bar is None:
             self.print(line)
         else:
-            self._bar.set_description_str(line.split(" | ", 1)[1], refresh=False)
+            self._bar.set_description_str(line.split(" | ", 2)[2], refresh=False)  # it has step and ETA itself
 
     def close(self) -> None:
         if self._bar is not None:

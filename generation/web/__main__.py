@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"{error.name} is missing; pip install 'glm-blank-infilling[web]' has it") from None
+        raise ValueError(f"{error.name} is missing; pip install starlette uvicorn") from None
     if values.checkpoint == DEFAULT_CHECKPOINT and not Path(DEFAULT_CHECKPOINT).exists():
         raise ValueError("no checkpoint: name one, or make one in minutes with bash scripts/quickstart.sh")
 
