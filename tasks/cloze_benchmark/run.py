@@ -46,7 +46,7 @@ class StoredSplit:
     """Questions to choose answers for, and their samples."""
 
     name: str
-    questions: Sequence[ClozeQuestion]
+    examples: Sequence[ClozeQuestion]
     samples: Sequence[TaskSample]
 
 
@@ -101,10 +101,10 @@ class ClozeBenchmarkRun(UnderstandingRun):
             assert isinstance(network, MultiTokenCloze)
             with engine.autocast():
                 scores = padded_scores(
-                    network.model, split.questions, width=batch.seq_length, batch_size=batch.evaluation_batch_size,
+                    network.model, split.examples, width=batch.seq_length, batch_size=batch.evaluation_batch_size,
                     topology=self.topology,
                 )  # fmt: skip
         else:
             scores = score_rows(engine, split.samples, batch_size=batch.evaluation_batch_size, pad_id=0)
-        count = len(split.questions)
-        return Score(split.name, count, {"accuracy": num_correct(scores, split.questions) / count}, {})
+        count = len(split.examples)
+        return Score(split.name, count, {"accuracy": num_correct(scores, split.examples) / count}, {})
