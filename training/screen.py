@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -57,13 +58,13 @@ def start_screen(
         ("model", f"{engine.num_parameters * t:,} parameters: {sizes}, {config.max_position_embeddings} positions"),
         ("engine", f"{engine.description}, {engine.precision}, {devices(topology.world_size, engine.device)}"
                    + (f" = {ranks} data x {t} tensor parallel" if topology.world_size > 1 else "")),
-        ("an update", f"{samples:,} samples of at most {batch.seq_length:,} tokens = {factors}"),
+        ("an update", f"{samples:,} samples of at most {batch.seq_length:,} tokens = {factors}" if num_updates else ""),
         ("length", length),
         ("checkpoints", str(settings.checkpoint.save or "none: no --save")),
         ("the rest", str(run.summary_folder)),
         ("given", arguments(settings.changed) or "nothing but the defaults"),
     ]  # fmt: skip
-    return [run.experiment_name, *table(rows)]
+    return [run.experiment_name, *table((name, text) for name, text in rows if text)]
 
 
 def devices(world_size: int, device: torch.device) -> str:
@@ -79,9 +80,9 @@ def arguments(changed: Mapping[str, Any]) -> str:
     words = []
     for name, value in sorted(changed.items()):
         if name not in SAID:
-            texts = [] if value is True else [str(one) for one in (value if isinstance(value, list) else [value])]
-            words += [" ".join([spelling(name), *texts])]
-    return " ".join(words)
+            values = [] if value is True else value if isinstance(value, list) else [value]
+            words += [spelling(name), *map(str, values)]
+    return shlex.join(words)
 
 
 def end_screen(
