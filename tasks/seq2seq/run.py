@@ -258,7 +258,9 @@ class Seq2SeqRun(TaskRun):
                 return [with_blanks(example, options=self.options) for example in examples]
             return examples
 
-        examples = self._stored(split, read) if self.settings.lazy_seq2seq_loader else read()
+        folder = self.configuration.data.data_dir
+        stored = self.settings.lazy_seq2seq_loader and folder is not None and Path(folder).is_dir()
+        examples = self._stored(split, read) if stored else read()
         logger.info(f"{self.name} {split}: {len(examples):,} examples")
         return examples
 

@@ -5,12 +5,13 @@ A split is a text store (``data_utils/corpora/store.py``) with one JSON object p
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -71,7 +72,8 @@ def stored_examples(
         ValueError, OSError: as ``read`` does, and where no store can be written.
     """
     folders = [folder.absolute() for folder in folders]
-    text = json.dumps({**key, "folders": list(map(str, folders)), "format_version": FORMAT_VERSION}, sort_keys=True)
+    layout = {"format_version": FORMAT_VERSION, "fields": [one.name for one in fields(Seq2SeqExample)]}
+    text = json.dumps({**key, **layout, "folders": list(map(str, folders))}, sort_keys=True)
     stem = f"{name}-{hashlib.sha256(text.encode('utf-8')).hexdigest()[:10]}"
     places = [folder / stem for folder in cache_folders(folders[0])]
     sources = _listing(folders)
@@ -89,20 +91,27 @@ def stored_examples(
             return examples
     prefix = first_writable(places)
     lock = prefix.with_name(f"{stem}.lock")
-    with locked(lock, waiting=lambda holder: logger.info(f"waiting for {holder}, which makes {prefix}")):
-        examples = current(prefix)
-        if examples is None:
-            _write(read(), prefix, sources)
-            examples = StoredExamples(prefix)
+    try:
+        with locked(lock, waiting=lambda holder: logger.info(f"waiting for {holder}, which makes {prefix}")):
+            examples = current(prefix)
+            if examples is None:
+                _write(read(), prefix, sources)
+                examples = StoredExamples(prefix)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            prefix.parent.rmdir()  # if nothing else is in it
+        raise
     return examples
 
 
 def _listing(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """Say what files there are in folders and how they are: sizes and times, as a checksum."""
-    found = []
+    found, seen = [], set()
     for folder in folders:
         for place, inside, names in os.walk(folder, followlinks=True):
-            inside[:] = [name for name in inside if name not in NOT_DATA]
+            real = os.path.realpath(place)
+            inside[:] = [name for name in inside if name not in NOT_DATA and real not in seen]  # links may lead back
+            seen.add(real)
             for path in (Path(place, name) for name in names):
                 if path.is_file():
                     found.append([str(path), path.stat().st_size, path.stat().st_mtime_ns])

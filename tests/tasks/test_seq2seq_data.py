@@ -413,6 +413,14 @@ def test_a_store_gives_the_examples_again(bert, tmp_path, caplog):
     assert [example.meta["question"] for example in stored()] == ["what else?"]
     other = stored_examples(lambda: plain, name="squad_v1-train", folders=[tmp_path], key={"limit": 2})
     assert list(other) == plain, "another key, another store"
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "back").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match=r"train-v1\.1\.json"):
+        stored_examples(
+            lambda: read("squad_v1", tmp_path / "none", "train", bert),
+            name="squad_v1-train", folders=[tmp_path / "none"], key={},
+        )  # fmt: skip
+    assert not (tmp_path / "none" / CACHE_FOLDER).exists()
 
 
 @pytest.mark.parametrize("task", REAL)
