@@ -28,25 +28,27 @@ def accuracy(predictions: Sequence[int], labels: Sequence[int], examples: Sequen
     return 100.0 * right / max(len(predictions), 1)
 
 
+def _sklearn() -> Any:
+    try:
+        from sklearn import metrics
+    except ImportError as error:
+        raise ValueError("F1 and Matthews' correlation need scikit-learn: pip install scikit-learn") from error
+    return metrics
+
+
 def binary_f1(predictions: Sequence[int], labels: Sequence[int], examples: Sequence[InputExample] = ()) -> float:
     """Return the F1 of class 1 over all examples, 0 to 1."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predictions, zero_division=0))
+    return float(_sklearn().f1_score(labels, predictions, zero_division=0))
 
 
 def macro_f1(predictions: Sequence[int], labels: Sequence[int], examples: Sequence[InputExample] = ()) -> float:
     """Return the mean F1 of the classes that occur in labels or predictions, 0 to 1."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predictions, average="macro", zero_division=0))
+    return float(_sklearn().f1_score(labels, predictions, average="macro", zero_division=0))
 
 
 def matthews(predictions: Sequence[int], labels: Sequence[int], examples: Sequence[InputExample] = ()) -> float:
     """Return Matthews' correlation coefficient, -1 to 1."""
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(labels, predictions))
+    return float(_sklearn().matthews_corrcoef(labels, predictions))
 
 
 def grouped_exact_match(predictions: Sequence[int], labels: Sequence[int], groups: Sequence[Any]) -> float:
