@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
@@ -95,7 +94,8 @@ class Guard:
         origins = [value.decode("latin-1") for name, value in headers if name == b"origin"]
         if len(hosts) != 1 or not self.is_ours(hosts[0]):
             return error(421, "host", "this server is not called that; start it with --allowed-host NAME to allow it")
-        if any(urlsplit(origin).netloc.lower() != hosts[0].lower() for origin in origins):
+        own = [f"{scheme}://{hosts[0].lower()}" for scheme in ("http", "https")]  # https: of a proxy in front
+        if any(origin.lower() not in own for origin in origins):
             return error(403, "origin", "requests of pages of another site are refused")
         return None
 

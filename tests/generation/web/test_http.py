@@ -147,6 +147,16 @@ def test_an_abandoned_request_computes_no_more(server, stream: bool, way):
     assert server.fill("w1 [MASK]", out_seq_length=2)["stopped"] is None
 
 
+def test_a_request_that_does_not_come(server, monkeypatch):
+    monkeypatch.setattr("generation.web.app.BODY_SECONDS", 0.1)
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(
+            b"POST /api/fill HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{"
+        )
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
 def test_limits(server_with):
     with server_with(queue=1, seconds=0.3, body=2000, cache_tokens=2500, blanks=10, candidates=4) as server:
 
@@ -192,7 +202,7 @@ def test_who_may_ask(server):
     body = {"text": "w1 [MASK]", "out_seq_length": 1}
     for origin, status in (
         (f"http://{own}", 200), (f"https://{own}", 200), ("http://evil.example", 403), ("null", 403),
-        (f"http://{own}.evil.example", 403), ("http://127.0.0.1:1", 403),
+        (f"http://{own}.evil.example", 403), ("http://127.0.0.1:1", 403), ("http://[", 403),
     ):  # fmt: skip
         assert server.ask("POST", "/api/fill", body, Host=own, Origin=origin).status == status, origin
     assert server.ask("POST", "/api/fill", body, **{"Content-Type": "text/plain"}).status == 415
