@@ -97,8 +97,8 @@ CASES: dict[str, Case] = {
     "truncated checkpoint": (lambda s: s.generate(truncated(s), "--prompt", "time [MASK]"), ("truncated",)),
     "pickle that would run code": (lambda s: s.generate(malicious(s), "--prompt", "time [MASK]"), ("malicious",)),
     "missing checkpoint": (lambda s: s.generate(s.folder / "nowhere", "--prompt", "time [MASK]"), ("nowhere",)),
-    "prompt without a mask": (
-        lambda s: s.generate(s.checkpoint("model"), "--prompt", "no blank here"),
+    "prompt with a mask that is none": (
+        lambda s: s.generate(s.checkpoint("model"), "--prompt", "no blank MASK] here"),
         ("[MASK]",),
     ),
     "over-long prompt": (

@@ -479,7 +479,7 @@ def test_the_tiny_configuration_trains_with_two_ranks_and_resumes(workplace: Wor
     log = workplace.log()
     assert "\n".join(log.splitlines()[1:]) in output
     assert "--nproc_per_node 2" in log
-    assert re.search(r"world_size \.+ 2\b", log)
+    assert re.search(r"engine +.*2 processes of \d+ threads? on the CPU = 2 data x 1 tensor parallel", log)
     assert "config/config_block_tiny.json sets batch_size = 8" in log
     assert re.search(r"iteration +4/ +4 \|.*lm loss \d", log)
     run = workplace.folder / "checkpoints" / "ds-block-tiny"
