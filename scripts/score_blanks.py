@@ -71,7 +71,9 @@ def main() -> int:
         prompt, truth = blanks[number]
         best = "  ".join(f"{words[i]} {math.exp(scores[number][i]):.0%}" for i in ranked[number][: TOP[-1]])
         before, _, after = " ".join(prompt.split()).partition("[MASK]")
-        print(f"\n  {before[-SHOWN:]}[MASK]{after[:SHOWN]}\n    there was: {truth}\n    the model: {best}")
+        before = before if len(before) <= SHOWN else f"... {before[-SHOWN:]}"
+        after = after if len(after) <= SHOWN else f"{after[:SHOWN]} ..."
+        print(f"\n  {before}[MASK]{after}\n    there was: {truth}\n    the model: {best}")
     return 0
 
 

@@ -158,7 +158,13 @@ def main() -> int:
         ours = ("GLM_", "DATA_", "CHECKPOINT_", "VIRTUAL_ENV", "PYTHON")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         environment |= {"PATH": f"{clone}/.venv/bin:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
-        environment |= {"STEPS": "4", "LIMIT": "4", "EPOCHS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        environment |= {
+            "STEPS": "4",
+            "LIMIT": "4",
+            "EPOCHS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "GLM_LAMBADA_FILE": f"{given}/lambada_test.jsonl",
+        }
         typed = [one for one in commands() if re.search(f"{arguments.only}|pretrain_tiny.* en", one.text)]
         typed.sort(key=lambda one: "pretrain_tiny" not in one.text)  # what others begin with
         for command in typed:
