@@ -34,6 +34,7 @@ CHANGES: list[tuple[str, str]] = [
     (r"scripts/serve\.sh|^curl ", f"{LEFT_OUT}: a server, which tests/generation/web starts"),
     (r"scripts/test\.sh|scripts/check\.sh|tests\.fuzz|reproduce\.py|preparedata|cloze_benchmark", f"{LEFT_OUT}: long"),
     (r"glm-10b|blocklm-large|pretrained\.pt|checkpoints/rte", f"{LEFT_OUT}: needs released weights"),
+    (r"lm_eval_model", f"{LEFT_OUT}: needs lm-eval, an extra of its own"),
     (r"RUN/best|runs/EXPERIMENT", f"{LEFT_OUT}: an outline"),
     (r"generate_samples\.py .*bert-base-uncased", f"{LEFT_OUT}: needs a released vocabulary"),
     (r"bert-base-uncased", " --dry-run"),
@@ -163,7 +164,6 @@ def main() -> int:
             "LIMIT": "4",
             "EPOCHS": "1",
             "CUDA_VISIBLE_DEVICES": "",
-            "GLM_LAMBADA_FILE": f"{given}/lambada_test.jsonl",
         }
         typed = [one for one in commands() if re.search(f"{arguments.only}|pretrain_tiny.* en", one.text)]
         typed.sort(key=lambda one: "pretrain_tiny" not in one.text)  # what others begin with
