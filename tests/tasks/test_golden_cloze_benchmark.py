@@ -272,6 +272,7 @@ DAMAGE = {
     "no group answer_start_end": lambda content: content.__delitem__("answer_start_end"),
     "stored as 'csr'": lambda content: content["text"].attrs.__setitem__("h5sparse_format", "csr"),
     "text/indices": set_value("text", "indices", 0, 9999),
+    "text/data": set_value("text", "data", 0, -5),
     "differ in their numbers of rows": lambda content: content["mask"].attrs.__setitem__("h5sparse_shape", (26, 1)),
     "a row is shorter or longer": set_value("mask", "data", 0, 128),
     "candidates are not one after the other": set_value("choice_start_end", "data", 0, 1),

@@ -94,6 +94,18 @@ def test_every_interval_length_can_be_zero(tmp_path: Path):
     assert not run_every(0, 5) and run_every(5, 10) and not run_every(5, 11)
 
 
+def test_a_loss_that_is_low_enough_ends_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = trainer(tmp_path, "--stop-at", "loss=100", "--report", test=lambda: [make_batch(50)])
+    assert run.train() and run.progress.updates == 4 and run.state()["reached"]
+    assert [row["kind"] for row in rows(tmp_path)] == ["train", "evaluation", "test", "throughput"]
+    assert (tmp_path / "glm" / "4").is_dir()
+    assert "| GPUs | Batch Size | FPS | Loss |" in capsys.readouterr().out
+    restored = run.engine.load(tmp_path / "glm", run.checkpoint)
+    assert resume_position(restored, batch=BatchSettings(), data_parallel_size=1).reached
+    with pytest.raises(ValueError, match="--stop-at accuracy=1: pre-training has the metrics loss, perplexity"):
+        settings(tmp_path, "--stop-at", "accuracy=1")
+
+
 def test_no_updates_means_an_evaluation_only(tmp_path: Path):
     trainer(tmp_path, "--train-iters", "0").train()
     assert [row["kind"] for row in rows(tmp_path)] == ["evaluation"]
