@@ -355,7 +355,7 @@ def spoil_index(folder: Path) -> None:
 
 def other_type(folder: Path) -> None:
     config = folder / "config.json"
-    config.write_text(config.read_text(encoding="utf-8").replace('"glm"', '"bert"'), encoding="utf-8")
+    config.write_text(config.read_text(encoding="utf-8").replace('"glm-blank-infilling"', '"bert"'), encoding="utf-8")
 
 
 def other_vocabulary(folder: Path) -> None:
