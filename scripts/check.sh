@@ -12,11 +12,11 @@ source "${GLM_TOP}scripts/setup_environment.sh"
 setup_environment
 status=0
 if [ "${1:-}" = --fix ]; then
-    "$PYTHON" -m ruff check --fix . || status=1
-    "$PYTHON" -m ruff format .
+    as_step "$PYTHON" -m ruff check --fix . || status=1
+    as_step "$PYTHON" -m ruff format .
 else
-    "$PYTHON" -m ruff check . || status=1
-    "$PYTHON" -m ruff format --check . || status=1
+    as_step "$PYTHON" -m ruff check . || status=1
+    as_step "$PYTHON" -m ruff format --check . || status=1
 fi
-"$PYTHON" -m mypy || status=1
+as_step "$PYTHON" -m mypy || status=1
 exit "$status"
