@@ -18,6 +18,11 @@ from torch.utils.checkpoint import checkpoint
 from .configuration_glm import GLMConfig
 from .inputs_glm import can_look, visible_entries
 
+try:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+except ImportError:  # before 4.48, where models called torch themselves
+    ALL_ATTENTION_FUNCTIONS = None
+
 LAYERNORM_EPSILON = 1e-5
 
 
@@ -33,6 +38,7 @@ class VisibleKeys:
     num_keys: int
     visible: Tensor | None
     fully_masked: Tensor | None = None
+    blocks: Any = None  # what ``block_mask`` has made, for all layers
 
     @classmethod
     def from_attention_mask(
@@ -80,6 +86,17 @@ class VisibleKeys:
         if self.visible is None:
             return (torch.arange(num_keys, device=device) < self.num_keys).view(1, 1, 1, -1)
         return F.pad(self.visible, (0, num_keys - self.num_keys))
+
+    def block_mask(self, query: Tensor, key: Tensor) -> Any:
+        """Return the mask of ``flex_attention`` for queries [b,n,s,d] and keys [b,n,k,d], None to see everything."""
+        visible = self.widened(key.size(2), device=query.device)
+        if visible is not None and self.blocks is None:
+            from torch.nn.attention.flex_attention import create_block_mask
+
+            shape = (query.size(0), 1, query.size(2), key.size(2))
+            entries = visible.expand(shape)
+            self.blocks = create_block_mask(lambda b, _, q, k: entries[b, 0, q, k], *shape, device=query.device)
+        return self.blocks
 
 
 class GLMEmbedding(nn.Embedding):
@@ -149,18 +166,23 @@ class GLMAttention(nn.Module):
             query = query.masked_fill(keys.fully_masked, 0.0)  # equal scores, hence uniform attention
         visible = keys.widened(key.size(2), device=query.device)
         dropout = self.config.attention_dropout_prob if self.training else 0.0
-        probabilities = None
-        if output_attentions or self.config._attn_implementation == "eager":
+        name, probabilities = self.config._attn_implementation, None
+        if output_attentions or name == "eager":
             context, probabilities = self._attend(query, key, value, visible, dropout=dropout)
-        else:
+        elif ALL_ATTENTION_FUNCTIONS is None:
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
-        context = context.transpose(1, 2).reshape(batch_size, length, -1)  # [b,s,h]
-        return self.output_dropout(self.dense(context)), probabilities
+            context = context.transpose(1, 2)
+        else:
+            mask = keys.block_mask(query, key) if name == "flex_attention" else visible
+            context, _ = ALL_ATTENTION_FUNCTIONS[name](
+                self, query, key, value, mask, dropout=dropout, scaling=self.head_dim**-0.5, is_causal=False
+            )  # [b,s,n,d]
+        return self.output_dropout(self.dense(context.reshape(batch_size, length, -1))), probabilities
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, *, dropout: float
     ) -> tuple[Tensor, Tensor]:
-        """Compute attention step by step; the scale keeps half-precision scores small and cancels out."""
+        """Compute attention [b,s,n,d] step by step; the scale keeps half-precision scores small and cancels out."""
         scale = max(1.0, self.config.attention_scale)
         scores = torch.matmul(query / (math.sqrt(self.head_dim) * scale), key.transpose(-1, -2))  # [b,n,s,k]
         if visible is not None:
@@ -168,7 +190,8 @@ class GLMAttention(nn.Module):
         scores = scores.float()
         scores = (scores - scores.amax(dim=-1, keepdim=True)) * scale
         probabilities = torch.softmax(scores, dim=-1).to(query.dtype)
-        return torch.matmul(F.dropout(probabilities, dropout, training=dropout > 0.0), value), probabilities
+        context = torch.matmul(F.dropout(probabilities, dropout, training=dropout > 0.0), value)
+        return context.transpose(1, 2), probabilities
 
 
 class GLMMLP(nn.Module):

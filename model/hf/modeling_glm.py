@@ -49,6 +49,8 @@ class GLMPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["GLMBlock"]  # noqa: RUF012  # the library's convention
     _skip_keys_device_placement = [*CACHE_NAMES]  # noqa: RUF012
     _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
     _supports_cache_class = True
     _supports_static_cache = True
     _can_compile_fullgraph = True

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
     AddedToken,
@@ -19,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.convert_slow_tokenizer import import_protobuf
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from .inputs_glm import generation_inputs, multiple_choice_inputs
@@ -27,7 +30,8 @@ END_OF_TEXT = "<|endoftext|>"
 START_OF_PIECE = "<|startofpiece|>"
 END_OF_PIECE = "<|endofpiece|>"
 CLS, SEP, UNK, PAD = "[CLS]", "[SEP]", "[UNK]", "[PAD]"
-MASK, GENERATION_MASK, SENTENCE_MASK = "[MASK]", "[gMASK]", "[sMASK]"
+MASK, GENERATION_MASK, SENTENCE_MASK = BLANKS = "[MASK]", "[gMASK]", "[sMASK]"
+NO_CHARACTER = "\ufdd0"  # of Unicode's, left alone by every normalisation
 
 
 class ModelInputs(BatchEncoding):
@@ -47,16 +51,9 @@ class GLMTokenizerMixin(PreTrainedTokenizerBase):
     model_input_names = ["input_ids", "position_ids", "attention_mask"]  # noqa: RUF012  # the library's convention
     truncation_side = "left"
     has_task_masks = True
-    takes_pairs = False
 
     sop_token = START_OF_PIECE
     eop_token = END_OF_PIECE
-
-    def __call__(self, text: Any = None, text_pair: Any = None, *args: Any, **kwargs: Any) -> BatchEncoding:
-        """Tokenize as the library does. Raises ValueError for a pair of texts where the family has no form for it."""
-        if text_pair is not None and not self.takes_pairs:
-            raise ValueError(f"{type(self).__name__} takes single texts only; join the two into one")
-        return super().__call__(text, text_pair, *args, **kwargs)
 
     @classmethod
     def _from_pretrained(cls, resolved_vocab_files: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -201,6 +198,9 @@ class GLMFastTokenizer(GLMTokenizerMixin, PreTrainedTokenizerFast):
     """A tokenizer of the library ``tokenizers``, read from tokenizer.json or made from a vocabulary."""
 
     slow_tokenizer_class = None
+    # What is put around a text and around two.
+    single_form = f"{CLS} $A {END_OF_TEXT}"
+    pair_form = f"{CLS} $A {SEP} $B:1 {END_OF_TEXT}:1"
     extra_tokens: tuple[str, ...] = (START_OF_PIECE, END_OF_PIECE)
 
     def __init__(
@@ -219,7 +219,14 @@ class GLMFastTokenizer(GLMTokenizerMixin, PreTrainedTokenizerFast):
                 self.require_files({"vocab_file": vocab_file, "merges_file": merges_file})
                 assert vocab_file is not None
                 tokenizer_object = self.build(vocab_file, merges_file, **kwargs)
+            # Also over that of a file: exports before 0.2 had no form for pairs.
+            texts = {part.removesuffix(":1") for part in self.pair_form.split() if not part.startswith("$")}
+            special = [(text, tokenizer_object.token_to_id(text)) for text in sorted(texts)]
+            tokenizer_object.post_processor = processors.TemplateProcessing(
+                single=self.single_form, pair=self.pair_form, special_tokens=special
+            )
         super().__init__(tokenizer_object=tokenizer_object, **_with_extra_tokens(kwargs, self.extra_tokens))
+        self.vocab_file = vocab_file
 
     def tokenize(
         self, text: str, pair: str | None = None, add_special_tokens: bool = False, **kwargs: Any
@@ -259,7 +266,8 @@ class GLMBertTokenizer(GLMFastTokenizer):
 
     vocab_files_names = {"vocab_file": "vocab.txt", "tokenizer_file": "tokenizer.json"}  # noqa: RUF012
     has_task_masks = False
-    takes_pairs = True
+    single_form = f"{CLS} $A {SEP}"
+    pair_form = f"{CLS} $A {SEP} $B:1 {SEP}:1"
 
     def __init__(self, vocab_file: str | None = None, *args: Any, do_lower_case: bool = True, **kwargs: Any) -> None:
         defaults = {"pad_token": PAD, "eos_token": PAD, "cls_token": CLS, "sep_token": SEP, "unk_token": UNK}
@@ -281,11 +289,6 @@ class GLMBertTokenizer(GLMFastTokenizer):
         tokenizer.decoder = decoders.WordPiece(cleanup=False)
         texts = (PAD, CLS, MASK, UNK, SEP, START_OF_PIECE, END_OF_PIECE)
         tokenizer.add_special_tokens([_special(text) for text in texts])
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{CLS} $A {SEP}",
-            pair=f"{CLS} $A {SEP} $B:1 {SEP}:1",
-            special_tokens=[(text, tokenizer.token_to_id(text)) for text in (CLS, SEP)],
-        )
         return tokenizer
 
 
@@ -324,22 +327,15 @@ class GLMGPT2Tokenizer(GLMFastTokenizer):
         tokenizer = Tokenizer(model)
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
-        blanks = (MASK, GENERATION_MASK, SENTENCE_MASK)
-        tokenizer.add_special_tokens([_special(text, lstrip=text in blanks) for text in self.special_texts])
-        tokenizer.post_processor = self.wrapping(tokenizer)
+        tokenizer.add_special_tokens([_special(text, lstrip=text in BLANKS) for text in self.special_texts])
         return tokenizer
-
-    def wrapping(self, tokenizer: Tokenizer) -> Any:
-        """Return what puts tokens around a text."""
-        special = [(text, tokenizer.token_to_id(text)) for text in (CLS, END_OF_TEXT)]
-        return processors.TemplateProcessing(single=f"{CLS} $A {END_OF_TEXT}", special_tokens=special)
 
 
 class GLMRobertaTokenizer(GLMGPT2Tokenizer):
     """RoBERTa's byte-level BPE; its special pieces have the names of the other families here."""
 
     has_task_masks = False
-    takes_pairs = True
+    pair_form = f"{CLS} $A {END_OF_TEXT} {END_OF_TEXT} $B {END_OF_TEXT}"
     extra_tokens = (START_OF_PIECE, END_OF_PIECE)
     new_names = {"<s>": CLS, "</s>": END_OF_TEXT, "<unk>": UNK, "<mask>": MASK}  # noqa: RUF012
     special_texts = (END_OF_TEXT, CLS, MASK, UNK, START_OF_PIECE, END_OF_PIECE)
@@ -351,14 +347,6 @@ class GLMRobertaTokenizer(GLMGPT2Tokenizer):
         if named.get("mask_token") == MASK:
             named["mask_token"] = _special(MASK, lstrip=True)
         super().__init__(*args, **{"sep_token": END_OF_TEXT, **kwargs, **named})
-
-    def wrapping(self, tokenizer: Tokenizer) -> Any:
-        """Return what puts tokens around a text or a pair."""
-        special = [(text, tokenizer.token_to_id(text)) for text in (CLS, END_OF_TEXT)]
-        single = f"{CLS} $A {END_OF_TEXT}"
-        return processors.TemplateProcessing(
-            single=single, pair=f"{single} {END_OF_TEXT} $B {END_OF_TEXT}", special_tokens=special
-        )
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         """Write the vocabulary's files where they are missing, under RoBERTa's own names, and return their paths."""
@@ -377,13 +365,96 @@ def _swap_names(vocabulary: dict[str, int], names: dict[str, str]) -> dict[str, 
     return {both.get(piece, piece): index for piece, index in vocabulary.items()}
 
 
-class GLMChineseTokenizer(GLMTokenizerMixin, PreTrainedTokenizer):
+class GLMChineseTokenizer(GLMGPT2Tokenizer):
     """The Chinese SentencePiece model; the special tokens follow its pieces at fixed distances."""
 
-    vocab_files_names = {"vocab_file": "cog-pretrain.model"}  # noqa: RUF012
+    vocab_files_names = {"vocab_file": "cog-pretrain.model", "tokenizer_file": "tokenizer.json"}  # noqa: RUF012
     offsets = {  # noqa: RUF012
-        END_OF_TEXT: 0, SEP: 1, CLS: 2, MASK: 3, UNK: 4, START_OF_PIECE: 6, END_OF_PIECE: 7, SENTENCE_MASK: 8,
-        GENERATION_MASK: 9,
+        END_OF_TEXT: 0, SEP: 1, CLS: 2, MASK: 3, UNK: 4, "<|unused5|>": 5, START_OF_PIECE: 6, END_OF_PIECE: 7,
+        SENTENCE_MASK: 8, GENERATION_MASK: 9,
+    }  # fmt: skip
+
+    def build(self, vocab_file: str, merges_file: str | None, **kwargs: Any) -> Tokenizer:
+        """Return the tokenizer of a SentencePiece model; raise ValueError when it is not the Chinese model's kind."""
+        try:
+            content = import_protobuf().ModelProto()
+        except ImportError as error:
+            raise ValueError(
+                f"{type(self).__name__} needs the packages sentencepiece and protobuf where there is no "
+                "tokenizer.json: pip install sentencepiece protobuf"
+            ) from error
+        try:
+            content.ParseFromString(Path(vocab_file).read_bytes())
+        except Exception as error:  # of protobuf, whose classes differ between versions
+            raise ValueError(f"{vocab_file} is not a SentencePiece model; copy it again") from error
+        kind = (content.trainer_spec.model_type, content.normalizer_spec.name, content.trainer_spec.byte_fallback)
+        if kind != (2, "nmt_nfkc", False) or not content.pieces:
+            raise ValueError(f"{vocab_file} is not a SentencePiece model of BPE and nmt_nfkc; copy it again")
+        names = [piece.piece for piece in content.pieces]
+        unknown, whole = ([p.piece for p in content.pieces if p.type == kind] for kind in (2, 4))
+        ranks = {piece.piece: (-piece.score, index) for index, piece in enumerate(content.pieces) if piece.type == 1}
+        halves = (
+            (rank, name[:cut], name[cut:])
+            for name, rank in ranks.items()
+            for cut in range(1, len(name))
+            if name[:cut] in ranks and name[cut:] in ranks
+        )
+        vocabulary = {name: index for index, name in enumerate(names)}
+        vocabulary |= {text: len(names) + offset for text, offset in self.offsets.items()}
+        merges = [(left, right) for _, left, right in sorted(halves)]
+        model = models.BPE(vocabulary, merges, unk_token=unknown[0], fuse_unk=True, ignore_merges=bool(whole))
+        tokenizer = Tokenizer(model)
+        tokenizer.normalizer = normalizers.Sequence([
+            # What nmt_nfkc does, but for an accent after a character that stands for several (㎏). The library's
+            # reading of the table in the file (``Precompiled``) loses such accents, and knows no long sequences.
+            normalizers.Replace("～", NO_CHARACTER),
+            normalizers.NFKC(),
+            normalizers.Replace(NO_CHARACTER, "～"),
+            normalizers.Replace(Regex("[\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]"), ""),
+            normalizers.Replace(Regex("[\t\n\f\r\u1680\u200b-\u200f\u2028\u2029▁\ufeff\ufffd]"), " "),
+            # What SentencePiece does with blanks.
+            normalizers.Replace(Regex(r"\A +| +\z"), ""),
+            normalizers.Replace(Regex(" {2,}"), " "),
+            normalizers.Prepend("▁"),
+            normalizers.Replace(" ", "▁"),
+        ])  # fmt: skip
+        tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+        if whole:  # pieces that are never part of another; what follows is no word of its own if it looks like a token
+            pattern = "|".join(map(re.escape, whole))
+            parts = Regex(rf"{pattern}|(?<={pattern})[<\[](?=[/|a-zA-Z])")
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+                [tokenizer.pre_tokenizer, pre_tokenizers.Split(parts, "isolated")]
+            )
+        tokenizer.decoder = decoders.Sequence([
+            decoders.Replace(unknown[0], " ⁇ "), decoders.Replace(Regex("^</?s>$"), ""), decoders.Fuse(),
+            decoders.Strip("▁", 1, 0), decoders.Replace("▁", " "),
+        ])  # fmt: skip
+        tokenizer.add_special_tokens([_special(text, lstrip=text in BLANKS) for text in self.special_texts])
+        return tokenizer
+
+    def _decode(self, token_ids: int | list[int], skip_special_tokens: bool = False, **kwargs: Any) -> str:
+        """Return the text of ids; what is between added tokens is decoded by itself, as SentencePiece does."""
+        added = self.added_tokens_decoder
+        parts = []
+        for is_added, run in groupby([token_ids] if isinstance(token_ids, int) else token_ids, added.__contains__):
+            if not is_added:
+                parts.append(super()._decode(list(run), skip_special_tokens, **kwargs))
+            else:
+                parts += [str(added[one]) for one in run if not (skip_special_tokens and added[one].special)]
+        return "".join(parts)
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Copy the SentencePiece model, where there is one, into a folder and return its path."""
+        return _copy_model(self, save_directory, filename_prefix)
+
+
+class GLMSentencePieceTokenizer(GLMTokenizerMixin, PreTrainedTokenizer):
+    """A SentencePiece model of one's own, of any kind; the special tokens follow its pieces in the order of GPT-2's."""
+
+    vocab_files_names = {"vocab_file": "tokenizer.model"}  # noqa: RUF012
+    offsets = {  # noqa: RUF012
+        END_OF_TEXT: 0, START_OF_PIECE: 1, END_OF_PIECE: 2, CLS: 3, MASK: 4, SEP: 5, UNK: 6, GENERATION_MASK: 7,
+        SENTENCE_MASK: 8,
     }  # fmt: skip
 
     def __init__(self, vocab_file: str, **kwargs: Any) -> None:
@@ -400,8 +471,7 @@ class GLMChineseTokenizer(GLMTokenizerMixin, PreTrainedTokenizer):
             raise ValueError(f"{vocab_file} is not a SentencePiece model; copy it again") from error
         self.vocab_file = str(vocab_file)
         size = self.pieces.get_piece_size()
-        blanks = (MASK, GENERATION_MASK, SENTENCE_MASK)
-        special = {text: _special(text, lstrip=text in blanks) for text in self.offsets}
+        special = {text: _special(text, lstrip=text in BLANKS) for text in self.offsets}
         self._added_tokens_decoder = {size + offset: special[text] for text, offset in self.offsets.items()}
         defaults = {"pad_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "cls_token": CLS, "sep_token": SEP}
         settings = {**defaults, "unk_token": UNK, "mask_token": MASK, **kwargs}
@@ -415,14 +485,8 @@ class GLMChineseTokenizer(GLMTokenizerMixin, PreTrainedTokenizer):
         return self.pieces.get_piece_size()
 
     def get_vocab(self) -> dict[str, int]:
-        """Return the ids of all pieces and special tokens, and those between them that stand for nothing.
-
-        The library counts them all to find the id of a new token.
-        """
-        vocabulary = {self.pieces.id_to_piece(index): index for index in range(self.vocab_size)}
-        unused = set(range(max(self.offsets.values()) + 1)) - set(self.offsets.values())
-        vocabulary |= {f"<|unused{offset}|>": self.vocab_size + offset for offset in unused}
-        return vocabulary | self.added_tokens_encoder
+        """Return the ids of all pieces and special tokens."""
+        return {self.pieces.id_to_piece(index): index for index in range(self.vocab_size)} | self.added_tokens_encoder
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
         return self.pieces.encode(text, out_type=str)
@@ -452,37 +516,40 @@ class GLMChineseTokenizer(GLMTokenizerMixin, PreTrainedTokenizer):
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
-        """Return [CLS], the text, the end token; raise ValueError for a second text."""
-        if token_ids_1 is not None:
-            raise ValueError(f"{type(self).__name__} takes single texts only; join the two into one")
-        return [self.cls_token_id, *token_ids_0, self.eos_token_id]
+        """Return [CLS], the text, [SEP] and the second text where there is one, the end token."""
+        second = [] if token_ids_1 is None else [self.sep_token_id, *token_ids_1]
+        return [self.cls_token_id, *token_ids_0, *second, self.eos_token_id]
+
+    def create_token_type_ids_from_sequences(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
+        """Return 0 for the first text and the tokens around it, 1 for the second and the end token after it."""
+        whole, first = len(self.build_inputs_with_special_tokens(token_ids_0, token_ids_1)), len(token_ids_0) + 2
+        return [*[0] * first, *[1] * (whole - first)]
 
     def get_special_tokens_mask(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False
     ) -> list[int]:
-        """Return 1 for the special tokens around a text and 0 for its own, or for all those in ids that have them."""
+        """Return 1 for the special tokens around texts and 0 for their own, or for all those in ids that have them."""
         if already_has_special_tokens:
             return super().get_special_tokens_mask(token_ids_0, token_ids_1, already_has_special_tokens=True)
-        with_special = self.build_inputs_with_special_tokens(token_ids_0, token_ids_1)
-        return [1, *[0] * (len(with_special) - 2), 1]
+        second = [] if token_ids_1 is None else [1, *[0] * len(token_ids_1)]
+        return [1, *[0] * len(token_ids_0), *second, 1]
 
-    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         """Copy the SentencePiece model into a folder and return its path."""
-        name = self.vocab_files_names["vocab_file"]
-        path = Path(save_directory, f"{filename_prefix}-{name}" if filename_prefix else name)
-        if Path(self.vocab_file).resolve() != path.resolve():
-            copyfile(self.vocab_file, path)
-        return (str(path),)
+        return _copy_model(self, save_directory, filename_prefix)
 
 
-class GLMSentencePieceTokenizer(GLMChineseTokenizer):
-    """A SentencePiece model of one's own; the special tokens follow its pieces in the order of GPT-2's."""
-
-    vocab_files_names = {"vocab_file": "tokenizer.model"}  # noqa: RUF012
-    offsets = {  # noqa: RUF012
-        END_OF_TEXT: 0, START_OF_PIECE: 1, END_OF_PIECE: 2, CLS: 3, MASK: 4, SEP: 5, UNK: 6, GENERATION_MASK: 7,
-        SENTENCE_MASK: 8,
-    }  # fmt: skip
+def _copy_model(tokenizer: Any, folder: str, prefix: str | None) -> tuple[str, ...]:
+    """Copy the file that ``tokenizer`` was read from into ``folder`` under its usual name, and return its new path."""
+    if tokenizer.vocab_file is None or not Path(tokenizer.vocab_file).is_file():
+        return ()
+    name = tokenizer.vocab_files_names["vocab_file"]
+    path = Path(folder, f"{prefix}-{name}" if prefix else name)
+    if Path(tokenizer.vocab_file).resolve() != path.resolve():
+        copyfile(tokenizer.vocab_file, path)
+    return (str(path),)
 
 
 _CLASSES = (

@@ -129,6 +129,38 @@ def test_logits_equal_our_model(implementation: str, block_positions: bool, scal
             torch.testing.assert_close(actual, own(ids, positions, mask), **TIGHT, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def test_attention_is_computed_by_what_is_registered_with_the_library():
+    if not hasattr(transformers, "AttentionInterface"):
+        pytest.skip("this version registers no attention")
+    seen: list[Tensor | None] = []
+
+    def attention(module, query, key, value, attention_mask, *, dropout, scaling, is_causal, **options):
+        seen.append(attention_mask)
+        assert not is_causal
+        context = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
+        )
+        return context.transpose(1, 2).contiguous(), None
+
+    transformers.AttentionInterface.register("attention_of_the_test", attention)
+    ids, positions = block_inputs()
+    masks = attention_masks(10)
+    inputs = blank_inputs(PROMPTS)
+    filled = fresh_model().generate(**inputs, pad_token_id=50)
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # flex takes a minute to be compiled
+        for name in ("attention_of_the_test", "flex_attention"):
+            model = fresh_model(attn_implementation=name)
+            for mask in masks.values():
+                expected = fresh_model()(ids, positions, mask).logits
+                torch.testing.assert_close(model(ids, positions, mask).logits, expected, **TIGHT)
+            assert torch.equal(model.generate(**inputs, pad_token_id=50), filled)
+            fixed = model.generate(**inputs, pad_token_id=50, cache_implementation="static")
+            assert torch.equal(fixed, filled)
+    assert seen[0].dtype == torch.bool and len(seen) > 2 * len(masks)
+    with pytest.raises((ValueError, ImportError), match=r"^[^\n]*(support|seems to be not installed)[^\n]*$"):
+        fresh_model(attn_implementation="flash_attention_2")
+
+
 def test_defaults_are_positions_in_order_and_a_causal_mask():
     model = fresh_model(GLMModel)
     ids, _ = block_inputs()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ TASK_MASK_TEXTS = ("a long text follows: [gMASK]", "one [sMASK] sentence.  [MASK
 
 @dataclass(frozen=True)
 class Family:
-    """A family: its class, its vocabulary's folder, our flags, and the ids of the released models."""
+    """A family: its class, its vocabulary's folder (any SentencePiece model will do), our flags, its ids."""
 
     class_name: str
     folder: str
@@ -43,14 +44,12 @@ class Family:
     model_type: str | None
     ids: dict[str, int]
     task_masks: bool = False
-    takes_pairs: bool = False
 
 
 FAMILIES = (
     Family(
         "GLMBertTokenizer", "bert-uncased", "BertWordPieceTokenizer", None,
         {"pad": 0, "eos": 0, "cls": 101, "sep": 102, "unk": 100, "mask": 103, "sop": 30522, "eop": 30523},
-        takes_pairs=True,
     ),
     Family(
         "GLMGPT2Tokenizer", "gpt2", "GPT2BPETokenizer", "gpt2",
@@ -61,7 +60,6 @@ FAMILIES = (
     Family(
         "GLMRobertaTokenizer", "roberta", "GPT2BPETokenizer", "roberta",
         {"pad": 2, "eos": 2, "cls": 0, "sep": 2, "unk": 3, "mask": 50264, "sop": 50265, "eop": 50266},
-        takes_pairs=True,
     ),
     Family(
         "GLMChineseTokenizer", "chinese-sp", "ChineseSPTokenizer", None,
@@ -69,21 +67,37 @@ FAMILIES = (
          "eop": 50007, "gmask": 50009, "smask": 50008},
         task_masks=True,
     ),
+    Family(
+        "GLMSentencePieceTokenizer", "sentencepiece", "SentencePieceTokenizer", None,
+        {"pad": 50000, "eos": 50000, "cls": 50003, "sep": 50005, "unk": 50006, "mask": 50004, "sop": 50001,
+         "eop": 50002, "gmask": 50007, "smask": 50008},
+        task_masks=True,
+    ),
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.folder)
 def family(request: pytest.FixtureRequest) -> Family:
-    if request.param.folder == "chinese-sp":
+    if request.param.folder in ("chinese-sp", "sentencepiece"):
         pytest.importorskip("sentencepiece")
     return request.param
 
 
 @pytest.fixture(scope="module")
-def folder(family: Family, vocab_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def vocabulary(family: Family, vocab_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a family's vocabulary."""
+    if family.folder != "sentencepiece":
+        return vocab_dir / family.folder
+    folder = tmp_path_factory.mktemp("vocabulary")
+    shutil.copyfile(vocab_dir / "chinese-sp" / "cog-pretrain.model", folder / "tokenizer.model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(family: Family, vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of the vocabulary and a tokenizer_config.json that names the class."""
     target = tmp_path_factory.mktemp(family.folder)
-    for file in (vocab_dir / family.folder).iterdir():
+    for file in vocabulary.iterdir():
         if file.suffix in (".txt", ".json", ".model"):
             shutil.copyfile(file, target / file.name)
     config = {
@@ -100,13 +114,14 @@ def tokenizer(folder: Path):
 
 
 @pytest.fixture(scope="module")
-def own(family: Family, vocab_dir: Path) -> Tokenizer:
-    return build_tokenizer(
-        family.tokenizer_type,
-        model_type=family.model_type,
-        path=vocab_dir / family.folder,
-        task_mask=family.task_masks,
-    )
+def own(family: Family, vocabulary: Path) -> Tokenizer:
+    return own_tokenizer(family, vocabulary)
+
+
+def own_tokenizer(family: Family, folder: Path) -> Tokenizer:
+    """Return our own tokenizer of the vocabulary in ``folder``."""
+    path = folder / "tokenizer.model" if family.folder == "sentencepiece" else folder
+    return build_tokenizer(family.tokenizer_type, model_type=family.model_type, path=path, task_mask=family.task_masks)
 
 
 def texts_of(family: Family) -> tuple[str, ...]:
@@ -115,7 +130,7 @@ def texts_of(family: Family) -> tuple[str, ...]:
 
 def test_the_class_and_the_ids_are_those_of_the_family(family: Family, tokenizer):
     assert type(tokenizer).__name__ == family.class_name
-    assert tokenizer.is_fast == (family.folder != "chinese-sp")
+    assert tokenizer.is_fast == (family.folder != "sentencepiece")
     for name, expected in family.ids.items():
         assert getattr(tokenizer, f"{name}_token_id") == expected, name
     names = ("mask", "smask", "gmask") if family.task_masks else ("mask",)
@@ -170,12 +185,56 @@ def test_a_context_is_wrapped(family: Family, tokenizer):
     encoded = tokenizer("hello")
     assert encoded["input_ids"] == [ids["cls"], *plain, end]
     assert set(encoded) == {"input_ids", "attention_mask"}
-    if family.takes_pairs:
-        middle = [end] if family.folder == "bert-uncased" else [end, end]
-        assert tokenizer("hello", "world")["input_ids"] == [ids["cls"], *plain, *middle, *other, end]
-    else:
-        with pytest.raises(ValueError, match="takes single texts only"):
-            tokenizer("hello", "world")
+    middle = [end, end] if family.folder == "roberta" else [ids["sep"]]
+    pair = tokenizer("hello", "world", return_special_tokens_mask=True)
+    assert pair["input_ids"] == [ids["cls"], *plain, *middle, *other, end]
+    special = [1, *[0] * len(plain), *[1] * len(middle), *[0] * len(other), 1]
+    assert pair["special_tokens_mask"] == special
+    if tokenizer.is_fast:
+        assert [part is None for part in pair.sequence_ids()] == [bool(one) for one in special]
+
+
+def test_a_file_without_a_form_for_pairs_gets_one(vocab_dir: Path, tmp_path: Path):
+    """Exports before 0.2 had none for GPT-2's family."""
+    names = ("vocab.json", "merges.txt")
+    tokenizer = tokenization_glm.GLMGPT2Tokenizer(*(str(vocab_dir / "gpt2" / name) for name in names))
+    tokenizer.save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    single = content["post_processor"]["single"]
+    pair = [{"Sequence": {"id": name, "type_id": number}} for number, name in enumerate("AB")]
+    content["post_processor"] = {**content["post_processor"], "single": single, "pair": pair}
+    file.write_text(json.dumps(content), encoding="utf-8")
+    loaded = type(tokenizer).from_pretrained(tmp_path)
+    assert loaded("hello", "world")["input_ids"] == tokenizer("hello", "world")["input_ids"]
+    assert loaded("hello")["input_ids"] == tokenizer("hello")["input_ids"]
+
+
+AWKWARD = (  # characters that one normalisation or another treats differently, blanks, pieces that look like tokens
+    " ", "  ", "\n", "\t", "<n>", "<s>", "</s>", "<unk>", "▁", "[MASK]", " [gMASK]", "[CLS]", "<|endoftext|>",
+    "［ＣＬＳ］", "<|unused5|>", "e\u0301", "𝐀\u0301", "ｶﾞ", "㉠ᅡ", "각",
+    *"你我一a b.。，１２ｱ\u3000\u200b\xa0é～ＡＢ㎏①﹏…—[]<>1|😀\ufe0f\x00\x07\ufeff",
+)  # fmt: skip
+
+
+def test_the_chinese_tokenizer_is_sentencepiece_with_offsets(vocab_dir: Path, data_dir: Path):
+    pytest.importorskip("sentencepiece")
+    file = vocab_dir / "chinese-sp" / "cog-pretrain.model"
+    fast = tokenization_glm.GLMChineseTokenizer(str(file))
+    own = build_tokenizer("ChineseSPTokenizer", path=file.parent, task_mask=True)
+    lines = (data_dir / "pretrain" / "zh_valid.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = ["".join(value for value in json.loads(line).values() if isinstance(value, str)) for line in lines]
+    assert len(texts) > 50
+    chance = random.Random(0)
+    texts += ["".join(chance.choices(AWKWARD, k=chance.randint(1, 12))) for _ in range(3000)]
+    for text, ids in zip(texts, fast(texts, add_special_tokens=False)["input_ids"]):
+        assert ids == own.encode(text), text
+        assert fast.decode(ids) == own.decode(ids), text
+    text = "凯旋门位于 意大利[MASK]，１８０７年～㎏"
+    encoded = fast(text, return_offsets_mapping=True)
+    parts = [text[start:end] for start, end in encoded["offset_mapping"]]
+    assert "".join(parts) == text and parts[0] == parts[-1] == ""
+    assert parts[encoded["input_ids"].index(50003)] == "[MASK]"
 
 
 def test_truncation_keeps_the_end(tokenizer):
@@ -211,9 +270,7 @@ def test_saved_tokenizers_come_back(family: Family, tokenizer, tmp_path: Path):
             assert other.decode(encoded, skip_special_tokens=True) == tokenizer.decode(
                 encoded, skip_special_tokens=True
             )
-    reread = build_tokenizer(
-        family.tokenizer_type, model_type=family.model_type, path=tmp_path / "twice", task_mask=family.task_masks
-    )
+    reread = own_tokenizer(family, tmp_path / "twice")
     assert reread.encode(TEXTS[0]) == tokenizer(TEXTS[0], add_special_tokens=False)["input_ids"]
 
 
@@ -233,6 +290,7 @@ def test_special_tokens_of_published_files_add_no_ids(family: Family, folder: Pa
         "roberta": {"mask_token": "<mask>", "bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>",
                     "sep_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"},
         "chinese-sp": {"mask_token": "[MASK]", "eos_token": "<|endoftext|>", "cls_token": "[CLS]"},
+        "sentencepiece": {"mask_token": "[MASK]", "eos_token": "<|endoftext|>", "cls_token": "[CLS]"},
     }[family.folder]  # fmt: skip
     shutil.copytree(folder, tmp_path / "model")
     config = tmp_path / "model" / "tokenizer_config.json"
