@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import math
 import sys
 from pathlib import Path
@@ -233,6 +234,29 @@ def test_models_are_exported_and_compiled_as_one_graph(kind: type, name: str):
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [(GLMForConditionalGeneration, "matrix"), (GLMForSequenceClassification, "columns")]
+)
+def test_onnxruntime_computes_the_same_for_any_length(kind: type, name: str):
+    for package in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"models are exported to ONNX with the package {package}")
+    import onnxruntime
+
+    model, mask = fresh_model(kind, use_cache=False), MASKS[name].long()
+    ids, positions = block_inputs()
+    inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": mask}
+    length = torch.export.Dim("length", min=4, max=60)
+    lengths = {name: {dim: length for dim in range(1, one.dim()) if one.size(dim) == 10} for name, one in inputs.items()}
+    program = torch.onnx.export(model, (), kwargs=inputs, dynamic_shapes=lengths, dynamo=True, verbose=False)
+    file = io.BytesIO()
+    program.save(file)
+    session = onnxruntime.InferenceSession(file.getvalue())
+    for cut in (10, 7):
+        cuts = (ids[:, :cut], positions[..., :cut], mask[..., :cut, :cut] if name == "matrix" else mask[:, :cut])
+        [found] = session.run(None, {name: one.numpy() for name, one in zip(inputs, cuts)})
+        torch.testing.assert_close(torch.from_numpy(found), model(*cuts).logits.detach(), **TIGHT)
+
+
 def test_logits_are_there_when_the_configuration_or_the_caller_wants_them():
     model = fresh_model(GLMModel, output_predict=False)
     ids, positions = block_inputs()
@@ -459,6 +483,22 @@ def test_a_cache_of_fixed_size_gives_the_same(num_beams: int):
     model = fresh_model()
     options = {**blank_inputs(PROMPTS), "pad_token_id": 50, "num_beams": num_beams}
     assert torch.equal(model.generate(**options, cache_implementation="static"), model.generate(**options))
+
+
+def test_steps_with_a_cache_of_fixed_size_are_compiled_as_one_graph():
+    """What the library does by itself on a GPU, because of ``_can_compile_fullgraph``."""
+    config = getattr(transformers, "CompileConfig", None)
+    if not hasattr(config, "_compile_all_devices"):
+        pytest.skip("this version compiles steps on GPUs alone")
+    options = {**blank_inputs(PROMPTS, max_gen_length=6), "pad_token_id": 50}
+    settings = config(fullgraph=True, backend="eager", mode=None)
+    settings._compile_all_devices = True
+    graphs = torch._dynamo.utils.counters["stats"]
+    before = graphs["unique_graphs"]
+    found = fresh_model().generate(**options, cache_implementation="static", compile_config=settings)
+    assert graphs["unique_graphs"] > before
+    assert torch.equal(found, fresh_model().generate(**options))
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("task_type", [None, "SEQ_2_SEQ_LM"])
