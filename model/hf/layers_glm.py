@@ -110,12 +110,14 @@ class GLMEmbedding(nn.Embedding):
         return F.linear(input.to(self.weight.device), self.weight) if project else super().forward(input)
 
 
-class GLMProjection(nn.Module):
+class GLMProjection(nn.Linear):
     """The output projection of word embeddings as a module, which shares their weight and belongs to no other."""
 
     def __init__(self, embeddings: nn.Embedding) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # without a weight of its own
+        self.out_features, self.in_features = embeddings.weight.shape
         self.weight = embeddings.weight
+        self.register_parameter("bias", None)
         self._embeddings = (embeddings,)  # not a part of this one
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -280,6 +280,9 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
         choice_indices: Sequence[Sequence[Tensor]] | None = None,
         labels: Tensor | None = None,
         return_dict: bool | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> MultipleChoiceModelOutput | tuple:
         """Return as ``logits`` [b,c] the log-probability of each choice, summed over its tokens.
 
@@ -292,9 +295,18 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
         counts = sorted({len(row) for row in choice_ids})
         if len(counts) != 1:
             raise ValueError(f"the rows have {counts} choices; give every row the same number")
-        hidden = self.glm(
-            input_ids, position_ids, attention_mask, use_cache=False, return_dict=True, output_logits=False
-        ).last_hidden_state
+        output = self.glm(
+            input_ids,
+            position_ids,
+            attention_mask,
+            inputs_embeds=inputs_embeds,
+            use_cache=False,
+            return_dict=True,
+            output_logits=False,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        hidden = output.last_hidden_state
         device = hidden.device
         tokens = [torch.as_tensor(choice, device=device) for row in choice_ids for choice in row]
         places = [torch.as_tensor(choice, device=device) for row in choice_indices for choice in row]
@@ -305,7 +317,10 @@ class GLMForMultipleChoice(GLMPreTrainedModel):
         sums = [part.sum() for part in scores.split([len(choice) for choice in tokens])]
         logits = torch.stack(sums).view(-1, counts[0])  # [b,c]
         loss = None if labels is None else F.cross_entropy(logits, labels.to(logits.device))
-        return _as_asked(MultipleChoiceModelOutput(loss=loss, logits=logits), self.config, return_dict)
+        result = MultipleChoiceModelOutput(
+            loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
+        )
+        return _as_asked(result, self.config, return_dict)
 
 
 class GLMForSequenceClassification(GLMPreTrainedModel):

@@ -51,6 +51,9 @@ class GLMTokenizerMixin(PreTrainedTokenizerBase):
     model_input_names = ["input_ids", "position_ids", "attention_mask"]  # noqa: RUF012  # the library's convention
     truncation_side = "left"
     has_task_masks = True
+    # What is put around a text and around two.
+    single_form = f"{CLS} $A {END_OF_TEXT}"
+    pair_form = f"{CLS} $A {SEP} $B:1 {END_OF_TEXT}:1"
 
     sop_token = START_OF_PIECE
     eop_token = END_OF_PIECE
@@ -106,6 +109,31 @@ class GLMTokenizerMixin(PreTrainedTokenizerBase):
         if not self.has_task_masks:
             raise ValueError(f"{type(self).__name__} has no {text}; use {MASK}")
         return self.convert_tokens_to_ids(text)
+
+    def _wrapped(self, first: list[int], second: list[int] | None) -> list[tuple[int, int, int]]:
+        """Return each id of one text or two in its form, with its type and 1 for the tokens of the form."""
+        texts = {"$A": first, "$B": second}
+        result: list[tuple[int, int, int]] = []
+        for part in (self.single_form if second is None else self.pair_form).split():
+            name, kind = part.removesuffix(":1"), int(part.endswith(":1"))
+            ids = texts.get(name)
+            if ids is None:
+                result.append((self.convert_tokens_to_ids(name), kind, 1))
+            else:
+                result += [(one, kind, 0) for one in ids]
+        return result
+
+    def build_inputs_with_special_tokens(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
+        """Return the ids of one text or two with the special tokens around them."""
+        return [one for one, _, _ in self._wrapped(token_ids_0, token_ids_1)]
+
+    def create_token_type_ids_from_sequences(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
+        """Return 0 for the first text and the tokens around it, 1 for the second and the tokens after it."""
+        return [kind for _, kind, _ in self._wrapped(token_ids_0, token_ids_1)]
 
     def build_inputs_for_generation(
         self,
@@ -198,9 +226,6 @@ class GLMFastTokenizer(GLMTokenizerMixin, PreTrainedTokenizerFast):
     """A tokenizer of the library ``tokenizers``, read from tokenizer.json or made from a vocabulary."""
 
     slow_tokenizer_class = None
-    # What is put around a text and around two.
-    single_form = f"{CLS} $A {END_OF_TEXT}"
-    pair_form = f"{CLS} $A {SEP} $B:1 {END_OF_TEXT}:1"
     extra_tokens: tuple[str, ...] = (START_OF_PIECE, END_OF_PIECE)
 
     def __init__(
@@ -273,6 +298,7 @@ class GLMBertTokenizer(GLMFastTokenizer):
         defaults = {"pad_token": PAD, "eos_token": PAD, "cls_token": CLS, "sep_token": SEP, "unk_token": UNK}
         settings = {**defaults, "mask_token": MASK, **kwargs}
         super().__init__(vocab_file, *args, do_lower_case=do_lower_case, **settings)
+        self.do_lower_case = do_lower_case
 
     def build(
         self, vocab_file: str, merges_file: str | None, *, do_lower_case: bool = True, **kwargs: Any
@@ -513,28 +539,13 @@ class GLMSentencePieceTokenizer(GLMTokenizerMixin, PreTrainedTokenizer):
         kwargs.setdefault("spaces_between_special_tokens", False)
         return super()._decode(*args, **kwargs)
 
-    def build_inputs_with_special_tokens(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        """Return [CLS], the text, [SEP] and the second text where there is one, the end token."""
-        second = [] if token_ids_1 is None else [self.sep_token_id, *token_ids_1]
-        return [self.cls_token_id, *token_ids_0, *second, self.eos_token_id]
-
-    def create_token_type_ids_from_sequences(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        """Return 0 for the first text and the tokens around it, 1 for the second and the end token after it."""
-        whole, first = len(self.build_inputs_with_special_tokens(token_ids_0, token_ids_1)), len(token_ids_0) + 2
-        return [*[0] * first, *[1] * (whole - first)]
-
     def get_special_tokens_mask(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False
     ) -> list[int]:
         """Return 1 for the special tokens around texts and 0 for their own, or for all those in ids that have them."""
         if already_has_special_tokens:
             return super().get_special_tokens_mask(token_ids_0, token_ids_1, already_has_special_tokens=True)
-        second = [] if token_ids_1 is None else [1, *[0] * len(token_ids_1)]
-        return [1, *[0] * len(token_ids_0), *second, 1]
+        return [special for _, _, special in self._wrapped(token_ids_0, token_ids_1)]
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         """Copy the SentencePiece model into a folder and return its path."""

@@ -246,7 +246,9 @@ def test_onnxruntime_computes_the_same_for_any_length(kind: type, name: str):
     ids, positions = block_inputs()
     inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": mask}
     length = torch.export.Dim("length", min=4, max=60)
-    lengths = {name: {dim: length for dim in range(1, one.dim()) if one.size(dim) == 10} for name, one in inputs.items()}
+    lengths = {
+        name: {dim: length for dim in range(1, one.dim()) if one.size(dim) == 10} for name, one in inputs.items()
+    }
     program = torch.onnx.export(model, (), kwargs=inputs, dynamic_shapes=lengths, dynamo=True, verbose=False)
     file = io.BytesIO()
     program.save(file)
