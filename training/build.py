@@ -213,7 +213,13 @@ def locked_folders(settings: Settings, *, first: bool) -> Iterator[None]:
                     raise ValueError(
                         f"{folder} is in use by {error}: wait for its end, or give this run another --experiment-name"
                     ) from None
-        yield
+        try:
+            yield
+        finally:
+            held.close()
+            with contextlib.suppress(OSError):
+                for folder in (settings.run.summary_folder, settings.run.summary_folder.parent) if first else ():
+                    folder.rmdir()  # made by ``claim_name``, and nothing was put into it
 
 
 def find_starting_point(engine: Engine, configuration: PretrainingSettings, *, tokenizer: str) -> Progress:

@@ -394,7 +394,7 @@ def about(seconds: float) -> str:
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.0f} {unit}" if seconds >= 10 * size else f"{seconds / size:.1f} {unit}"
-    return f"{max(1, round(seconds))} seconds"
+    return "a second" if seconds < 2 else f"{seconds:.0f} seconds"
 
 
 def in_gb(size: float) -> str:

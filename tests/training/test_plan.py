@@ -285,8 +285,8 @@ def test_the_time_follows_from_the_arithmetic():
     assert made.flops_per_token == pytest.approx(per_token)
     flops = per_token * made.tokens_per_update * 1000
     assert made.seconds(1000, gpu="A100") == pytest.approx(flops / (312e12 * 0.4 * 8))
-    assert "FLOPs per update; 7 updates: 1 seconds on A100" in plan("--train-iters", "7").report()
-    times = {0.1: "1 seconds", 119: "119 seconds", 150: "2.5 minutes", 86400: "24 hours", 90 * 86400: "90 days"}
+    assert "FLOPs per update; 7 updates: a second on A100" in plan("--train-iters", "7").report()
+    times = {0.1: "a second", 119: "119 seconds", 150: "2.5 minutes", 86400: "24 hours", 90 * 86400: "90 days"}
     assert {seconds: about(seconds) for seconds in times} == times
 
 
