@@ -255,10 +255,10 @@ def measure(name: str, model: Model, *, data: Path, output: Path, flags: Sequenc
     command = ["bash", f"scripts/{row.script}", model.file or row.model, f"config_tasks/{row.task}", *row.flags,
                "--load-pretrained", str(model.checkpoint), "--experiment-name", experiment,
                "--summary-dir", str(output), *flags]  # fmt: skip
-    environment = {**model.variables, "DATA_PATH": str(data), "EPOCHS": "0", "LOG_NAME": experiment}
+    variables = {"DATA_PATH": str(data), "EPOCHS": "0", "LOG_NAME": experiment, "PYTHON": sys.executable}
     file = output / "runs" / experiment / "test_results.json"
     file.unlink(missing_ok=True)
-    run(command, log=output / "logs" / f"{name}.txt", environment=environment)
+    run(command, log=output / "logs" / f"{name}.txt", environment={**model.variables, **variables})
     results: dict[str, Any] = read_json(file)
     return [value_of(results, figure.metric, float, place=str(file)) * figure.scale for figure in row.figures]
 
