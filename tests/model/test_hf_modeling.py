@@ -518,6 +518,26 @@ def test_adapters_of_peft_train_and_generate(task_type: str | None):
     assert trained and all("lora_" in name for name in trained)
 
 
+def test_other_methods_of_peft_train_and_generate():
+    peft = pytest.importorskip("peft", reason="adapters need the package peft")
+    if version.parse(peft.__version__) < version.parse("0.15"):
+        pytest.skip("this version lacks some of the methods")
+    where = {"target_modules": ["query_key_value"]}
+    norms = {"target_modules": ["input_layernorm", "post_attention_layernorm"]}
+    scaled = {"target_modules": ["query_key_value", "dense_4h_to_h"], "feedforward_modules": ["dense_4h_to_h"]}
+    for config in (
+        peft.LoraConfig(use_dora=True, **where), peft.LoraConfig(use_rslora=True, **where),
+        peft.AdaLoraConfig(total_step=10, **where), peft.VeraConfig(**where), peft.LoHaConfig(**where),
+        peft.LoKrConfig(**where), peft.OFTConfig(r=0, oft_block_size=4, **where), peft.IA3Config(**scaled),
+        peft.LNTuningConfig(**norms),
+    ):  # fmt: skip
+        adapted = peft.get_peft_model(fresh_model(), config).train()
+        adapted(**blank_inputs(PROMPTS, targets=["w1", "w2 w3", "w4", "w5"])).loss.backward()
+        trained = [p for p in adapted.parameters() if p.requires_grad]
+        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in trained), config
+        assert len(adapted.eval().generate(**blank_inputs(PROMPTS), pad_token_id=50)) == len(PROMPTS)
+
+
 @pytest.mark.parametrize("kind", ["lora", "tokens", "tokens beside lora"])
 def test_adapters_of_the_word_embeddings_are_merged_without_a_change(kind: str):
     """They change both ends of the model, which are one table."""
