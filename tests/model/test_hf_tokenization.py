@@ -12,7 +12,9 @@ import pytest
 
 pytest.importorskip("transformers", reason="transformers is an extra")
 
+import tokenizers
 import torch
+from packaging import version
 from transformers import AutoTokenizer, BatchEncoding
 
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
@@ -230,6 +232,8 @@ def test_the_chinese_tokenizer_is_sentencepiece_with_offsets(vocab_dir: Path, da
     for text, ids in zip(texts, fast(texts, add_special_tokens=False)["input_ids"]):
         assert ids == own.encode(text), text
         assert fast.decode(ids) == own.decode(ids), text
+    if version.parse(tokenizers.__version__) < version.parse("0.20"):
+        return  # words that are one piece have no offsets in this version
     text = "凯旋门位于 意大利[MASK]，１８０７年～㎏"
     encoded = fast(text, return_offsets_mapping=True)
     parts = [text[start:end] for start, end in encoded["offset_mapping"]]
