@@ -63,7 +63,8 @@ def started(command: Command, workplace: Path) -> list[list[str]]:
 @pytest.mark.slow
 def test_programs_take_what_the_scripts_give_them(workplace: Path, monkeypatch: pytest.MonkeyPatch):
     scripts = [one for one in commands() if re.search(r"(^| )bash scripts/", one.text)]
-    typed = {one.text: one for one in scripts if not re.search("/(quickstart|pretrain_tiny|test|check)\\.sh", one.text)}
+    own = re.compile(r"/(quickstart|pretrain_tiny|test|check)\.sh|cloze_benchmark")  # what does more than start one
+    typed = {one.text: one for one in scripts if not own.search(one.text)}
     usable = [Command(one.page, re.sub(r"DATA_PATH=\S+", "", one.text)) for one in typed.values()
               if not re.search(r"checkpoints/glm-tiny/model.sh|\$MODEL", one.text)]  # fmt: skip
     assert len(usable) > 40
