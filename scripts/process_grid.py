@@ -32,7 +32,9 @@ def read_results(pattern: str) -> dict[str, dict[str, Any]]:
 
     Raises ValueError when no folder matches or none has results.
     """
-    folders = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_dir()]
+    found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+    # A link to the newest run of a name is not a run of its own, unless it is what was asked for.
+    folders = [path for path in found if path.is_dir() and (len(found) == 1 or not path.is_symlink())]
     results: dict[str, dict[str, Any]] = {}
     for folder in folders:
         file = folder / "results.json"

@@ -34,7 +34,7 @@ step() { printf '\n== %s\n' "$*"; }
 step "1/4, 2/4 corpus and tokenizer"
 prepare_small_corpus "$OUTPUT" "${DATA[@]}"
 
-step "3/4 pre-training: words, sentences and documents are blanked out and filled in"
+step "3/4 pre-training: tokens, sentences and documents are blanked out and filled in"
 as_step launch_single pretrain_glm.py \
     --block-lm --task-mask --hidden-dropout 0 --attention-dropout 0 \
     --num-layers 4 --hidden-size 192 --num-attention-heads 4 --max-position-embeddings 256 \
