@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run the common suites of transformers over all our Hugging Face classes and tokenizers, and compare what fails with
-# tests/peer_suites/not_applicable.txt, which says for every test that cannot apply why. Ten minutes on two cores.
+# tests/peer_suites/not_applicable.txt, which says for every test that cannot apply why. Five to fifteen minutes on two cores.
 #
 #   bash scripts/check_peer_suites.sh [pytest arguments, such as -k TestModelAlone]
 #
