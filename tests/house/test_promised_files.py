@@ -12,13 +12,24 @@ PROMISED = """
     config config_tasks scripts tasks data_utils model mpu docker requirements.txt README.md README.zh-CN.md
     pretrain_glm.py finetune_glm.py finetune_mt5.py generate_samples.py change_mp.py
     docker/cuda102.dockerfile docker/cuda112.dockerfile config/ds_block_large.sh
-    tasks/superglue/README.md tasks/superglue/pvp.py scripts/convert_glm_checkpoint_to_transformers.py
+    tasks/superglue/README.md tasks/superglue/dataset.py tasks/superglue/pvp.py
+    scripts/convert_glm_checkpoint_to_transformers.py
     scripts/cloze_benchmark/prepare_environment.sh scripts/cloze_benchmark/preparedata.sh scripts/cloze_benchmark/run.sh
 """
 
 
 def test_the_promised_paths_are_there(repository: Path):
     assert not [path for path in PROMISED.split() if not (repository / path).exists()]
+
+
+def test_the_promised_names_can_be_imported():
+    from data_utils.corpora import NAMED_CORPORA
+    from tasks.superglue.dataset import DataProcessor
+    from tasks.superglue.pvp import PVP
+
+    assert "wikipedia" in {name.lower() for name in NAMED_CORPORA}
+    assert isinstance(DataProcessor, type)
+    assert isinstance(PVP, type)
 
 
 def test_the_images_of_the_release_are_the_current_one(repository: Path):
