@@ -12,16 +12,15 @@ import argparse
 import ipaddress
 import socket
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from files.errors import check_bounds, run_main
+from generation.web.limits import Limits
 
 TYPES = {"fp16": "float16", "bf16": "bfloat16"}
 DEFAULT_CHECKPOINT = "quickstart/checkpoints/quickstart"
-BOUNDS: dict[str, tuple[float, float]] = {
-    "port": (0, 65535), "out_seq_length": (1, 4096), "candidates": (1, 64), "blanks": (1, 1000), "queue": (0, 10000),
-    "seconds": (1, 86400), "body": (1000, 10**8), "cache_tokens": (1000, 10**9),
-}  # fmt: skip
+LIMITS = {one.name if one.name.endswith(("length", "tokens")) else f"max_{one.name}": one for one in fields(Limits)}
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -49,17 +48,9 @@ def get_parser() -> argparse.ArgumentParser:
     add("--fill", choices=("append", "replace"), default="append", help="what a blank sees of those before it: a piece "
         "after the text, or (multilingual release) in its mask's place (default: %(default)s)")  # fmt: skip
     limits = parser.add_argument_group("limits, for what a client asks for and for all together")
-    for name, kind, default, text in (
-        ("out_seq_length", int, 256, "tokens of an answer"),
-        ("candidates", int, 8, "beams or samples of a blank"),
-        ("blanks", int, 20, "blanks of a text"),
-        ("seconds", float, 120.0, "until a request is stopped, waiting included"),
-        ("body", int, 65536, "bytes of a request"),
-        ("queue", int, 100, "requests that wait"),
-        ("cache_tokens", int, 32768, "tokens whose keys and values are kept at the same time: the memory"),
-    ):
-        flag = f"--{'' if name.endswith(('length', 'tokens')) else 'max-'}{name.replace('_', '-')}"
-        limits.add_argument(flag, dest=name, type=kind, default=default, help=f"{text} (default: %(default)s)")
+    for name, one in LIMITS.items():
+        text = f"{one.metadata['help']} (default: %(default)s)"
+        limits.add_argument(f"--{name.replace('_', '-')}", type=type(one.default), default=one.default, help=text)
     return parser
 
 
@@ -84,8 +75,9 @@ def is_loopback(host: str) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Load the model and serve it until a signal ends it."""
     values = get_parser().parse_args(argv)
-    for name, (at_least, at_most) in BOUNDS.items():
-        check_bounds(values, [name], at_least=at_least, at_most=at_most)
+    check_bounds(values, ["port"], at_least=0, at_most=65535)
+    for name, one in LIMITS.items():
+        check_bounds(values, [name], at_least=one.metadata["at_least"], at_most=one.metadata["at_most"])
     try:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
@@ -98,7 +90,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from generation.api import load_model
     from generation.web.app import build_app, build_server
-    from generation.web.messages import Limits
 
     with listen(values.host, values.port) as listener:
         device = ("cuda" if torch.cuda.is_available() else "cpu") if values.device == "auto" else values.device
@@ -121,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         program += [f"--{values.precision or 'fp32'}"] if values.precision or values.model_file else []
         app = build_app(
             glm.filler,
-            limits=Limits(**{one: getattr(values, one) for one in Limits.__dataclass_fields__}),
+            limits=Limits(**{one.name: getattr(values, name) for name, one in LIMITS.items()}),
             name=path.name,
             program=program,
             fill=values.fill,

@@ -24,7 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from files.reading import parse_json, value_of
 from generation.infill import BlankFiller
 from generation.requests import Event, RequestDone
-from generation.web.messages import PLACE, Limits, Reply, describe_model, fault, read_request
+from generation.web.limits import Limits
+from generation.web.messages import PLACE, Reply, describe_model, fault, read_request
 from generation.web.service import Ended, FillService, QueueFullError, Work
 
 PAGE = Path(__file__).with_name("page.html")

@@ -23,6 +23,7 @@ from generation.inputs import (
 )
 from generation.requests import BeamAhead, CandidateDone, Event, FillRequest, RequestDone, TokenDrawn
 from generation.sampling import DecodingSettings
+from generation.web.limits import Limits
 
 JsonObject = dict[str, Any]
 PLACE = "the request"
@@ -33,35 +34,6 @@ NUMBERS: dict[str, tuple[type, float]] = {  # settings of a request, with the ty
 }  # fmt: skip
 FIELDS = ("text", *NUMBERS, "given", "prefix", "stream")
 LARGEST_SEED = 2**63 - 1
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a client can ask for, and how much of it at the same time.
-
-    Attributes:
-        body: bytes of a request.
-        blanks: of a text.
-        candidates: of a blank, beams or samples.
-        out_seq_length: tokens of a candidate.
-        queue: requests that wait; one more is refused.
-        seconds: of a request, its waiting included. It is stopped then, and gets what is there.
-        cache_tokens: about how many tokens the keys and values of all requests at work may hold; others wait.
-    """
-
-    body: int = 65536
-    blanks: int = 20
-    candidates: int = 8
-    out_seq_length: int = 256
-    queue: int = 100
-    seconds: float = 120.0
-    cache_tokens: int = 32768
-
-    def describe(self, filler: BlankFiller) -> JsonObject:
-        """Return the limits that concern a client, for this model."""
-        longest = min(self.out_seq_length, filler.model.config.max_position_embeddings)
-        return {"body": self.body, "blanks": self.blanks, "candidates": self.candidates, "out_seq_length": longest,
-                "seconds": self.seconds}  # fmt: skip
 
 
 def read_request(fields: Any, filler: BlankFiller, *, limits: Limits, fill: str = "append") -> FillRequest:
@@ -86,9 +58,9 @@ def read_request(fields: Any, filler: BlankFiller, *, limits: Limits, fill: str 
         name: value_of(fields, name, kind, place=PLACE, default=default, **bounds.get(name, {}))
         for name, (kind, default) in NUMBERS.items()
     }
-    values["out_seq_length"] = min(values["out_seq_length"], longest)
-    seed, samples, longest = values.pop("seed"), values.pop("samples"), values.pop("out_seq_length")
-    settings = DecodingSettings(max_length=longest, min_length=values.pop("min_tgt_length"), fill=fill, **values)
+    seed, samples = values.pop("seed"), values.pop("samples")
+    max_length = min(values.pop("out_seq_length"), longest)  # the default may be more than this model has positions
+    settings = DecodingSettings(max_length=max_length, min_length=values.pop("min_tgt_length"), fill=fill, **values)
     text = complete_prompt(value_of(fields, "text", str, place=PLACE), tokenizer=filler.tokenizer)
     inputs = filler.encode(text, settings=settings)
     require_blank(inputs, tokenizer=filler.tokenizer)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from generation.infill import BlankFiller
 from generation.requests import Event, FillRequest, RequestDone, RequestFiller
-from generation.web.messages import Limits
+from generation.web.limits import Limits
 
 logger = logging.getLogger("glm")
 

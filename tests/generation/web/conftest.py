@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from generation.infill import BlankFiller
-from generation.web.messages import Limits
+from generation.web.limits import Limits
 from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, random_model
 
 pytest.importorskip("uvicorn", reason="the extra web is not installed")

@@ -63,6 +63,7 @@ def test_the_program(repository: Path, checkpoint: tuple[Path, Path]):
     ("words", "message"),
     [
         (["{weights}", "--port", "70000"], "--port is 70000; at least 0 and at most 65535"),
+        (["{weights}", "--max-queue", "-1"], "--max-queue is -1; at least 0"),
         (["{weights}", "--port", "{taken}"], "cannot listen at 127.0.0.1, port {taken}: .*; choose another"),
         (["{weights}", "--host", "no such host"], "cannot listen at no such host"),
         (["{folder}/nothing"], "nothing does not exist"),
