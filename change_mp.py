@@ -11,7 +11,6 @@ divide each other. ZeRO's optimizer files are not converted: --universal-checkpo
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 from files.errors import run_main
@@ -41,7 +40,7 @@ def change_model_parallel_size(folder: Path, size: int, *, multilingual_names: b
     from model.checkpoints.reading import read_all_shards, resolve_checkpoint, weights_in
     from model.checkpoints.resharding import dropped_keys, reshard_content
     from model.checkpoints.writing import new_folder, write_trackers
-    from model.hub.describe import files_beside
+    from model.hub.describe import copy_description
 
     if size < 1:
         raise ValueError(f"model-parallel size {size} is not possible; give a number of at least 1")
@@ -70,8 +69,7 @@ def change_model_parallel_size(folder: Path, size: int, *, multilingual_names: b
                     content = {**content, "module": named} if "module" in content else named
                 new.write_shard(rank, content)
                 del content
-            for file in files_beside(location.folder):
-                shutil.copyfile(file, new.path / file.name)
+            copy_description(location.folder, new.path)
     except BaseException:
         if location.root is not None and root.is_dir() and not any(root.iterdir()):
             root.rmdir()

@@ -10,11 +10,11 @@ h hidden, v vocabulary
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from files.errors import run_main
 from model.checkpoints.format import (
     ADAPTER_NAME,
     ADDITIONAL_ROWS,
@@ -133,19 +133,15 @@ def _extras(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the lines, or one line that says what is wrong; return the exit code."""
+    """Print the lines."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="model.checkpoints.describe"
     )
     parser.add_argument("checkpoint", help="a run's folder, a checkpoint's folder, or one file of weights")
     arguments = parser.parse_args(argv)
-    try:
-        print("\n".join(described(arguments.checkpoint)))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    print("\n".join(described(arguments.checkpoint)))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

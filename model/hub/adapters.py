@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +45,7 @@ from model.checkpoints.reading import (
 )
 from model.checkpoints.writing import check_is_new, new_folder
 from model.config import LORA_TARGETS, LoraSettings
-from model.hub.describe import files_beside
+from model.hub.describe import copy_description
 from model.hub.weight_files import read_hub_file, write_safetensors
 from model.lora import adapted_layers, add_adapters, low_rank_product
 from model.modeling_glm import GLMModel
@@ -266,8 +265,7 @@ def merge_into_checkpoint(checkpoint: Path, adapter: Adapter, output: Path) -> P
             merged = {**weights, **_merged(weights, adapter, size=len(files), rank=rank, file=file)}
             iteration = iteration_of(content, location)
             new.write_shard(rank, {"module": merged, "iteration": iteration, "mp_world_size": len(files)})
-        for file in files_beside(location.folder):
-            shutil.copyfile(file, new.path / file.name)
+        copy_description(location.folder, new.path)
     return output
 
 

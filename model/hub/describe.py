@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -31,12 +32,13 @@ from model.config import GLMConfig
 from model.released import RELEASED_MODELS, ReleasedModel
 
 CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (
     "vocab.txt", "vocab.json", "merges.txt", "cog-pretrain.model", "tokenizer.model", "tokenizer.json",
     TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
-DESCRIPTION_FILES = (CONFIG_FILE, "generation_config.json", *TOKENIZER_FILES)  # and the *.model of multilingual models
+DESCRIPTION_FILES = (CONFIG_FILE, GENERATION_FILE, *TOKENIZER_FILES)  # and the *.model of multilingual models
 # transformers' own "glm" is another family (GLM-4), which it would take a folder of that type for without its code;
 # published folders and those of earlier versions have it.
 MODEL_TYPE, PUBLISHED_MODEL_TYPE = "glm-blank-infilling", "glm"
@@ -317,10 +319,11 @@ def with_files_beside(description: ModelDescription, folders: Sequence[Path]) ->
     return replace(description, tokenizer=tokenizer.beside(folders))
 
 
-def files_beside(folder: Path) -> list[Path]:
-    """Return the files in a checkpoint's folder that say what model and what tokenizer it is."""
-    names = [*DESCRIPTION_FILES, *sorted(file.name for file in folder.glob("*.model"))]
-    return [folder / name for name in dict.fromkeys(names) if (folder / name).is_file()]
+def copy_description(source: Path, target: Path) -> None:
+    """Copy the files in a checkpoint's folder that say what model and what tokenizer it is into another folder."""
+    for name in {*DESCRIPTION_FILES, *(file.name for file in source.glob("*.model"))}:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def _run_files(root: Path) -> Iterator[Path]:
@@ -577,7 +580,8 @@ def config_from_fields(fields: Mapping[str, Any], *, file: Path) -> GLMConfig:
     """
     kind = fields.get("model_type")
     missing = [name for name in SIZES if fields.get(FIELD_NAMES[name]) is None]
-    if (known := kind in (MODEL_TYPE, PUBLISHED_MODEL_TYPE)) is False or missing:
+    known = kind in (MODEL_TYPE, PUBLISHED_MODEL_TYPE)
+    if not known or missing:
         problem = f"lacks {missing[0]}" if known else f"has model_type {described(kind)}"
         raise ValueError(f"{file} describes another kind of model (it {problem}); give the folder of a GLM")
     values = {

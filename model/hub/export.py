@@ -32,6 +32,7 @@ from model.config import GLMConfig
 from model.hub.describe import (
     CLASSIFIER_CLASS,
     CONFIG_FILE,
+    GENERATION_FILE,
     TOKENIZER_CONFIG,
     HubTokenizer,
     ModelDescription,
@@ -45,7 +46,6 @@ from model.modeling_glm import GLMModel, count_parameters
 CODE_FOLDER = Path(__file__).resolve().parent.parent / "hf"
 CODE_FILES = "*_glm.py"
 BIN_FILE = "pytorch_model.bin"
-GENERATION_FILE = "generation_config.json"
 CARD_FILE = "README.md"
 LICENCE_FILES = ("LICENSE", "NOTICE")  # of the code that is copied
 AUTO_MAP = {

@@ -9,7 +9,6 @@ One new weight file is in memory at a time. The folder appears as a whole or not
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from model.hub.describe import (
     CONFIG_FILE,
     TokenizerDescription,
     config_from_fields,
-    files_beside,
+    copy_description,
     model_file,
     read_fields,
     tokenizer_of_folder,
@@ -97,8 +96,7 @@ def import_folder(model: HubModel, folder: Path, *, size: int = 1) -> list[Path]
         for rank in range(size):  # one at a time: memory holds one new shard, the present files are mapped
             weights = _shard(model.weights, names, size=size, rank=rank)
             new.write_shard(rank, {"module": weights, "mp_world_size": size})
-        for file in files_beside(model.folder):
-            shutil.copyfile(file, new.path / file.name)
+        copy_description(model.folder, new.path)
         flags = model_file(model.folder.resolve().name, model.config, model.tokenizer)
         (new.path / "model.sh").write_text(flags, encoding="utf-8")
     return [folder / shard_name(rank) for rank in range(size)]
