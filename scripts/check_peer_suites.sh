@@ -11,7 +11,8 @@
 #
 # What is fetched lies in a temporary folder and goes with it.
 set -euo pipefail
-CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+source "$(dirname -- "$0")/launch.sh"
+cd -- "${GLM_TOP:-.}"
 
 python="${GLM_PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}"
 if ! version="$("$python" -c 'import transformers; print(transformers.__version__)')"; then

@@ -20,7 +20,7 @@ for lr in ${LRS:-6e-6 1e-5 2e-5}; do
             echo "runs/$EXPERIMENT_NAME is done"
             continue
         fi
-                LOG_NAME="$GRID-$lr-$seed" as_step finetune --cloze-eval --seq-length "$MAX_SEQ_LEN" --eval-batch-size 16 \
+        LOG_NAME="$GRID-$lr-$seed" as_step finetune --cloze-eval --seq-length "$MAX_SEQ_LEN" --eval-batch-size 16 \
             --save-epoch 100000 "${MODEL_ARGS[@]}" "${TRAIN_ARGS[@]}" "${COMMON_ARGS[@]}" --fp16 --attention-scale 8.0 \
             --lr "$lr" --seed "$seed" --batch-size $((BATCH_SIZE / N_GPU)) --epochs "${EPOCHS:-$EPOCH_SINGLE}" "$@"
     done

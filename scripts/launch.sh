@@ -146,9 +146,10 @@ as_lists() {
 # Tell whether find_python's interpreter has what the programs need.
 has_requirements() {
     "$(find_python)" -c '
-import importlib.util, sys
-needed = ("torch", "numpy", "tokenizers", "sentencepiece", "tqdm")
-sys.exit(any(importlib.util.find_spec(name) is None for name in needed))' 2> /dev/null
+import sys
+from importlib.util import find_spec
+from files.errors import REQUIRED
+sys.exit(any(find_spec(name) is None for name in REQUIRED))' 2> /dev/null
 }
 
 # End with one line unless every variable named holds a whole number of at least 1. To be called before arithmetic

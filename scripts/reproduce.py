@@ -26,6 +26,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from dispatcher import last_error
+
 from files.errors import run_main
 from files.reading import read_json, value_of
 
@@ -196,7 +198,7 @@ def tables() -> str:
 
 
 def run(command: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None) -> None:
-    """Run a command with its output in a file; raise ValueError with its last line when it fails."""
+    """Run a command with its output in a file; raise ValueError with its last error when it fails."""
     print("+", shlex.join(command), f"> {log}", flush=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as file:
@@ -209,9 +211,8 @@ def run(command: Sequence[str], *, log: Path, environment: Mapping[str, str] | N
             check=False,
         ).returncode
     if code:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        said = next((line for line in reversed(lines) if line.startswith("error")), lines[-1] if lines else "nothing")
-        raise ValueError(f"{command[1]} ended with {code}: {said.removeprefix('error: ')} (all of it: {log})")
+        said = last_error(log.read_text(encoding="utf-8", errors="replace")).removeprefix("error: ")
+        raise ValueError(f"{command[1]} ended with {code}: {said} (all of it: {log})")
 
 
 @dataclass(frozen=True)
