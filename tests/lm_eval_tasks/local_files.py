@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict
 def lambada(**_: Any) -> DatasetDict:
     """Return the texts of GLM_LAMBADA_FILE, cut before the last occurrence of the last word."""
     rows = []
-    for row in _rows("GLM_LAMBADA_FILE", "../shared/data/lm/lambada_test.jsonl"):
+    for row in _rows("GLM_LAMBADA_FILE"):
         last = row["text"].split()[-1]
         rows.append({**row, "context": row["text"][: row["text"].rfind(last)].strip(), "last_word": last})
     return DatasetDict({"test": Dataset.from_list(rows)})
@@ -21,10 +21,12 @@ def lambada(**_: Any) -> DatasetDict:
 
 def multichoice(**_: Any) -> DatasetDict:
     """Return the questions of GLM_MULTICHOICE_FILE that have a label."""
-    rows = _rows("GLM_MULTICHOICE_FILE", "../shared/data/multichoice/arc_challenge_test.jsonl")
+    rows = _rows("GLM_MULTICHOICE_FILE")
     return DatasetDict({"test": Dataset.from_list([row for row in rows if row.get("label") is not None])})
 
 
-def _rows(variable: str, default: str) -> list[dict[str, Any]]:
-    lines = Path(os.environ.get(variable, default)).read_text(encoding="utf-8").splitlines()
+def _rows(variable: str) -> list[dict[str, Any]]:
+    if variable not in os.environ:
+        raise ValueError(f"{variable} is not set; name the file of the task with it")
+    lines = Path(os.environ[variable]).read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines if line.strip()]
