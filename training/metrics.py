@@ -370,7 +370,6 @@ class Throughput:
         self._count()
         sizes = torch.tensor([self.samples, self.rows])
         if topology.data_parallel_group is not None:
-            sizes = sizes.to("cuda" if dist.get_backend(topology.data_parallel_group) == "nccl" else "cpu")
             dist.all_reduce(sizes, group=topology.data_parallel_group)
         samples, rows = sizes.tolist()
         return Throughput(samples, rows, self.seconds, self.seconds_aside)
