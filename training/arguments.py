@@ -316,7 +316,8 @@ def from_values(kind: type[Any], values: Mapping[str, Any]) -> Any:
 
 # Options that build another model than the checkpoint's where they differ; others it can be trained on with.
 FIXED_BY_CHECKPOINT = ("num_layers", "hidden_size", "num_attention_heads", "tokenizer_type")
-TOKENIZER_OPTIONS = ("tokenizer_type", "tokenizer_model_type", "tokenizer_path", "vocab_dir", "cache_dir")
+TOKENIZER_OPTIONS = ("tokenizer_type", "tokenizer_model_type", "tokenizer_path")
+VOCABULARY_FOLDERS = ("vocab_dir", "cache_dir")
 
 
 def read_description(values: argparse.Namespace, typed: frozenset[str]) -> tuple[str | None, list[str]]:
@@ -336,8 +337,8 @@ def read_description(values: argparse.Namespace, typed: frozenset[str]) -> tuple
                 f"{spelling(name)} {value} contradicts {described.source}, which has {options[name]}: leave the flag "
                 "out, or load another checkpoint"
             )
-    own_tokenizer = any(name in typed for name in TOKENIZER_OPTIONS[:3])
-    kept = {*typed, *(TOKENIZER_OPTIONS if own_tokenizer else ())}
+    own_tokenizer = not typed.isdisjoint(TOKENIZER_OPTIONS)
+    kept = {*typed, *((*TOKENIZER_OPTIONS, *VOCABULARY_FOLDERS) if own_tokenizer else ())}
     made = {name: value for name, value in options.items() if name not in kept and hasattr(values, name)}
     positions = made.get("max_position_embeddings", values.max_position_embeddings)
     if "seq_length" not in typed and values.seq_length > positions:
