@@ -34,11 +34,10 @@ from model.released import RELEASED_MODELS, ReleasedModel
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-TOKENIZER_FILES = (
-    "vocab.txt", "vocab.json", "merges.txt", "cog-pretrain.model", "tokenizer.model", "tokenizer.json",
-    TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json",
+DESCRIPTION_FILES = (  # and *.model
+    CONFIG_FILE, GENERATION_FILE, "vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", TOKENIZER_CONFIG,
+    "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
-DESCRIPTION_FILES = (CONFIG_FILE, GENERATION_FILE, *TOKENIZER_FILES)  # and the *.model of multilingual models
 # transformers' own "glm" is another family (GLM-4), which it would take a folder of that type for without its code;
 # published folders and those of earlier versions have it.
 MODEL_TYPE, PUBLISHED_MODEL_TYPE = "glm-blank-infilling", "glm"

@@ -2,9 +2,9 @@
 
     python -m tests.helpers.typed [--only PATTERN] [--output typed.txt]
 
-The clone has no ``../shared``: what commands name (``/path/to/RTE``, ``prompts.txt``) are a few made-up lines. Commands
-of large models, and of released vocabularies, are planned (DRY_RUN=1), long ones shortened, and some left out: the
-table ``CHANGES`` says which and why. Everything printed goes to the output file.
+The files that commands name (``/path/to/RTE``, ``prompts.txt``) are a few made-up lines. Commands of large models,
+and of released vocabularies, are planned (DRY_RUN=1), long ones shortened, and some left out: the table ``CHANGES``
+says which and why. Everything printed goes to the output file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BLOCK = re.compile(r"^```(?:shell|bash)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LEFT_OUT, PLANNED = "left out", "DRY_RUN=1"
 # What a command has in it -> what is done with it: the first that fits.
 CHANGES: list[tuple[str, str]] = [
-    (r"^docker |^pip install|^glm-|python -m build|collect_env", f"{LEFT_OUT}: tested by the room of packages"),
+    (r"^docker |^pip install|^glm-|python -m build|collect_env", f"{LEFT_OUT}: for test_wheel.py"),
     (r" \.\.\.|CHECKPOINT NAME|DIR_OR_HUB_NAME|^export |\$MODEL|multilingual=texts", f"{LEFT_OUT}: an outline"),
     (r"^(torchrun|deepspeed|accelerate) |mt5|scisummnet|multilingual_texts", f"{LEFT_OUT}: needs other files"),
     (r"scripts/serve\.sh|^curl ", f"{LEFT_OUT}: a server, which tests/generation/web starts"),
