@@ -16,7 +16,7 @@ from files.cores import set_threads
 USER_ERROR_EXIT_CODE = 2
 LONGEST_LINE = 1000  # characters of an error
 SCRIPTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "scripts")
-REQUIRED = ("torch", "numpy", "tokenizers", "sentencepiece", "tqdm")  # what no program does without
+REQUIRED_PACKAGES = ("torch", "numpy", "tokenizers", "sentencepiece", "tqdm")  # what no program does without
 
 
 class _StandardOutput(logging.Handler):
@@ -66,8 +66,8 @@ def check_interpreter(error: ModuleNotFoundError | None = None) -> None:
     program = sys.argv[0] if sys.argv else ""
     if error is None and program != "-m" and os.path.dirname(os.path.abspath(program)) != SCRIPTS:
         return
-    missing = error.name if error else next((name for name in REQUIRED if find_spec(name) is None), None)
-    if missing in REQUIRED:
+    missing = error.name if error else next((name for name in REQUIRED_PACKAGES if find_spec(name) is None), None)
+    if missing in REQUIRED_PACKAGES:
         where = (
             "source .venv/bin/activate" if os.path.exists(".venv/bin/activate") else "pip install -r requirements.txt"
         )

@@ -148,8 +148,8 @@ has_requirements() {
     "$(find_python)" -c '
 import sys
 from importlib.util import find_spec
-from files.errors import REQUIRED
-sys.exit(any(find_spec(name) is None for name in REQUIRED))' 2> /dev/null
+from files.errors import REQUIRED_PACKAGES
+sys.exit(any(find_spec(name) is None for name in REQUIRED_PACKAGES))' 2> /dev/null
 }
 
 # End with one line unless every variable named holds a whole number of at least 1. To be called before arithmetic
