@@ -327,14 +327,15 @@ def read_description(values: argparse.Namespace, typed: frozenset[str]) -> tuple
     typed stays as typed. Raises ValueError for a typed option that contradicts.
     """
     path = values.load_pretrained or values.load
-    described = None if not path else describe_beside(Path(path))
-    if described is None:
+    description = describe_beside(Path(path)) if path else None
+    if description is None:
         return None, []
-    options = described.options()
-    for name in typed.intersection(FIXED_BY_CHECKPOINT, options):
-        if (value := getattr(values, name)) != options[name]:
+    options = description.options()
+    for name in FIXED_BY_CHECKPOINT:
+        value = getattr(values, name)
+        if name in typed and name in options and value != options[name]:
             raise ValueError(
-                f"{spelling(name)} {value} contradicts {described.source}, which has {options[name]}: leave the flag "
+                f"{spelling(name)} {value} contradicts {description.source}, which has {options[name]}: leave the flag "
                 "out, or load another checkpoint"
             )
     own_tokenizer = not typed.isdisjoint(TOKENIZER_OPTIONS)
@@ -346,7 +347,7 @@ def read_description(values: argparse.Namespace, typed: frozenset[str]) -> tuple
     changed = {name: value for name, value in made.items() if value != getattr(values, name)}
     vars(values).update(made)
     listed = ", ".join(f"{name} = {value}" for name, value in changed.items())
-    return described.fingerprint, [f"{described.source} sets {listed}"] if listed else []
+    return description.fingerprint, [f"{description.source} sets {listed}"] if listed else []
 
 
 def parse_settings(

@@ -25,7 +25,7 @@ STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
 # Seconds that an update may still take after a signal, at least; launchers kill thirty after theirs.
 PATIENCE = 10.0
 POLL_SECONDS = 0.25
-REPEATED = 1.0
+REPEATED = 1.0  # seconds in which a second Ctrl-C counts as the first
 
 
 def living_siblings() -> set[str]:
