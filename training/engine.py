@@ -50,7 +50,10 @@ def supported_precision(
     if device.type != "cpu" or asked == "fp32":
         return asked, None
     if training and not has_bf16_instructions():
-        return "fp32", f"precision: fp32 instead of {asked}, which this processor has no instructions for (slower)"
+        return (
+            "fp32",
+            f"precision: fp32 instead of {asked}, which this processor is not known to have instructions for (slower)",
+        )
     if asked == "fp16":
         return (
             "bf16",

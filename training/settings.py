@@ -611,7 +611,7 @@ class RunSettings(Group):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_run_name(self.experiment_name)
-        assert self.target is None or self.target[0]  # refuses another form
+        _ = self.target  # is refused here where it has another form
 
     @property
     def target(self) -> tuple[str, float] | None:
