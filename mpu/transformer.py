@@ -202,11 +202,10 @@ class Transformer(nn.Module):
 
     def _two_calls(self, mask: PrefixMask, states: Tensor) -> TwoCalls | None:
         """Return the form of ``mask`` for FlashAttention where a call on ``states`` [b,s,h] alone uses it."""
-        head_dim = self.config.hidden_size // self.config.num_attention_heads
-        dtype = _type_of_products(states)
-        if self.attention_kernel != "auto" or mask.on_host is None:
+        if self.attention_kernel != "auto" or mask.on_host is None or states.device.type != "cuda":
             return None
-        if not can_run_flash(device=states.device, dtype=dtype, head_dim=head_dim):
+        head_dim = self.config.hidden_size // self.config.num_attention_heads
+        if not can_run_flash(device=states.device, dtype=_type_of_products(states), head_dim=head_dim):
             return None
         batch_size, length, _ = states.shape
         calls = mask.on_host.two_calls(batch_size=batch_size, length=length)

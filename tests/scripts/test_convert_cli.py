@@ -179,11 +179,13 @@ def test_everything_that_takes_a_checkpoint_takes_a_folder(vocabulary: list[str]
     options = ["--top-k", "1", "--out-seq-length", "12", "--prompt", "the cat [MASK] on the mat .", "--device", "cpu"]
     flags = [*sizes, *vocabulary, *options]
     native, exported = (
-        launching.run("generate_samples.py", *flags, "--load-pretrained", str(folder), cwd=tmp_path).splitlines()[1:]
+        launching.run("generate_samples.py", *flags, "--load-pretrained", str(folder), cwd=tmp_path).partition(
+            "Prompt:"
+        )[2]
         for folder in (checkpoint, hub)
     )
     assert native == exported
-    assert any("Filled" in line for line in native)
+    assert "Filled" in native
     launching.run("change_mp.py", str(hub), "2", cwd=tmp_path)
     for rank in range(2):
         found = torch.load(tmp_path / "hub_MP2" / shard_name(rank), weights_only=True)["module"]
