@@ -47,15 +47,16 @@ def sample_by_sample(
 
 def assert_equal(mask: PrefixMask, *, batch: int, length: int) -> None:
     generator = torch.Generator().manual_seed(length)
-    inputs = [torch.randn(batch, HEADS, length, HEAD_DIM, generator=generator, requires_grad=True) for _ in range(3)]
-    weights = torch.randn(batch, HEADS, length, HEAD_DIM, generator=generator)
+    shape, double = (batch, HEADS, length, HEAD_DIM), torch.float64
+    inputs = [torch.randn(shape, generator=generator, dtype=double, requires_grad=True) for _ in range(3)]
+    weights = torch.randn(shape, generator=generator, dtype=double)
     visible = mask.visible_keys(query_length=length, key_length=length, device="cpu")
     calls = mask.two_calls(batch_size=batch, length=length)
     assert calls is not None
     outputs = (attend(*inputs, visible), attend_in_two_calls(*inputs, calls, kernel=sample_by_sample))
     expected, actual = ((output, *torch.autograd.grad((output * weights).sum(), inputs)) for output in outputs)
     for one, other in zip(actual, expected, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-9)
 
 
 @given(prefix_lengths=st.lists(st.integers(0, 40), min_size=1, max_size=4), length=st.integers(1, 40))

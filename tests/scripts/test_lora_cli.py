@@ -61,7 +61,8 @@ def deepspeed(folder: Path, stage: int) -> tuple[str, ...]:
 
 
 def size_of(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """Return the bytes of the files of weights."""
+    return sum(file.stat().st_size for file in folder.rglob("*.pt"))
 
 
 def test_loss_falls_and_the_adapter_is_written(folder: Path) -> None:

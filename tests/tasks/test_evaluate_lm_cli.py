@@ -124,7 +124,9 @@ def test_the_script(task: str, corpus, checkpoint, data: Path, repository: Path,
     found = results(tmp_path, "e")
     assert found.pop("type") == "test"
     assert set(found) == TASKS[task]
-    table = finished.stdout.splitlines()[-len(found) :]
+    lines = finished.stdout.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.split()[:2] == ["task", "split"]) + 1
+    table = lines[first : first + len(found)]
     assert [line.split("  ")[0].strip() for line in table] == [line.split()[0] for line in table]
     for (name, value), line in zip(found.items(), table, strict=True):
         assert name in line and f" {value:.4f} " in line

@@ -204,7 +204,9 @@ def test_an_ensemble_of_patterns(corpus: SmallCorpus, folder: Path, straight: st
     assert len(losses(folder, "patterns")) == 9
     lines = (folder / "runs" / "patterns" / "rte-test.jsonl").read_text(encoding="utf-8").splitlines()
     assert [list(json.loads(line)) for line in lines] == [["id", "label"]] * 5
-    table = [line.split() for line in output.splitlines()[-2:]]
+    rows = [line.split() for line in output.splitlines()]
+    first = next(number for number, row in enumerate(rows) if row[:2] == ["task", "split"])
+    table = rows[first : first + 2]
     assert table[0][:5] == ["task", "split", "metric", "value", "baseline"]
     assert table[1][:3] == ["rte", "validation", "accuracy"] and float(table[1][4]) == pytest.approx(
         100 * 4 / 7, abs=0.01

@@ -306,6 +306,6 @@ def test_the_script_trains_and_writes(corpus: SmallCorpus, folder: Path, straigh
     }  # fmt: skip
     shorter = ["--src-seq-length", "24", "--tgt-seq-length", "8", "--min-tgt-length", "2", "--eval-epoch", "1"]
     place.run("finetune_seq2seq.sh", MODEL, "config_tasks/seq_customization.sh", *shorter, **variables)
-    (made,) = (place.folder / "runs").glob("*/test.jsonl.hyps")
+    (made,) = {file.resolve() for file in (place.folder / "runs").glob("*/test.jsonl.hyps")}  # and a link to the run
     assert len(made.read_text(encoding="utf-8").splitlines()) == 6
     assert len(made.with_suffix(".refs").read_text(encoding="utf-8").splitlines()) == 6
