@@ -45,7 +45,7 @@ setup_environment() {
             echo "error: '$base -m venv $GLM_TOP.venv' failed; install Python's venv module (Debian: python3-venv) or activate an environment that has torch" >&2
             return 2
         fi
-        PYTHON="$GLM_TOP.venv/bin/python"
+        PYTHON="${GLM_TOP:-$PWD/}.venv/bin/python" # in full: what is started may work in another folder
     fi
     export PYTHON
     local constraints="${GLM_CONSTRAINTS:-${GLM_TOP}constraints.txt}" prefix torch pinned installed
