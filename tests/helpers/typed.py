@@ -33,6 +33,7 @@ CHANGES: list[tuple[str, str]] = [
     (r"^(torchrun|deepspeed|accelerate) |mt5|scisummnet|multilingual_texts", f"{LEFT_OUT}: needs other files"),
     (r"scripts/serve\.sh|^curl ", f"{LEFT_OUT}: a server, which tests/generation/web starts"),
     (r"scripts/test\.sh|scripts/check\.sh|tests\.fuzz|reproduce\.py|preparedata|cloze_benchmark", f"{LEFT_OUT}: long"),
+    (r"^bash \w+\.sh|glm-large-blank\.tar", f"{LEFT_OUT}: as typed in a folder of the release"),
     (r"glm-10b|blocklm-large|pretrained\.pt|checkpoints/rte", f"{LEFT_OUT}: needs released weights"),
     (r"lm_eval_model", f"{LEFT_OUT}: needs lm-eval, an extra of its own"),
     (r"RUN/best|runs/EXPERIMENT", f"{LEFT_OUT}: an outline"),
