@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import transformers
+from packaging import version
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.generation import GenerationMixin
@@ -53,7 +55,8 @@ class GLMPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _supports_cache_class = True
     _supports_static_cache = True
-    _can_compile_fullgraph = True
+    # Before 5.23 the library counts what a cache of fixed size holds by looking at it, which no graph can.
+    _can_compile_fullgraph = version.parse(transformers.__version__) >= version.parse("5.23")
 
     def _init_weights(self, module: nn.Module) -> None:
         """Draw matrices from a normal distribution, narrower where a layer's halves end; biases are zero."""
