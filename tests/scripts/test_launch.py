@@ -431,8 +431,9 @@ def test_a_signal_to_the_script_reaches_every_rank(workplace: Workplace, ranks: 
 def test_sigterm_ends_all_ranks(workplace: Workplace):
     process = workplace.start("bash", "-c", LAUNCH, "-", "report.py", "wait", NUM_GPUS_PER_WORKER="2")
     assert process.stdout is not None
-    while not process.stdout.readline().startswith('{"words"'):
-        pass
+    started = 0
+    while started < 2:  # torchrun does not know a rank yet that it is just starting
+        started += process.stdout.readline().startswith('{"words"')
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=90)
     assert process.returncode not in (0, None)
