@@ -7,6 +7,7 @@ A container's quota is read as the kernel states it: ``cpu.max`` of cgroup v2, `
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterator, MutableMapping
@@ -16,8 +17,11 @@ ROOT = Path("/")
 
 
 def usable_cores(root: Path = ROOT) -> int:
-    """Return how many cores this process can keep busy: those it may run on, or fewer where a quota allows fewer."""
-    return max(1, min([allowed_cores(), *map(int, quotas(root))]))
+    """Return how many cores this process can keep busy: those it may run on, or fewer where a quota allows fewer.
+
+    A part of a core counts as one: with a quota of 1.5, two threads train a fifth faster than one.
+    """
+    return max(1, min([allowed_cores(), *map(math.ceil, quotas(root))]))
 
 
 def allowed_cores() -> int:
@@ -70,5 +74,5 @@ def set_threads(environment: MutableMapping[str, str], root: Path = ROOT) -> Non
     cores = usable_cores(root)
     if cores < allowed_cores():
         environment.setdefault("OMP_NUM_THREADS", str(cores))
-    if cores < allowed_cores() or others_run(root):
+    if any(quota < allowed_cores() for quota in quotas(root)) or others_run(root):
         environment.setdefault("OMP_WAIT_POLICY", "passive")

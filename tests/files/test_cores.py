@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def machine(root: Path, cgroup: str, files: dict[str, str], loadavg: str = "0.5 
 def test_quotas(cgroup: str, files: dict[str, str], expected: list[float], tmp_path: Path):
     root = machine(tmp_path, cgroup, files)
     assert list(quotas(root)) == expected
-    assert usable_cores(root) == max(1, min([allowed_cores(), *map(int, expected)]))
+    assert usable_cores(root) == max(1, min([allowed_cores(), *map(math.ceil, expected)]))
 
 
 def test_no_files_no_quota(tmp_path: Path):
