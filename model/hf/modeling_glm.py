@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
-from packaging import version
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.generation import GenerationMixin
@@ -56,7 +55,7 @@ class GLMPreTrainedModel(PreTrainedModel):
     _supports_cache_class = True
     _supports_static_cache = True
     # Before 5.23 the library counts what a cache of fixed size holds by looking at it, which no graph can.
-    _can_compile_fullgraph = version.parse(transformers.__version__) >= version.parse("5.23")
+    _can_compile_fullgraph = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 23)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Draw matrices from a normal distribution, narrower where a layer's halves end; biases are zero."""
