@@ -71,8 +71,8 @@ def set_threads(environment: MutableMapping[str, str], root: Path = ROOT) -> Non
     By itself it starts a thread for every core of the affinity mask, whatever the quota, and a thread that waits keeps
     its core busy: the fastest where this process is alone, several times slower where another needs the core.
     """
-    cores = usable_cores(root)
-    if cores < allowed_cores():
+    cores, allowed = usable_cores(root), allowed_cores()
+    if cores < allowed:
         environment.setdefault("OMP_NUM_THREADS", str(cores))
-    if any(quota < allowed_cores() for quota in quotas(root)) or others_run(root):
-        environment.setdefault("OMP_WAIT_POLICY", "passive")
+    if "OMP_WAIT_POLICY" not in environment and (min(quotas(root), default=allowed) < allowed or others_run(root)):
+        environment["OMP_WAIT_POLICY"] = "passive"  # looking at others takes a moment: only where nobody has decided
