@@ -28,6 +28,7 @@ from data_utils.corpora.store import Documents
 from data_utils.loaders import BatchLoader, BatchPlan, random_sample_numbers
 from data_utils.mixtures import EntryPicker, Mixture, loader_fractions, measured_shares, scaled, split_in_blocks
 from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
+from data_utils.objective.context_probe import ContextProbe, make_context_probe
 from data_utils.objective.packing import BlockDataset
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from files.cores import usable_cores
@@ -224,28 +225,47 @@ def build_pretraining_data(
         num_workers=batch.num_workers,
     )
 
-    def evaluation(part: Documents | None) -> Callable[[], Iterator[Batch]] | None:
+    def evaluation(part: Documents | None) -> BatchLoader | None:
         if part is None or run.eval_iters == 0:
             return None
-        loader = make(
+        return make(
             part,
             seq_length=batch.eval_seq_length or batch.seq_length,
             batch_size=batch.evaluation_batch_size,
             num_batches=run.eval_iters,
             num_workers=0,  # processes forked amid training now and then inherit a lock that gloo's threads hold
         )
-        return lambda: loader.batches(0, run.eval_iters)
+
+    def batches(loader: BatchLoader | None) -> Callable[[], Iterator[Batch]] | None:
+        return None if loader is None else lambda: loader.batches(0, run.eval_iters)
+
+    valid_loader = evaluation(valid)
+    if run.probe_context and valid_loader is None:
+        raise ValueError("--probe-context needs validation text: give --valid-data, or a --split that leaves some")
 
     return TrainingData(
         train=train_loader.batches,
         samples_per_batch=batch.batch_size * topology.data_parallel_size,
-        valid=evaluation(valid),
-        test=evaluation(test),
+        valid=batches(valid_loader),
+        test=batches(evaluation(test)),
+        probe=context_probe(valid_loader, configuration, topology) if valid_loader and run.probe_context else None,
         unigram_entropy=entropy,
         sizes=sizes,
         summary=partial(shares_line, train, train_loader) if isinstance(train, Mixture) else None,
         tokenizer_fingerprint=tokenizer.fingerprint,
         identity=data_identity(configuration, train),
+    )
+
+
+def context_probe(loader: BatchLoader, configuration: Settings, topology: ParallelTopology) -> ContextProbe:
+    """Return the probe of the validation data (``--probe-context``)."""
+    assert isinstance(loader.dataset, BlockDataset) and isinstance(loader.collator, BlankInfillingCollator)
+    return make_context_probe(
+        loader.dataset,
+        loader.collator,
+        batch_size=configuration.batch.evaluation_batch_size,
+        rank=topology.data_parallel_rank,
+        world_size=topology.data_parallel_size,
     )
 
 

@@ -19,18 +19,28 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data_utils.batches import Batch
 from data_utils.objective import Objective
+from data_utils.objective.context_probe import ContextProbe
 from model.checkpoints.reading import LoadReport, load_model_weights
-from model.modeling_glm import LanguageModelLoss, evaluating
+from model.modeling_glm import LanguageModelLoss, evaluating, target_positions
 from mpu.initialize import ParallelTopology
 from mpu.kernels.host_memory import send
 from mpu.masks import PrefixMask
 from training.checkpointing import ResumeState, load_checkpoint, save_checkpoint
-from training.metrics import OBJECTIVE_INDEX, OBJECTIVES, BatchSize, EvaluationResult, EvaluationTotals, StepResult
+from training.metrics import (
+    OBJECTIVE_INDEX,
+    OBJECTIVES,
+    BatchSize,
+    EvaluationResult,
+    EvaluationTotals,
+    ProbeResult,
+    StepResult,
+)
 from training.optimizer import DynamicLossScaler, clip_gradients
 from training.schedule import AnnealingLR
 from training.settings import CheckpointSettings, PrecisionSettings
@@ -245,6 +255,43 @@ class Engine(ABC):
             for batch in batches:
                 totals.add(self.criterion.objective(batch), self.batch_loss(batch).mean)
         return totals.result(topology=self.topology)
+
+    def probe(self, probe: ContextProbe) -> ProbeResult:
+        """Return how well the first tokens of the probe's blanks are predicted; logits are computed of them alone."""
+        sums = torch.zeros(len(probe.batches), 3, dtype=torch.float64, device=self.device)  # losses, right ones, blanks
+        with evaluating(self.model), torch.inference_mode():
+            for number, batches in enumerate(probe.batches.values()):
+                for batch in batches:
+                    sums[number] += self._first_tokens(batch.tensors())
+        if self.topology.data_parallel_group is not None:
+            dist.all_reduce(sums, group=self.topology.data_parallel_group)
+        means = dict(zip(probe.batches, (sums[:, :2] / sums[:, 2:]).tolist(), strict=True))
+        return ProbeResult(
+            losses={name: loss for name, (loss, _) in means.items()},
+            top1={name: share for name, (_, share) in means.items()},
+            num_blanks=int(sums[0, 2].item()),
+            most_frequent=probe.most_frequent,
+        )
+
+    def _first_tokens(self, batch: Batch) -> Tensor:
+        """Return the loss, the number of right first choices and the number of targets [3] of a batch of tensors."""
+        queries = target_positions(batch.loss_mask)  # [b,r]
+        if queries is None:  # of rows without a blank, which other ranks need not have
+            queries = torch.zeros(len(batch.input_ids), 1, dtype=torch.int64)
+        targets, weights = (
+            send(values.gather(1, queries), self.device) for values in (batch.target_ids, batch.loss_mask)
+        )
+        with self.autocast():
+            logits = self.network(
+                send(batch.input_ids, self.device),
+                send(batch.position_ids, self.device),
+                prefix_mask(batch, device=self.device),
+                output="logits",
+                query_positions=queries,
+            )  # [b,r,v]
+        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")  # [b*r]
+        right = (logits.argmax(dim=-1) == targets).flatten()
+        return torch.stack([losses, right, torch.ones_like(losses)]).double() @ weights.flatten().double()
 
     def autocast(self) -> AbstractContextManager:
         """Return the context of a forward pass in the run's arithmetic."""

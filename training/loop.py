@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from data_utils.objective.context_probe import ContextProbe
 from files.names import point_to_newest
 from mpu.mappings import any_rank
 from training.engine import Engine
@@ -20,6 +21,7 @@ from training.metrics import (
     EvaluationResult,
     IntervalMetrics,
     IntervalReport,
+    ProbeResult,
     Throughput,
     dense_line,
     evaluation_lines,
@@ -46,6 +48,7 @@ class TrainingData:
             the run does.
         valid: makes the validation batches, the same ones each time; None without validation data.
         test: the same for the test data.
+        probe: blanks of the validation data that tell what the model reads (``--probe-context``).
         samples_per_batch: samples that all data ranks together draw for one micro batch.
         sizes: how much there is, by split, in words.
         unigram_entropy: of the training text, in nats; what a model without any context would reach.
@@ -58,6 +61,7 @@ class TrainingData:
     samples_per_batch: int
     valid: Callable[[], Iterable[Any]] | None = None
     test: Callable[[], Iterable[Any]] | None = None
+    probe: ContextProbe | None = None
     sizes: Mapping[str, str] = field(default_factory=dict)
     unigram_entropy: float | None = None
     tokenizer_fingerprint: str | None = None
@@ -137,7 +141,8 @@ class Trainer:
         self._save_is_due = False
         self._predicted = False  # something, in some interval
         self._warned = False
-        self._validated: tuple[int, EvaluationResult] | None = None  # after which update, and its result
+        # After which update, its result, and that of the probe.
+        self._validated: tuple[int, EvaluationResult, ProbeResult | None] | None = None
 
     def train(self) -> bool:
         """Make updates until the last (or ``--exit-after``, ``finished``, a signal), then ``save_end`` and ``finish``.
@@ -330,21 +335,29 @@ class Trainer:
         batches, updates = self.data.test if test else self.data.valid, self.progress.updates
         if batches is None:
             return
+        probe = None
         if not test and self._validated is not None and self._validated[0] == updates:
-            result = self._validated[1]  # the evaluation at the end of training repeats that of the last iteration
+            _, result, probe = self._validated  # the evaluation at the end of training repeats that of the last one
         else:
             began = time.perf_counter()
             with self.throughput.aside(self.engine.device):
                 result = self.engine.evaluate(batches())
+                if self.data.probe is not None and not test:
+                    probe = self.engine.probe(self.data.probe)
             if not test:
-                self._validated = (updates, result)
+                self._validated = (updates, result, probe)
                 self.evaluated({"loss": result.loss, "perplexity": result.perplexity}, began=began)
+        probed = {} if probe is None else probe.values()
         for line in evaluation_lines(prefix, result) if shown else ():
             self.log.console.print(line)
+        if shown and probe is not None:
+            self.log.console.print(probe.line(prefix))
         row = {"kind": "test" if test else "evaluation", "iteration": updates, "prefix": prefix, "loss": result.loss}
         row |= {"perplexity": result.perplexity}
         row |= {f"{OBJECTIVES[objective][1]}_loss": loss for objective, loss in result.objective_losses.items()}
-        self.log.write(row, evaluation_scalars(result, step=updates) if scalars else ())
+        all_scalars = evaluation_scalars(result, step=updates)
+        all_scalars += [(f"Train/valid_{name}", value, updates) for name, value in probed.items()]
+        self.log.write(row | probed, all_scalars if scalars else ())
 
     def evaluated(self, metrics: Mapping[str, float], *, began: float) -> None:
         """Take the metrics of an evaluation that ``began`` then: they may be what the run is to reach."""

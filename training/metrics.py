@@ -29,6 +29,7 @@ OBJECTIVES: dict[Objective, tuple[str, str]] = {
     Objective.DOWNSTREAM: ("Multi", "multi"),
 }
 OBJECTIVE_INDEX = {objective: index for index, objective in enumerate(OBJECTIVES)}
+SURROUNDINGS_IN_WORDS = {"true": "true neighbours", "swapped": "neighbours swapped", "far": "far context only"}
 MAXIMUM_EXPONENT = 20.0  # of the perplexity
 
 # Dense peak of one device in the arithmetic of autocast, FLOP/s, from the vendors' data sheets (first match counts).
@@ -100,6 +101,39 @@ def evaluation_scalars(result: EvaluationResult, *, step: int) -> list[Scalar]:
         if result.objective_losses.get(objective):
             scalars.append((f"Train/valid_{name}_loss", result.objective_losses[objective], step))
     return scalars
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a model makes of the blanks of a ``ContextProbe``.
+
+    Attributes:
+        losses: nats per first token of a blank, by surroundings.
+        top1: share of blanks whose first token is the most probable one, by surroundings.
+        num_blanks: of all data ranks.
+        most_frequent: share that guessing the most frequent first token gets right.
+    """
+
+    losses: Mapping[str, float]
+    top1: Mapping[str, float]
+    num_blanks: int
+    most_frequent: float
+
+    def line(self, prefix: str) -> str:
+        """Write the line that follows those of the evaluation at ``prefix``."""
+        parts = [
+            f"{SURROUNDINGS_IN_WORDS[name]}: loss {loss:.3f}, top-1 {self.top1[name]:.1%}"
+            for name, loss in self.losses.items()
+        ]
+        return (
+            f" context probe at {prefix} | first token of {self.num_blanks} blanks | {' | '.join(parts)} | "
+            f"most frequent: {self.most_frequent:.1%}"
+        )
+
+    def values(self) -> dict[str, float]:
+        """Return the figures by the names of the JSON lines."""
+        losses = {f"probe_{name}_loss": loss for name, loss in self.losses.items()}
+        return losses | {f"probe_{name}_top1": share for name, share in self.top1.items()}
 
 
 class EvaluationTotals:

@@ -584,6 +584,12 @@ class RunSettings(Group):
     eval_interval: int = option(1000, "updates between evaluations; zero disables", at_least=0)
     eval_iters: int = option(100, "batches per evaluation", at_least=0)
     eval_at_start: bool = added(False, "evaluate once before the first update, too")
+    probe_context: bool = added(
+        False,
+        "evaluations also say how well the first tokens of some 500 blanks are predicted with their true neighbours, "
+        "with those of other blanks, and with far context only (docs/objective.md)",
+        only=(PRETRAINING,),
+    )
     summary_dir: str = option("", "folder under which runs/<experiment> event files and config are written")
     metrics_file: Path | None = added(
         None, "JSON lines file of metrics (default: <summary-dir>/runs/<experiment>/metrics.jsonl)"
@@ -1144,6 +1150,11 @@ class PretrainingSettings(Settings):
             (
                 self.model.masked_lm,
                 "pre-training fills blanks: leave --masked-lm out (tasks take models that were trained with it)",
+            ),
+            (
+                self.run.probe_context and self.run.eval_iters == 0,
+                "--probe-context is part of evaluations, and --eval-iters 0 leaves them out; give some, or leave it "
+                "out",
             ),
             self.too_long(),
             (

@@ -194,7 +194,7 @@ class BlankInfillingCollator:
             shortest = min(int(settings.gpt_min_ratio * min(lengths)), longest)
             generation_length = generator.randint(shortest, longest)
             rows = [self._document(sample, generator, generation_length) for sample in samples]
-        kept = [row for row in rows if row is not None] or [self._without_blanks(samples[0])]
+        kept = [row for row in rows if row is not None] or [self.without_blanks(samples[0].tokens)]
         blanks = [row for row in kept if isinstance(row, Blanks)]
         num_dropped = rows.count(None)
         if len(blanks) == len(kept) and not self.pack:
@@ -218,11 +218,15 @@ class BlankInfillingCollator:
                 pieces.append(Sample(with_enc, np.concatenate([[0], loss_mask[start:end]])))
         return pieces
 
+    def draw_length(self, generator: random.Random) -> int:
+        """Draw the length of a short span."""
+        return self._lengths.draw(generator)
+
     def _token(self, sample: Sample, generator: random.Random, *, single_span: bool) -> Blanks | Row | None:
         """Blank out short spans up to ``bert_ratio`` of the tokens; None when they do not fit."""
         tokens = sample.tokens
         if single_span:
-            lengths = [self._lengths.draw(generator)]
+            lengths = [self.draw_length(generator)]
         else:
             lengths = self._lengths.draw_until(generator, int(self.settings.bert_ratio * len(tokens)))
         shuffle(generator, lengths)
@@ -253,14 +257,18 @@ class BlankInfillingCollator:
         tokens = sample.tokens
         length = min(generation_length, len(tokens) - 2)
         if length < 1:
-            return self._without_blanks(sample)
+            return self.without_blanks(sample.tokens)
         several_documents = bool((tokens[:-1] == self._eos).any())
         if several_documents or generator.random() < self.settings.gpt_infill_prob:
             return self._suffix(sample, length)
         spans = spans_in_documents(
             generator, [length], tokens, eos=self._eos, enc=self._enc, ratio=self.settings.bert_ratio
         )
-        return self.draw_order(tokens, spans, Objective.DOCUMENT, generator) if spans else self._without_blanks(sample)
+        return (
+            self.draw_order(tokens, spans, Objective.DOCUMENT, generator)
+            if spans
+            else self.without_blanks(sample.tokens)
+        )
 
     def _suffix(self, sample: Sample, length: int) -> Row:
         """Keep a prefix and generate the last ``length`` tokens; the only form that honours the sample's loss mask."""
@@ -279,17 +287,17 @@ class BlankInfillingCollator:
 
     def _mask_in_place(self, sample: Sample, spans: list[Span]) -> Row:
         """Predict masked tokens in place, the BERT-style ablation."""
-        row = self._without_blanks(sample)
+        row = self.without_blanks(sample.tokens)
         for start, end in spans:
             row.values[0, start:end] = self._mask_of[Objective.TOKEN]
             row.values[2, start:end] = sample.loss_mask[start:end]
         return row
 
-    def _without_blanks(self, sample: Sample) -> Row:
-        """Return the text as it is, with nothing to predict."""
-        length = len(sample.tokens)
+    def without_blanks(self, tokens: np.ndarray) -> Row:
+        """Return the text [N] as it is, with nothing to predict."""
+        length = len(tokens)
         values = np.zeros((5, length), dtype=np.int64)
-        values[:2] = sample.tokens
+        values[:2] = tokens
         values[3] = np.arange(length)
         return Row(values, length)
 
