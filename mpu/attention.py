@@ -49,8 +49,10 @@ def attend(
         return attend_in_two_calls(query, key, value, mask.calls, dropout_probability=dropout_probability)
     query = mask.silence_fully_masked_rows(query)
     if _fused_is_better(query, key, dropout_probability):
-        attn_mask = mask.visible if mask.additive is None else mask.additive
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask, dropout_p=dropout_probability)
+        attn_mask = None if mask.causal else mask.visible if mask.additive is None else mask.additive
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=attn_mask, dropout_p=dropout_probability, is_causal=mask.causal
+        )
     batch_size, num_heads, query_length, head_dim = query.shape
     factor = 1.0 / (math.sqrt(head_dim) * attention_scale)
     flat_query = query.reshape(-1, query_length, head_dim)  # [b*n,s,d]

@@ -85,11 +85,23 @@ class PrefixMask:
 
     def to(self, device: torch.device) -> PrefixMask:
         """Return the mask on ``device``, without waiting for it."""
+        return PrefixMask(**{name: send(form, device) for name, form in self._forms.items()}, on_host=self.known)
+
+    @property
+    def num_rows(self) -> int:
+        """Return the batch size the mask is for, or 1 when it fits any."""
+        return max(form.size(0) if form.dim() else 1 for form in self._forms.values())
+
+    @property
+    def known(self) -> PrefixMask | None:
+        """Return the mask in host memory, where a look at its numbers is no wait; None: it was made elsewhere."""
+        here = all(form.device.type == "cpu" for form in self._forms.values())
+        return self if here else self.on_host
+
+    @property
+    def _forms(self) -> dict[str, Tensor]:
         names = ("prefix_lengths", "segment_ids", "in_prefix", "visible")
-        forms = {name: form for name in names if (form := getattr(self, name)) is not None}
-        made_here = all(form.device.type == "cpu" for form in forms.values())
-        moved = {name: send(form, device) for name, form in forms.items()}
-        return PrefixMask(**moved, on_host=self if made_here else self.on_host)
+        return {name: form for name in names if (form := getattr(self, name)) is not None}
 
     def padded(self, num_positions: int) -> PrefixMask:
         """Put ``num_positions`` more behind the others; in rows that are shared they are a sample of their own."""
@@ -131,10 +143,31 @@ class PrefixMask:
         order = torch.cat([prefix_rows, later_rows]).argsort()
         return TwoCalls(prefix_rows, later_rows, order, *(numbers.to(torch.int32) for numbers in starts))
 
-    def visible_keys(self, *, query_length: int, key_length: int, device: torch.device | str) -> VisibleKeys:
-        """Work out what s queries see of k keys. Raises ValueError when the mask is for other lengths."""
+    def kernel_rule(self, *, query_length: int, key_length: int) -> str | None:
+        """Return the rule of attention kernels that the mask comes to, ``all`` keys or ``causal``; None: it is a mask.
+
+        Only prefix lengths in host memory are looked at.
+        """
+        lengths = None if self.known is None else self.known.prefix_lengths
+        if lengths is None or not lengths.numel():
+            return None
+        if query_length == 1 or int(lengths.min()) >= query_length:
+            return "all"
+        return "causal" if query_length == key_length and int(lengths.max()) <= 1 else None
+
+    def visible_keys(
+        self, *, query_length: int, key_length: int, device: torch.device | str, by_rule: bool = True
+    ) -> VisibleKeys:
+        """Work out what s queries see of k keys. Raises ValueError when the mask is for other lengths.
+
+        With ``by_rule`` a mask that is a rule of kernels becomes that rule; without, batches of one form have masks of
+        one form.
+        """
         if self.visible is not None:
-            return _keys_of_matrix(self.visible, query_length=query_length, key_length=key_length, device=device)
+            known = None if self.known is None else self.known.visible
+            return _keys_of_matrix(
+                self.visible, known, query_length=query_length, key_length=key_length, device=device, by_rule=by_rule
+            )
         if self.segment_ids is not None and self.in_prefix is not None:
             if not self.segment_ids.size(1) == query_length == key_length:
                 num_rows, width = self.segment_ids.shape
@@ -149,12 +182,13 @@ class PrefixMask:
             same_sample = segment_ids.unsqueeze(1) == segment_ids.unsqueeze(2)  # [b or 1,s,s]
             return VisibleKeys((same_sample & (causal | in_prefix.unsqueeze(1))).unsqueeze(1))
         assert self.prefix_lengths is not None
-        if query_length == 1:
-            return VisibleKeys(None)  # the one new position sees the cache and itself
+        rule = self.kernel_rule(query_length=query_length, key_length=key_length) if by_rule else None
+        if query_length == 1 or rule == "all":
+            return VisibleKeys(None)  # one new position sees the cache and itself
         prefix_lengths = self.prefix_lengths.to(device, non_blocking=True).reshape(-1, 1, 1, 1)  # [b or 1,1,1,1]
         columns = torch.arange(query_length - key_length, query_length, device=device)  # [k], cached ones are negative
         rows = torch.arange(query_length, device=device).unsqueeze(1)  # [s,1]
-        return VisibleKeys((columns <= rows) | (columns < prefix_lengths))
+        return VisibleKeys((columns <= rows) | (columns < prefix_lengths), causal=rule == "causal")
 
 
 class TwoCalls(NamedTuple):
@@ -182,7 +216,15 @@ class TwoCalls(NamedTuple):
         return TwoCalls(*(send(numbers, device) for numbers in self))
 
 
-def _keys_of_matrix(mask: Tensor, *, query_length: int, key_length: int, device: torch.device | str) -> VisibleKeys:
+def _keys_of_matrix(
+    mask: Tensor,
+    known: Tensor | None,
+    *,
+    query_length: int,
+    key_length: int,
+    device: torch.device | str,
+    by_rule: bool,
+) -> VisibleKeys:
     _, heads, rows, columns = mask.shape
     if heads != 1 or rows not in (1, query_length) or columns < key_length:
         raise ValueError(
@@ -190,9 +232,16 @@ def _keys_of_matrix(mask: Tensor, *, query_length: int, key_length: int, device:
             f"{key_length} keys it has to be [b or 1, 1, {query_length} or 1, at least {key_length}]"
         )
     visible = mask[..., columns - key_length :].to(device, non_blocking=True) != 0
+    if visible.device.type == "cpu":
+        known = visible
+    elif known is not None:
+        known = known[..., columns - key_length :] != 0
+    if known is not None:
+        if by_rule and known.all():
+            return VisibleKeys(None)
+        if known.any(dim=-1).all():
+            return VisibleKeys(visible)
     fully_masked = ~visible.any(dim=-1, keepdim=True)  # [b or 1,1,s or 1,1]
-    if visible.device.type == "cpu" and not fully_masked.any():
-        return VisibleKeys(visible)  # looking costs nothing here; on a GPU it would wait for the device
     return VisibleKeys(visible | fully_masked, fully_masked)
 
 
@@ -208,6 +257,7 @@ class VisibleKeys:
             kernels would make it in every layer; in place of it by decoding steps of fixed shapes.
         blocks: the form for FlexAttention, where a call uses it.
         calls: the form for FlashAttention, where a call uses it.
+        causal: ``visible`` is every query's own key and those before it, which kernels know without a mask.
     """
 
     visible: Tensor | None
@@ -215,6 +265,7 @@ class VisibleKeys:
     additive: Tensor | None = None
     blocks: BlockMask | None = None
     calls: TwoCalls | None = None
+    causal: bool = False
     _biases: dict[tuple[torch.dtype, int], Tensor] = field(default_factory=dict, repr=False)
 
     def at(self, positions: Tensor) -> VisibleKeys:
@@ -234,6 +285,11 @@ class VisibleKeys:
             visible = visible if self.fully_masked is None else visible & ~self.fully_masked
             visible = F.pad(visible, (length, 0), value=True)
         return VisibleKeys(visible, None, None if additive is None else F.pad(additive, (length, 0), value=0.0))
+
+    @property
+    def needs_mask(self) -> bool:
+        """Tell whether a kernel has to be given a mask for all queries."""
+        return self.visible is not None and not self.causal and self.calls is None and self.blocks is None
 
     @property
     def num_rows(self) -> int:
@@ -264,12 +320,17 @@ class VisibleKeys:
         return expanded
 
 
-def keys_of_call(mask: PrefixMask | VisibleKeys, states: Tensor, *, cache: KeyValueCache | None) -> VisibleKeys:
-    """Return what ``states`` [b,s,h] see of themselves and of ``cache``. Raises ValueError for another batch size."""
+def keys_of_call(
+    mask: PrefixMask | VisibleKeys, states: Tensor, *, cache: KeyValueCache | None, by_rule: bool = True
+) -> VisibleKeys:
+    """Return what ``states`` [b,s,h] see of themselves and of ``cache``; ``by_rule``: see ``visible_keys``.
+
+    Raises ValueError for another batch size.
+    """
     batch_size, length, _ = states.shape
-    if isinstance(mask, PrefixMask):
-        key_length = length + (0 if cache is None else cache.length)
-        mask = mask.visible_keys(query_length=length, key_length=key_length, device=states.device)
     if mask.num_rows not in (1, batch_size):
         raise ValueError(f"attention_mask is for {mask.num_rows} rows, the batch has {batch_size}; give one or all")
-    return mask
+    if isinstance(mask, VisibleKeys):
+        return mask
+    key_length = length + (0 if cache is None else cache.length)
+    return mask.visible_keys(query_length=length, key_length=key_length, device=states.device, by_rule=by_rule)

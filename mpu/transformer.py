@@ -143,13 +143,14 @@ class Transformer(nn.Module):
             padding = self._padding(hidden, attention_mask)
             hidden = F.pad(hidden, (0, 0, 0, padding)) if padding else hidden
             attention_mask = attention_mask.padded(padding)
-        mask = keys_of_call(attention_mask, hidden, cache=cache)
+        by_rule = self._compiled_layer is None or cache is not None  # compiled layers have one form, and one graph
+        mask = keys_of_call(attention_mask, hidden, cache=cache, by_rule=by_rule)
         if prefix is not None:
             mask = mask.behind(prefix.size(1))
-        elif isinstance(attention_mask, PrefixMask) and (cache is None or cache.length == 0):
+        elif isinstance(attention_mask, PrefixMask) and (cache is None or cache.length == 0) and mask.needs_mask:
             mask.calls = self._two_calls(attention_mask, hidden)
             mask.blocks = self._blocks(attention_mask, hidden) if mask.calls is None else None
-        if hidden.device.type == "cuda":
+        if hidden.device.type == "cuda" and mask.needs_mask:
             mask.make_additive(_type_of_products(hidden))
         hidden = self.run_layers(hidden, mask, cache=cache, query_positions=query_positions, prefix=prefix)
         if cache is not None:
@@ -170,7 +171,10 @@ class Transformer(nn.Module):
         run_layer = compiled or _run_layer
         options: list[dict[str, Any]] = [{"mask": mask, "cache": cache}] * self.config.num_layers
         if query_positions is not None:
-            options[-1] = {"mask": mask.at(query_positions), "cache": cache, "query_positions": query_positions}
+            last = mask.at(query_positions)
+            if hidden.device.type == "cuda":
+                last.make_additive(_type_of_products(hidden))
+            options[-1] = {"mask": last, "cache": cache, "query_positions": query_positions}
         if prefix is not None:
             options = [{**given, "prefix": vectors} for given, vectors in zip(options, prefix.unbind(0), strict=True)]
         if compiled is not None:
@@ -194,21 +198,24 @@ class Transformer(nn.Module):
 
     def _padding(self, states: Tensor, mask: PrefixMask) -> int:
         """Return how many positions are put behind those of ``states`` [b,s,h], where nothing sees them."""
+        length = states.size(1)
         if mask.visible is not None:
             return 0
         if self._compiled_layer is not None:
-            return -states.size(1) % COMPILED_MULTIPLE
-        return -states.size(1) % GPU_MULTIPLE if states.device.type == "cuda" else 0
+            return -length % COMPILED_MULTIPLE
+        if mask.kernel_rule(query_length=length, key_length=length):
+            return 0
+        return -length % GPU_MULTIPLE if states.device.type == "cuda" else 0
 
     def _two_calls(self, mask: PrefixMask, states: Tensor) -> TwoCalls | None:
         """Return the form of ``mask`` for FlashAttention where a call on ``states`` [b,s,h] alone uses it."""
-        if self.attention_kernel != "auto" or mask.on_host is None or states.device.type != "cuda":
+        if self.attention_kernel != "auto" or mask.known is None or states.device.type != "cuda":
             return None
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         if not can_run_flash(device=states.device, dtype=_type_of_products(states), head_dim=head_dim):
             return None
         batch_size, length, _ = states.shape
-        calls = mask.on_host.two_calls(batch_size=batch_size, length=length)
+        calls = mask.known.two_calls(batch_size=batch_size, length=length)
         return None if calls is None else calls.to(states.device)
 
     def _blocks(self, mask: PrefixMask, states: Tensor) -> BlockMask | None:

@@ -70,7 +70,11 @@ def test_separators(prefix_lengths: list[int], cached: int) -> None:
     for shape in ([len(prefix_lengths)], [len(prefix_lengths), 1]):
         given_mask = torch.tensor(prefix_lengths).view(shape)
         mask = _keys(given_mask, query_length=length, key_length=cached + length)
-        assert torch.equal(mask.visible, expected)
+        if mask.visible is None:
+            assert expected.all()
+        else:
+            assert torch.equal(mask.visible, expected)
+        assert mask.causal == (cached == 0 and max(prefix_lengths) <= 1)
         assert mask.fully_masked is None
 
 

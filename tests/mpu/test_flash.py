@@ -6,6 +6,8 @@ kernel's rule for causal samples; the kernel itself gets tensors without memory,
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,9 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mpu import attention
 from mpu.attention import attend
+from mpu.config import TransformerConfig
+from mpu.initialize import ParallelTopology
 from mpu.kernels.flash import attend_in_two_calls, can_run_flash
-from mpu.masks import PrefixMask
+from mpu.layers import LayerContext
+from mpu.masks import PrefixMask, TwoCalls
+from mpu.random import ModelParallelRandomState
+from mpu.transformer import Transformer
 
 HEADS, HEAD_DIM = 2, 8
 
@@ -99,6 +107,93 @@ def test_rows_that_samples_share(rows: list[list[tuple[int, int]]], padding: int
 )
 def test_other_masks_are_no_two_calls(mask: PrefixMask) -> None:
     assert mask.two_calls(batch_size=1, length=6) is None
+
+
+PACKED = PrefixMask.packed(
+    torch.tensor([[1] * 5 + [2] * 7 + [0] * 4, [1] * 16]),
+    torch.tensor([[1, 1, 1, 0, 0] + [1] * 7 + [0] * 4, [1, 1, 1] + [0] * 13]),
+)
+FORMS = {
+    "prefix lengths": PrefixMask.prefix(torch.tensor([3, 16])),
+    "packed": PACKED,
+    "matrix": PrefixMask.matrix(torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1)) < 0.5),
+    "matrix of ones": PrefixMask.matrix(torch.ones(1, 1, 16, 16)),
+    "all visible": PrefixMask.prefix(torch.tensor([16, 40])),
+    "causal": PrefixMask.prefix(torch.tensor([0, 1])),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("chosen", [False, True], ids=["all queries", "queries of targets"])
+def test_a_model_with_two_calls_or_without_a_mask_is_one_with_a_mask(
+    form: str, chosen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs and gradients in fp32; the device is no GPU, so the form is taken by hand."""
+    mask, length = FORMS[form], 16
+    dense = mask.visible_keys(query_length=length, key_length=length, device="cpu", by_rule=False)
+    config = TransformerConfig(
+        3,
+        HEADS * HEAD_DIM,
+        HEADS,
+        max_position_embeddings=32,
+        embedding_dropout=0.0,
+        attention_dropout=0.0,
+        output_dropout=0.0,
+    )
+    generator = torch.Generator().manual_seed(2)
+    context = LayerContext(ParallelTopology.single(), ModelParallelRandomState(ParallelTopology.single()), generator)
+    model = Transformer(config, context)
+    words = torch.randn(2, length, HEADS * HEAD_DIM, generator=generator).requires_grad_()
+    positions = torch.stack([torch.arange(length), torch.zeros(length, dtype=torch.int64)]).expand(2, 2, length)
+    queries = torch.tensor([[3, 15, 0], [9, 9, 14]]) if chosen else None
+    taken = []
+
+    def two_calls(self: Transformer, given: PrefixMask, states: Tensor) -> TwoCalls | None:
+        taken.append(given.two_calls(batch_size=2, length=length))
+        return taken[-1]
+
+    def by_samples(*inputs: Any, **options: Any) -> Tensor:
+        return attend_in_two_calls(*inputs, kernel=sample_by_sample, **options)
+
+    monkeypatch.setattr(Transformer, "_two_calls", two_calls)
+    monkeypatch.setattr(attention, "attend_in_two_calls", by_samples)
+    results = []
+    for used in (dense, mask):
+        output = model(words, positions, used, query_positions=queries)
+        results.append((output, *torch.autograd.grad(output.square().sum(), [words, *model.parameters()])))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-6 * max(1.0, float(one.detach().abs().max())), rtol=0.0)
+    assert [calls is not None for calls in taken] == {
+        "prefix lengths": [True],
+        "packed": [True],
+        "matrix": [False],
+    }.get(form, []), "a mask that is a rule of the kernel needs no calls"
+
+
+def test_a_prefill_and_a_step_have_no_mask() -> None:
+    for lengths in (torch.tensor(6), torch.tensor([6, 9])):
+        mask = PrefixMask.prefix(lengths)
+        assert mask.visible_keys(query_length=6, key_length=6, device="cpu").visible is None
+        assert mask.visible_keys(query_length=6, key_length=10, device="cpu").visible is None
+        assert mask.visible_keys(query_length=1, key_length=10, device="cpu").visible is None
+    causal = PrefixMask.prefix(torch.tensor([0, 1]))
+    assert causal.visible_keys(query_length=6, key_length=6, device="cpu").causal
+    behind_a_cache = causal.visible_keys(query_length=6, key_length=10, device="cpu")
+    assert not behind_a_cache.causal and behind_a_cache.visible is not None
+
+
+def test_a_mask_on_a_device_is_known_by_its_copy_on_the_host() -> None:
+    meta = torch.device("meta")
+    for lengths, rule in ((torch.tensor([6, 9]), "all"), (torch.tensor([0]), "causal"), (torch.tensor([3]), None)):
+        assert PrefixMask.prefix(lengths).to(meta).kernel_rule(query_length=6, key_length=6) == rule
+        assert PrefixMask.prefix(lengths.to(meta)).kernel_rule(query_length=6, key_length=6) is None
+    seen = torch.ones(1, 1, 2, 2).tril()
+    keys = PrefixMask.matrix(seen).to(meta).visible_keys(query_length=2, key_length=2, device=meta)
+    assert keys.fully_masked is None, "no row sees nothing, and nobody asked the device"
+    assert (
+        PrefixMask.matrix(seen.to(meta)).visible_keys(query_length=2, key_length=2, device=meta).fully_masked
+        is not None
+    )
 
 
 def test_the_kernel_takes_what_it_is_given() -> None:
