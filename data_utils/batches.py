@@ -32,6 +32,9 @@ class Batch:
             the rest causally; for ``packed`` [b,2,s], see ``pack_batch``; for ``matrix`` [b or 1,1,s,k], 1 is visible.
         objective: what the rows ask for; the loss is reported under its name.
         num_dropped: samples that were left out because their spans did not fit.
+        filled, room: tokens that packing has put into the batch, and the positions it had for them: --seq-length of
+            every sample, or the rows that samples share; 0 where nothing is packed.
+        origin: which documents the samples come from (``order_record.encode_origin``), where that is recorded.
     """
 
     input_ids: Any
@@ -42,6 +45,16 @@ class Batch:
     objective: Objective
     num_dropped: int = 0
     layout: Literal["prefix", "packed", "matrix"] = "prefix"
+    filled: int = 0
+    room: int = 0
+    origin: bytes | None = None
+
+    @property
+    def num_real_tokens(self) -> int:
+        """Return the tokens of the rows without their padding; of arrays, not of tensors."""
+        if self.layout == "packed":
+            return int(np.count_nonzero(self.attention_mask[:, 0]))
+        return int(row_lengths(self.position_ids, self.input_ids.shape).sum())
 
     def tensors(self) -> Batch:
         """Return the batch as tensors that share its memory."""
@@ -50,6 +63,18 @@ class Batch:
         arrays = ("input_ids", "target_ids", "loss_mask", "position_ids", "attention_mask")
         tensors: dict[str, Any] = {name: torch.from_numpy(getattr(self, name)) for name in arrays}
         return replace(self, **tensors)
+
+
+def row_lengths(position_ids: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the lengths of rows without the padding at their end, int64 [...], for input ids of ``shape`` [...,s].
+
+    ``position_ids`` [...,2,s], or [...,s] for models with one row of positions, are 0 in padding; elsewhere only a
+    row's first token may have all its positions 0.
+    """
+    used = position_ids != 0
+    if used.ndim > len(shape):
+        used = used[..., 0, :] | used[..., 1, :]
+    return np.maximum(1, (used * np.arange(1, shape[-1] + 1)).max(axis=-1))
 
 
 def pad_batch(

@@ -137,8 +137,10 @@ class BlankInfilling:
         return batch.objective
 
     def size(self, batch: Batch) -> BatchSize:
-        samples = batch.attention_mask[:, 0].max() if batch.layout == "packed" else len(batch.input_ids)
-        return BatchSize(int(samples), int(samples), batch.input_ids.size)
+        samples = int(batch.attention_mask[:, 0].max() if batch.layout == "packed" else len(batch.input_ids))
+        return BatchSize(
+            samples, samples, batch.input_ids.size, batch.num_real_tokens, filled=batch.filled, room=batch.room
+        )
 
 
 class Stopwatch:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data_utils.objective.context_probe import ContextProbe
+from files.cores import usable_cores
 from files.names import point_to_newest
 from mpu.mappings import any_rank
 from training.engine import Engine
@@ -30,12 +31,14 @@ from training.metrics import (
     iteration_scalars,
     report_lines,
 )
-from training.settings import Settings
+from training.settings import PRETRAINING, Settings
 from training.signals import StopRequest
 
 # With dynamic loss scaling from 2^32 some thirty updates are skipped at the start of a healthy fp16 run.
 LONGEST_SKIPPED_STREAK = 100
 LONGEST_EMPTY_START = 100  # updates without anything to predict after which a run ends
+MUCH_WAITING = 0.05  # of the time of updates, for batches: worth a warning
+WAITING_UPDATES = 20  # after which it is known how much that is
 STOP_INTERVAL = 10  # updates after which several ranks ask each other whether to save and leave
 
 
@@ -124,6 +127,7 @@ class Trainer:
         """
         self.engine = engine
         self.run = settings.run
+        self._remedies = waiting_remedies(settings)
         self.checkpoint = settings.checkpoint
         self.batch_size = settings.batch.batch_size
         self.accumulation_steps = settings.batch.gradient_accumulation_steps
@@ -143,6 +147,7 @@ class Trainer:
         self._warned = False
         # After which update, its result, and that of the probe.
         self._validated: tuple[int, EvaluationResult, ProbeResult | None] | None = None
+        self._waited, self._timed, self._measured = 0.0, 0.0, 0  # seconds for batches, of updates; updates
 
     def train(self) -> bool:
         """Make updates until the last (or ``--exit-after``, ``finished``, a signal), then ``save_end`` and ``finish``.
@@ -295,6 +300,8 @@ class Trainer:
         scalars += [
             ("Train/grad_norm", report.grad_norm, report.step),
             ("Train/tokens_per_second", report.tokens_per_second, report.step),
+            ("Train/waiting_share", report.waiting_share, report.step),
+            ("Train/padding_share", report.padding_share, report.step),
         ]
         self.log.write({**report.row(), **extra}, scalars)
         samples = self.accumulation_steps * self.data.samples_per_batch  # of an update
@@ -308,6 +315,7 @@ class Trainer:
                 "loss_scale": report.loss_scale,
             },
         )
+        self._warn_of_waiting(report)
         self._predicted |= bool(report.objective_losses)
         if report.empty and not self._warned:
             self._warned = True
@@ -321,6 +329,16 @@ class Trainer:
                 f"{report.step}{scale}): lower --lr, lengthen --warmup, or use --bf16 instead of --fp16; no weight was "
                 "changed by them, and the checkpoints before are intact"
             )
+
+    def _warn_of_waiting(self, report: IntervalReport) -> None:
+        """Say once that batches are waited for, and what helps."""
+        before, self._measured = self._measured, self._measured + report.num_steps
+        self._waited += report.waiting_share * report.seconds
+        self._timed += report.seconds
+        share = self._waited / max(self._timed, 1e-9)
+        if before < WAITING_UPDATES <= self._measured and share > MUCH_WAITING:
+            remedies = "; ".join(self._remedies)
+            self.log.console.print(f"warning: {100 * share:.0f} % of the time is spent waiting for data: {remedies}")
 
     def _refuse_nothing(self, updates: int) -> None:
         """Raise ValueError when none of this process's ``updates`` had anything to predict; every rank has to ask."""
@@ -392,6 +410,22 @@ class Trainer:
                 "init_time": launched - STARTED,
             },
         )
+
+
+def waiting_remedies(settings: Settings) -> list[str]:
+    """Return what shortens the wait for batches."""
+    if settings.program != PRETRAINING:
+        return ["batches are made between the updates here: a larger --batch-size with fewer accumulation steps"]
+    workers, corpus, cores = settings.batch.num_workers, settings.corpus, usable_cores()
+    busy = f"now {workers}, on {cores} cores" if workers else "now 0: batches are made between the updates"
+    remedies = [f"more workers (--num-workers, {busy})"]
+    if corpus.no_pre_tokenize:
+        remedies.append("tokens made once (leave --no-pre-tokenize out)")
+    if corpus.filter_english:
+        remedies.append("a corpus that was filtered once (leave --filter-english out)")
+    if not corpus.no_lazy_loader:
+        remedies.append("tokens in memory where the disk is slow (--no-lazy-loader)")
+    return [*remedies, "python -m data_utils.loader_speed with the flags of this run measures the loader alone"]
 
 
 def nothing_to_predict(updates: int) -> str:

@@ -30,6 +30,7 @@ OBJECTIVES: dict[Objective, tuple[str, str]] = {
 }
 OBJECTIVE_INDEX = {objective: index for index, objective in enumerate(OBJECTIVES)}
 SURROUNDINGS_IN_WORDS = {"true": "true neighbours", "swapped": "neighbours swapped", "far": "far context only"}
+COUNTED = ("tokens", "real_tokens", "filled", "room")  # of the batches' sizes, over an interval
 MAXIMUM_EXPONENT = 20.0  # of the perplexity
 
 # Dense peak of one device in the arithmetic of autocast, FLOP/s, from the vendors' data sheets (first match counts).
@@ -161,11 +162,21 @@ class EvaluationTotals:
 
 
 class BatchSize(NamedTuple):
-    """What a batch holds: samples, their rows (the answers of a question), and input tokens, padding included."""
+    """What a batch holds.
+
+    Attributes:
+        samples, rows: a question is a sample, each of its answers a row.
+        tokens: of the input, padding included.
+        real_tokens: of them, those that are no padding.
+        filled, room: tokens that packing has put into the batch, and the positions it had (``Batch``); 0: no packing.
+    """
 
     samples: int
     rows: int
     tokens: int
+    real_tokens: int
+    filled: int = 0
+    room: int = 0
 
 
 @dataclass(frozen=True)
@@ -198,6 +209,12 @@ class IntervalReport:
     """The measurements of the updates since the last report, over all data ranks.
 
     The loss is nan when all of them were skipped, or had nothing to predict.
+
+    Attributes:
+        num_tokens, num_real_tokens: of the input of all data ranks, with padding and without.
+        packing_efficiency: share of the positions that packing had (``Batch.room``) which it filled; None: no packing.
+        waiting_share: share of the time of updates that the host waited for batches, of the rank that waited longest;
+            the first update of a process, in which the loader starts, does not count.
     """
 
     step: int
@@ -209,6 +226,9 @@ class IntervalReport:
     num_skipped: int
     longest_streak: int
     num_tokens: int
+    num_real_tokens: int
+    packing_efficiency: float | None
+    waiting_share: float
     seconds: float
     loss_scale: float | None
     milliseconds: Mapping[str, float]
@@ -222,6 +242,16 @@ class IntervalReport:
     def tokens_per_second(self) -> float:
         """Return the input tokens of all ranks per second, padding included."""
         return self.num_tokens / max(self.seconds, 1e-9)
+
+    @property
+    def real_tokens_per_second(self) -> float:
+        """Return the input tokens of all ranks per second, without padding."""
+        return self.num_real_tokens / max(self.seconds, 1e-9)
+
+    @property
+    def padding_share(self) -> float:
+        """Return the share of the input that is padding."""
+        return 1.0 - self.num_real_tokens / max(self.num_tokens, 1)
 
     @property
     def empty(self) -> bool:
@@ -238,10 +268,15 @@ class IntervalReport:
             "learning_rate": self.learning_rate,
             "grad_norm": self.grad_norm,
             "tokens": self.num_tokens,
+            "real_tokens": self.num_real_tokens,
+            "padding_share": round(self.padding_share, 4),
+            **({} if self.packing_efficiency is None else {"packing_efficiency": round(self.packing_efficiency, 4)}),
             "skipped": self.num_skipped,
             **({} if self.loss_scale is None else {"loss_scale": self.loss_scale}),
             "elapsed_ms": round(self.elapsed_ms, 3),
             "tokens_per_second": round(self.tokens_per_second, 1),
+            "real_tokens_per_second": round(self.real_tokens_per_second, 1),
+            "waiting_share": round(self.waiting_share, 4),
         }
 
 
@@ -252,6 +287,7 @@ class IntervalMetrics:
         self._device = device
         self._topology = topology
         self._streak = torch.zeros((), device=device)  # of skipped updates, across intervals
+        self._started = False
         self.reset()
 
     def reset(self) -> None:
@@ -262,8 +298,9 @@ class IntervalMetrics:
         self._longest_streak = self._streak.clone()
         self._last: StepResult | None = None
         self._num_steps = 0
-        self._num_tokens = 0
+        self._sizes = [0] * len(COUNTED)  # of this rank's batches
         self._seconds = 0.0
+        self._waited, self._timed = 0.0, 0.0  # for batches, and of all: seconds without the first update
         self._milliseconds: dict[str, float] = {}
 
     def add(self, result: StepResult, *, seconds: float = 0.0, fetch_seconds: float = 0.0) -> None:
@@ -279,8 +316,11 @@ class IntervalMetrics:
         self._longest_streak = torch.maximum(self._longest_streak, self._streak)
         self._last = result
         self._num_steps += 1
-        self._num_tokens += result.size.tokens
+        self._sizes = [total + getattr(result.size, name) for total, name in zip(self._sizes, COUNTED, strict=True)]
         self._seconds += seconds
+        if self._started:
+            self._waited, self._timed = self._waited + fetch_seconds, self._timed + seconds
+        self._started = True
         for name, milliseconds in {**result.milliseconds, "batch generator": 1000.0 * fetch_seconds}.items():
             self._milliseconds[name] = self._milliseconds.get(name, 0.0) + milliseconds
 
@@ -292,11 +332,8 @@ class IntervalMetrics:
         assert self._last is not None, "report without a step"
         began = time.perf_counter()
         last = self._last
-        local = torch.cat([self._objective_sums.flatten(), self._loss[None]]).double()  # [2*objectives+1]
-        if self._topology.data_parallel_group is not None:
-            dist.all_reduce(local, group=self._topology.data_parallel_group)
+        *sums, loss, tokens, real_tokens, filled, room = self._summed().tolist()
         flags = torch.stack([self._skipped, self._longest_streak, last.grad_norm.float()]).tolist()
-        *sums, loss = local.tolist()
         skipped, streak, grad_norm = int(flags[0]), int(flags[1]), flags[2]
         pairs = zip(OBJECTIVES, sums[0::2], sums[1::2], strict=True)
         report = IntervalReport(
@@ -308,13 +345,36 @@ class IntervalMetrics:
             num_steps=self._num_steps,
             num_skipped=skipped,
             longest_streak=streak,
-            num_tokens=self._num_tokens * self._topology.data_parallel_size,
+            num_tokens=int(tokens),
+            num_real_tokens=int(real_tokens),
+            packing_efficiency=filled / room if room else None,
+            waiting_share=self._waiting_share(time.perf_counter() - began),
             seconds=self._seconds + time.perf_counter() - began,
             loss_scale=last.loss_scale,
             milliseconds={name: total / self._num_steps for name, total in self._milliseconds.items()},
         )
         self.reset()
         return report
+
+    def _summed(self) -> Tensor:
+        """Return the sums over the data ranks, fp64 [2*objectives+1+counted]: losses and weights, loss, sizes."""
+        sizes = torch.tensor(self._sizes, dtype=torch.float64)
+        if self._device.type == "cuda":
+            sizes = sizes.pin_memory()
+        sizes = sizes.to(self._device, non_blocking=True)
+        local = torch.cat([self._objective_sums.flatten().double(), self._loss[None].double(), sizes])
+        if self._topology.data_parallel_group is not None:
+            dist.all_reduce(local, group=self._topology.data_parallel_group)
+        return local
+
+    def _waiting_share(self, reading_seconds: float) -> float:
+        """Return the share of the rank that waited longest; ``reading_seconds`` were those of its updates, too."""
+        share = self._waited / max(self._timed + reading_seconds, 1e-9)
+        if self._topology.world_size > 1:
+            worst = torch.tensor(share, device=self._device)
+            dist.all_reduce(worst, op=dist.ReduceOp.MAX)
+            share = worst.item()
+        return share
 
     def num_targets(self) -> float:
         """Return the target weights of all data ranks in this interval; every one of them has to ask."""
@@ -333,14 +393,12 @@ class IntervalMetrics:
 
         Every data rank has to call it.
         """
-        sums = torch.cat([self._objective_sums.flatten(), self._loss[None]])  # [2*objectives+1]
-        if self._topology.data_parallel_group is not None:
-            dist.all_reduce(sums, group=self._topology.data_parallel_group)
+        summed = self._summed().tolist()
         return {
-            "sums": sums.tolist(),
+            "sums": summed[: 2 * len(OBJECTIVES) + 1],
+            "sizes": [int(size) for size in summed[2 * len(OBJECTIVES) + 1 :]],
             "skipped": self._skipped.item(),
             "num_steps": self._num_steps,
-            "num_tokens": self._num_tokens,
             "seconds": self._seconds,
         }
 
@@ -357,9 +415,14 @@ class IntervalMetrics:
             *sums, loss = map(float, numbers)
             self._objective_sums = torch.tensor(sums, device=self._device).view(len(OBJECTIVES), 2)
             self._loss = torch.tensor(loss, device=self._device)
+            sizes = value_of(state, "sizes", list, place=place, default=[0] * len(COUNTED))  # older ones lack them
+            if len(sizes) != len(COUNTED) or not all(isinstance(size, int) and size >= 0 for size in sizes):
+                raise ValueError(
+                    f"{place}: sizes is {described(sizes)}; {len(COUNTED)} numbers of at least 0 are needed"
+                )
+            self._sizes = sizes
         self._skipped = torch.tensor(value_of(state, "skipped", float, place=place, at_least=0), device=self._device)
         self._num_steps = value_of(state, "num_steps", int, place=place, at_least=0)
-        self._num_tokens = value_of(state, "num_tokens", int, place=place, at_least=0)
         self._seconds = value_of(state, "seconds", float, place=place, default=0.0)  # which older checkpoints lack
 
 
@@ -496,6 +559,9 @@ def dense_line(report: IntervalReport, *, total: int, utilisation: float | None,
         f"lr {report.learning_rate:.2e}",
         f"grad norm {report.grad_norm:.2f}",
         f"{short_number(report.tokens_per_second)} tokens/s",
+        f"waiting {100 * report.waiting_share:.1f}%",
+        f"padding {100 * report.padding_share:.1f}%",
+        None if report.packing_efficiency is None else f"packed {100 * report.packing_efficiency:.1f}%",
         None if utilisation is None else f"MFU {100 * utilisation:.1f}%",
         None if memory_bytes is None else f"{memory_bytes / 2**30:.2f} GB",
     )

@@ -52,8 +52,11 @@ def _check_data_state(state: dict[str, Any], *, place: str) -> None:
     value_of(state, "samples", int, place=place, default=None, at_least=0)
     interval = value_of(state, "interval", dict, place=place, default={})
     scaler = value_of(state, "loss_scaler", dict, place=place, default={})
-    for name in ("num_steps", "num_tokens") if interval else ():
-        value_of(interval, name, int, place=place, at_least=0)
+    if interval:
+        value_of(interval, "num_steps", int, place=place, at_least=0)
+    for size in value_of(interval, "sizes", list, place=place, default=[]):
+        if not isinstance(size, int) or size < 0:
+            raise ValueError(f"{place}: sizes holds {described(size)}; whole numbers of at least 0 are needed")
     for number in value_of(interval, "sums", list, place=place, default=[]):
         if not isinstance(number, float):
             raise ValueError(f"{place}: sums holds {described(number)}; numbers are needed")

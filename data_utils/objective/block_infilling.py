@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
@@ -165,7 +165,11 @@ class BlankInfillingCollator:
         seed = batch_index * self.world_size + self.rank
         # The original draws these from a process-wide generator; a second one keeps batches independent of each other.
         token_generator = random.Random(f"block mask {seed}")
-        return self.collate(samples, generator=random.Random(seed), token_generator=token_generator)
+        batch = self.collate(samples, generator=random.Random(seed), token_generator=token_generator)
+        if self.pack:
+            return replace(batch, filled=batch.num_real_tokens, room=batch.input_ids.size)
+        filled = sum(len(sample.tokens) for sample in samples)
+        return replace(batch, filled=filled, room=len(samples) * self.max_seq_length)
 
     def collate(self, samples: Sequence[Sample], *, generator: random.Random, token_generator: random.Random) -> Batch:
         """Blank out spans of ``samples``.

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.batches import fitting_rows, shared_positions
+from data_utils.batches import fitting_rows, row_lengths, shared_positions
 from data_utils.rows import stack_rows, stacked_positions
 from generation.scoring import Question
 from tasks.readers import NO_LABEL
@@ -82,6 +82,21 @@ class TaskBatch:
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.uids)
+
+    @property
+    def num_real_tokens(self) -> int:
+        """Return the tokens that the model reads, without padding and choices that fill up; of arrays, not tensors.
+
+        What several choices have in common counts as often as it is read.
+        """
+        if self.shared_rows is not None:
+            return int(np.count_nonzero(self.shared_rows >= 0))
+        lengths = row_lengths(self.position_ids, self.input_ids.shape)
+        total = lengths if self.choice_mask is None or lengths.ndim == 1 else lengths * (self.choice_mask != 0)
+        if self.answer_ids is None:
+            return int(total.sum())
+        answers = row_lengths(self.answer_position_ids, self.answer_ids.shape)
+        return int(total.sum() + (answers * (self.choice_mask != 0)).sum())
 
     def arrays(self) -> dict[str, Any]:
         """Return the arrays that there are, by field name."""

@@ -149,7 +149,8 @@ class TaskCriterion:
             return BlankInfilling().size(batch)
         rows = len(batch) if batch.choice_mask is None else int(batch.choice_mask.sum())
         parts = [batch.input_ids, batch.answer_ids] if batch.shared_rows is None else [batch.shared_rows]
-        return BatchSize(len(batch), rows, sum(part.size for part in parts if part is not None))
+        tokens = sum(part.size for part in parts if part is not None)
+        return BatchSize(len(batch), rows, tokens, batch.num_real_tokens)
 
     def _token_loss(self, model: nn.Module, batch: TaskBatch, *, device: torch.device) -> LanguageModelLoss:
         """Return the loss of the targets; their weights are left on the host, where they are counted without a wait."""

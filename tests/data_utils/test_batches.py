@@ -47,6 +47,15 @@ def batches(seed: int, *, pack: bool, masked_lm: bool = False) -> Batch:
     return collator([data[seed + number] for number in range(9)], batch_index=seed)
 
 
+@pytest.mark.parametrize("masked_lm", [False, True])
+def test_real_tokens_are_what_is_no_padding(masked_lm: bool):
+    for seed in range(12):
+        alone, shared = (batches(seed, pack=pack, masked_lm=masked_lm) for pack in (False, True))
+        assert alone.num_real_tokens == shared.num_real_tokens < alone.input_ids.size
+        assert (shared.filled, shared.room) == (shared.num_real_tokens, shared.input_ids.size)
+        assert alone.room == 9 * SEQ_LENGTH and 9 * 5 <= alone.filled <= alone.num_real_tokens
+
+
 def loss_and_gradients(batch: Batch, *, masked_lm: bool = False) -> tuple[float, list[torch.Tensor]]:
     config = GLMConfig(
         2, 16, 2, 256, max_position_embeddings=96, initializer_std=0.3, block_position_encoding=not masked_lm

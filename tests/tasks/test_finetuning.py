@@ -29,7 +29,7 @@ from training.logging import Console, JsonLinesWriter, RunLog, perf_log, read_ro
 from training.loop import LONGEST_SKIPPED_STREAK
 
 UPDATES_PER_EPOCH = 3  # of two micro batches of two samples
-TIMES = {"elapsed_ms", "tokens_per_second", "memory_bytes"}
+TIMES = {"elapsed_ms", "tokens_per_second", "real_tokens_per_second", "waiting_share", "memory_bytes"}
 
 
 class Numbers(TaskRun):

@@ -31,7 +31,7 @@ from training.settings import BatchSettings, PretrainingSettings
 from training.signals import StopRequest
 
 MODES = ("bert", "sentence", "gpt")
-TIMES = {"elapsed_ms", "tokens_per_second", "memory_bytes"}
+TIMES = {"elapsed_ms", "tokens_per_second", "real_tokens_per_second", "waiting_share", "memory_bytes"}
 
 
 def batches_from(start: int) -> Iterator[Batch]:
@@ -227,6 +227,25 @@ def test_a_run_with_nothing_to_predict_ends(updates: int, tmp_path: Path, capsys
         run.train()
     assert run.progress.updates == min(updates, 102) and not (tmp_path / "glm").exists()
     assert (capsys.readouterr().out.count("warning: nothing to predict") == 1) == (updates > 2)
+
+
+@pytest.mark.parametrize(("workers", "remedy"), [("0", "now 0: batches are made"), ("3", "now 3")])
+def test_waiting_for_data_is_said_once_with_what_helps(
+    workers: str, remedy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    def slow(start: int) -> Iterator[Batch]:
+        for batch in batches_from(start):
+            time.sleep(0.05)
+            yield batch
+
+    trainer(tmp_path, "--num-workers", workers, "--train-iters", "42", "--save-interval", "0", train=slow).train()
+    printed = capsys.readouterr().out
+    (line,) = [line for line in printed.splitlines() if "spent waiting for data" in line]
+    assert line.startswith("warning: ") and f"more workers (--num-workers, {remedy}" in line
+    assert "data_utils.loader_speed" in line and printed.index("step 21/42") < printed.index(line)
+    waited = [row["waiting_share"] for row in read_rows(tmp_path / "runs" / "glm" / "metrics.jsonl") if "loss" in row
+              and row["kind"] == "train"]  # fmt: skip
+    assert len(waited) == 14 and all(0 < share <= 1 for share in waited)
 
 
 def test_a_full_disk_of_measurements_costs_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

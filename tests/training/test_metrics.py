@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mpu.initialize import ParallelTopology
+from mpu.initialize import ParallelTopology, initialize_model_parallel
+from tests.helpers.distributed import run
 from tests.helpers.logs import logged_lines
 from training.logging import (
     Console,
@@ -44,7 +45,7 @@ def step(mode: str, loss_sum: float, weight: float, *, skipped: bool = False, to
         loss=torch.tensor(loss_sum / weight),
         grad_norm=torch.tensor(0.5),
         skipped=torch.tensor(float(skipped)),
-        size=BatchSize(2, 2, tokens),
+        size=BatchSize(2, 2, tokens, tokens * 3 // 4, filled=tokens // 2, room=tokens),
         learning_rate=1e-3,
         milliseconds={"forward": 2.0},
     )
@@ -60,6 +61,45 @@ def test_interval_means_are_over_updates_and_over_targets_per_objective():
     assert report.elapsed_ms == pytest.approx(100000.0, rel=0.1)  # and the wait for the values, which is short
     assert report.tokens_per_second == pytest.approx(0.1, rel=0.1)
     assert report.milliseconds == pytest.approx({"forward": 2.0, "batch generator": 1.0})
+
+
+def test_shares_of_waiting_padding_and_packing():
+    """The first update of a process, in which the loader starts, does not count as waiting."""
+    metrics = IntervalMetrics(torch.device("cpu"), topology=SINGLE)
+    metrics.add(step("bert", 6.0, 2.0, tokens=16), seconds=500.0, fetch_seconds=400.0)
+    metrics.add(step("bert", 6.0, 2.0, tokens=48), seconds=100.0, fetch_seconds=8.0)
+    report = metrics.report(2)
+    assert report.waiting_share == pytest.approx(0.08, rel=0.01)
+    assert (report.num_tokens, report.num_real_tokens) == (64, 48)
+    assert (report.padding_share, report.packing_efficiency) == (0.25, 0.5)
+    row = report.row()
+    assert (row["tokens"], row["real_tokens"], row["padding_share"], row["packing_efficiency"]) == (64, 48, 0.25, 0.5)
+    metrics.add(step("bert", 6.0, 2.0), seconds=10.0, fetch_seconds=5.0)
+    assert metrics.report(3).waiting_share == pytest.approx(0.5, rel=0.01)
+    metrics.add(replace(step("bert", 6.0, 2.0), size=BatchSize(1, 1, 8, 8)))
+    unpacked = metrics.report(4)
+    assert unpacked.packing_efficiency is None and "packing_efficiency" not in unpacked.row()
+
+
+def two_rank_intervals() -> list[dict]:
+    """Rank 1 waits longer for batches that are wider; an interrupted interval goes on in other processes."""
+    topology = initialize_model_parallel(1)
+    rank = topology.data_parallel_rank
+    metrics = IntervalMetrics(torch.device("cpu"), topology=topology)
+    for number in range(3):
+        if number == 2:
+            state = metrics.state_dict()
+            metrics = IntervalMetrics(torch.device("cpu"), topology=topology)
+            metrics.load_state_dict(state)
+            metrics.add(step("bert", 1.0, 1.0, tokens=0))
+        metrics.add(step("bert", 6.0, 2.0, tokens=16 + 16 * rank), seconds=100.0, fetch_seconds=1.0 + 19.0 * rank)
+    return [metrics.report(3).row()]
+
+
+def test_the_rank_that_waits_longest_is_reported_and_tokens_are_those_of_all_ranks():
+    for (row,) in run(two_rank_intervals, 2):
+        assert row["waiting_share"] == pytest.approx(0.2, rel=0.01)
+        assert (row["tokens"], row["real_tokens"], row["packing_efficiency"]) == (3 * 48, 3 * 36, 0.5)
 
 
 def test_a_new_interval_starts_from_zero():
@@ -112,7 +152,7 @@ def test_dense_line_names_everything():
     line = dense_line(report, total=1000, utilisation=0.4, memory_bytes=2**30)
     assert line == (
         "step 100/1000 | ETA 0:30:00 | loss 3.000 (sentence 3.000) | lr 1.00e-03 | grad norm 0.50 | 2.0k tokens/s"
-        " | MFU 40.0% | 1.00 GB"
+        " | waiting 0.0% | padding 25.0% | packed 50.0% | MFU 40.0% | 1.00 GB"
     )
     assert short_number(12) == "12" and short_number(1.5e6) == "1.5M"
 
