@@ -19,7 +19,7 @@ import torch
 
 from benchmarks import baseline
 from benchmarks.checkpoint import write_random_checkpoint
-from benchmarks.harness import REPOSITORY, Row, compare, seconds_in_turn, summarize
+from benchmarks.harness import REPOSITORY, Limits, Row, compare, seconds_in_turn, summarize
 from data_utils.batches import pad_batch
 from data_utils.objective import Objective
 from data_utils.tokenizers.tokenizer import Tokenizer, word_list_tokenizer
@@ -57,6 +57,7 @@ def make_model(
 
 CONTEXT, NEW, BEAM_TOKENS, BEAMS = 128, 256, 64, 4
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 GREEDY_GOALS = {(1, "fp32"): 4.0, (1, "bf16"): 6.0, (8, "fp32"): 10.0, (8, "bf16"): 14.0}
 BEAM_GOAL = 6.0
 
@@ -122,8 +123,9 @@ def greedy_rows(batch: int, plain: baseline.BaselineGLM, *, runs: int) -> list[R
             plain, context, start_id=COMMANDS["sop"], position=CONTEXT - 1, num_tokens=NEW, banned_ids=banned
         )
         seconds.append(time.perf_counter() - start)
+    weights = sum(parameter.numel() for parameter in plain.parameters())
     rows = []
-    for precision in PRECISIONS:
+    for precision, dtype in PRECISIONS.items():
         fill = filling(prepared(precision), batch, settings)
         filled = [list(row) for row in fill()]
         [times] = seconds_in_turn([fill], repeats=3, warm=True)
@@ -136,6 +138,12 @@ def greedy_rows(batch: int, plain: baseline.BaselineGLM, *, runs: int) -> list[R
                 unit="tokens/s",
                 equal=filled == expected if precision == "fp32" else None,
                 goal=GREEDY_GOALS.get((batch, precision)),
+                limit=NEW
+                * Limits.measure().seconds(
+                    operations=2 * batch * weights,
+                    dtype=dtype,
+                    num_bytes=WEIGHT_BYTES[precision] * weights,
+                ),
             )
         )
     return rows

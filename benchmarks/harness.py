@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import multiprocessing
 import os
 import platform
@@ -13,11 +14,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from data_utils.corpora.store import Document
 from data_utils.tokenizers.tokenizer import Tokenizer, word_list_tokenizer
@@ -58,6 +61,7 @@ class Row:
         equal: whether both gave the same result; None where there is nothing to compare.
         goal: the ratio to reach; None without.
         memory_goal: the memory ratio not to exceed; None without.
+        limit: the seconds that this machine needs at least (``Limits``); None where nobody counted.
     """
 
     work: str
@@ -72,6 +76,7 @@ class Row:
     equal: bool | None = None
     goal: float | None = None
     memory_goal: float | None = None
+    limit: float | None = None
 
 
 def seconds_of(work: Callable[[], Any]) -> float:
@@ -119,6 +124,7 @@ def summarize(
     memory_ratio: float | None = None,
     memory_goal: float | None = None,
     recorded_rate: float | None = None,
+    limit: float | None = None,
 ) -> Row:
     """Return the row of times that were taken in turn, each of ``amount`` ``unit``s.
 
@@ -144,6 +150,7 @@ def summarize(
         equal=equal,
         goal=goal,
         memory_goal=memory_goal,
+        limit=limit,
     )
 
 
@@ -212,7 +219,10 @@ def status(field: str) -> int:
 
 def table(rows: Sequence[Row]) -> list[str]:
     """Return the rows as lines of a Markdown table."""
-    lines = ["| work | ours | baseline | ratio | goal | memory | rate | equal |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| work | ours | baseline | ratio | goal | memory | rate | of the limit | equal |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         baseline = "" if row.baseline is None else _seconds(row.baseline)
         if row.recorded_rate is not None:
@@ -226,6 +236,7 @@ def table(rows: Sequence[Row]) -> list[str]:
             "" if row.goal is None else f"{row.goal:g}",
             "" if row.memory_ratio is None else f"{row.memory_ratio:.2f}{memory_goal}",
             "" if row.rate is None else f"{row.rate:,.0f} {row.unit}",
+            "" if row.limit is None else f"{100 * row.limit / row.ours:.0f} %",
             "" if row.equal is None else ("yes" if row.equal else "NO"),
         )
         lines.append("| " + " | ".join(cells) + " |")
@@ -236,19 +247,65 @@ def _seconds(value: float) -> str:
     return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.3g} ms"
 
 
-def machine() -> str:
-    """Return the processor, the number of cores, torch and the day."""
-    import torch
+@dataclass(frozen=True)
+class Limits:
+    """What a processor reaches at most, measured with torch on the threads that it has here.
 
+    Attributes:
+        operations: FLOP/s of matrix products, by type.
+        bandwidth: bytes/s at which memory is read.
+    """
+
+    operations: dict[torch.dtype, float]
+    bandwidth: float
+
+    @classmethod
+    @functools.cache
+    def measure(cls) -> Limits:
+        """Multiply matrices that fit the caches, and read more memory than they hold: half a second each."""
+        operations = {}
+        for dtype in (torch.float32, torch.bfloat16):
+            left, right = torch.randn(2, PRODUCT, PRODUCT).to(dtype)
+            operations[dtype] = 2 * PRODUCT**3 / _fastest(partial(torch.mm, left, right))
+        values = torch.ones(READ_BYTES // 4)
+        return cls(operations, READ_BYTES / _fastest(values.sum))
+
+    def seconds(self, *, operations: float, dtype: torch.dtype, num_bytes: float = 0.0) -> float:
+        """Return the least time for ``operations`` of matrix products in ``dtype`` that read ``num_bytes`` once."""
+        return max(operations / self.operations[dtype], num_bytes / self.bandwidth)
+
+
+PRODUCT = 1536  # rows and columns of a matrix
+READ_BYTES = 1 << 28
+
+
+def _fastest(work: Callable[[], Any], *, seconds: float = 0.5) -> float:
+    times = [seconds_of(work)]
+    while sum(times) < seconds:
+        times.append(seconds_of(work))
+    return min(times)
+
+
+def machine() -> str:
+    """Return the processor, its vector instructions, what it reaches (``Limits``), the cores, torch and the day."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    today = datetime.date.today().isoformat()
-    return f"{name}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}, {today}"
+    fields = {key.strip(): value.split() for key, _, value in (line.partition(":") for line in lines)}
+    name = " ".join(fields.get("model name", [])) or platform.processor()
+    flags = fields.get("flags", fields.get("Features", []))  # x86, Arm
+    present = [word for word in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16") if word in flags]
+    limits = Limits.measure()
+    fp32, bf16 = (limits.operations[dtype] / 1e9 for dtype in (torch.float32, torch.bfloat16))
+    return (
+        f"{name} ({' '.join(present)}), {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}, "
+        f"{datetime.date.today().isoformat()}; products reach {fp32:.0f} GFLOP/s in fp32 and {bf16:.0f} in bf16, "
+        f"memory is read at {limits.bandwidth / 1e9:.0f} GB/s"
+    )
 
 
 def merged(old: Sequence[str], new: Sequence[str]) -> list[str]:
     """Return the lines of ``old`` (a table) with those of ``new`` in place of the ones about the same work."""
+    if old[:1] != new[:1]:
+        old = []  # a table of other columns
     rows = {line.split("|")[1].strip(): line for line in old[2:]}
     rows |= {line.split("|")[1].strip(): line for line in new[2:]}
     return [*new[:2], *rows.values()]

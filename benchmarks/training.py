@@ -13,9 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import baseline
 from benchmarks.harness import (
+    Limits,
     OwnProcess,
     RandomDocuments,
     Row,
@@ -47,6 +49,7 @@ from training.settings import OptimizerSettings
 GOALS = {("fp32", 0.0): 2.3, ("fp32", 0.1): 2.1, ("bf16", 0.0): 4.0, ("bf16", 0.1): 3.5}
 MEMORY_GOALS = {0.0: 0.42, 0.1: 0.6}  # fp32
 TOLERANCES = {"fp32": 2e-6, "bf16": 3e-2}  # of the loss, relative
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 REPEATS = 3
 BATCH, WIDTH, CONTEXT, VOCABULARY, LOSS_SHARE = 4, 576, 480, 30592, 0.16
 CLOZE_SAMPLES = 16
@@ -136,7 +139,10 @@ def training_rows(dropout: float) -> list[Row]:
     ours = {precision: our_step(precision, dropout) for precision in TOLERANCES}
     original = OwnProcess(baseline_step, dropout)
     expected = original()  # also the warm-up
-    losses = {precision: step() for precision, step in ours.items()}
+    losses = {}
+    with FlopCounterMode(display=False) as counter:
+        losses["fp32"] = ours["fp32"]()
+    losses["bf16"] = ours["bf16"]()
     *times, baseline_times = seconds_in_turn([*ours.values(), original], repeats=REPEATS, warm=True)
     original.close()
     memory = peak_memory(baseline_step, dropout)
@@ -151,6 +157,7 @@ def training_rows(dropout: float) -> list[Row]:
             goal=GOALS[precision, dropout],
             memory_ratio=peak_memory(our_step, precision, dropout) / memory,
             memory_goal=MEMORY_GOALS[dropout] if precision == "fp32" else None,
+            limit=Limits.measure().seconds(operations=counter.get_total_flops(), dtype=TYPES[precision]),
         )
         for (precision, tolerance), ours_times in zip(TOLERANCES.items(), times, strict=True)
     ]

@@ -8,7 +8,6 @@ b micro batch, s sequence
 
 from __future__ import annotations
 
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +29,7 @@ from model.checkpoints.reading import LoadReport, load_model_weights
 from model.modeling_glm import LanguageModelLoss, evaluating, target_positions
 from mpu.initialize import ParallelTopology
 from mpu.kernels.host_memory import send
+from mpu.kernels.prepacked import has_bf16_instructions
 from mpu.masks import PrefixMask
 from training.checkpointing import ResumeState, load_checkpoint, save_checkpoint
 from training.metrics import (
@@ -70,18 +70,6 @@ def supported_precision(
             "precision: bf16 instead of fp16, which a CPU only emulates (70 times slower); --fp32 forces fp32",
         )
     return asked, None
-
-
-def has_bf16_instructions() -> bool:
-    """Tell whether this CPU multiplies bf16 matrices by itself, and torch's library for that (oneDNN) may use it."""
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
-    if not any(word in limit for word in ("BF16", "FP16", "AMX", "AVX10", "ALL", "DEFAULT")):
-        return False
-    try:
-        features = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # not Linux
-        return False
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(features.split())
 
 
 class Criterion(Protocol):

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpu.kernels.prepacked import has_bf16_instructions
+
 LARGEST = 127
 ROWS_AT_ONCE = 1024  # of a matrix that is quantised: limits the fp32 copy
 # Above this many input rows the kernel for few of them is slower than a product with weights cast to bf16, measured.
@@ -42,6 +44,7 @@ class Int8Linear:
         """Take ``weight`` [n,k] and ``bias`` [n]."""
         self.whole, self.scales = quantise(weight.detach())
         self.bias = None if bias is None else bias.detach()
+        self.native = has_bf16_instructions()
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the product in the type of ``inputs``."""
@@ -50,7 +53,9 @@ class Int8Linear:
         if few and flat.size(1) % COLUMNS_MULTIPLE == 0 and has_int8_kernel():
             outputs = torch._weight_int8pack_mm(flat.contiguous(), self.whole, self.scales)
         else:
-            outputs = F.linear(flat, self.whole.to(flat.dtype)).mul_(self.scales.to(flat.dtype))  # q is exact in bf16
+            wide = flat.float() if flat.dtype == torch.bfloat16 and not self.native else flat
+            outputs = F.linear(wide, self.whole.to(wide.dtype)).to(flat.dtype)  # q is exact in bf16
+            outputs = outputs.mul_(self.scales.to(flat.dtype))
         if self.bias is not None:
             outputs = outputs.add_(self.bias)
         return outputs.view(*inputs.shape[:-1], len(self.scales))

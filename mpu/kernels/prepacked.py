@@ -2,13 +2,16 @@
 
 The ordinary product of few rows with a weight matrix reads the matrix at less than half of the memory's speed. oneDNN
 reorders it once, blocked for the vector unit, and then reads it at nearly full speed: decoding takes half the time
-(docs/performance.md).
+(docs/performance.md). On a processor without instructions for bf16 such products are emulated, and many rows are
+faster in fp32.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 from mpu.layers import ColumnParallelLinear, RowParallelLinear
 
 ROWS = 64  # the layout for this many rows is a good one for 1 and for 1024
+EMULATED_ROWS = 32  # more rows in bf16, emulated, take longer than widening the weights for them, measured
 
 
 class PrepackedLinear:
@@ -27,12 +31,28 @@ class PrepackedLinear:
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
         self.bias = None if bias is None else bias.detach()
         self.out_features = weight.size(0)
+        self.emulated = weight.dtype == torch.bfloat16 and not has_bf16_instructions()
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the product; there are no gradients."""
         if inputs.numel() == 0:
             return inputs.new_empty((*inputs.shape[:-1], self.out_features))
+        if self.emulated and inputs.numel() > EMULATED_ROWS * inputs.size(-1):
+            bias = None if self.bias is None else self.bias.float()
+            return F.linear(inputs.float(), self.packed.to_dense().float(), bias).to(inputs.dtype)
         return torch.ops.mkldnn._linear_pointwise(inputs, self.packed, self.bias, "none", [], "")
+
+
+def has_bf16_instructions() -> bool:
+    """Tell whether this CPU multiplies bf16 matrices by itself, and torch's library for that (oneDNN) may use it."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    if not any(word in limit for word in ("BF16", "FP16", "AMX", "AVX10", "ALL", "DEFAULT")):
+        return False
+    try:
+        features = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(features.split())
 
 
 @functools.cache

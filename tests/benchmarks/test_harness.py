@@ -9,10 +9,12 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.__main__ import PROGRAMS, ROWS, report, subject
 from benchmarks.harness import (
     REPOSITORY,
+    Limits,
     Row,
     compare,
     merged,
@@ -53,8 +55,9 @@ def test_a_recorded_rate_is_compared_with_the_rate():
 
 def test_the_table_shows_goals_of_time_and_of_memory():
     (line,) = table([replace(ROW, memory_ratio=0.4, memory_goal=0.42)])[2:]
-    assert line == "| work | 500 ms ± 10 % | 1.00 s | **2.00** | 3 | 0.40 (goal 0.42) |  | yes |"
+    assert line == "| work | 500 ms ± 10 % | 1.00 s | **2.00** | 3 | 0.40 (goal 0.42) |  |  | yes |"
     assert "| 0.40 |" in table([replace(ROW, memory_ratio=0.4)])[2]
+    assert "| 60 % | yes |" in table([replace(ROW, limit=0.3)])[2]
     assert "| NO |" in table([replace(ROW, equal=False)])[2]
 
 
@@ -62,6 +65,18 @@ def test_new_rows_replace_those_of_the_same_work():
     other = replace(ROW, work="other")
     lines = merged(table([ROW, other]), table([replace(ROW, ours=0.25)]))
     assert lines == table([replace(ROW, ours=0.25), other])
+
+
+def test_a_table_of_other_columns_is_not_mixed_with():
+    assert merged(["| work | equal |", "|---|---|", "| old | yes |"], table([ROW])) == table([ROW])
+
+
+def test_what_the_processor_reaches_bounds_a_time():
+    limits = Limits({torch.float32: 100.0, torch.bfloat16: 200.0}, bandwidth=10.0)
+    assert limits.seconds(operations=300, dtype=torch.float32) == 3.0
+    assert limits.seconds(operations=300, dtype=torch.bfloat16, num_bytes=40) == 4.0
+    measured = Limits.measure()
+    assert measured.bandwidth > 0 and all(rate > 0 for rate in measured.operations.values())
 
 
 @pytest.mark.parametrize(("equal", "code"), [(True, 0), (None, 0), (False, 1)])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -31,6 +35,23 @@ def test_products_are_equal(dtype: torch.dtype, with_bias: bool, shape: tuple[in
     found = PrepackedLinear(weight.to(dtype), bias)(inputs.to(dtype))
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
     torch.testing.assert_close(found, expected, **tolerance)
+
+
+EMULATED = """
+import torch
+from mpu.kernels.prepacked import PrepackedLinear, can_prepack, has_bf16_instructions
+assert not has_bf16_instructions()
+weight, bias = torch.randn(56, 40).bfloat16(), torch.randn(56).bfloat16()
+for rows in (1, 200) if can_prepack(torch.bfloat16) else ():
+    inputs = torch.randn(rows, 40).bfloat16()
+    expected = torch.nn.functional.linear(inputs.float(), weight.float(), bias.float()).bfloat16()
+    torch.testing.assert_close(PrepackedLinear(weight, bias)(inputs), expected, rtol=2e-2, atol=2e-2)
+"""
+
+
+def test_products_are_equal_where_bf16_is_emulated():
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}
+    subprocess.run([sys.executable, "-c", EMULATED], env=environment, check=True)
 
 
 def test_inputs_that_are_not_contiguous():

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from model.checkpoints.reading import read_whole_weights, resolve_checkpoint
+from mpu.kernels.prepacked import has_bf16_instructions
 from tests.helpers import deepspeed_engines as engines
 from tests.helpers import launching
 from tests.helpers.distributed import run
 from tests.helpers.small_corpus import make_corpus
 from training.deepspeed.checkpoints import ZeroShape, fp32_weights, zero_shape
 from training.deepspeed.config import deepspeed_plan
-from training.engine import has_bf16_instructions
 from training.settings import BatchSettings, OptimizerSettings, PrecisionSettings, Settings
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is an extra")

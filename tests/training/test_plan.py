@@ -17,13 +17,14 @@ from model.config import GLMConfig
 from model.modeling_glm import GLMModel, count_parameters
 from model.released import RELEASED_MODELS
 from mpu.initialize import ParallelTopology, initialize_model_parallel
+from mpu.kernels.prepacked import has_bf16_instructions
 from tests.helpers import REPOSITORY
 from tests.helpers.distributed import run
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
 from tests.helpers.training_data import build, take
 from training.arguments import parse_settings
 from training.build import wrap_model
-from training.engine import Engine, has_bf16_instructions
+from training.engine import Engine
 from training.plan import (
     CARDS,
     GB,

@@ -21,6 +21,7 @@ from generate_samples import SampleSettings
 from generation.api import load_model
 from generation.sampling import DecodingSettings
 from model.checkpoints.verify import main as verify
+from mpu.kernels.prepacked import has_bf16_instructions
 from scripts.convert_glm_checkpoint_to_transformers import main as to_transformers
 from tasks.settings import FinetuningSettings
 from tests.helpers import REPOSITORY, launching
@@ -30,7 +31,6 @@ from tests.helpers.logs import logged_lines
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
 from training.arguments import parse_settings
 from training.data import build_run_tokenizer
-from training.engine import has_bf16_instructions
 from training.settings import PretrainingSettings
 
 start = partial(launching.start, "pretrain_glm.py")
