@@ -61,7 +61,7 @@ def finetune(configuration: FinetuningSettings, stop: StopRequest) -> int:
 
     stop.where = "before the first update"
     topology, device = start_distributed(configuration.device, shared=configuration.values)
-    configuration = claim_name(configuration)
+    configuration = claim_name(configuration, topology=topology)
     run, tuning, checkpoint = configuration.run, configuration.tuning, configuration.checkpoint
     made = [run.summary_folder / TEST_RESULTS_FILE, *([checkpoint.save / TRACKERS[0]] if checkpoint.save else ())]
     goes_on = tuning.overwrite or checkpoint.load or checkpoint.auto_resume

@@ -44,7 +44,7 @@ def pretrain(configuration: PretrainingSettings, stop: StopRequest) -> int:
     stop.where = "before the first update"
     topology, device = start_distributed(configuration.device, shared=configuration.values)
     if configuration.run.train_iters > 0:
-        configuration = claim_name(configuration)
+        configuration = claim_name(configuration, topology=topology)
     run, first = configuration.run, topology.rank == 0
     start_perf_log(configuration, first=first)
     for notice in configuration.notices:

@@ -22,21 +22,52 @@ DEFAULT_GENERATOR_SEED = 67280421310721
 WORD = 1 << 32
 
 
-def random_sample_numbers(dataset_length: int, num_samples: int, *, seed: int = DEFAULT_GENERATOR_SEED) -> np.ndarray:
-    """Draw ``num_samples`` numbers below ``dataset_length`` with replacement, int64.
+class RandomSampleNumbers:
+    """``num_samples`` numbers below ``dataset_length``, drawn with replacement; a slice of them is an int64 array.
 
     They are those of ``torch.randint`` as the original's version of torch drew them: the remainder of one 32-bit word
-    of a Mersenne Twister, of two words from 2**32 on. (Later versions take two words from 2**28 on.)
+    of a Mersenne Twister, of two words from 2**32 on. (Later versions take two words from 2**28 on.) They are drawn
+    when they are asked for, ``CHUNK`` at a time: kept are one chunk and the generator's state before every chunk seen,
+    2.5 kB each.
     """
-    if dataset_length < 1:
-        raise ValueError(f"cannot draw from {dataset_length} samples")
-    twister = np.random.MT19937()
-    state: Any = np.random.RandomState(seed % WORD).get_state(legacy=False)  # seeds as torch does
-    twister.state = state
-    if dataset_length < WORD:
-        return (twister.random_raw(num_samples) % np.uint64(dataset_length)).astype(np.int64)
-    words = twister.random_raw(2 * num_samples).astype(np.uint64)
-    return ((words[::2] << np.uint64(32) | words[1::2]) % np.uint64(dataset_length)).astype(np.int64)
+
+    CHUNK = 1 << 18
+
+    def __init__(self, dataset_length: int, num_samples: int, *, seed: int = DEFAULT_GENERATOR_SEED) -> None:
+        if dataset_length < 1:
+            raise ValueError(f"cannot draw from {dataset_length} samples")
+        self._dataset_length, self._num_samples = dataset_length, num_samples
+        state: Any = np.random.RandomState(seed % WORD).get_state(legacy=False)  # seeds as torch does
+        self._states = [state]
+        self._number, self._chunk = -1, np.empty(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def __getitem__(self, places: slice) -> np.ndarray:
+        """Return the numbers at ``places``, a slice without a step."""
+        low, high, step = places.indices(self._num_samples)
+        assert step == 1, places
+        parts = [
+            self._draw(number)[max(0, low - number * self.CHUNK) : high - number * self.CHUNK]
+            for number in range(low // self.CHUNK, -(-high // self.CHUNK))
+        ]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+    def _draw(self, number: int) -> np.ndarray:
+        """Return chunk ``number``; those before it are drawn once to get there."""
+        if number == self._number:
+            return self._chunk
+        twister, width = np.random.MT19937(), 1 if self._dataset_length < WORD else 2
+        for passed in range(min(number, len(self._states) - 1), number + 1):
+            twister.state = self._states[passed]
+            words = twister.random_raw(width * self.CHUNK).astype(np.uint64, copy=False)
+            if passed + 1 == len(self._states):
+                self._states.append(twister.state)
+        if width == 2:
+            words = words[::2] << np.uint64(32) | words[1::2]
+        self._number, self._chunk = number, (words % np.uint64(self._dataset_length)).astype(np.int64)
+        return self._chunk
 
 
 class Plan(Protocol):
@@ -65,7 +96,7 @@ class BatchPlan:
     global_batch_size: int
     rank: int = 0
     world_size: int = 1
-    order: np.ndarray | None = None
+    order: np.ndarray | RandomSampleNumbers | None = None
     drop_last: bool = True
 
     def __post_init__(self) -> None:

@@ -10,16 +10,16 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TextIO
-
-import torch.distributed as dist
 
 from generation.infill import BlankFiller, FilledPrompt, prompt_generator
 from generation.inputs import PromptInputs, check_text, complete_prompt, insert_answers, masks_taken_as_text
 from generation.prompts import EMPTY_ANSWER, keep_texts
 from generation.sampling import DecodingSettings
 from mpu.initialize import ParallelTopology
+from mpu.mappings import of_first_rank
 
 PROMPT_TEXT = "\nContext prompt (stop to exit) >>> "
 QUERY_TEXT = "\nPlease Input Query (stop to exit) >>> "  # of the multilingual release, whose pieces replace their masks
@@ -49,16 +49,16 @@ def open_samples_file(folder: Path | None) -> TextIO:
     raise AssertionError("some number is free")
 
 
-def read_on_first_rank(text: str) -> str:
+def read_on_first_rank(text: str, *, topology: ParallelTopology) -> str:
     """Ask on the first rank and return the line on all ranks; raise EOFError on all of them at the end of the input."""
-    line: list[str | None] = [None]
-    if dist.get_rank() == 0:
+    line: str | None = None
+    if topology.rank == 0:
         with suppress(EOFError):
-            line = [input(text)]
-    dist.broadcast_object_list(line)
-    if line[0] is None:
+            line = input(text)
+    line = of_first_rank(line, topology=topology)
+    if line is None:
         raise EOFError
-    return line[0]
+    return line
 
 
 class InteractiveSession:
@@ -186,7 +186,7 @@ def answer_typed_prompts(
     if sys.stdin is not None and sys.stdin.isatty():
         with suppress(ImportError):  # not every Python has it
             importlib.import_module("readline")  # lines can be edited, and earlier ones called back
-    read_line = input if topology.world_size == 1 else read_on_first_rank
+    read_line = input if topology.world_size == 1 else partial(read_on_first_rank, topology=topology)
     own_files = settings.fill == "replace"
     with open_samples_file(folder if topology.rank == 0 and not own_files else None) as samples:
         session = InteractiveSession(

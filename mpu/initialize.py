@@ -7,17 +7,21 @@ join the ranks that hold the same shard. Nothing here is global: the topology is
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
+
+HOST_TIMEOUT = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class ParallelTopology:
     """Name this process's place in the grid of model-parallel and data-parallel groups.
 
-    A group of ``None`` means a group of size one: the collectives over it do nothing. The methods answer the questions
-    DeepSpeed asks of an ``mpu`` object.
+    A group of ``None`` means a group of size one: the collectives over it do nothing. ``host_group`` has all ranks and
+    speaks gloo: there they wait, for a day if need be, while one of them tokenizes, has something typed or writes, and
+    no device waits with them. The methods answer the questions DeepSpeed asks of an ``mpu`` object.
     """
 
     rank: int
@@ -28,6 +32,7 @@ class ParallelTopology:
     data_parallel_rank: int
     model_parallel_group: ProcessGroup | None = None
     data_parallel_group: ProcessGroup | None = None
+    host_group: ProcessGroup | None = None
     model_parallel_source_rank: int = 0
 
     @classmethod
@@ -112,8 +117,14 @@ def initialize_model_parallel(model_parallel_size: int = 1) -> ParallelTopology:
         data_parallel_rank=rank // size,
         model_parallel_group=model_group,
         data_parallel_group=data_group,
+        host_group=new_host_group() if world_size > 1 else None,
         model_parallel_source_rank=first,
     )
+
+
+def new_host_group() -> ProcessGroup:
+    """Join a group of all ranks on the host that is patient; every rank has to call it."""
+    return dist.new_group(backend="gloo", timeout=HOST_TIMEOUT)
 
 
 def _group_of(ranks: list[int]) -> ProcessGroup | None:

@@ -60,23 +60,44 @@ def chunk_of_last_dim(tensor: Tensor, topology: ParallelTopology) -> Tensor:
     return tensor.narrow(-1, topology.model_parallel_rank * width, width).contiguous()
 
 
-def any_rank(flag: bool, *, topology: ParallelTopology, device: torch.device) -> bool:
-    """Return whether any rank of the world has ``flag`` set; every rank has to ask."""
+def any_rank(flag: bool, *, topology: ParallelTopology, device: torch.device | str | None = None) -> bool:
+    """Return whether any rank of the world has ``flag`` set; every rank has to ask.
+
+    The vote is taken on ``device``, by the group of the training step; without one on the host, by a group that waits
+    for as long as one of the ranks has something else to do.
+    """
     if topology.world_size == 1:
         return flag
     votes = torch.tensor(float(flag), device=device)
-    dist.all_reduce(votes)
+    dist.all_reduce(votes, group=topology.host_group if device is None else None)
     return bool(votes.item() > 0)
 
 
+def wait_for_ranks(topology: ParallelTopology) -> None:
+    """Wait until every rank of the world is here, however long that takes; every rank has to call it."""
+    any_rank(False, topology=topology)
+
+
 def gathered(value: Result, *, topology: ParallelTopology, world: bool = False) -> list[Result]:
-    """Return ``value`` of every rank of the model-parallel group, or of the ``world``; every rank has to call it."""
+    """Return ``value`` of every rank of the model-parallel group, or of the ``world``; every rank has to call it.
+
+    The world waits on the host for as long as one of its ranks has something else to do.
+    """
     size = topology.world_size if world else topology.model_parallel_size
     if size == 1 or not (world or topology.model_parallel_group is not None):
         return [value]
     values = [value] * size
-    dist.all_gather_object(values, value, group=None if world else topology.model_parallel_group)
+    dist.all_gather_object(values, value, group=topology.host_group if world else topology.model_parallel_group)
     return values
+
+
+def of_first_rank(value: Result, *, topology: ParallelTopology) -> Result:
+    """Return the first rank's ``value`` on every rank, however long that takes; every rank has to ask."""
+    if topology.world_size == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0, group=topology.host_group)
+    return values[0]
 
 
 def run_shared(

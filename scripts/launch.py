@@ -49,6 +49,13 @@ TORCHRUN_SIGNALS = {
     "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
     "PET_SHUTDOWN_TIMEOUT": "600",
 }
+# Where ranks wait for each other until NCCL gives up, every rank writes what its last collectives were.
+NCCL_REPORTS = {
+    "NCCL_DEBUG": "warn",
+    "TORCH_FR_BUFFER_SIZE": "2000",
+    "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",  # its older name
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+}
 
 
 def read_hostfile(path: str) -> dict[str, int]:
@@ -246,7 +253,8 @@ def write_variables(environment: Mapping[str, str], path: Path) -> None:
     """Write where DeepSpeed's launcher reads them the variables that every process needs; secrets stay here."""
     lines = [line for file in (Path.home() / ".deepspeed_env", Path(".deepspeed_env")) if file.is_file()
              for line in lines_of(read_text(file)) if line]  # fmt: skip
-    names = r"(GLM|NCCL|GLOO|OMP)_.*|HF_HOME|HF_HUB_OFFLINE|TOKENIZERS_PARALLELISM|LD_LIBRARY_PATH|PYTHONPATH"
+    names = r"(GLM|NCCL|GLOO|OMP|TORCH_FR|TORCH_NCCL)_.*|"
+    names += "HF_HOME|HF_HUB_OFFLINE|TOKENIZERS_PARALLELISM|LD_LIBRARY_PATH|PYTHONPATH"
     for name, value in environment.items():
         if re.fullmatch(names, name):
             if "\n" in value:
@@ -291,6 +299,9 @@ def main() -> None:
     additions = {}
     if num_nodes * num_ranks > 1:  # one date names the run's folder; left alone, every process would take all cores
         additions = {"GLM_DATE": date, "OMP_NUM_THREADS": str(max(1, usable_cores() // num_ranks))}
+    if additions and (num_nodes > 1 or count_gpus(os.environ)):
+        dumps = str(log.with_suffix(".rank_").resolve())
+        additions |= {**NCCL_REPORTS, "TORCH_FR_DUMP_TEMP_FILE": dumps, "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": dumps}
     if "training.torchrun" in launcher:
         additions |= TORCHRUN_SIGNALS
     if "deepspeed.launcher.runner" in launcher:

@@ -227,7 +227,7 @@ class FineTuner(Trainer):
     def _validate(self, *, epoch: int) -> None:
         """Evaluate the validation splits, and keep the weights when they are the best so far."""
         progress, began = self.progress, time.perf_counter()
-        with self.throughput.aside(self.engine.device):
+        with self.aside():
             result = self.score(self.task.validation, epoch=epoch)
         metrics, name = result.metrics, self.metric[0]
         known = ", ".join(metrics) or "none"
@@ -251,7 +251,7 @@ class FineTuner(Trainer):
         progress, root = self.progress, self.checkpoint.save
         if root is not None:
             weights_only = replace(self.checkpoint, no_save_optim=True, no_save_rng=True, keep_checkpoints=None)
-            with self.throughput.aside(self.engine.device):
+            with self.aside():
                 self.engine.save(weights_only, iteration=progress.updates, data_state={}, tag=BEST_TAG)
             self._save_adapter()
             self.name_newest()

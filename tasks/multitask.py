@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_utils.batches import Batch
-from data_utils.loaders import BatchLoader, BatchPlan, random_sample_numbers
+from data_utils.loaders import BatchLoader, BatchPlan, RandomSampleNumbers
 from data_utils.mixtures import MixedDataset, downstream_draw
 from data_utils.objective import Objective
 from data_utils.rows import Row
@@ -154,7 +154,7 @@ def mix_downstream(
         global_batch_size=batch_size * ranks,
         rank=rank,
         world_size=ranks,
-        order=random_sample_numbers(len(items), batch_size * ranks * max(num_batches, 1)),
+        order=RandomSampleNumbers(len(items), batch_size * ranks * max(num_batches, 1)),
         drop_last=ranks > 1,
     )
     collator = DownstreamCollator(tokenizer.command_id("pad"))

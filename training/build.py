@@ -24,11 +24,12 @@ from model.hub.describe import CONFIG_FILE, TOKENIZER_KEY, TokenizerDescription
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from mpu.kernels.host_memory import keep_freed_memory
+from mpu.mappings import of_first_rank
 from mpu.transformer import Transformer
 from training.checkpointing import ResumeState
 from training.data import tokenizer_keywords
 from training.deepspeed.config import DeepSpeedPlan, deepspeed_plan
-from training.distributed import compare_ranks, of_first_rank, seed_data_rank
+from training.distributed import compare_ranks, seed_data_rank
 from training.engine import AUTOCAST_TYPES, Criterion, Engine, TorchEngine, supported_precision
 from training.logging import (
     Console,
@@ -180,13 +181,13 @@ def checkpoint_to_load(settings: CheckpointSettings) -> Path | None:
     return folder
 
 
-def claim_name(settings: S) -> S:
+def claim_name(settings: S, *, topology: ParallelTopology) -> S:
     """Make the folder of a run's results, and return its settings under the first rank's name; every rank has to ask.
 
     A new run whose name is taken, by one that began in the same minute, gets a number behind it.
     """
     claimed = settings
-    if settings.device.rank == 0 and settings.begins:
+    if topology.rank == 0 and settings.begins:
         for number in itertools.count(1):
             claimed = settings if number == 1 else settings.named(f"{settings.run.experiment_name}-{number}")
             saved = claimed.checkpoint.save
@@ -194,7 +195,7 @@ def claim_name(settings: S) -> S:
                 if saved is None or not saved.exists():
                     claimed.run.summary_folder.mkdir(parents=True)
                     break
-    return settings.named(of_first_rank(claimed.run.experiment_name))
+    return settings.named(of_first_rank(claimed.run.experiment_name, topology=topology))
 
 
 @contextmanager

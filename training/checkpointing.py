@@ -102,9 +102,8 @@ def save_checkpoint(
     if keep is not None and keep < 1:
         raise ValueError(f"{keep} checkpoints to keep; at least 1 is needed (--keep-checkpoints)")
     assert _is_plain(data_state or {}), data_state
-    device = next(model.parameters()).device
     weights = trained_weights(model)
-    refuse_not_finite(model, weights, optimizer, root=root, topology=topology, device=device)
+    refuse_not_finite(model, weights, optimizer, root=root, topology=topology)
     shard = root / f"{TEMPORARY_PREFIX}{tag}" / shard_name(topology.model_parallel_rank)
     content: dict[str, Any] = {
         "module": {name: tensor.detach() for name, tensor in weights.items()},
@@ -124,7 +123,6 @@ def save_checkpoint(
         root / tag,
         (lambda: {shard.name: write_shard(shard, content)}) if topology.data_parallel_rank == 0 else None,
         topology=topology,
-        device=device,
         keep=keep,
         beside=beside,
     )
@@ -142,7 +140,6 @@ def refuse_not_finite(
     *,
     root: Path,
     topology: ParallelTopology,
-    device: torch.device,
 ) -> None:
     """Raise ValueError, on every rank, when weights or moments of one are not finite: such a checkpoint is of no use.
 
@@ -155,7 +152,7 @@ def refuse_not_finite(
             name = names.get(id(parameter), f"parameter {number}")
             tensors |= {f"{key} of {name}": value for key, value in state.items() if isinstance(value, Tensor)}
     broken = not_finite(tensors)
-    if any_rank(broken is not None, topology=topology, device=device):
+    if any_rank(broken is not None, topology=topology):
         raise ValueError(
             f"no checkpoint is saved in {root}: {broken or 'a tensor of another rank'} holds NaN or infinity; earlier "
             "checkpoints are untouched: go on from one of them, with a lower --lr or --clip-grad"
@@ -176,7 +173,6 @@ def write_checkpoint(
     write: Callable[[], dict[str, str]] | None,
     *,
     topology: ParallelTopology,
-    device: torch.device,
     keep: int | None = None,
     beside: Mapping[str, bytes] | None = None,
 ) -> Path:
@@ -213,7 +209,7 @@ def write_checkpoint(
     ]
     try:
         for due, action in steps:
-            _run_on_ranks(action if due else None, root=root, topology=topology, device=device)
+            _run_on_ranks(action if due else None, root=root, topology=topology)
     except OSError:
         if first:
             shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the space
@@ -242,7 +238,6 @@ def load_checkpoint(
         ValueError: no checkpoint, none that can be read, another architecture, or a state to restore is missing.
     """
     topology = topology or ParallelTopology.single()
-    device = next(model.parameters()).device
     location = resolve_checkpoint(root)
     resumed = not finetune and location.tag != RELEASE_TAG
     used = {
@@ -250,7 +245,7 @@ def load_checkpoint(
         "schedule": resumed and load_optimizer and scheduler is not None,
         "random_states": resumed and load_random,
     }
-    shards, notes = _read_newest(location, used=used, topology=topology, device=device)
+    shards, notes = _read_newest(location, used=used, topology=topology)
     report = load_weights(model, shards, topology=topology, grow_positions=False)
     content = shards.contents[0]
     notes = report.notes + notes
@@ -291,9 +286,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or type(value) in (str, int, float, bool, torch.Tensor)
 
 
-def _run_on_ranks(
-    action: Callable[[], None] | None, *, root: Path, topology: ParallelTopology, device: torch.device
-) -> None:
+def _run_on_ranks(action: Callable[[], None] | None, *, root: Path, topology: ParallelTopology) -> None:
     """Run this rank's part of a save, wait for the others, and raise OSError everywhere when one failed."""
     failure: Exception | None = None
     try:
@@ -301,7 +294,7 @@ def _run_on_ranks(
             action()
     except (OSError, RuntimeError) as error:  # torch reports some failed writes as RuntimeError
         failure = error
-    if any_rank(failure is not None, topology=topology, device=device):
+    if any_rank(failure is not None, topology=topology):
         reason = failure if failure is not None else "another rank failed"
         raise OSError(f"cannot save a checkpoint in {root}: {reason}; earlier checkpoints are untouched") from failure
 
@@ -330,7 +323,7 @@ def newest_first(location: CheckpointLocation) -> list[CheckpointLocation]:
 
 
 def _read_newest(
-    location: CheckpointLocation, *, used: Mapping[str, bool], topology: ParallelTopology, device: torch.device
+    location: CheckpointLocation, *, used: Mapping[str, bool], topology: ParallelTopology
 ) -> tuple[CheckpointShards, tuple[str, ...]]:
     """Read the checkpoint at ``location``, or the newest before it that all ranks can read.
 
@@ -346,7 +339,7 @@ def _read_newest(
                 check_resume_state(content, file=shard_file(candidate.folder, rank), **used)
         except UnreadableCheckpointError as error:
             failure = error
-        if not any_rank(failure is not None, topology=topology, device=device):
+        if not any_rank(failure is not None, topology=topology):
             assert shards is not None
             return shards, tuple(f"WARNING: {before}: an OLDER checkpoint is used" for before in failures)
         failures.append(failure or UnreadableCheckpointError(f"{candidate.folder} cannot be read by another rank"))

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 
 from data_utils.corpora.language_detection import DetectorMissingError, english_detector
 from data_utils.corpora.preparation import Preparation
@@ -25,7 +24,7 @@ from data_utils.corpora.splits import (
     split_documents,
 )
 from data_utils.corpora.store import Documents
-from data_utils.loaders import BatchLoader, BatchPlan, random_sample_numbers
+from data_utils.loaders import BatchLoader, BatchPlan, RandomSampleNumbers
 from data_utils.mixtures import EntryPicker, Mixture, loader_fractions, measured_shares, scaled, split_in_blocks
 from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.context_probe import ContextProbe, make_context_probe
@@ -33,6 +32,7 @@ from data_utils.objective.packing import BlockDataset
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from files.cores import usable_cores
 from mpu.initialize import ParallelTopology
+from mpu.mappings import wait_for_ranks
 from training.loop import TrainingData
 from training.settings import PretrainingSettings, Settings, spelling
 
@@ -114,10 +114,10 @@ class PretrainingDocuments:
         """
         first = self._topology.rank == 0
         if not first:
-            dist.barrier()
+            wait_for_ranks(self._topology)
         parts = self._parts(first=first)
-        if first and self._topology.world_size > 1:
-            dist.barrier()
+        if first:
+            wait_for_ranks(self._topology)
         return parts
 
     def _parts(self, *, first: bool) -> tuple[Documents, Documents | None, Documents | None]:
@@ -333,7 +333,7 @@ def batch_loader(
         pack=batch.pack_samples,
     )
     global_batch_size = batch_size * world_size
-    order = random_sample_numbers(len(dataset), global_batch_size * num_batches) if batch.shuffle else None
+    order = RandomSampleNumbers(len(dataset), global_batch_size * num_batches) if batch.shuffle else None
     shards = num_shards(configuration, topology) or 1  # the ranks of one shard share its samples
     plan = BatchPlan(
         num_samples=len(dataset) if order is None else len(order),

@@ -132,15 +132,6 @@ def compare_ranks(values: Mapping[str, Any]) -> None:
             raise ValueError(f"the ranks do not belong together: {differences}. Start all of them with one command")
 
 
-def of_first_rank(value: str) -> str:
-    """Return the first rank's ``value``; every rank has to ask."""
-    if not several_ranks():
-        return value
-    values = [value]
-    dist.broadcast_object_list(values, src=0)
-    return values[0]
-
-
 def silence_other_ranks(topology: ParallelTopology) -> None:
     """Let the first rank alone print to the standard output."""
     if topology.rank > 0:

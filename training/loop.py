@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,7 +40,31 @@ LONGEST_SKIPPED_STREAK = 100
 LONGEST_EMPTY_START = 100  # updates without anything to predict after which a run ends
 MUCH_WAITING = 0.05  # of the time of updates, for batches: worth a warning
 WAITING_UPDATES = 20  # after which it is known how much that is
+COLLECTION_INTERVAL = 50  # updates between two collections of garbage, at the same ones on every rank
 STOP_INTERVAL = 10  # updates after which several ranks ask each other whether to save and leave
+
+
+# What is forked within the loop, to build batches, collects by itself.
+os.register_at_fork(after_in_child=gc.enable)
+
+
+@contextmanager
+def garbage_by_hand() -> Iterator[None]:
+    """Let Python collect garbage in the body only where it is told to.
+
+    A collection that comes by itself stops one rank, at any place, and all others wait for it. What there is at the
+    beginning lives as long as the run: it is not looked at again.
+    """
+    before = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if before:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -164,7 +189,12 @@ class Trainer:
         self.begin()
         last = min(self.num_updates, progress.updates + (run.exit_after or self.num_updates))
         batches = iter(self.data.train(progress.batches) if progress.updates < last else ())
-        with nullcontext(self.stop) if self.stop else StopRequest() as stop, stop.remember(), self.throughput.running():
+        with (
+            nullcontext(self.stop) if self.stop else StopRequest() as stop,
+            stop.remember(),
+            self.throughput.running(),
+            garbage_by_hand(),
+        ):
             while progress.updates < last and not self.finished:
                 with stop.update():
                     began = time.perf_counter()
@@ -178,6 +208,8 @@ class Trainer:
                     progress.updates += 1
                     progress.batches += self.accumulation_steps
                     self.log.console.step()
+                    if run_every(COLLECTION_INTERVAL, progress.updates):
+                        gc.collect()
                     due = run_every(run.log_interval, progress.updates)
                     if due:
                         self.report(self.metrics.report(progress.updates))
@@ -259,12 +291,24 @@ class Trainer:
             "reached": self.progress.reached,
         }
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Do something besides training in the body: its time is not that of updates, and garbage is collected."""
+        by_hand = not gc.isenabled()
+        gc.enable()
+        try:
+            with self.throughput.aside(self.engine.device):
+                yield
+        finally:
+            if by_hand:
+                gc.disable()
+
     def save(self) -> None:
         """Save a checkpoint, if there is a folder to save to. After a skipped update no older one is deleted."""
         self._saved, self._save_is_due = self.progress.updates, False
         if self.checkpoint.save is not None:
             settings = replace(self.checkpoint, keep_checkpoints=None) if self.metrics.skipping else self.checkpoint
-            with self.throughput.aside(self.engine.device):
+            with self.aside():
                 folder = self.engine.save(settings, iteration=self.progress.updates, data_state=self.state())
             self.name_newest()
             self.log.console.print(f"saved a checkpoint at iteration {self.progress.updates} to {folder}")
@@ -358,7 +402,7 @@ class Trainer:
             _, result, probe = self._validated  # the evaluation at the end of training repeats that of the last one
         else:
             began = time.perf_counter()
-            with self.throughput.aside(self.engine.device):
+            with self.aside():
                 result = self.engine.evaluate(batches())
                 if self.data.probe is not None and not test:
                     probe = self.engine.probe(self.data.probe)

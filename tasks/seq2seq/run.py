@@ -12,7 +12,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 
-import torch.distributed as dist
 from torch import nn
 
 from data_utils.batches import Batch
@@ -20,6 +19,7 @@ from data_utils.tokenizers.tokenizer import Tokenizer
 from generation.infill import prompt_generator
 from model.modeling_glm import GLMModel, evaluating
 from mpu.initialize import ParallelTopology
+from mpu.mappings import of_first_rank
 from tasks.readers import MissingFileError
 from tasks.run import Score, TaskRun, training_batches
 from tasks.seq2seq.decoding import TargetDecoder, decode_shared
@@ -152,9 +152,7 @@ class Seq2SeqRun(TaskRun):
             if split.labelled:
                 counted = [one for one, example in zip(written, split.examples) if example.labelled]
                 scores = [self.scores(split.labelled, counted), self._baselines[split.name]]
-        if self.topology.world_size > 1:
-            dist.broadcast_object_list(scores, src=0)
-        metrics, baseline = scores
+        metrics, baseline = of_first_rank(scores, topology=self.topology)
         return Score(f"{self.name}-{split.name}", len(split.labelled), metrics or None, baseline)
 
     def _write(self, engine: Engine, examples: Sequence[Seq2SeqExample]) -> list[Written]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_utils.loaders import DEFAULT_GENERATOR_SEED, BatchLoader, BatchPlan, random_sample_numbers
+from data_utils.loaders import DEFAULT_GENERATOR_SEED, BatchLoader, BatchPlan, RandomSampleNumbers
 from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.causal import SegmentPlan
 from data_utils.objective.packing import BlockDataset
@@ -33,14 +33,14 @@ def test_every_part_is_checked(recorded):
 def test_random_numbers(recorded):
     for case in recorded["random_sampler"]:
         seed = case["generator_seed"] if case["epoch"] < 0 else case["epoch"]
-        numbers = random_sample_numbers(case["dataset_len"], case["num_samples"], seed=seed)
-        assert numbers.tolist() == case["indices"]
+        numbers = RandomSampleNumbers(case["dataset_len"], case["num_samples"], seed=seed)
+        assert numbers[:].tolist() == case["indices"]
 
 
 def test_batches_of_ranks(recorded):
     for case in recorded["distributed_batch_sampler"]:
         length = case["dataset_len"]
-        order = random_sample_numbers(length, length) if case["base"] == "random" else None
+        order = RandomSampleNumbers(length, length) if case["base"] == "random" else None
         assert case["base"] in {"random", "sequential"}
         plan = BatchPlan(
             length,
@@ -126,7 +126,7 @@ def build_loader(
     order = None
     if case["shuffle"]:
         num_numbers = global_batch * num_updates * accumulation
-        order = random_sample_numbers(len(dataset), num_numbers, seed=DEFAULT_GENERATOR_SEED)
+        order = RandomSampleNumbers(len(dataset), num_numbers, seed=DEFAULT_GENERATOR_SEED)
     plan = BatchPlan(
         len(dataset) if order is None else len(order),
         global_batch // scatter,

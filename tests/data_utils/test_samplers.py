@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_utils.loaders import BatchPlan, random_sample_numbers
+from data_utils.loaders import BatchPlan, RandomSampleNumbers
 from data_utils.objective.causal import SegmentPlan
 
 
@@ -47,20 +49,36 @@ def test_sample_numbers_are_torchs(length):
     generator = torch.Generator()
     generator.manual_seed(67280421310721)
     theirs = torch.randint(length, (50,), generator=generator)
-    assert random_sample_numbers(length, 50).tolist() == theirs.tolist()
+    assert RandomSampleNumbers(length, 50)[:].tolist() == theirs.tolist()
 
 
 @pytest.mark.parametrize("length", [2**28 + 5, 2**32 - 1, 2**32, 10**13])
 def test_sample_numbers_of_huge_data_stay_in_range(length):
-    numbers = random_sample_numbers(length, 2000, seed=9)
+    numbers = RandomSampleNumbers(length, 2000, seed=9)[:]
     assert numbers.dtype == np.int64
     assert 0 <= numbers.min() < length * 0.01
     assert length * 0.99 < numbers.max() < length
 
 
+@pytest.mark.parametrize("length", [1000, 10**13])
+def test_sample_numbers_are_the_same_from_any_place_on(length):
+    """They are drawn in chunks, in any order of them, and the memory does not grow with the run."""
+    count = 3 * RandomSampleNumbers.CHUNK + 10
+    whole = RandomSampleNumbers(length, count)[:]
+    places = [(count - 5, count), (0, 3), (RandomSampleNumbers.CHUNK - 2, RandomSampleNumbers.CHUNK + 2), (7, 7)]
+    numbers = RandomSampleNumbers(length, count)
+    for low, high in places:
+        assert numbers[low:high].tolist() == whole[low:high].tolist()
+    plan = BatchPlan(count, 4, order=RandomSampleNumbers(length, 10**12))
+    tracemalloc.start()
+    plan.numbers(3 * 10**5)
+    assert tracemalloc.get_traced_memory()[1] < 40 * RandomSampleNumbers.CHUNK
+    tracemalloc.stop()
+
+
 def test_numbers_of_no_data_are_refused():
     with pytest.raises(ValueError, match="cannot draw from 0 samples"):
-        random_sample_numbers(0, 5)
+        RandomSampleNumbers(0, 5)
 
 
 def test_rows_of_segments_read_their_stretch_in_order():

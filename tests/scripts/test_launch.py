@@ -41,7 +41,7 @@ if "die" in sys.argv:
 """
 LAUNCH = 'source scripts/launch.sh; launch_distributed "$@"'
 VARIABLES = re.compile(
-    r"(NUM_|NODE_|MASTER_|HOST_FILE|LAUNCHER|LOG_NAME|DRY_RUN|RANKS_|SLURM_|GLM_|NCCL_|OMP_|CUDA_VIS|RANK|WORLD|LOCAL_)"
+    r"(NUM_|NODE_|MASTER_|HOST_FILE|LAUNCHER|LOG_NAME|DRY_RUN|RANKS_|SLURM_|GLM_|NCCL_|OMP_|CUDA_VIS|RANK|WORLD|LOCAL_|TORCH_)"
 )
 
 
@@ -247,6 +247,18 @@ def test_gpus_are_counted(workplace: Workplace, variables: dict[str, str], ranks
     workplace.provide("nvidia-smi", 'for i in 0 1 2; do echo "GPU $i: some model"; done')
     _, report = plan(workplace.launch("--dry-run", **variables)[0])
     assert report["GLM_PLAN_WORLD_SIZE"] == ranks
+
+
+def test_processes_on_gpus_say_what_they_waited_for(workplace: Workplace):
+    def variables(**given: str) -> dict[str, str]:
+        line = workplace.launch("--dry-run", **given)[0].splitlines()[0]
+        return dict(word.split("=", 1) for word in shlex.split(line) if re.match(r"(NCCL|TORCH)_\w+=", word))
+
+    shown = variables(CUDA_VISIBLE_DEVICES="0,1")
+    assert shown["NCCL_DEBUG"] == "warn" and shown["TORCH_NCCL_DUMP_ON_TIMEOUT"] == "1"
+    assert re.search(r"/logs/log-report-[-\d]+\.rank_$", shown["TORCH_FR_DUMP_TEMP_FILE"])
+    assert "NCCL_DEBUG" not in variables(CUDA_VISIBLE_DEVICES="0,1", NCCL_DEBUG="INFO"), "the user's own counts"
+    assert variables(CUDA_VISIBLE_DEVICES="0") == variables(CUDA_VISIBLE_DEVICES="", RANKS_WITHOUT_GPU="2") == {}
 
 
 SLURM = {"SLURM_JOB_ID": "77", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "gpu[7,9]", "SLURM_NODEID": "0"}

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 import pytest
 import torch
 
+from mpu.initialize import ParallelTopology
 from tasks.settings import FinetuningSettings
 from training.arguments import get_parser, groups_of, options_of, parse_settings, value_type
 from training.build import claim_name
@@ -257,14 +258,14 @@ def test_experiment_name_and_folders(tmp_path: Path):
 
 def test_runs_that_begin_in_one_minute_have_folders_of_their_own(tmp_path: Path):
     words = ("--save", f"{tmp_path}/c", "--summary-dir", f"{tmp_path}", "--experiment-name", "run")
-    names = [claim_name(configure(*words)).run.experiment_name for _ in range(2)]
+    names = [claim_name(configure(*words), topology=ParallelTopology.single()).run.experiment_name for _ in range(2)]
     (tmp_path / "c" / "run-01-02-03-04-3").mkdir(parents=True)  # of a run with another --summary-dir
-    names.append(claim_name(configure(*words)).run.experiment_name)
+    names.append(claim_name(configure(*words), topology=ParallelTopology.single()).run.experiment_name)
     assert names == [f"run-01-02-03-04{number}" for number in ("", "-2", "-4")]
     assert {folder.name for folder in (tmp_path / "runs").iterdir()} == set(names)
     for more in (("--auto-resume",), ("--load", f"{tmp_path}/c/run-01-02-03-04")):
         goes_on = configure(*words, *more)
-        assert claim_name(goes_on) == goes_on
+        assert claim_name(goes_on, topology=ParallelTopology.single()) == goes_on
 
 
 def test_the_last_precision_counts_and_fp32_forces(tmp_path: Path):

@@ -6,17 +6,23 @@ import gzip
 import json
 import math
 import re
+import threading
+from contextlib import ExitStack
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from data_utils.batches import Batch
 from data_utils.corpora.store import Document
 from data_utils.tokenizers.tokenizer import Tokenizer
-from mpu.initialize import ParallelTopology
+from files.locks import locked
+from mpu.initialize import ParallelTopology, initialize_model_parallel
+from tests.helpers import distributed
 from tests.helpers.logs import logged_lines
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
 from tests.helpers.training_data import SINGLE, build, configure, take
@@ -45,6 +51,34 @@ def test_batches_depend_on_their_number_only(corpus: SmallCorpus, words: tuple[s
     resumed = take(build(corpus, *words), 3, start=3)
     assert all(same(left, right) for left, right in zip(straight[3:], resumed, strict=True))
     assert not same(straight[0], straight[1])
+
+
+def _wait_for_a_store(folder: Path, lock: Path, seconds: float) -> tuple[int, list[str]]:
+    """Read documents in a world whose steps wait for three seconds; somebody else makes the store that long."""
+    rank = dist.get_rank()
+    dist.destroy_process_group()
+    store = f"file://{folder / 'meeting'}"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=3))
+    topology = initialize_model_parallel()
+    with ExitStack() as held:
+        if rank == 0:
+            held.enter_context(locked(lock))
+            threading.Timer(seconds, held.pop_all().close).start()
+    with logged_lines() as lines:
+        data = build(SmallCorpus(folder), topology=topology)
+    dist.barrier()
+    return len(data.sizes), [line for line in lines if "waiting for" in line]
+
+
+def test_ranks_wait_for_the_one_that_tokenizes_beyond_the_timeout_of_a_step(tmp_path: Path):
+    corpus = make_corpus(tmp_path)
+    build(corpus)
+    (made,) = tmp_path.rglob("*train*.json")
+    for file in made.parent.glob(f"{made.stem}*"):
+        file.unlink()
+    first, second = distributed.run(_wait_for_a_store, 2, tmp_path, made.with_suffix(".lock"), 6.0)
+    assert first[0] == second[0] == 2
+    assert len(first[1]) == 1 and not second[1]
 
 
 def test_shuffling_takes_other_samples(corpus: SmallCorpus):

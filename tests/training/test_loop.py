@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -104,6 +105,29 @@ def test_a_loss_that_is_low_enough_ends_the_run(tmp_path: Path, capsys: pytest.C
     assert resume_position(restored, batch=BatchSettings(), data_parallel_size=1).reached
     with pytest.raises(ValueError, match="--stop-at accuracy=1: pre-training has the metrics loss, perplexity"):
         settings(tmp_path, "--stop-at", "accuracy=1")
+
+
+def test_garbage_is_collected_at_fixed_updates_and_in_evaluations(tmp_path: Path):
+    """A collection that comes by itself stops one rank while the others wait for it."""
+    collections: list[int] = []
+    run = trainer(tmp_path, "--train-iters", "120", "--eval-interval", "0", "--save-interval", "0", valid=None)
+
+    def counted(phase: str, info: dict[str, int]) -> None:
+        if phase == "start" and not gc.isenabled():
+            collections.append(run.progress.updates)
+
+    def enabled() -> Iterator[Batch]:
+        assert gc.isenabled()
+        yield make_batch(50)
+
+    run.data = replace(run.data, test=enabled)
+    gc.callbacks.append(counted)
+    try:
+        run.train()
+    finally:
+        gc.callbacks.remove(counted)
+    assert collections == [50, 100]
+    assert gc.isenabled() and gc.get_freeze_count() == 0
 
 
 def test_no_updates_means_an_evaluation_only(tmp_path: Path):

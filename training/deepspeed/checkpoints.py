@@ -22,7 +22,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from files.checksums import CHECKSUMS_FILE
 from model.checkpoints.checks import (
@@ -54,7 +53,7 @@ from model.checkpoints.safe_loading import (
 )
 from model.checkpoints.writing import TEMPORARY_PREFIX, stamped, write_shard
 from mpu.initialize import ParallelTopology
-from mpu.mappings import gathered
+from mpu.mappings import gathered, wait_for_ranks
 from training.checkpointing import (
     ResumeState,
     gather_random_states,
@@ -253,9 +252,7 @@ def save_zero_checkpoint(
     files.begin(shared_save_id(topology))
     weights_here = {name: getattr(p, "ds_tensor", p) for name, p in engine.module.named_parameters()}
     optimizer = None if settings.no_save_optim else engine.optimizer.optimizer
-    refuse_not_finite(
-        engine.module, weights_here, optimizer, root=settings.save, topology=topology, device=engine.device
-    )
+    refuse_not_finite(engine.module, weights_here, optimizer, root=settings.save, topology=topology)
 
     def write() -> dict[str, str]:
         if not settings.no_save_optim:
@@ -284,7 +281,7 @@ def save_zero_checkpoint(
         return files.checksums
 
     options: dict[str, Any] = {"keep": settings.keep_checkpoints, "beside": beside}
-    return write_checkpoint(settings.save / tag, write, topology=topology, device=engine.device, **options)
+    return write_checkpoint(settings.save / tag, write, topology=topology, **options)
 
 
 def has_frozen_weights(model: torch.nn.Module) -> bool:
@@ -332,7 +329,7 @@ def load_zero_checkpoint(
     if settings.universal_checkpoint:
         for moments in engine.optimizer.optimizer.state.values():
             moments["step"] = torch.full_like(torch.as_tensor(moments["step"]), content[STEP_KEY])
-        dist.barrier()
+        wait_for_ranks(topology)
         if topology.rank == 0:
             shutil.rmtree(folder)
     if not settings.no_load_lr_scheduler:
@@ -479,7 +476,7 @@ def make_universal(location: CheckpointLocation, *, parent: Path, topology: Para
             )
             with redirect_stdout(silent), redirect_stderr(silent):
                 ds_to_universal.main(arguments)
-    dist.barrier()
+    wait_for_ranks(topology)
     return folder
 
 
