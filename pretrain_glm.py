@@ -34,6 +34,7 @@ def pretrain(configuration: PretrainingSettings, stop: StopRequest) -> int:
         description_files,
         find_starting_point,
         locked_folders,
+        order_record,
     )
     from training.data import build_pretraining_data, build_run_tokenizer
     from training.distributed import finish_distributed, seed_everything, start_distributed
@@ -76,6 +77,7 @@ def pretrain(configuration: PretrainingSettings, stop: StopRequest) -> int:
             progress=start,
             cost=compute_cost(engine, configuration),
             stop=stop,
+            order=order_record(configuration, data, updates=start.updates, topology=topology),
         )
         try:
             complete = trainer.train()

@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from data_utils.batches import Batch
+from data_utils.order_record import encode_origin
 
 BATCHES_AHEAD = 4  # that every worker process prepares
 # torch's seed of a generator that nobody seeded: the original draws its sample numbers with it, whatever --seed is.
@@ -146,6 +147,7 @@ class BatchLoader:
         plan: which samples form a batch.
         num_workers: processes that build batches ahead; 0 builds them in this one.
         collator_start: number that the collator gives to batch 0. The original counts from 0 again after a resume.
+        records_origin: batches say where their samples come from (``data_utils/order_record.py``).
     """
 
     dataset: Items
@@ -153,11 +155,17 @@ class BatchLoader:
     plan: Plan
     num_workers: int = 0
     collator_start: int = 0
+    records_origin: bool = False
 
     def __getitem__(self, batch_index: int) -> Batch:
         """Build batch ``batch_index``."""
-        samples = [self.dataset[number] for number in self.plan.numbers(batch_index)]
-        return self.collator(samples, batch_index=self.collator_start + batch_index)
+        numbers = self.plan.numbers(batch_index)
+        samples = [self.dataset[number] for number in numbers]
+        batch = self.collator(samples, batch_index=self.collator_start + batch_index)
+        if not self.records_origin:
+            return batch
+        pieces = (getattr(sample, "pieces", ()) for sample in samples)  # samples of tasks have none
+        return replace(batch, origin=encode_origin(batch_index, list(zip(numbers, pieces, strict=True))))
 
     def batches(self, start: int = 0, count: int | None = None) -> Iterator[Batch]:
         """Yield ``count`` batches (None: without end) from batch number ``start`` on; earlier ones are not read."""

@@ -156,37 +156,42 @@ class Mixture(ConcatenatedDocuments):
             self.entries = ConcatenatedDocuments(sampled)  # type: ignore[arg-type]  # only lengths are missing
             self.shares = np.asarray(lengths) / sum(lengths)
 
-    def source_of(self, entry: int) -> int:
-        """Return the number of the corpus that an entry is of."""
+    def locate(self, entry: int) -> tuple[int, int]:
+        """Return the number of the corpus that an entry is of, and that of its document among all."""
         if isinstance(self.entries, MixedDataset):
-            return self.entries.locate(entry)[0]
-        return int(self.entries.cumulative_sizes.searchsorted(entry, side="right"))
+            source, entry = self.entries.locate(entry)
+            sampled = self.entries.datasets[source]
+        else:
+            ends: Any = self.entries.cumulative_sizes
+            source = int(ends.searchsorted(entry, side="right"))
+            sampled, entry = self.entries.parts[source], entry - (int(ends[source - 1]) if source else 0)
+        before = int(self.cumulative_sizes[source - 1]) if source else 0
+        return source, before + sampled.number(entry)
 
 
 class EntryPicker:
     """Draw documents from entries, each as probable as the others; ``drawn`` counts them by corpus."""
 
     def __init__(self, mixture: Mixture, *, accept: Callable[[np.ndarray], bool] | None = None) -> None:
-        self.mixture, self.accept = mixture, accept
+        self.documents, self.accept = mixture, accept
         self.sources: list[int] = []  # of the documents that were picked, until somebody empties it
         self.noting = False
 
-    def pick(self, generator: ItemGenerator) -> Document:
-        """Draw a document; one that is not accepted is drawn again."""
+    def pick_number(self, generator: ItemGenerator) -> int:
+        """Draw the number of a document; one that is not accepted is drawn again."""
         while True:
-            entry = generator.randint(len(self.mixture.entries))
-            document = self.mixture.entries[entry]
-            if self.accept is None or self.accept(document.tokens):
+            source, number = self.documents.locate(generator.randint(len(self.documents.entries)))
+            if self.accept is None or self.accept(self.documents[number].tokens):
                 if self.noting:
-                    self.sources.append(self.mixture.source_of(entry))
-                return document
+                    self.sources.append(source)
+                return number
 
 
 def measured_shares(dataset: BlockDataset, numbers: Sequence[int]) -> np.ndarray:
     """Return the share of each corpus of a mixture in the tokens of samples ``numbers``, float64 [k]."""
     picker = dataset.picker
     assert isinstance(picker, EntryPicker)
-    tokens = np.zeros(len(picker.mixture.names))
+    tokens = np.zeros(len(picker.documents.names))
     picker.noting = True
     for number in numbers:
         picker.sources.clear()

@@ -16,6 +16,7 @@ import numpy as np
 
 from data_utils.tokenizers.command_tokens import SpecialTokens
 
+PICTURE_WIDTH = 48  # columns of a mask's picture; longer rows are drawn coarser
 LOST_MASK = "the context has lost its mask: raise --seq-length"
 
 
@@ -160,3 +161,14 @@ def stack_rows(rows: Sequence[Row], *, width: int, pad_id: int = 0) -> np.ndarra
 def stacked_positions(values: np.ndarray) -> np.ndarray:
     """Return the positions [r,2,s], or [r,s] with a single row of positions, of stacked rows."""
     return values[3] if len(values) == 4 else np.ascontiguousarray(values[3:].swapaxes(0, 1))
+
+
+def mask_picture(prefix_length: int, length: int, *, width: int = PICTURE_WIDTH) -> list[str]:
+    """Draw the attention mask of a row of ``length`` tokens, part A of which has ``prefix_length``.
+
+    One line per query (or group of queries), one character per key: ``#`` part A, which everyone sees, ``+`` earlier
+    tokens of part B and the query itself, ``.`` hidden.
+    """
+    step = max(1, -(-length // width))
+    places = range(0, length, step)
+    return ["".join("#" if key < prefix_length else "+" if key <= query else "." for key in places) for query in places]

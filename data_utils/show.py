@@ -5,14 +5,21 @@
 
 For every row: the corrupted text, each span with its input, target and both position rows, and a small picture of who
 sees whom. The flags are those of pretrain_glm.py.
+
+    python -m data_utils.show --step 120 [--record runs/glm/order] [--ranks 8] THE FLAGS OF THE RUN
+
+shows the batches of update 120 of a run: its samples with their documents, then their rows. They depend on their
+numbers alone and are made again; where the run has recorded its order (--record-order), the two are compared. Without
+a record, a run on several data ranks needs their number, --ranks.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -22,10 +29,11 @@ from data_utils.corpora.store import Document
 from data_utils.loaders import BatchLoader, BatchPlan
 from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.packing import BlockDataset
+from data_utils.order_record import Origin, read_update
+from data_utils.rows import PICTURE_WIDTH, mask_picture
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from files.errors import check_bounds, run_main
 
-PICTURE_WIDTH = 48  # columns of a mask's picture; longer rows are drawn coarser
 DOCUMENTS_READ = 200  # of all corpora: enough to see what samples look like
 PROBABILITIES = (
     "bert_prob", "gap_sentence_prob", "gpt_infill_prob", "gpt_min_ratio", "gap_sentence_ratio", "block_mask_prob",
@@ -69,17 +77,6 @@ class FirstDocuments:
 
     def __getitem__(self, index: int) -> Document:
         return self._documents[index]
-
-
-def mask_picture(prefix_length: int, length: int, *, width: int = PICTURE_WIDTH) -> list[str]:
-    """Draw the attention mask of a row of ``length`` tokens, part A of which has ``prefix_length``.
-
-    One line per query (or group of queries), one character per key: ``#`` part A, which everyone sees, ``+`` earlier
-    tokens of part B and the query itself, ``.`` hidden.
-    """
-    step = max(1, -(-length // width))
-    places = range(0, length, step)
-    return ["".join("#" if key < prefix_length else "+" if key <= query else "." for key in places) for query in places]
 
 
 def describe_row(
@@ -187,17 +184,120 @@ def show(values: argparse.Namespace, *, write: Callable[[str], None]) -> None:
     )
     collator = BlankInfillingCollator(tokenizer, settings, max_seq_length=values.seq_length)
     loader = BatchLoader(dataset, collator, BatchPlan(len(dataset), values.batch_size))
-    starts = {token.id for token in tokenizer.command_tokens if token.name.startswith("sop")}
     for number, batch in enumerate(loader.batches(values.first_batch, values.batches), start=values.first_batch):
-        for row in range(len(batch.input_ids)):
-            write(f"== batch {number}, row {row}, objective {batch.objective}")
-            for line in describe_row(batch, row, name=tokenizer.id_to_token, starts=starts, width=values.picture_width):
-                write(line)
+        write_rows(batch, tokenizer, title=f"batch {number}", width=values.picture_width, write=write)
+
+
+def write_rows(batch: Batch, tokenizer: Tokenizer, *, title: str, width: int, write: Callable[[str], None]) -> None:
+    """Write a description of every row of a batch."""
+    starts = {token.id for token in tokenizer.command_tokens if token.name.startswith("sop")}
+    for row in range(len(batch.input_ids)):
+        write(f"== {title}, row {row}, objective {batch.objective}")
+        for line in describe_row(batch, row, name=tokenizer.id_to_token, starts=starts, width=width):
+            write(line)
+        write("")
+
+
+def show_update(values: argparse.Namespace, words: Sequence[str], *, write: Callable[[str], None]) -> None:
+    """Write a description of update ``values.step`` of a run with the flags ``words``.
+
+    Raises ValueError where the record and what is made again are not the same, or the record is of other documents.
+    """
+    from mpu.initialize import ParallelTopology
+    from training.arguments import parse_settings
+    from training.data import PretrainingDocuments, batch_loader, build_run_tokenizer, described_documents
+    from training.settings import PretrainingSettings
+
+    settings = parse_settings(PretrainingSettings, words)
+    batch, steps = settings.batch, settings.batch.gradient_accumulation_steps
+    recorded = None
+    if values.record is not None or settings.run.order_folder.is_dir():
+        recorded = read_update(values.record or settings.run.order_folder, values.step)
+    elif settings.mixture.multi_task_ratio > 0:
+        raise ValueError(
+            "--multi-task-ratio: which batches were the tasks' is known from a record alone; give --record"
+        )
+    tokenizer = build_run_tokenizer(settings)
+    numbers = range((values.step - 1) * steps, values.step * steps)
+    num_ranks = values.ranks or settings.device.world_size if recorded is None else len(recorded.ranks)
+    for rank in range(num_ranks):
+        # The world is this process: nobody waits for others while it reads what that rank read.
+        topology = replace(ParallelTopology.single(), data_parallel_size=num_ranks, data_parallel_rank=rank)
+        documents = PretrainingDocuments(settings, tokenizer=tokenizer, topology=topology).parts()[0]
+        described = described_documents(documents)
+        if recorded is not None and recorded.documents.get("documents") != described:
+            raise ValueError(
+                f"the record is of {recorded.documents.get('documents')}, the flags give {described}: give the flags "
+                "of the run (--train-data, --split, --load-splits, the tokenizer's ...)"
+            )
+        loader = batch_loader(
+            documents,
+            configuration=replace(settings, batch=replace(batch, pack_samples=False)),  # every sample in its row
+            tokenizer=tokenizer,
+            topology=topology,
+            seq_length=batch.seq_length,
+            batch_size=batch.batch_size,
+            num_batches=max(settings.run.train_iters, values.step) * steps,
+            num_workers=0,
+        )
+        dataset = loader.dataset
+        assert isinstance(dataset, BlockDataset)
+
+        def made(number: int, loader: BatchLoader = loader, dataset: BlockDataset = dataset) -> Origin:
+            return Origin(number, [(sample, dataset[sample].pieces) for sample in loader.plan.numbers(number)])
+
+        for origin in map(made, numbers) if recorded is None else recorded.ranks[rank]:
+            title = f"update {values.step}, data rank {rank}, batch {origin.batch}"
+            if not all(pieces for _, pieces in origin.samples):
+                write(f"== {title}: samples {', '.join(str(n) for n, _ in origin.samples)} of the tasks mixed in\n")
+                continue
+            if recorded is not None:
+                _compare_with_data(origin, made(origin.batch), title)
+            write(f"== {title}: {'made again' if recorded is None else 'the record and the data agree'}")
+            for number, pieces in origin.samples:
+                parts = (
+                    f"document {document}, tokens {start} to {start + length}" for document, start, length in pieces
+                )
+                write(f"sample {number}: {'; '.join(parts)}")
             write("")
+            samples = [dataset.sample_of(pieces) for _, pieces in origin.samples]
+            blanked = loader.collator(samples, batch_index=origin.batch)
+            write_rows(blanked, tokenizer, title=title, width=values.picture_width, write=write)
+
+
+def _compare_with_data(origin: Origin, made: Origin, title: str) -> None:
+    """Raise ValueError where a batch of the record is not the one that is made under its number."""
+    for recorded, again in itertools.zip_longest(origin.samples, made.samples):
+        if recorded != again:
+            raise ValueError(
+                f"{title}: the record has sample {recorded}, the data give {again} (its number, then document, first "
+                "token and tokens of its pieces): give the flags of the run (--batch-size, --shuffle, --seq-length ...)"
+            )
+
+
+def get_update_parser() -> argparse.ArgumentParser:
+    """Build the parser of what ``--step`` needs beside the flags of the run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_utils.show", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--step", type=int, required=True, help="number of the update, from 1 on, as in the log")
+    parser.add_argument("--record", help="folder of the record (default: that of the run, where its name has no date)")
+    parser.add_argument("--ranks", type=int, help="data ranks of the run, where there is no record (default: 1)")
+    parser.add_argument("--picture-width", type=int, default=PICTURE_WIDTH, help="columns of the picture of the mask")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and show."""
+    words = sys.argv[1:] if argv is None else argv
+    if any(word.partition("=")[0] == "--step" for word in words):
+        values, rest = get_update_parser().parse_known_args(words)
+        check_bounds(values, ("step", "picture_width"), at_least=1)
+        if values.ranks is not None:
+            check_bounds(values, ("ranks",), at_least=1)
+        show_update(values, rest, write=print)
+        return 0
     values = get_parser().parse_args(argv)
     check_bounds(values, PROBABILITIES, at_least=0, at_most=1)
     check_bounds(values, ("batch_size", "batches", "picture_width", "avg_block_length"), at_least=1)

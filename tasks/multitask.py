@@ -158,7 +158,8 @@ def mix_downstream(
         drop_last=ranks > 1,
     )
     collator = DownstreamCollator(tokenizer.command_id("pad"))
-    loader = BatchLoader(items, collator, plan, num_workers=batch.num_workers)
+    records_origin = configuration.run.record_order
+    loader = BatchLoader(items, collator, plan, num_workers=batch.num_workers, records_origin=records_origin)
 
     def is_downstream(number: int) -> bool:
         return downstream_draw(number, rank=rank, world_size=ranks) < mixture.multi_task_ratio

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from data_utils.order_record import OrderRecord
 from data_utils.tokenizers.tokenizer import Tokenizer
 from files.locks import locked
 from files.reading import described, read_text, value_of
@@ -287,6 +288,24 @@ def check_data(
             "the new data (--accept-new-data)"
         )
     logger.warning(f"the run goes on with other data: {'; '.join(changed)}")
+
+
+def order_record(
+    configuration: PretrainingSettings, data: TrainingData, *, updates: int, topology: ParallelTopology
+) -> OrderRecord | None:
+    """Return the record of the order (``--record-order``) behind the first ``updates``; None where it is not asked for.
+
+    The first tensor-parallel rank of every data rank writes.
+    """
+    if not configuration.run.record_order or topology.model_parallel_rank > 0:
+        return None
+    return OrderRecord(
+        configuration.run.order_folder,
+        documents={"documents": data.identity["the training documents"]},
+        updates=updates,
+        rank=topology.data_parallel_rank,
+        num_ranks=topology.data_parallel_size,
+    )
 
 
 def resume_position(state: ResumeState, *, batch: BatchSettings, data_parallel_size: int) -> Progress:

@@ -223,6 +223,7 @@ def build_pretraining_data(
         batch_size=batch.batch_size,
         num_batches=num_batches,
         num_workers=batch.num_workers,
+        records_origin=run.record_order,
     )
 
     def evaluation(part: Documents | None) -> BatchLoader | None:
@@ -309,8 +310,9 @@ def batch_loader(
     batch_size: int,
     num_batches: int,
     num_workers: int,
+    records_origin: bool = False,
 ) -> BatchLoader:
-    """Return the loader of this data rank's batches of ``documents``."""
+    """Return the loader of this data rank's batches of ``documents``; ``records_origin`` is for ``--record-order``."""
     batch, rank, world_size = configuration.batch, topology.data_parallel_rank, topology.data_parallel_size
     accept = english_filter(tokenizer) if configuration.corpus.filter_english else None
     mixture = documents if isinstance(documents, Mixture) else None
@@ -343,7 +345,7 @@ def batch_loader(
         order=order,
         drop_last=world_size // shards > 1,
     )
-    return BatchLoader(dataset, collator, plan, num_workers=num_workers)
+    return BatchLoader(dataset, collator, plan, num_workers=num_workers, records_origin=records_origin)
 
 
 def share_table(mixture: Mixture) -> list[str]:

@@ -6,12 +6,13 @@ import gc
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data_utils.objective.context_probe import ContextProbe
+from data_utils.order_record import OrderRecord
 from files.cores import usable_cores
 from files.names import point_to_newest
 from mpu.mappings import any_rank
@@ -144,11 +145,12 @@ class Trainer:
         progress: Progress | None = None,
         cost: ComputeCost | None = None,
         stop: StopRequest | None = None,
+        order: OrderRecord | None = None,
     ) -> None:
         """Start at ``progress`` (default: a new run) of ``num_updates`` updates.
 
         With ``cost`` the utilisation of the devices is reported. ``stop`` has the signals of the program; without it
-        the loop takes them for itself.
+        the loop takes them for itself. With ``order`` the origins of all batches are recorded.
         """
         self.engine = engine
         self.run = settings.run
@@ -162,6 +164,7 @@ class Trainer:
         self.progress = progress or Progress()
         self.cost = cost
         self.stop = stop
+        self.order = order
         self.metrics = IntervalMetrics(engine.device, topology=engine.topology)
         if self.progress.interval is not None:
             self.metrics.load_state_dict(self.progress.interval)
@@ -206,6 +209,8 @@ class Trainer:
                     self.throughput.samples += result.size.samples
                     self.throughput.rows += result.size.rows
                     progress.updates += 1
+                    if self.order is not None:
+                        self._record_order([batch.origin for batch in micro_batches])
                     progress.batches += self.accumulation_steps
                     self.log.console.step()
                     if run_every(COLLECTION_INTERVAL, progress.updates):
@@ -306,12 +311,29 @@ class Trainer:
     def save(self) -> None:
         """Save a checkpoint, if there is a folder to save to. After a skipped update no older one is deleted."""
         self._saved, self._save_is_due = self.progress.updates, False
+        self._record_order()
         if self.checkpoint.save is not None:
             settings = replace(self.checkpoint, keep_checkpoints=None) if self.metrics.skipping else self.checkpoint
             with self.aside():
                 folder = self.engine.save(settings, iteration=self.progress.updates, data_state=self.state())
             self.name_newest()
             self.log.console.print(f"saved a checkpoint at iteration {self.progress.updates} to {folder}")
+
+    def _record_order(self, origins: Sequence[bytes] | None = None) -> None:
+        """Record the ``origins`` of the update that was made; without them, see to it that what is recorded stays.
+
+        A full disk ends the record, with a warning: it is not worth a run.
+        """
+        if self.order is None:
+            return
+        try:
+            if origins is None:
+                self.order.sync()
+            else:
+                self.order.add(self.progress.updates, origins)
+        except OSError as error:
+            self.order = None
+            self.log.console.print(f"warning: the order of the data is recorded no further, the run goes on: {error}")
 
     def name_newest(self) -> None:
         """Let the run's name without its date lead to its folders."""

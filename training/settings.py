@@ -604,6 +604,12 @@ class RunSettings(Group):
         "end with a table of GPUs, batch size, FPS (samples a second, evaluations included) and the metric that "
         "selects the best weights, and with samples and rows a second, with evaluations and without",
     )
+    record_order: bool = added(
+        False,
+        "keep in <summary-dir>/runs/<experiment>/order which tokens of which documents every update is made from; "
+        "python -m data_utils.show --step N prints the samples of an update",
+        only=(PRETRAINING,),
+    )
     perf_log: str | None = added(
         None,
         "print the events of the run as [PerfLog] lines; steps: those of epochs and of every --log-interval as well",
@@ -644,6 +650,11 @@ class RunSettings(Group):
     def summary_folder(self) -> Path:
         """Return the folder of the run's event files, configuration and results."""
         return Path(self.summary_dir) / "runs" / self.experiment_name
+
+    @property
+    def order_folder(self) -> Path:
+        """Return the folder of the record of the data's order."""
+        return self.summary_folder / "order"
 
     @property
     def metrics_path(self) -> Path:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import struct
 from _random import Random as Twister  # what random.Random builds on, without its handling of seeds of other types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -26,10 +26,17 @@ WORD = 1 << 32
 
 @dataclass(frozen=True)
 class Sample:
-    """A packed piece of text: token ids int64 [N] and the weight of predicting each of them int64 [N]."""
+    """A packed piece of text.
+
+    Attributes:
+        tokens: ids, int64 [N].
+        loss_mask: the weight of predicting each of them, int64 [N].
+        pieces: the tokens of documents it is made of, as (document, first token, how many).
+    """
 
     tokens: np.ndarray
     loss_mask: np.ndarray
+    pieces: Sequence[tuple[int, int, int]] = ()
 
 
 class ItemGenerator:
@@ -106,16 +113,16 @@ class DocumentPicker:
             if self.accept is None or self.accept(self.documents[number].tokens):
                 return number
 
-    def pick(self, generator: ItemGenerator) -> Document:
-        """Draw a document."""
-        return self.documents[self.pick_number(generator)]
-
 
 class Picker(Protocol):
     """Draws the documents of samples."""
 
-    def pick(self, generator: ItemGenerator) -> Document:
-        """Draw a document."""
+    @property
+    def documents(self) -> Documents:
+        """Return what is drawn from."""
+
+    def pick_number(self, generator: ItemGenerator) -> int:
+        """Draw the number of a document."""
 
 
 class BlockDataset:
@@ -155,7 +162,9 @@ class BlockDataset:
     def __getitem__(self, index: int) -> Sample:
         """Return sample ``index``: at most ``seq_length`` tokens, not padded."""
         generator = ItemGenerator(seed_words(index))
-        document = self.picker.pick(generator)
+        picker = self.picker
+        number = picker.pick_number(generator)
+        document = picker.documents[number]
         tokens = np.empty(self.seq_length, dtype=np.int64)
         loss_mask = np.ones(self.seq_length, dtype=np.int64)
         extra = len(document.tokens) + 2 - self.seq_length
@@ -163,9 +172,26 @@ class BlockDataset:
         if extra > 0:
             start = self._move_to_sentence(generator, document.tokens, generator.randint(extra))
         length, whole = self._append(tokens, loss_mask, 0, document, start)
+        pieces = [(number, start, length - 1 - whole)]
         while extra <= 0 and whole and length < self.seq_length and self.sample_across_documents:
-            length, whole = self._append(tokens, loss_mask, length, self.picker.pick(generator), 0)
-        return Sample(tokens[:length], loss_mask[:length])
+            number, before = picker.pick_number(generator), length
+            length, whole = self._append(tokens, loss_mask, length, picker.documents[number], 0)
+            pieces.append((number, 0, length - before - 1 - whole))
+        return Sample(tokens[:length], loss_mask[:length], pieces)
+
+    def sample_of(self, pieces: Sequence[tuple[int, int, int]]) -> Sample:
+        """Return the sample that was made of ``pieces``, without drawing anything."""
+        tokens: list[Any] = []
+        loss_mask: list[Any] = []
+        room = self.seq_length
+        for number, start, length in pieces:
+            document, end = self.picker.documents[number], start + length
+            whole = end == len(document.tokens) and length + 2 <= room
+            tokens += [[self._enc], document.tokens[start:end], [self._eos] * whole]
+            loss_mask += [[0], document.loss_mask()[start:end], [1] * whole]
+            room -= 1 + length + whole
+        ids, weights = (np.concatenate(parts).astype(np.int64) for parts in (tokens, loss_mask))
+        return Sample(ids, weights, pieces)
 
     def _append(
         self, tokens: np.ndarray, loss_mask: np.ndarray, length: int, document: Document, start: int

@@ -14,7 +14,7 @@ import numpy as np
 
 from data_utils.objective import Objective
 from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
-from data_utils.show import mask_picture
+from data_utils.rows import mask_picture
 from data_utils.tokenizers.tokenizer import word_list_tokenizer
 from files.errors import run_main
 from files.writing import write_whole

@@ -82,7 +82,7 @@ def test_draws_by_temperature(recorded, corpora):
     for index, (name, number) in zip(case["indices"], case["picked"], strict=True):
         source, entry = mixture.entries.locate(index)
         assert (names[source], mixture.entries.datasets[source].number(entry)) == (name, number)
-        assert mixture.source_of(index) == source
+        assert mixture.locate(index)[0] == source
 
 
 def test_samples(recorded, corpora):

@@ -9,7 +9,8 @@ import pytest
 
 from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.packing import Sample
-from data_utils.show import FirstDocuments, describe_row, get_parser, main, mask_picture
+from data_utils.rows import mask_picture
+from data_utils.show import FirstDocuments, describe_row, get_parser, main
 from tests.helpers.small_corpus import make_corpus
 from tests.helpers.stand_ins import VOCABULARY, make_text
 from training.arguments import get_parser as get_training_parser

@@ -106,7 +106,8 @@ def programs(folder: Path) -> list[Program]:
     convert = "scripts/convert_glm_checkpoint_to_transformers.py"
 
     def pretrained(folder: Path) -> str:
-        return digest([_weights(folder, "r", ["60", "55"]), metrics(folder, "r")])
+        order = (folder / "runs" / "r" / "order" / "rank-00000.bin").read_bytes()
+        return digest([_weights(folder, "r", ["60", "55"]), metrics(folder, "r"), order])
 
     def finetuned(folder: Path) -> str:
         results = (folder / "runs/k" / name for name in ("results.json", "rte-test.jsonl"))
@@ -141,7 +142,7 @@ def _pretraining(corpus: SmallCorpus) -> list[str]:
     given[given.index("--eval-interval") + 1] = "0"
     return [
         *given, "--train-iters", "60", "--save", "c", "--save-interval", "5", "--no-progress",
-        "--experiment-name", "r", "--auto-resume", "--keep-checkpoints", "3",
+        "--experiment-name", "r", "--auto-resume", "--keep-checkpoints", "3", "--record-order",
     ]  # fmt: skip
 
 

@@ -16,6 +16,8 @@ import pytest
 
 import pretrain_glm
 from change_mp import change_model_parallel_size
+from data_utils.loader_speed import main as loader_speed
+from data_utils.show import main as show
 from files.errors import start_logging
 from generate_samples import SampleSettings
 from generation.api import load_model
@@ -47,7 +49,7 @@ def straight(corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) -> t
     """Run 24 updates without a break; return the folder and what was printed."""
     folder = tmp_path_factory.mktemp("straight")
     words = [*corpus.words(), "--train-iters", "24", "--save", "c", "--save-interval", "7", "--eval-at-start",
-             "--experiment-name", "s", "--auto-resume", "--keep-checkpoints", "2"]  # fmt: skip
+             "--experiment-name", "s", "--auto-resume", "--keep-checkpoints", "2", "--record-order"]  # fmt: skip
     return folder, run(*words, cwd=folder)
 
 
@@ -131,7 +133,7 @@ def test_training_lowers_the_loss_and_evaluations_repeat(straight: tuple[Path, s
 @pytest.mark.slow
 def test_killed_and_resumed_equals_straight(corpus: SmallCorpus, straight: tuple[Path, str], tmp_path: Path):
     words = [*corpus.words(), "--train-iters", "24", "--save", "c", "--save-interval", "7", "--eval-at-start"]
-    process = start(*words, "--experiment-name", "k", "--auto-resume", cwd=tmp_path)
+    process = start(*words, "--experiment-name", "k", "--auto-resume", "--record-order", cwd=tmp_path)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith(" iteration        8/"):  # one update behind the checkpoint of iteration 7
@@ -139,12 +141,60 @@ def test_killed_and_resumed_equals_straight(corpus: SmallCorpus, straight: tuple
             break
     process.stdout.close()
     assert process.wait(timeout=60) == -signal.SIGKILL
+    recorded = (tmp_path / "runs" / "k" / "order" / "rank-00000.bin").read_bytes()
     output = run(*corpus.words(), "--train-iters", "24", "--save", "c", "--save-interval", "7", "--load", "c/k",
-                 "--num-workers", "1", cwd=tmp_path)  # fmt: skip
+                 "--num-workers", "1", "--record-order", cwd=tmp_path)  # fmt: skip
     resumed_at = int(re.search(r"continuing from iteration (\d+)", output).group(1))
     assert resumed_at in (7, 14, 21)
     assert re.search(r"loaded \d+", output)
     assert rows(tmp_path, "k") == rows(straight[0], "s")
+    whole = (straight[0] / "runs" / "s" / "order" / "rank-00000.bin").read_bytes()
+    assert recorded and whole.startswith(recorded), "what a kill leaves is whole"
+    assert (tmp_path / "runs" / "k" / "order" / "rank-00000.bin").read_bytes() == whole
+
+
+def test_the_samples_of_any_update_are_shown(
+    corpus: SmallCorpus, straight: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+):
+    flags, record = [*corpus.words(), "--train-iters", "24"], str(straight[0] / "runs" / "s" / "order")
+    shown = []
+    for more in (["--record", record], []):
+        assert show(["--step", "17", *more, *flags]) == 0
+        shown.append(capsys.readouterr().out)
+    assert "== update 17, data rank 0, batch 16: the record and the data agree\nsample 64: document " in shown[0]
+    assert "batch 16: made again" in shown[1]
+    assert shown[0].replace("the record and the data agree", "made again") == shown[1]
+    assert shown[0].count("\nsample ") == 4 == shown[0].count("who sees whom")
+    assert "<|startofpiece|>" in shown[0]
+    with pytest.raises(ValueError, match=r"update 25 is not recorded; there are updates 1 to 24$"):
+        show(["--step", "25", "--record", record, *flags])
+    with pytest.raises(ValueError, match=r"the record is of 59 documents .*, the flags give 60 documents .*: give"):
+        show(["--step", "2", "--record", record, *flags, "--split", "2,1,0"])
+    with pytest.raises(ValueError, match=r"batch 1: the record has sample \(4, \[.*the data give \(3, \["):
+        show(["--step", "2", "--record", record, *flags, "--batch-size", "3"])
+
+
+def test_the_loader_alone_is_measured_and_compared(
+    corpus: SmallCorpus, straight: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+):
+    flags, metrics = [*corpus.words(), "--seconds", "0.1"], str(straight[0] / "runs" / "s" / "metrics.jsonl")
+    assert loader_speed([*flags, "--json", "--needed", "1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["keeps_up"] and found["samples"] == 4 * found["batches"] > 0
+    assert 0 < found["real_tokens"] < found["tokens"] and 0 < found["packing_efficiency"] <= 1
+    assert loader_speed([*flags, "--needed", "1e15"]) == 1
+    assert "of what is needed, a model would wait; what helps: more workers (--num-workers, now 0" in (
+        capsys.readouterr().out
+    )
+    loader_speed([*flags, "--needed", metrics])
+    assert re.search(
+        r"needed: [\d,]+ real tokens/s \(\S+/metrics.jsonl, iteration \d+, had it", capsys.readouterr().out
+    )
+    loader_speed([*flags, "--needed", "H100", "--num-workers", "1"])
+    assert re.search(r"needed: [\d,]+ real tokens/s \(the plan: 1 x H100 at \d+% of", capsys.readouterr().out)
+    for wrong in ("0", "nan", "H1000", "no/metrics.jsonl"):
+        with pytest.raises(ValueError, match="--needed is"):
+            loader_speed([*flags, "--needed", wrong])
 
 
 @pytest.mark.slow
