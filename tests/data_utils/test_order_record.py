@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils.loaders import BatchLoader, BatchPlan, random_sample_numbers
+from data_utils.loaders import BatchLoader, BatchPlan, RandomSampleNumbers
 from data_utils.mixtures import EntryPicker, Mixture
 from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.packing import BlockDataset
@@ -61,7 +61,7 @@ def loader(rank: int, num_ranks: int, **options) -> BatchLoader:
     collator = BlankInfillingCollator(
         VOCABULARY, BlankInfillingSettings(), max_seq_length=48, rank=rank, world_size=num_ranks
     )
-    order = random_sample_numbers(len(data), 400)
+    order = RandomSampleNumbers(len(data), 400)
     plan = BatchPlan(len(order), 8, rank=rank, world_size=num_ranks, order=order)
     return BatchLoader(data, collator, plan, records_origin=True, **options)
 
