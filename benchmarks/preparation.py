@@ -141,7 +141,7 @@ def tokenize_corpus(path: Path, num_workers: int) -> tuple[float, int, np.ndarra
     kind, model_type, *_ = FAMILIES["WordPiece"]
     corpus = find_corpus(str(path))
     tokenizer = ChunkTokenizer(corpus, np.int32, partial(build_tokenizer, kind, model_type=model_type))
-    chunks = tokenize_chunks(read_chunks(corpus, [path]), tokenizer, num_workers=num_workers)
+    chunks = tokenize_chunks(read_chunks(corpus, corpus.pieces([path])), tokenizer, num_workers=num_workers)
     ids = [chunk.tokens for chunk in islice(chunks, CHUNKS_PER_PROCESS * PROCESSES)]
     before = len(ids)
     start = time.perf_counter()

@@ -48,6 +48,13 @@ class HashingFile:
             hashed.result()
         return written
 
+    def read_again(self) -> None:
+        """Take what is in the file already, up to its end, as what was written; the next write comes behind it."""
+        self._file.seek(0)
+        self._digest = hashlib.sha256()
+        while data := self._file.read(READ_BYTES):
+            self._digest.update(data)
+
     def flush(self) -> None:
         """Flush the file."""
         self._file.flush()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make the stores of the texts in many languages ahead of training: bash scripts/process_data.sh [flags of data_utils.tokenize_corpus]
+# Make the stores of the texts in many languages ahead of training: bash scripts/process_data.sh [flags of data_utils.corpora.prepare]
 #
 #   MULTILINGUAL      folder of the files LANGUAGE_*.json.gz            (default: multilingual in $GLM_CORPORA_DIR)
 #   GLM_CORPORA_DIR   folder of corpora                                 (default: data)
@@ -10,7 +10,7 @@
 set -euo pipefail
 source "$(dirname -- "$0")/launch.sh"
 export GLM_CORPORA_DIR="${GLM_CORPORA_DIR:-data}"
-launch_single -m data_utils.tokenize_corpus \
+launch_single -m data_utils.corpora.prepare \
     --train-data "multilingual${MULTILINGUAL:+=$MULTILINGUAL}" --no-pre-tokenize \
     --tokenizer-type ChineseSPTokenizer --task-mask --decoder-mask \
     --tokenizer-model-type "${MGLM_TOKENIZER:-${CHECKPOINT_PATH:-checkpoints}/mglm250k/mglm250k-uni.model}" \

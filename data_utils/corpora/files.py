@@ -41,6 +41,47 @@ PARQUET_ROWS = 256  # read at a time
 LISTED = 5  # files in a message
 
 
+@dataclass(frozen=True)
+class Piece:
+    """What is read from its beginning to its end: a file, some lines of one, or a part of a data set.
+
+    Attributes:
+        path: the file, or the name of the data set.
+        size: bytes, for progress reports.
+        start, end: a line is read when its first byte is one of these of the file; None: all lines.
+        part: number of the part of a data set.
+    """
+
+    path: Path
+    size: int = 0
+    start: int = 0
+    end: int | None = None
+    part: int = 0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of ``count`` parts of a corpus, by ``number`` from 1 on; in a text ``3/16``."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read ``NUMBER/COUNT``. Raises ValueError for anything else."""
+        match = re.fullmatch(r"0*([1-9]\d{0,5})/0*([1-9]\d{0,5})", text)
+        if match is None or int(match[1]) > int(match[2]):
+            raise ValueError(f"--shard {text}: give the number of a shard and how many there are: 1/16 ... 16/16")
+        return cls(int(match[1]), int(match[2]))
+
+    def range_of(self, total: int) -> tuple[int, int]:
+        """Return which of ``total`` things in a row are this shard's: from, and up to but without."""
+        return total * (self.number - 1) // self.count, total * self.number // self.count
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
 @dataclass(slots=True)
 class Row:
     """One row of a corpus file.
@@ -195,35 +236,75 @@ def _say_left_out(what: str, paths: list[Path], say: Callable[[str], None]) -> N
 # ------------------------------------------------------------------------------------------------------ rows
 
 
-def read_rows(path: Path, *, row_format: str = "by name", text_unit: str = "line") -> Iterator[Row]:
+def read_rows(
+    path: Path, *, row_format: str = "by name", text_unit: str = "line", start: int = 0, end: int | None = None
+) -> Iterator[Row]:
     """Yield the rows of one file in order; blank lines are no rows.
 
     Args:
         path: the file.
         row_format: one of ``ROW_FORMATS``; parquet files are always read as such.
         text_unit: what of a text file is one row: a line, a paragraph (up to a blank line) or the whole file.
+        start, end: only lines whose first byte is one of these, of a file that ``has_lines``; None: up to the end.
 
     Raises:
         ValueError: an unknown suffix, a missing optional package.
         OSError: a file that cannot be opened.
     """
+    layout = _layout(path, row_format, text_unit)
+    assert layout in LINE_LAYOUTS or (not start and end is None), (layout, start, end)
+    if layout in LINE_LAYOUTS:
+        return _read_lines(path, is_text=layout == "text lines", start=start, end=end)
+    if layout in ("paragraphs", "file"):
+        return _read_blocks(path, whole_file=layout == "file")
+    return {"parquet": _read_parquet, "one object": _read_object, "records": _read_list}[layout](path)
+
+
+LINE_LAYOUTS = ("json lines", "text lines")
+
+
+def _layout(path: Path, row_format: str, text_unit: str) -> str:
+    """Return how a file is read; a .json file is looked into."""
     assert row_format in ROW_FORMATS and text_unit in TEXT_UNITS, (row_format, text_unit)
     suffix = inner_suffix(path)
     if suffix == ".parquet":
-        return _read_parquet(path)
+        return "parquet"
     if row_format == "by name":
         row_format = "text lines" if inner_suffix(known_file(path)) in TEXT_SUFFIXES else "json lines"
     if row_format == "text paragraphs":  # whatever the suffix says
-        return _read_blocks(path, whole_file=False)
+        return "paragraphs"
     if row_format == "records" or (row_format == "json lines" and suffix == ".json"):
         row_format = _sniff_json(path, row_format)
     if row_format == "text lines" and text_unit != "line":
-        return _read_blocks(path, whole_file=text_unit == "file")
-    if row_format in ("json lines", "text lines"):
-        return _read_lines(path, is_text=row_format == "text lines")
-    if row_format == "one object":
-        return _read_object(path)
-    return _read_list(path)
+        return "file" if text_unit == "file" else "paragraphs"
+    return row_format
+
+
+def has_lines(path: Path, row_format: str, text_unit: str) -> bool:
+    """Tell whether some lines of a file can be read without what is before them."""
+    return path.suffix.lower() not in COMPRESSIONS and _layout(path, row_format, text_unit) in LINE_LAYOUTS
+
+
+def pieces_of(files: Sequence[Path], *, row_format: str, text_unit: str, start: int, end: int) -> list[Piece]:
+    """List what of some files is to be read for a range of bytes of all of them, one behind the other.
+
+    The range has the lines, or else the files, whose first byte lies in it. So ranges that divide all bytes divide all
+    rows, in their order.
+    """
+    pieces = []
+    before = 0
+    for path in files:
+        size = path.stat().st_size
+        low, high = max(0, start - before), min(size, end - before)
+        if low < high:
+            if high - low == size:
+                pieces.append(Piece(path, size))
+            elif has_lines(path, row_format, text_unit):
+                pieces.append(Piece(path, high - low, low, high))
+            elif low == 0:
+                pieces.append(Piece(path, size))
+        before += size
+    return pieces
 
 
 def parse_value(row: Row) -> Any:
@@ -323,21 +404,40 @@ def _rest_lost(path: Path, line: int, reason: object, *, what: str = "lines", po
 # ------------------------------------------------------------------------------------------------------ formats
 
 
-def _lines(path: Path) -> Iterator[Row]:
+def _lines(path: Path, start: int = 0, end: int | None = None) -> Iterator[Row]:
     """Yield the lines of a file with their ends, blank ones too; a damaged compressed file ends in a lost rest."""
     stream, position = open_stream(path)
     number = 0
     with stream:
+        if start:
+            number = _pass_over(stream, start)
+        place = stream.tell() if end is not None else 0
         try:
             for line in stream:
+                if end is not None and place >= end:
+                    return
+                place += len(line)
                 number += 1
-                yield Row(path, number, line, None, position())
+                yield Row(path, number, line, None, position() if end is None else place - start)
         except _DAMAGED as error:
             yield _rest_lost(path, number + 1, error, position=position())
 
 
-def _read_lines(path: Path, *, is_text: bool) -> Iterator[Row]:
-    for row in _lines(path):
+def _pass_over(stream: Any, start: int) -> int:
+    """Go on to the first line that begins at byte ``start`` or behind it; return how many lines are before it."""
+    count, left = 0, start - 1
+    while left:
+        data = stream.read(min(READ_BYTES, left))
+        if not data:
+            break
+        count += data.count(b"\n")
+        left -= len(data)
+    stream.readline()
+    return count + 1
+
+
+def _read_lines(path: Path, *, is_text: bool, start: int = 0, end: int | None = None) -> Iterator[Row]:
+    for row in _lines(path, start, end):
         if row.rest_lost:
             yield row
         elif row.value.strip():
@@ -519,7 +619,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
             if twice:
                 raise ValueError(f"{len(twice)} column names stand twice: {', '.join(sorted(twice))}")
             for batch in file.iter_batches(batch_size=PARQUET_ROWS):
-                columns = [_column_values(column) for column in batch.columns]
+                columns = [column_values(column) for column in batch.columns]
                 for values in zip(*columns, strict=True):
                     number += 1
                     position = size * number // file.metadata.num_rows
@@ -542,7 +642,7 @@ class NoText:
 _NO_VALUE = (ValueError, ArithmeticError, LookupError)
 
 
-def _column_values(column: Any) -> list[Any]:
+def column_values(column: Any) -> list[Any]:
     """Return the values of a column, as ``NoText`` where Python cannot hold them: dates after the year 9999."""
     try:
         return column.to_pylist()

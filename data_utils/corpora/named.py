@@ -1,8 +1,8 @@
 """Corpora: which text ``--train-data`` means, and how a row becomes documents.
 
-``--train-data`` takes names of ``NAMED_CORPORA``, files, folders and globs. Where a named corpus lies is said by
-``name=path``, by the environment (``GLM_CORPUS_WIKIPEDIA`` ...), or by a folder or file of that name below
-``GLM_CORPORA_DIR``. Files that are given by path hold JSON rows with a text field, or text lines.
+``--train-data`` takes names of ``NAMED_CORPORA``, files, folders, globs and data sets (``hf:``). Where a named corpus
+lies is said by ``name=path``, by the environment (``GLM_CORPUS_WIKIPEDIA`` ...), or by a folder or file of that name
+below ``GLM_CORPORA_DIR``. Files that are given by path hold JSON rows with a text field, or text lines.
 """
 
 from __future__ import annotations
@@ -12,13 +12,24 @@ import logging
 import os
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from data_utils.corpora.files import TEXT_UNITS, NoText, Row, find_files, parse_value, read_rows
+from data_utils.corpora.files import (
+    TEXT_UNITS,
+    NoText,
+    Piece,
+    Row,
+    Shard,
+    find_files,
+    parse_value,
+    pieces_of,
+    read_rows,
+)
+from data_utils.corpora.huggingface import PREFIX, DataSet
 from data_utils.corpora.language_detection import DetectorMissingError, english_detector
 from files.reading import NAMES_OF_KINDS, described, missing
 
@@ -237,12 +248,14 @@ class NamedCorpus:
         row_format: what its files hold, whatever their suffix (``files.ROW_FORMATS``).
         keeps_curly_quotes: leave curly quotes and en dashes; otherwise they become ASCII when tokenized.
         has_prompts_inside: its documents may have more than one prompt.
+        draws: the rule draws a random number, which depends on the number of the row in the whole corpus.
     """
 
     rule: Rule
     row_format: str = "json lines"
     keeps_curly_quotes: bool = False
     has_prompts_inside: bool = False
+    draws: bool = False
 
 
 NAMED_CORPORA: dict[str, NamedCorpus] = {
@@ -253,7 +266,7 @@ NAMED_CORPORA: dict[str, NamedCorpus] = {
     "bert-large": NamedCorpus(plain_line, "text lines"),
     "openwebtext": NamedCorpus(english_web_page),
     "cc-news": NamedCorpus(news_article),
-    "pile": NamedCorpus(pile_document),
+    "pile": NamedCorpus(pile_document, draws=True),
     "stories": NamedCorpus(non_empty_text_key),
     "zhihu": NamedCorpus(zhihu_answer, keeps_curly_quotes=True),
     "zhidao": NamedCorpus(zhidao_answers, keeps_curly_quotes=True),
@@ -280,6 +293,8 @@ class Corpus:
         commands_in_text: ``[MASK]``, ``<|endofpiece|>`` ... in the text of any files are commands. Otherwise they are
             text like any other; in named corpora they are commands always, as in the original.
         language: only the files of this language, of the corpus ``multilingual``.
+        data_set: what the library ``datasets`` is to read; there are no files then, unless they lie here.
+        paths: files that were given by path, one by one, and are kept in one store.
     """
 
     name: str
@@ -289,6 +304,8 @@ class Corpus:
     text_unit: str = "line"
     commands_in_text: bool = False
     language: str | None = None
+    data_set: DataSet | None = None
+    paths: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse an unknown unit of text."""
@@ -310,6 +327,10 @@ class Corpus:
 
     def files(self) -> list[Path]:
         """List the files in the order in which they are read. Raises ValueError when there are none."""
+        if self.data_set is not None:
+            return self.data_set.files()
+        if self.paths:
+            return [file for path in self.paths for file in find_files(path)]
         if self.named == BY_LANGUAGE:
             by_language = files_by_language(self.location)
             if self.language is None:
@@ -321,10 +342,37 @@ class Corpus:
             return by_language[self.language]
         return find_files(self.location, any_suffix=self.named is not None)
 
-    def rows(self, path: Path) -> Iterator[Row]:
-        """Yield the rows of one file."""
-        text_unit = "line" if self.named else self.text_unit
-        return read_rows(path, row_format=self.kind.row_format, text_unit=text_unit)
+    def pieces(self, files: Sequence[Path], shard: Shard | None = None) -> list[Piece]:
+        """List what is read one after the other, of the whole corpus or of a shard.
+
+        Raises:
+            ValueError: a data set that cannot be read, or has no such split or field.
+        """
+        if self.data_set is not None:
+            return self.data_set.pieces(self.text_field, shard)
+        if shard is None:
+            return [Piece(path, path.stat().st_size) for path in files]
+        start, end = shard.range_of(sum(path.stat().st_size for path in files))
+        return pieces_of(files, row_format=self.kind.row_format, text_unit=self._unit, start=start, end=end)
+
+    def rows_before(self, files: Sequence[Path], shard: Shard) -> int:
+        """Return how many rows of the corpus are before those of a shard, where a rule asks for that; else 0."""
+        if not self.kind.draws:
+            return 0
+        start, _ = shard.range_of(sum(path.stat().st_size for path in files))
+        pieces = pieces_of(files, row_format=self.kind.row_format, text_unit=self._unit, start=0, end=start)
+        return sum(1 for piece in pieces for _ in self.rows(piece))
+
+    def rows(self, piece: Piece) -> Iterator[Row]:
+        """Yield the rows of a file, of some lines of one, or of a part of a data set."""
+        if self.data_set is not None:
+            return self.data_set.rows(piece, self.text_field)
+        row_format = self.kind.row_format
+        return read_rows(piece.path, row_format=row_format, text_unit=self._unit, start=piece.start, end=piece.end)
+
+    @property
+    def _unit(self) -> str:
+        return "line" if self.named else self.text_unit
 
     def parse(self, row: Row, row_number: int) -> list[TextDocument]:
         """Turn row ``row_number`` of the corpus into documents; the same row always gives the same ones.
@@ -354,8 +402,8 @@ class Corpus:
                 ``skip_malformed``, the latter with a warning).
         """
         number = 0
-        for path in self.files():
-            for row in self.rows(path):
+        for piece in self.pieces(self.files()):
+            for row in self.rows(piece):
                 try:
                     documents = self.parse(row, number)
                 except ValueError as error:
@@ -424,20 +472,29 @@ def each_language(source: str) -> list[str]:
     return [f"{BY_LANGUAGE}-{language}={location}" for language in files_by_language(location)]
 
 
+def corpus_of_files(paths: Sequence[str]) -> Corpus:
+    """Return one corpus of files that were given by path, in their order."""
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    return Corpus(f"{len(paths)} files of {folder}", folder, paths=tuple(paths))
+
+
 def find_corpus(
     source: str, *, text_field: str = "text", text_unit: str = "line", commands_in_text: bool = False
 ) -> Corpus:
     """Return the corpus that one argument of ``--train-data`` means.
 
     Args:
-        source: ``name``, ``name=path``, or a path (file, folder, glob; the ``.lazy`` cache of the original may stand in
-            for a file that is gone).
+        source: ``name``, ``name=path``, ``hf:name``, or a path (file, folder, glob; the ``.lazy`` cache of the original
+            may stand in for a file that is gone).
         text_field, text_unit, commands_in_text: see ``Corpus``.
 
     Raises:
         ValueError: neither a registered name nor a path (the registered names are listed, nearest first), or a
             registered one whose place is not said.
     """
+    if source.startswith(PREFIX):
+        data_set = DataSet.parse(source.removeprefix(PREFIX))
+        return Corpus(source, data_set.name, None, text_field, text_unit, commands_in_text, data_set=data_set)
     name, separator, location = source.partition("=")
     if separator and name in NAMED_CORPORA:
         return Corpus(source, location, name, text_field, text_unit, commands_in_text)

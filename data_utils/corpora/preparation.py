@@ -7,7 +7,9 @@ and one process at a time makes it while others wait.
 
 The rows of a corpus are tokenized in numbered chunks, by one process or several: they parse, tokenize and return
 arrays, and only a few chunks are under way at a time. So memory does not grow with the corpus, and the result does not
-depend on the number of processes.
+depend on the number of processes. A killed process is followed by one that goes on behind what was written.
+
+Several machines make a shard of a corpus each (``prepare --shard 3/16``), which ``merge`` joins to the same store.
 """
 
 from __future__ import annotations
@@ -19,26 +21,29 @@ import logging
 import multiprocessing
 import os
 import re
+import tempfile
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from glob import has_magic
-from itertools import chain
+from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from data_utils.corpora.files import Row
+from data_utils.corpora.duplicates import SeenHashes, first_of, hash_of
+from data_utils.corpora.files import Piece, Row, Shard
 from data_utils.corpora.language_detection import DetectorMissingError
 from data_utils.corpora.lazy_format import LazyDocuments, is_lazy_folder, lazy_path
-from data_utils.corpora.named import Corpus, TextDocument, each_language, find_corpus
+from data_utils.corpora.named import NAMED_CORPORA, Corpus, TextDocument, corpus_of_files, each_language, find_corpus
 from data_utils.corpora.splits import first_two_thirds, scatter
 from data_utils.corpora.store import (
     FORMAT_VERSION,
     Documents,
+    DocumentSubset,
     IndexedDataset,
     KnownIds,
     StoreWriter,
@@ -61,6 +66,7 @@ LARGEST_UINT16_VOCABULARY = 1 << 16
 CHUNK_BYTES = 1 << 20  # of raw rows
 CHUNK_ROWS = 2048
 CHUNKS_PER_PROCESS = 3  # under way at a time
+FILES_WITH_STORES = 100  # given by path, one by one; more of them share one store
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class Preparation:
         pre_tokenize: keep ids; otherwise keep text, tokenize on access, and measure lengths in bytes.
         in_memory: read stores into memory instead of mapping them (``--no-lazy-loader``).
         half_of_documents: only the first two thirds of each corpus (``--half-lazy-loader``).
+        drop_duplicates: keep only the first of documents with the same text, over all sources.
         num_shards, shard, seed: deal the documents of each corpus out to shards and take one (``--loader-scatter``).
         progress: show a progress bar.
     """
@@ -92,13 +99,16 @@ class Preparation:
     pre_tokenize: bool = True
     in_memory: bool = False
     half_of_documents: bool = False
+    drop_duplicates: bool = False
     num_shards: int | None = None
     shard: int = 0
     seed: int = 1234
     progress: bool = True
 
     def documents(self, sources: Sequence[str]) -> Documents:
-        """Return the documents of ``--train-data``: names, ``name=path``, files, folders, globs, stores, in this order.
+        """Return the documents of ``--train-data``, in its order.
+
+        It has names, ``name=path``, files, folders, globs, ``hf:`` data sets and stores.
 
         Raises:
             ValueError: unknown name, missing or empty files, a malformed row, a store of another tokenizer; one line.
@@ -107,24 +117,74 @@ class Preparation:
 
     def corpora(self, sources: Sequence[str]) -> list[tuple[str, Documents]]:
         """Return what ``documents`` does corpus by corpus, each with its name; ``multilingual`` is one per language."""
-        sources = [one for source in sources for one in each_language(source)]
-        parts = [self._open_source(source) for source in sources]
+        corpora = self._find(sources)
+        sources = [source for source, _ in corpora]
+        parts = [self._open_store(source) if corpus is None else self._open(corpus) for source, corpus in corpora]
         for source, part in zip(sources, parts, strict=True):
             if not len(part):
                 raise ValueError(f"{source} holds no document")
+        if self.drop_duplicates and len(parts) > 1:
+            parts = self._each_once(sources, parts)
         if self.num_shards is not None:
             parts = scatter(parts, num_shards=self.num_shards, shard=self.shard, seed=self.seed)
         if self.half_of_documents:
             parts = [first_two_thirds(part) for part in parts]
         return list(zip(sources, parts, strict=True))
 
-    def _open_source(self, source: str) -> Documents:
-        """Return the documents of one argument."""
-        if is_store(source):
-            return self._open_store(source)
-        corpus = find_corpus(
-            source, text_field=self.text_field, text_unit=self.text_unit, commands_in_text=self.commands_in_text
-        )
+    def _find(self, sources: Sequence[str]) -> list[tuple[str, Corpus | None]]:
+        """Return the corpus of every argument, with its name; None for a store.
+
+        A store for each of very many files would take a time and open files for each: such files share one.
+        """
+        sources = [one for source in sources for one in each_language(source)]
+        many = sum(_is_any_file(source) for source in sources) > FILES_WITH_STORES
+        found: list[tuple[str, Corpus | None]] = []
+        for joined, group in groupby(sources, key=lambda source: many and _is_any_file(source)):
+            names = list(group)
+            corpora: list[Corpus | None]
+            if joined:
+                whole = corpus_of_files(names)
+                logger.info(f"{whole.name} are kept in one store")
+                names, corpora = [whole.name], [whole]
+            else:
+                corpora = [None if is_store(source) else find_corpus(source) for source in names]
+            for source, corpus in zip(names, corpora, strict=True):
+                found.append((source, corpus and replace(corpus, **self._reading)))
+        return found
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        return {
+            "text_field": self.text_field,
+            "text_unit": self.text_unit,
+            "commands_in_text": self.commands_in_text,
+        }
+
+    def _each_once(self, sources: Sequence[str], parts: Sequence[Documents]) -> list[Documents]:
+        """Leave out the documents that an earlier source holds, too."""
+        kept: list[Documents] = []
+        with tempfile.TemporaryDirectory() as folder:
+            seen = SeenHashes(folder)
+            for source, part in zip(sources, parts, strict=True):
+                store = part.texts if isinstance(part, TextDocuments) else part
+                if not isinstance(store, IndexedDataset):
+                    raise ValueError(
+                        f"--drop-duplicates: nothing tells the duplicates of {source}; give its text files"
+                    )
+                first = first_of(store.hashes(), seen)
+                if first.all():
+                    kept.append(part)
+                    continue
+                dropped = len(part) - int(first.sum())
+                logger.info(f"{source}: {dropped} of {len(part)} documents are left out, earlier sources hold them")
+                if dropped == len(part):
+                    raise ValueError(f"{source} holds no document that earlier sources do not hold; leave it out")
+                kept.append(DocumentSubset(part, np.flatnonzero(first)))
+        return kept
+
+    def _open(self, corpus: Corpus) -> Documents:
+        """Return the documents of a corpus, tokenized now or before."""
+        source = corpus.name
         lazy = _lazy_folder(corpus.location)
         if lazy is not None:
             logger.info(f"{source}: reading the original's cache {lazy}, which does not say which tokenizer made it")
@@ -160,21 +220,41 @@ class Preparation:
         """Return how many ids the tokenizer may give."""
         return max([self.tokenizer.num_tokens, *(token.id + 1 for token in self.tokenizer.command_tokens)])
 
-    def find_or_build(self, corpus: Corpus) -> Path:
-        """Return the prefix of an up-to-date and intact store of a corpus; make it where there is none."""
-        places = store_places(
+    def make_shard(self, sources: Sequence[str], shard: Shard) -> list[Path]:
+        """Make the stores of one shard of every corpus, for ``merge``; return their prefixes.
+
+        Raises:
+            ValueError: as ``documents``; a store among the sources.
+        """
+        found = self._find(sources)
+        for source, corpus in found:
+            if corpus is None:
+                raise ValueError(f"{source} is a store; --shard makes stores of text")
+        return [self.find_or_build(corpus, shard) for _, corpus in found if corpus is not None]
+
+    def find_or_build(self, corpus: Corpus, shard: Shard | None = None) -> Path:
+        """Return the prefix of an up-to-date and intact store of a corpus, or of a shard; make it where there is none.
+
+        Where the whole corpus has a store, a shard is not made.
+        """
+        whole = store_places(
             corpus,
             cache_dir=self.cache_dir,
             fingerprint=self.tokenizer.fingerprint if self.pre_tokenize else None,
+            drop_duplicates=self.drop_duplicates,
         )
+        places = whole if shard is None else [shard_prefix(prefix, shard) for prefix in whole]
         try:
             files = corpus.files()
         except ValueError:
-            for prefix in places:
+            files = None
+        if not files and not (corpus.data_set and not corpus.data_set.is_local):
+            for prefix in whole:
                 if read_details(prefix) is not None:  # the raw files are not needed any more
                     return self._checked(IndexedDataset(prefix))
-            raise
-        for prefix in places:
+            files = corpus.files()  # says what is missing
+        files = files or []
+        for prefix in dict.fromkeys([*whole, *places]):
             if store := self._current_store(prefix, files, corpus, say=logger.debug):
                 return self._checked(store)
         prefix = first_writable(places)
@@ -182,7 +262,7 @@ class Preparation:
         with locked(lock, waiting=lambda holder: logger.info(f"waiting for {holder}, which makes {prefix}")):
             store = self._current_store(prefix, files, corpus, say=logger.warning)
             if store is None:
-                self._build(corpus, files, prefix)
+                self._build(corpus, files, prefix, shard)
                 store = IndexedDataset(prefix, is_checked=True)
         return self._checked(store)
 
@@ -192,7 +272,7 @@ class Preparation:
         """Return the store of these very files where there is a whole and intact one; ``say`` why it cannot be used."""
         try:
             details = read_details(prefix)
-            if details is None or details["sources"] != _source_list(prefix, files):
+            if details is None or details["sources"] != _source_list(prefix, files, corpus):
                 return None
             store = IndexedDataset(prefix)
         except ValueError as error:  # damaged, or of another version
@@ -216,82 +296,92 @@ class Preparation:
             logger.warning(f"{line}: the store {store.prefix} lacks it")
         return store.prefix
 
-    def _build(self, corpus: Corpus, files: Sequence[Path], prefix: Path) -> None:
-        """Tokenize a corpus into a store."""
-        total = sum(path.stat().st_size for path in files)
-        parallel = self.num_workers if total >= MINIMUM_PARALLEL_BYTES else 0
+    def _build(self, corpus: Corpus, files: Sequence[Path], prefix: Path, shard: Shard | None = None) -> None:
+        """Tokenize a corpus, or a shard of it, into a store; go on where a killed process was."""
         dtype: type[np.generic] = np.uint8
         if self.pre_tokenize:
             dtype = np.uint16 if self.tokenizer.num_tokens <= LARGEST_UINT16_VOCABULARY else np.int32
-        build = self.build_tokenizer if parallel > 1 else lambda: self.tokenizer
-        chunk_tokenizer = ChunkTokenizer(corpus, dtype, build, keep_text=not self.pre_tokenize)
-        sources = _source_list(prefix, files)
-        writer = StoreWriter(prefix, dtype=chunk_tokenizer.dtype, prompts_inside=corpus.kind.has_prompts_inside)
-        num_rows, num_malformed, lone_returns = 0, 0, 0
-        groups, commands = Counter[str](), Counter[str]()
-        first_malformed: list[str] = []
-        cut: list[str] = []
+        sources = _source_list(prefix, files, corpus)
+        name = corpus.name if shard is None else f"{corpus.name}, shard {shard}"
+        writer = StoreWriter(
+            prefix,
+            dtype=dtype,
+            prompts_inside=corpus.kind.has_prompts_inside,
+            with_hashes=self.drop_duplicates,
+            key={"format_version": FORMAT_VERSION, "sources": sources, "skip_malformed": self.skip_malformed},
+        )
+        done = Tally(**writer.saved) if writer.saved else Tally()
+        if writer.saved:
+            logger.info(f"{name}: going on behind row {done.rows}, where an earlier process ended")
         try:
-            chunks = tokenize_chunks(read_chunks(corpus, files), chunk_tokenizer, num_workers=parallel)
-            with contextlib.closing(chunks), self._progress_bar(corpus.name, total) as advance:
-                for chunk in chunks:
-                    self._check(chunk)
-                    writer.add(chunk.tokens, chunk.lengths, chunk.prompt_lengths, chunk.predicted)
-                    num_rows += chunk.num_rows
-                    num_malformed += len(chunk.malformed)
-                    first_malformed += chunk.malformed[: MALFORMED_LISTED - len(first_malformed)]
-                    cut += chunk.cut
-                    groups.update(chunk.group_tokens)
-                    commands.update(chunk.command_texts)
-                    lone_returns += chunk.lone_returns
-                    advance(chunk.position)
-            if writer.num_tokens == 0:
-                reason = f"; the first: {[*cut, *first_malformed][0]}" if cut or first_malformed else ""
-                raise ValueError(
-                    f"corpus {corpus.name} is empty: {num_rows} rows ({num_malformed} malformed) of {len(files)} "
-                    f"files gave {writer.num_documents} documents without any text{reason}"
-                )
+            pieces = corpus.pieces(files, shard)
+            first_row = corpus.rows_before(files, shard) if shard else 0
+            self._read_into(writer, done, corpus, pieces, first_row=first_row, dtype=dtype)
+            if writer.num_tokens == 0 and shard is None:
+                raise ValueError(empty_line(corpus.name, asdict(done), len(files), writer.num_documents))
             writer.publish(
                 {
                     "kind": "tokens" if self.pre_tokenize else "text",
                     "tokenizer_fingerprint": self.tokenizer.fingerprint if self.pre_tokenize else None,
                     "corpus": corpus.name,
                     "sources": sources,
-                    "rows": num_rows,
-                    "malformed": {"count": num_malformed, "first": first_malformed},
-                    "cut": cut,
-                    "tokens_by_group": dict(groups),
+                    **done.details(),
                     "commands_in_text": corpus.has_commands,
-                    "command_texts": dict(sorted(commands.items())),
+                    **({"duplicates": done.duplicates} if self.drop_duplicates else {}),
+                    **({"shard": str(shard)} if shard is not None else {}),
                 }
             )
         except DetectorMissingError as error:
             writer.discard()
             raise ValueError(f"corpus {corpus.name}: {error}") from None
-        except BaseException:
+        except Exception:
             writer.discard()
             raise
+        except BaseException:  # interrupted: the next one goes on
+            writer.close()
+            raise
         what = "tokens" if self.pre_tokenize else "bytes of text"
-        logger.info(f"{corpus.name}: {writer.num_documents} documents, {writer.num_tokens} {what} -> {prefix}")
-        if num_malformed:
-            logger.info(f"{corpus.name}: skipped {num_malformed} malformed rows; the first: {first_malformed[0]}")
-        for group, count in sorted(groups.items()):
-            logger.info(f"{corpus.name}: {group}: {count} {what}")
-        if commands:
-            counts = ", ".join(f"{text} {count}" for text, count in sorted(commands.items()))
-            meaning = (
-                "they are commands in it, as in the original"
-                if corpus.named
-                else "they are commands in it (--commands-in-text)"
-                if corpus.has_commands
-                else "they are kept as plain text; --commands-in-text makes commands of them"
-            )
-            logger.warning(f"{corpus.name}: its text holds command tokens: {counts}; {meaning}")
-        if lone_returns:
-            logger.warning(
-                f"{corpus.name}: {lone_returns} rows hold carriage returns that end no line (a line ends with a line "
-                "feed): if they are line ends, convert the files first: tr '\\r' '\\n' < OLD > NEW"
-            )
+        logger.info(f"{name}: {writer.num_documents} documents, {writer.num_tokens} {what} -> {prefix}")
+        if self.drop_duplicates:
+            count = writer.num_documents + done.duplicates
+            logger.info(f"{name}: dropped {done.duplicates} of {count} documents, duplicates of earlier ones")
+        done.report(name, what, corpus)
+
+    def _read_into(
+        self,
+        writer: StoreWriter,
+        done: Tally,
+        corpus: Corpus,
+        pieces: Sequence[Piece],
+        *,
+        first_row: int,
+        dtype: type[np.generic],
+    ) -> None:
+        """Tokenize the rows behind ``done`` into a store, and count them there; keep the first of equal documents."""
+        total = sum(piece.size for piece in pieces)
+        parallel = self.num_workers if total >= MINIMUM_PARALLEL_BYTES or corpus.data_set else 0
+        build = self.build_tokenizer if parallel > 1 else lambda: self.tokenizer
+        chunk_tokenizer = ChunkTokenizer(
+            corpus, dtype, build, keep_text=not self.pre_tokenize, with_hashes=self.drop_duplicates
+        )
+        chunks = tokenize_chunks(
+            read_chunks(corpus, pieces, Place(*done.place), first_row=first_row), chunk_tokenizer, num_workers=parallel
+        )
+        seen = SeenHashes(writer.prefix.parent)
+        for hashes in writer.written_hashes():
+            seen.first(hashes)
+        with contextlib.closing(chunks), self._progress_bar(corpus.name, total) as advance:
+            for chunk in chunks:
+                self._check(chunk)
+                done.count(chunk)
+                kept = chunk
+                if chunk.hashes is not None:
+                    first = seen.first(chunk.hashes)
+                    done.duplicates += len(first) - int(first.sum())
+                    kept = chunk if first.all() else chunk.only(first)
+                writer.add(kept.tokens, kept.lengths, kept.prompt_lengths, kept.predicted, kept.hashes)
+                writer.save(asdict(done))
+                advance(chunk.position)
 
     def _check(self, chunk: TokenizedChunk) -> None:
         """Stop at malformed rows and lost rests, and where a process has another tokenizer than this one."""
@@ -314,6 +404,16 @@ class Preparation:
             yield lambda position: bar.update(max(0, min(position, total) - bar.n))
 
 
+def empty_line(name: str, done: Mapping[str, Any], num_files: int, num_documents: int) -> str:
+    """Return what to say of a corpus that gave no token; ``done`` is a ``Tally``."""
+    lost = [*done["cut"], *done["first_malformed"]]
+    reason = f"; the first: {lost[0]}" if lost else ""
+    return (
+        f"corpus {name} is empty: {done['rows']} rows ({done['malformed']} malformed) of {num_files} files gave "
+        f"{num_documents} documents without any text{reason}"
+    )
+
+
 def _stop_line(malformed: Sequence[str], cut: Sequence[str]) -> str:
     """Return what to say of the first malformed row, or else of the first file whose rest is lost."""
     if malformed:
@@ -324,13 +424,30 @@ def _stop_line(malformed: Sequence[str], cut: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------------------ chunks
 
 
+class Place(NamedTuple):
+    """How far a corpus was read: rows of piece ``piece`` that were, those of the corpus, and bytes."""
+
+    piece: int = 0
+    row: int = 0
+    rows: int = 0
+    position: int = 0
+
+
+BEGINNING = Place()
+
+
 @dataclass(frozen=True)
 class Chunk:
-    """Rows that are tokenized together: the first one's number in the corpus, and how far the files were read."""
+    """Rows that are tokenized together: the first one's number in the corpus, and the place behind them."""
 
     first_row: int
     rows: list[Row]
-    position: int
+    place: Place
+
+    @property
+    def position(self) -> int:
+        """Return the bytes of the files that were read so far."""
+        return self.place.position
 
 
 @dataclass(frozen=True)
@@ -348,8 +465,9 @@ class TokenizedChunk:
         group_tokens: tokens per part of the corpus.
         command_texts: how often command texts occur in the text.
         lone_returns: rows of text with a carriage return that ends no line.
-        position: bytes of the files read so far.
+        place: how far the corpus was read.
         fingerprint: of the tokenizer that made the ids.
+        hashes: of the documents' texts, uint64 [n]; None where nobody asked.
     """
 
     tokens: np.ndarray
@@ -362,26 +480,117 @@ class TokenizedChunk:
     group_tokens: Mapping[str, int]
     command_texts: Mapping[str, int]
     lone_returns: int
-    position: int
+    place: Place
     fingerprint: str | None
+    hashes: np.ndarray | None = None
+
+    @property
+    def position(self) -> int:
+        """Return the bytes of the files that were read so far."""
+        return self.place.position
+
+    def only(self, chosen: np.ndarray) -> TokenizedChunk:
+        """Return the chunk with some of its documents, bool [n]; what was counted in it stays."""
+        tokens = np.repeat(chosen, self.lengths)
+        return replace(
+            self,
+            tokens=self.tokens[tokens],
+            lengths=self.lengths[chosen],
+            prompt_lengths=self.prompt_lengths[chosen],
+            predicted=None if self.predicted is None else self.predicted[tokens],
+            hashes=None if self.hashes is None else self.hashes[chosen],
+        )
 
 
-def read_chunks(corpus: Corpus, files: Sequence[Path]) -> Iterator[Chunk]:
-    """Yield the rows of a corpus in chunks of about a megabyte."""
+@dataclass
+class Tally:
+    """What was counted in the rows so far; it can be written as JSON."""
+
+    place: Sequence[int] = BEGINNING
+    rows: int = 0
+    malformed: int = 0
+    duplicates: int = 0
+    lone_returns: int = 0
+    first_malformed: list[str] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+    groups: dict[str, int] = field(default_factory=dict)
+    commands: dict[str, int] = field(default_factory=dict)
+
+    def count(self, chunk: TokenizedChunk) -> None:
+        """Add the next chunk."""
+        self.place = chunk.place
+        self.rows += chunk.num_rows
+        self.malformed += len(chunk.malformed)
+        self.lone_returns += chunk.lone_returns
+        self.first_malformed += chunk.malformed[: MALFORMED_LISTED - len(self.first_malformed)]
+        self.cut += chunk.cut
+        add_counts(self.groups, chunk.group_tokens)
+        add_counts(self.commands, chunk.command_texts)
+
+    def details(self) -> dict[str, Any]:
+        """Return what the description of a store says of it."""
+        return {
+            "rows": self.rows,
+            "malformed": {"count": self.malformed, "first": self.first_malformed},
+            "cut": self.cut,
+            "tokens_by_group": self.groups,
+            "command_texts": dict(sorted(self.commands.items())),
+        }
+
+    def report(self, name: str, what: str, corpus: Corpus) -> None:
+        """Say what was left out, and what looks odd; ``what`` is counted in groups."""
+        if self.malformed:
+            logger.info(f"{name}: skipped {self.malformed} malformed rows; the first: {self.first_malformed[0]}")
+        for group, count in sorted(self.groups.items()):
+            logger.info(f"{name}: {group}: {count} {what}")
+        if self.commands:
+            counts = ", ".join(f"{text} {count}" for text, count in sorted(self.commands.items()))
+            meaning = (
+                "they are commands in it, as in the original"
+                if corpus.named
+                else "they are commands in it (--commands-in-text)"
+                if corpus.has_commands
+                else "they are kept as plain text; --commands-in-text makes commands of them"
+            )
+            logger.warning(f"{name}: its text holds command tokens: {counts}; {meaning}")
+        if self.lone_returns:
+            logger.warning(
+                f"{name}: {self.lone_returns} rows hold carriage returns that end no line (a line ends with a line "
+                "feed): if they are line ends, convert the files first: tr '\\r' '\\n' < OLD > NEW"
+            )
+
+
+def add_counts(counts: dict[str, int], more: Mapping[str, int]) -> None:
+    """Add to counts by name."""
+    for name, count in more.items():
+        counts[name] = counts.get(name, 0) + count
+
+
+def read_chunks(
+    corpus: Corpus, pieces: Sequence[Piece], place: Place = BEGINNING, *, first_row: int = 0
+) -> Iterator[Chunk]:
+    """Yield the rows of a corpus behind ``place`` in chunks of about a megabyte.
+
+    ``first_row`` is the number that the first row of the pieces has in the whole corpus.
+    """
     rows: list[Row] = []
-    first, size, read = 0, 0, 0
-    for path in files:
-        position = 0
-        for row in corpus.rows(path):
+    size, read, taken = 0, place.rows, place.row
+    before = sum(piece.size for piece in pieces[: place.piece])
+    for number, piece in enumerate(pieces[place.piece :], start=place.piece):
+        skipped = taken if number == place.piece else 0
+        taken = skipped
+        for row in islice(corpus.rows(piece), skipped, None):
             rows.append(row)
-            position = row.position
+            taken += 1
             size += _size(row.value)
             if size >= CHUNK_BYTES or len(rows) == CHUNK_ROWS:
-                yield Chunk(first, rows, read + position)
-                first, rows, size = first + len(rows), [], 0
-        read += path.stat().st_size
+                read += len(rows)
+                yield Chunk(first_row + read - len(rows), rows, Place(number, taken, read, before + row.position))
+                rows, size = [], 0
+        before += piece.size
     if rows:
-        yield Chunk(first, rows, read)
+        read += len(rows)
+        yield Chunk(first_row + read - len(rows), rows, Place(len(pieces), 0, read, before))
 
 
 def _size(value: Any) -> int:
@@ -402,12 +611,14 @@ class ChunkTokenizer:
         dtype: of the ids.
         build_tokenizer: makes the tokenizer when the first chunk comes; has to be picklable for use in other processes.
         keep_text: keep text as UTF-8 bytes; the tokenizer only counts command texts.
+        with_hashes: tell equal documents.
     """
 
     corpus: Corpus
     dtype: type[np.generic]
     build_tokenizer: Callable[[], Tokenizer]
     keep_text: bool = False
+    with_hashes: bool = False
     _tokenizer: Tokenizer | None = field(default=None, init=False, repr=False)
 
     def __call__(self, chunk: Chunk) -> TokenizedChunk:
@@ -453,8 +664,9 @@ class ChunkTokenizer:
             group_tokens={group: count for group, count in groups.items() if group},
             command_texts=self._tokenizer.count_commands(texts),
             lone_returns=lone_returns,
-            position=chunk.position,
+            place=chunk.place,
             fingerprint=None if self.keep_text else self._tokenizer.fingerprint,
+            hashes=np.array([hash_of(d.pieces) for d in documents], np.uint64) if self.with_hashes else None,
         )
 
     def _encode(self, tokenizer: Tokenizer, texts: list[str]) -> Sequence[Sequence[int]]:
@@ -537,14 +749,16 @@ def tokenize_chunks(
 # ------------------------------------------------------------------------------------------------------ places
 
 
-def store_places(corpus: Corpus, *, cache_dir: str | Path | None, fingerprint: str | None) -> list[Path]:
+def store_places(
+    corpus: Corpus, *, cache_dir: str | Path | None, fingerprint: str | None, drop_duplicates: bool = False
+) -> list[Path]:
     """List the prefixes under which the store of a corpus may lie, the preferred one first.
 
     The name holds a hash of everything that changes what is in the store. Beside the source it does not depend on where
     the source lies, so that a folder can be moved with its stores.
     """
     beside = _folder_of(corpus.location)
-    key = {
+    key: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "fingerprint": fingerprint,
         "named": corpus.named,
@@ -555,16 +769,26 @@ def store_places(corpus: Corpus, *, cache_dir: str | Path | None, fingerprint: s
     if corpus.commands_in_text and not corpus.named:
         key["commands_in_text"] = True
     key |= {} if corpus.language is None else {"language": corpus.language}
+    if drop_duplicates:
+        key["drop_duplicates"] = True
+    data_set = corpus.data_set
+    if data_set is not None:
+        key["data_set"] = [data_set.configuration, data_set.split]
     stem = re.sub(r"[^\w.-]+", "_", Path(corpus.location).name).strip("_") or "all"
-    absolute = os.path.abspath(corpus.location)
+    is_hub = data_set is not None and not data_set.is_local
+    absolute = corpus.location if is_hub else os.path.abspath(corpus.location)
 
     def place(folder: Path, location: str) -> Path:
+        if corpus.paths:
+            key["paths"] = [os.path.relpath(path, corpus.location) for path in corpus.paths]
         text = json.dumps({**key, "location": location}, sort_keys=True)
         return folder / f"{stem}-{hashlib.sha256(text.encode('utf-8')).hexdigest()[:10]}"
 
     if cache_dir is not None:
         return [place(Path(cache_dir), absolute)]
     first, fallback = cache_folders(beside)
+    if is_hub:
+        return [place(fallback, absolute)]
     return [place(first, os.path.relpath(corpus.location, beside)), place(fallback, absolute)]
 
 
@@ -584,12 +808,29 @@ def _folder_of(location: str) -> Path:
     return path.absolute().parent
 
 
-def _source_list(prefix: Path, files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Describe the source files as they are now; their paths are relative to the store's folder."""
-    return [
-        {"file": os.path.relpath(path, prefix.parent), "size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
-        for path in files
-    ]
+def shard_prefix(prefix: Path, shard: Shard) -> Path:
+    """Return the prefix of the store of a shard; no pattern of the whole store's files fits it."""
+    return prefix.with_name(f"{prefix.name}-shard-{shard.number:05d}-of-{shard.count:05d}")
+
+
+def _source_list(prefix: Path, files: Sequence[Path], corpus: Corpus) -> list[dict[str, Any]]:
+    """Describe the source files as they are now; their paths are relative to the store's folder.
+
+    A data set of the hub is only named: who wants a newer one deletes the store.
+    """
+    if not files and corpus.data_set is not None:
+        return [{"data_set": str(corpus.data_set)}]
+    found = []
+    for path in files:
+        state = path.stat()
+        name = os.path.relpath(path, prefix.parent)
+        found.append({"file": name, "size": state.st_size, "mtime_ns": state.st_mtime_ns})
+    return found
+
+
+def _is_any_file(source: str) -> bool:
+    """Tell whether an argument is a file by path, of no named corpus, and no store."""
+    return source not in NAMED_CORPORA and not is_store(source) and os.path.isfile(source)
 
 
 def first_writable(places: Sequence[Path]) -> Path:

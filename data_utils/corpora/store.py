@@ -4,9 +4,12 @@
 document entries (n + 1), int32 lengths [n], int64 byte offsets [n], int64 document index [n + 1]; little endian.
 ``<prefix>.bin``  the ids of all documents back to back.
 Beside them, ours: ``<prefix>.prompts.npy`` int32 [n], how many tokens in front of each document are not predicted;
-``<prefix>.mask.bin`` one byte per token, 1 = predicted, only for corpora with prompts inside of documents; and
-``<prefix>.json``, written last, which says what the store holds, which tokenizer made it, and the sizes and SHA-256 of
-the other files.
+``<prefix>.mask.bin`` one byte per token, 1 = predicted, only for corpora with prompts inside of documents;
+``<prefix>.hashes.npy`` uint64 [n], what tells equal documents, where duplicates were dropped; and ``<prefix>.json``,
+written last, which says what the store holds, which tokenizer made it, and the sizes and SHA-256 of the other files.
+
+A store that was merged from shards may have its ids in several files ``<prefix>.bin.00000`` ..., which are the ``.bin``
+one behind the other; no document lies in two of them.
 
 A store of text (``--no-pre-tokenize``) is the same with UTF-8 bytes in place of ids; it is tokenized on access.
 """
@@ -14,22 +17,27 @@ A store of text (``--no-pre-tokenize``) is the same with UTF-8 bytes in place of
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import itertools
 import json
 import logging
 import os
+import re
+import shutil
 import struct
+import time
 import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 
 from files.checksums import HashingFile, sha256_of
 from files.reading import described, read_json, value_of
+from files.writing import write_whole
 
 logger = logging.getLogger("glm")
 
@@ -38,8 +46,18 @@ INDEX_VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")
 TYPE_CODES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
 FORMAT_VERSION = 1  # of the sidecar and of what lies beside .bin and .idx
-SUFFIXES = (".bin", ".prompts.npy", ".mask.bin", ".idx", ".json")  # in the order in which they get their names
+SUFFIXES = (
+    ".bin",
+    ".prompts.npy",
+    ".mask.bin",
+    ".hashes.npy",
+    ".idx",
+    ".json",
+)  # in the order in which they get their names
+PART = re.compile(r"\.bin\.\d{5}")  # of the ids, in a file of its own
 TEMPORARY = ".tmp"
+PROGRESS = ".progress.json"  # with TEMPORARY: what a killed process had written
+SAVING_SHARE = 0.05  # of the time goes into writing that down
 KINDS = ("tokens", "text")
 COPIED_ITEMS = 1 << 20  # at a time
 HASHED_BYTES = 64 << 20  # a store up to this size is compared with its checksums when it is opened
@@ -126,7 +144,17 @@ class IndexedDataset:
                 if self.details[name] != value:
                     problem = f"{name} are {value}, in the store's .json {self.details[name]}"
                     raise ValueError(f"{index} is damaged: {problem}; {AGAIN}")
-        self._tokens = _open_array(_with_suffix(self.prefix, ".bin"), self.dtype, tokens, in_memory=in_memory)
+        names, sizes = [".bin"], [tokens]
+        if parts := _parts_of(self.details):
+            names, sizes = list(parts), [size // self.dtype.itemsize for size in parts.values()]
+        if sum(sizes) != tokens:
+            raise ValueError(f"{index} is damaged: {tokens} tokens, in the files {sum(sizes)}; {AGAIN}")
+        self._parts = [
+            _open_array(_with_suffix(self.prefix, name), self.dtype, size, in_memory=in_memory)
+            for name, size in zip(names, sizes)
+        ]
+        self._ends = np.cumsum(sizes, dtype=np.int64)
+        _check_ends(index, self._ends[:-1], self._offsets, self.dtype)
         prompts = _with_suffix(self.prefix, ".prompts.npy")
         self._prompts: np.ndarray | None = None
         if prompts.is_file() or self.details is not None:
@@ -150,11 +178,28 @@ class IndexedDataset:
     @property
     def num_tokens(self) -> int:
         """Return the number of tokens in all documents."""
-        return len(self._tokens)
+        return int(self._ends[-1])
 
     def parts(self) -> Iterator[np.ndarray]:
         """Yield the ids of all documents, back to back, in parts."""
-        yield from np.split(self._tokens, range(SCANNED_IDS, len(self._tokens), SCANNED_IDS))
+        for part in self._parts:
+            yield from np.split(part, range(SCANNED_IDS, len(part), SCANNED_IDS))
+
+    def hashes(self) -> np.ndarray:
+        """Return what tells equal documents, uint64 [n]. Raises ValueError where nobody looked for duplicates."""
+        try:
+            return read_numbers(_with_suffix(self.prefix, ".hashes.npy"), len(self), in_memory=False)
+        except ValueError as error:
+            raise ValueError(f"{error}: duplicates are known of stores that --drop-duplicates made") from None
+
+    def masks(self) -> Iterator[np.ndarray]:
+        """Yield 1 for each token that is predicted, else 0, uint8, in parts, of a store with prompts inside."""
+        assert self._mask is not None
+        yield from np.split(self._mask, range(SCANNED_IDS, len(self._mask), SCANNED_IDS))
+
+    def prompt_lengths(self) -> np.ndarray:
+        """Return how many tokens of each document are not predicted, integers [n]."""
+        return np.zeros(len(self), np.int32) if self._prompts is None else self._prompts
 
     def __getitem__(self, index: int) -> Document:
         index = checked_index(index, len(self))
@@ -162,7 +207,11 @@ class IndexedDataset:
         end = start + int(self.lengths[index])
         prompt_length = 0 if self._prompts is None else int(self._prompts[index])
         predicted = None if self._mask is None else self._mask[start:end]
-        return Document(self._tokens[start:end], prompt_length, predicted)
+        if len(self._parts) == 1:
+            return Document(self._parts[0][start:end], prompt_length, predicted)
+        part = min(int(self._ends.searchsorted(start, side="right")), len(self._parts) - 1)
+        before = int(self._ends[part]) - len(self._parts[part])
+        return Document(self._parts[part][start - before : end - before], prompt_length, predicted)
 
 
 def _reopen(path: str, tokenizer_fingerprint: str | None, in_memory: bool) -> IndexedDataset:
@@ -311,7 +360,28 @@ def store_prefix(path: str | Path) -> Path:
     for suffix in SUFFIXES:
         if name.endswith(suffix):
             return Path(name.removesuffix(suffix))
+    if PART.fullmatch(name[-len(part_name(0)) :]):
+        return Path(name[: -len(part_name(0))])
     return Path(name)
+
+
+def part_name(number: int) -> str:
+    """Return the suffix of a file that holds a part of the ids."""
+    return f".bin.{number:05d}"
+
+
+def _parts_of(details: Mapping[str, Any] | None) -> dict[str, int]:
+    """Return the files of the ids and their bytes; none where there is one ``.bin``."""
+    files = (details or {}).get("files") or {}
+    return {name: files[name]["bytes"] for name in sorted(files) if PART.fullmatch(name)}
+
+
+def _check_ends(index: Path, ends: np.ndarray, offsets: np.ndarray, dtype: np.dtype) -> None:
+    """Refuse files of ids that end inside of a document."""
+    places = np.searchsorted(offsets, ends * dtype.itemsize)
+    inside = places < len(offsets)
+    if (np.asarray(offsets[places[inside]]) != ends[inside] * dtype.itemsize).any():
+        raise ValueError(f"{index} is damaged: a file of the ids ends inside of a document; {AGAIN}")
 
 
 def is_store(path: str | Path) -> bool:
@@ -319,7 +389,9 @@ def is_store(path: str | Path) -> bool:
     if str(path).endswith((".json", ".npy")):
         return False
     prefix = store_prefix(path)
-    return _with_suffix(prefix, ".idx").is_file() and _with_suffix(prefix, ".bin").is_file()
+    return _with_suffix(prefix, ".idx").is_file() and any(
+        _with_suffix(prefix, name).is_file() for name in (".bin", part_name(0))
+    )
 
 
 def read_details(prefix: Path) -> dict[str, Any] | None:
@@ -361,7 +433,7 @@ def _checked_details(details: dict[str, Any], place: str) -> dict[str, Any]:
     checked["malformed"] = malformed
     for name, entry in (checked["files"] or {}).items():
         where = f"{place}, {name}"
-        if not isinstance(entry, dict) or name not in SUFFIXES:
+        if not isinstance(entry, dict) or not (name in SUFFIXES or PART.fullmatch(name)):
             raise ValueError(f"{where}: {described(entry)}; the size and the checksum of a file are needed")
         value_of(entry, "bytes", int, place=where, at_least=0)
         value_of(entry, "sha256", str, place=where)
@@ -373,6 +445,7 @@ def _checked_details(details: dict[str, Any], place: str) -> dict[str, Any]:
 _OPTIONAL = {
     "tokenizer_fingerprint": str, "corpus": str, "sources": list, "rows": int, "malformed": dict, "cut": list,
     "tokens_by_group": dict, "commands_in_text": bool, "command_texts": dict, "files": dict, "sha256": str,
+    "duplicates": int, "shard": str,
 }  # fmt: skip
 AGAIN = "delete the store and tokenize the corpus again"
 
@@ -534,18 +607,40 @@ class StoreWriter:
 
     Everything goes to files with temporary names. ``publish`` gives them their names, the sidecar last: a store with a
     sidecar is whole. One process at a time may write a store (see the lock in ``preparation``).
+
+    With ``key``, ``save`` notes from time to time what is written and how far the caller is (``state``, JSON). A writer
+    with the same key goes on there after the process was killed: ``saved`` is the state then, otherwise None.
     """
 
-    def __init__(self, prefix: str | Path, *, dtype: type[np.generic], prompts_inside: bool = False) -> None:
+    def __init__(
+        self,
+        prefix: str | Path,
+        *,
+        dtype: type[np.generic],
+        prompts_inside: bool = False,
+        with_hashes: bool = False,
+        key: Mapping[str, Any] | None = None,
+    ) -> None:
         self.prefix = Path(prefix)
         self.dtype = np.dtype(dtype).newbyteorder("<")
         self.prompts_inside = prompts_inside
+        self.with_hashes = with_hashes
         self.num_documents = 0
         self.num_tokens = 0
-        self.remove_leftovers(self.prefix)
-        names = [".bin", ".lengths", ".prompts", *([".mask.bin"] if prompts_inside else [])]
-        self._files: dict[str, BinaryIO] = {name: self._temporary(name).open("wb+") for name in names}
-        self._hashed = {name: HashingFile(self._files[name]) for name in names if name in SUFFIXES}
+        names = [".lengths", ".prompts"]
+        names += [".mask.bin"] * prompts_inside + [".hashes"] * with_hashes
+        self._key = json.loads(json.dumps({**(key or {}), "dtype": self.dtype.name, "names": names}))  # as it is read
+        found = self._saved_progress()
+        if found is None:
+            self.remove_leftovers(self.prefix)
+        self.saved: dict[str, Any] | None = None if found is None else found["state"]
+        mode: Literal["rb+", "wb+"] = "wb+" if found is None else "rb+"
+        self._files: dict[str, BinaryIO] = {name: self._temporary(name).open(mode) for name in [".bin", *names]}
+        self._hashed = {name: HashingFile(self._files[name]) for name in self._files if name in SUFFIXES}
+        self._shared: dict[str, dict[str, Any]] = {}  # files that this store has in common with others
+        self._began, self._saving = time.monotonic(), 0.0
+        if found is not None:
+            self._go_on(found)
 
     def _temporary(self, suffix: str) -> Path:
         return _with_suffix(self.prefix, suffix + TEMPORARY)
@@ -553,8 +648,49 @@ class StoreWriter:
     @staticmethod
     def remove_leftovers(prefix: Path) -> None:
         """Delete what a killed process left half-written."""
-        for path in prefix.parent.glob(f"{prefix.name}.*{TEMPORARY}"):
+        for path in prefix.parent.glob(f"{glob.escape(prefix.name)}.*{TEMPORARY}"):
             path.unlink(missing_ok=True)
+
+    def _saved_progress(self) -> dict[str, Any] | None:
+        """Return what a killed process with the same key noted, where its files hold all that."""
+        try:
+            found = json.loads(self._temporary(PROGRESS).read_text(encoding="utf-8"))
+            if found["key"] != self._key:
+                return None
+            sizes = found["sizes"]
+            if any(self._temporary(name).stat().st_size < size for name, size in sizes.items()):
+                return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return found
+
+    def _go_on(self, found: Mapping[str, Any]) -> None:
+        """Cut the files to what was noted, and read again what has a checksum."""
+        self.num_documents, self.num_tokens = found["documents"], found["tokens"]
+        for name, size in found["sizes"].items():
+            file = self._files[name]
+            file.truncate(size)
+            if name in self._hashed:
+                self._hashed[name].read_again()
+            file.seek(size)
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Note what is written, unless that would take too large a share of the time."""
+        now = time.monotonic()
+        if self._saving > SAVING_SHARE * (now - self._began):
+            return
+        with self._naming_the_store():
+            for file in self._files.values():
+                _flush(file)
+            found = {
+                "key": self._key,
+                "documents": self.num_documents,
+                "tokens": self.num_tokens,
+                "sizes": {name: file.tell() for name, file in self._files.items()},
+                "state": state,
+            }
+            write_whole(self._temporary(PROGRESS), json.dumps(found, ensure_ascii=False))
+        self._saving += time.monotonic() - now
 
     def add(
         self,
@@ -562,18 +698,62 @@ class StoreWriter:
         lengths: np.ndarray,
         prompt_lengths: np.ndarray,
         predicted: np.ndarray | None = None,
+        hashes: np.ndarray | None = None,
     ) -> None:
-        """Append documents: their ids back to back, lengths [n], prompt lengths [n], and 0/1 per token."""
+        """Append documents: their ids back to back, lengths [n], prompt lengths [n], 0/1 per token, hashes [n]."""
         assert int(lengths.sum()) == len(tokens) and len(lengths) == len(prompt_lengths)
-        assert (predicted is not None) == self.prompts_inside
         with self._naming_the_store():
             self._hashed[".bin"].write(tokens.astype(self.dtype, copy=False).tobytes())
-            self._files[".lengths"].write(lengths.astype("<i4", copy=False).tobytes())
-            self._files[".prompts"].write(prompt_lengths.astype("<i4", copy=False).tobytes())
             if predicted is not None:
                 self._hashed[".mask.bin"].write(predicted.astype(np.uint8, copy=False).tobytes())
+        assert (predicted is not None) == self.prompts_inside
+        self._describe(lengths, prompt_lengths, hashes)
+
+    def share(self, store: IndexedDataset) -> None:
+        """Append a store; a hard link to its ``.bin``, or a copy of it, is a part of this one."""
+        assert store.details is not None
+        name = part_name(len(self._shared))
+        source = _with_suffix(store.prefix, ".bin")
+        with self._naming_the_store():
+            try:
+                os.link(source, self._temporary(name))
+            except OSError:  # another file system, or one without hard links
+                shutil.copyfile(source, self._temporary(name))
+        self._shared[name] = store.details["files"][".bin"]
+        for start in range(0, len(store), COPIED_ITEMS):
+            chosen = slice(start, start + COPIED_ITEMS)
+            hashes = store.hashes()[chosen] if self.with_hashes else None
+            self._describe(store.lengths[chosen], store.prompt_lengths()[chosen], hashes)
+        for mask in store.masks() if self.prompts_inside else ():
+            self._hashed[".mask.bin"].write(mask.tobytes())
+
+    def next_part(self) -> None:
+        """Make a part of its own of what was added since the last one."""
+        _flush(self._files[".bin"])
+        self._files[".bin"].close()
+        name = part_name(len(self._shared))
+        self._temporary(".bin").replace(self._temporary(name))
+        self._shared[name] = {
+            "bytes": self._temporary(name).stat().st_size,
+            "sha256": self._hashed[".bin"].sha256,
+        }
+        self._files[".bin"] = self._temporary(".bin").open("wb+")
+        self._hashed[".bin"] = HashingFile(self._files[".bin"])
+
+    def _describe(self, lengths: np.ndarray, prompt_lengths: np.ndarray, hashes: np.ndarray | None) -> None:
+        """Append what is kept of documents beside their ids."""
+        assert (hashes is not None) == self.with_hashes
+        with self._naming_the_store():
+            self._files[".lengths"].write(lengths.astype("<i4", copy=False).tobytes())
+            self._files[".prompts"].write(prompt_lengths.astype("<i4", copy=False).tobytes())
+            if hashes is not None:
+                self._files[".hashes"].write(hashes.astype("<u8", copy=False).tobytes())
         self.num_documents += len(lengths)
-        self.num_tokens += len(tokens)
+        self.num_tokens += int(lengths.sum())
+
+    def written_hashes(self) -> Iterator[np.ndarray]:
+        """Yield the hashes of the documents so far, uint64, in parts; none where they are not kept."""
+        yield from self._numbers(".hashes", "<u8") if self.with_hashes else ()
 
     def publish(self, details: dict[str, Any]) -> None:
         """Finish the store; ``details`` goes into its sidecar."""
@@ -582,11 +762,16 @@ class StoreWriter:
 
     def _publish(self, details: dict[str, Any]) -> None:
         self._write_index()
-        self._write_prompts()
+        self._write_list(".prompts.npy", ".prompts", "<i4")
+        if self.with_hashes:
+            self._write_list(".hashes.npy", ".hashes", "<u8")
         for name in (".bin", ".mask.bin"):
             if name in self._files:
                 _flush(self._files[name])
-        self._close()
+        self.close()
+        if self._shared:
+            self._temporary(".bin").unlink()
+            del self._hashed[".bin"]
         details = {
             "format_version": FORMAT_VERSION,
             "dtype": self.dtype.name,
@@ -595,8 +780,11 @@ class StoreWriter:
             "prompts_inside": self.prompts_inside,
             **details,
             "files": {
-                name: {"bytes": self._temporary(name).stat().st_size, "sha256": file.sha256}
-                for name, file in self._hashed.items()
+                **self._shared,
+                **{
+                    name: {"bytes": self._temporary(name).stat().st_size, "sha256": file.sha256}
+                    for name, file in self._hashed.items()
+                },
             },
         }
         with self._temporary(".json").open("w", encoding="utf-8") as file:
@@ -604,7 +792,10 @@ class StoreWriter:
             file.write("\n")
             _flush(file)
         _with_suffix(self.prefix, ".json").unlink(missing_ok=True)
-        for suffix in SUFFIXES:
+        for path in self.prefix.parent.glob(f"{glob.escape(self.prefix.name)}.bin*"):  # of another store before
+            if path.suffix != TEMPORARY:
+                path.unlink()
+        for suffix in [*self._shared, *SUFFIXES]:
             if self._temporary(suffix).exists():
                 self._temporary(suffix).replace(_with_suffix(self.prefix, suffix))
         self.remove_leftovers(self.prefix)
@@ -625,10 +816,11 @@ class StoreWriter:
 
     def discard(self) -> None:
         """Give up and leave nothing behind."""
-        self._close()
+        self.close()
         self.remove_leftovers(self.prefix)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the files and leave them to a writer that goes on."""
         for file in self._files.values():
             with contextlib.suppress(OSError):  # what is still to be written does not fit, either
                 file.close()
@@ -648,12 +840,12 @@ class StoreWriter:
             for start in range(0, count + 1, COPIED_ITEMS):
                 file.write(np.arange(start, min(start + COPIED_ITEMS, count + 1), dtype="<i8").tobytes())
 
-    def _write_prompts(self) -> None:
-        header = {"descr": "<i4", "fortran_order": False, "shape": (self.num_documents,)}
-        with self._hashed_file(".prompts.npy") as file:
+    def _write_list(self, suffix: str, name: str, dtype: str) -> None:
+        header = {"descr": dtype, "fortran_order": False, "shape": (self.num_documents,)}
+        with self._hashed_file(suffix) as file:
             np.lib.format.write_array_header_1_0(file, header)
-            for lengths in self._numbers(".prompts"):
-                file.write(lengths.tobytes())
+            for numbers in self._numbers(name, dtype):
+                file.write(numbers.tobytes())
 
     @contextlib.contextmanager
     def _hashed_file(self, suffix: str) -> Iterator[HashingFile]:
@@ -663,12 +855,12 @@ class StoreWriter:
             yield self._hashed[suffix]
             _flush(file)
 
-    def _numbers(self, name: str) -> Any:
-        """Yield what was written to a list of int32 numbers, in parts."""
+    def _numbers(self, name: str, dtype: str = "<i4") -> Iterator[np.ndarray]:
+        """Yield what was written to a list of numbers, in parts; what is written next comes behind it."""
         file = self._files[name]
         file.seek(0)
-        while data := file.read(4 * COPIED_ITEMS):
-            yield np.frombuffer(data, dtype="<i4")
+        while data := file.read(8 * COPIED_ITEMS):
+            yield np.frombuffer(data, dtype=dtype)
 
 
 def _flush(file: Any) -> None:

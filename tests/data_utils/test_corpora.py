@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils.corpora.files import find_files, parse_value, read_rows
+from data_utils.corpora.files import Piece, find_files, parse_value, read_rows
 from data_utils.corpora.language_detection import MODEL_VARIABLE
 from data_utils.corpora.named import NAMED_CORPORA, Corpus, find_corpus, location_variable, read_documents
 from tests.helpers.logs import logged_lines
@@ -331,7 +331,7 @@ def test_downsampling_depends_on_the_row_alone(tmp_path):
     corpus = Corpus("pile", str(write(tmp_path / "a.jsonl", json_lines(rows))), named="pile")
     kept = [d.text for d in corpus.documents()]
     assert 0.25 < len(kept) / len(rows) < 0.35
-    read = list(corpus.rows(tmp_path / "a.jsonl"))
+    read = list(corpus.rows(Piece(tmp_path / "a.jsonl")))
     backwards = [d.text for n in reversed(range(len(read))) for d in corpus.parse(read[n], n)]
     assert backwards[::-1] == kept
     assert pickle.loads(pickle.dumps(corpus)) == corpus

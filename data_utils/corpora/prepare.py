@@ -1,6 +1,9 @@
 """Tokenize corpora once into stores on disk, which training finds again.
 
-python -m data_utils.tokenize_corpus --train-data corpus.jsonl --output stores --tokenizer-type GPT2BPETokenizer
+    python -m data_utils.corpora.prepare --train-data corpus.jsonl --output stores --tokenizer-type GPT2BPETokenizer
+
+On several machines each makes a shard, ``--shard 1/16`` ... ``--shard 16/16``, in one folder that all of them see, and
+``python -m data_utils.corpora.merge stores`` joins them. What was killed is started again; it goes on where it was.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from data_utils.corpora.files import TEXT_UNITS
+from data_utils.corpora.files import TEXT_UNITS, Shard
 from data_utils.corpora.preparation import Preparation
 from data_utils.tokenizers.tokenizer import build_tokenizer
 from files.cores import usable_cores
@@ -20,11 +23,13 @@ from files.errors import check_bounds, run_main
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser of this command; tokenizer flags are those of training."""
     parser = argparse.ArgumentParser(
-        prog="python -m data_utils.tokenize_corpus",
+        prog="python -m data_utils.corpora.prepare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--train-data", nargs="+", required=True, help="registered names, files, folders or globs")
+    parser.add_argument(
+        "--train-data", nargs="+", required=True, help="registered names, files, folders, globs or hf:NAME"
+    )
     parser.add_argument("--output", required=True, help="folder of the stores; give it to training as --data-cache-dir")
     parser.add_argument("--text-field", default="text", help="field of the text in rows of files given by path")
     parser.add_argument("--text-unit", default="line", choices=TEXT_UNITS, help="what of a text file is a document")
@@ -34,6 +39,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-workers", type=int, default=usable_cores(), help="processes (default: all cores)")
     parser.add_argument("--skip-malformed", action="store_true", help="count and skip malformed rows")
     parser.add_argument("--no-pre-tokenize", action="store_true", help="keep text, to be tokenized on access")
+    parser.add_argument("--drop-duplicates", action="store_true", help="keep the first of documents with the same text")
+    parser.add_argument("--shard", metavar="N/COUNT", help="only the N-th of COUNT parts, for data_utils.corpora.merge")
     tokenizer = parser.add_argument_group("tokenizer", "as in training: a store belongs to one tokenizer")
     tokenizer.add_argument("--tokenizer-type", default="BertWordPieceTokenizer")
     tokenizer.add_argument("--tokenizer-model-type", default=None)
@@ -60,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Make the stores."""
     values = get_parser().parse_args(argv)
     check_bounds(values, ("num_workers", "num_sentinels"), at_least=0)
+    shard = None if values.shard is None else Shard.parse(values.shard)
     build = partial(
         build_tokenizer,
         values.tokenizer_type,
@@ -82,8 +90,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         num_workers=values.num_workers,
         skip_malformed=values.skip_malformed,
         pre_tokenize=not values.no_pre_tokenize,
+        drop_duplicates=values.drop_duplicates,
         progress=sys.stderr.isatty(),
     )
+    if shard is not None:
+        stores = preparation.make_shard(values.train_data, shard)
+        print(f"shard {shard} of {len(stores)} sources is ready in {values.output}")
+        return 0
     documents = preparation.documents(values.train_data)
     print(f"{len(documents)} documents of {len(values.train_data)} sources are ready in {values.output}")
     return 0

@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_utils.corpora.files import Piece
 from data_utils.corpora.lazy_format import LazyDocuments, read_lengths
 from data_utils.corpora.named import TextDocument, find_corpus
 from data_utils.corpora.preparation import CACHE_FOLDER, read_chunks, store_places
+from data_utils.corpora.prepare import main
 from data_utils.corpora.splits import scatter_assignment
 from data_utils.corpora.store import IndexedDataset, is_store
-from data_utils.tokenize_corpus import main
 from data_utils.tokenizers.tokenizer import build_tokenizer
 from tests.helpers import REPOSITORY
 from tests.helpers.byte_corpus import ByteTokenizer, make_slowly, prepare
@@ -68,7 +69,7 @@ def test_any_number_of_processes_gives_the_same_store(corpus, tmp_path, monkeypa
 
 
 def test_chunks_hold_every_row_once(corpus):
-    chunks = list(read_chunks(find_corpus(str(corpus)), [corpus, corpus]))
+    chunks = list(read_chunks(find_corpus(str(corpus)), [Piece(corpus, corpus.stat().st_size)] * 2))
     assert [chunk.first_row for chunk in chunks] == list(range(0, 600, 7))
     assert sum(len(chunk.rows) for chunk in chunks) == 600
     assert chunks[-1].position == 2 * corpus.stat().st_size
@@ -80,8 +81,8 @@ def test_few_chunks_are_under_way(corpus, monkeypatch, tmp_path):
 
     read, taken = [], []
 
-    def counted(*arguments):
-        for chunk in read_chunks(*arguments):
+    def counted(*arguments, **options):
+        for chunk in read_chunks(*arguments, **options):
             read.append(chunk)
             yield chunk
 
@@ -522,7 +523,7 @@ def test_command(corpus, tmp_path, capsys, vocab_dir):
 
 
 def test_command_ends_in_one_line(tmp_path, vocab_dir):
-    command = [sys.executable, "-m", "data_utils.tokenize_corpus", "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "data_utils.corpora.prepare", "--output", str(tmp_path)]
     command += ["--train-data", str(write_bad(tmp_path)), "--vocab-dir", str(vocab_dir)]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert result.returncode == 2
