@@ -5,7 +5,8 @@
     python generate_samples.py ... --prompt "The capital of France is [MASK]."
 
 CHECKPOINT is one of a run, or a folder of the Hugging Face layout: both say what model and tokenizer they are. Released
-ones need the flags of config_tasks/model_blocklm_*.sh. Greedy: --top-k 1.
+ones need the flags of config_tasks/model_blocklm_*.sh. Without any it is the demo model that comes with the code.
+Greedy: --top-k 1.
 
 Results are written to --output when all are there, and then printed. What ends the program before (an error, SIGTERM,
 SIGHUP, Ctrl-C) leaves those that are there in OUTPUT.partial, or printed where there is no --output.
@@ -213,7 +214,7 @@ def hand_over(rows: Sequence[dict[str, Any]], files: PromptFiles, *, total: int,
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and generate."""
-    settings = parse_settings(SampleSettings, argv, description=__doc__)
+    settings = parse_settings(SampleSettings, argv, description=__doc__, demo=True)
     if settings.notices and settings.device.rank == 0:
         tell("\n".join(settings.notices), files=settings.files)
     from training.distributed import faults_in_one_line

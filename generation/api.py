@@ -2,8 +2,8 @@
 
     from generation.api import load_model
 
-    glm = load_model("checkpoints/blocklm-tiny-en")
-    [filled] = glm.fill("The capital of France is [MASK].")
+    glm = load_model()                                                   # the demo model, or load_model("CHECKPOINT")
+    [filled] = glm.fill("She opened the [MASK] and went out.")
     print(filled.text, filled.answers)
     [text] = glm.generate("Once upon a time")
     [scores] = glm.score(["Ice is [MASK]."], ["cold", "hot"])            # log-probabilities
@@ -50,6 +50,7 @@ from model.hub.describe import (
     with_files_beside,
 )
 from model.modeling_glm import GLMModel
+from model.released import demo_model
 from mpu.initialize import ParallelTopology
 from mpu.kernels.int8 import Int8Linear
 from mpu.kernels.prepacked import PrepackedLinear, can_prepack, replace_weights
@@ -308,7 +309,7 @@ def _warn_shortened(count: int, total: int, what: str, room: int) -> None:
 
 
 def load_model(
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     config: GLMConfig | None = None,
     tokenizer: Tokenizer | None = None,
@@ -328,7 +329,8 @@ def load_model(
     """Load a checkpoint, of the layout of training or of Hugging Face's, with its tokenizer.
 
     Args:
-        path: a run's folder of checkpoints, one checkpoint, or a file of weights.
+        path: a run's folder of checkpoints, one checkpoint, or a file of weights; None is the demo model that comes
+            with the code.
         config, tokenizer: sizes and tokenizer, where both are known already.
         settings: ``config.json`` of the run; without it, it is looked for beside the checkpoint and in ``runs/``.
         released: the name of a released model (``python -m model.released`` lists them) instead.
@@ -347,6 +349,7 @@ def load_model(
     Raises:
         ValueError: no checkpoint, nothing that says what model it is, or files that do not belong together.
     """
+    path = demo_model() if path is None else path
     if config is None or tokenizer is None:
         description = _describe(path, settings=settings, released=released)
         tokenizer = tokenizer or _tokenizer(description, vocab_dir=vocab_dir)

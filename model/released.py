@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from model.config import GLMConfig
+
+# The small model that comes with the code, for a first try without any download; its README.md says what it can do.
+DEMO_MODEL = Path(__file__).resolve().parent / "demo"
+
+
+def demo_model() -> Path:
+    """Return the folder of the demo model. Raises ValueError where it was left out."""
+    if not (DEMO_MODEL / "config.json").is_file():
+        raise ValueError(f"no checkpoint is named, and the demo model is not in {DEMO_MODEL}; name a checkpoint")
+    return DEMO_MODEL
+
+
+def demo_notice() -> str:
+    """Return what to say where the demo model is taken because none is named."""
+    shown = os.path.relpath(DEMO_MODEL) if Path.cwd() in DEMO_MODEL.parents else str(DEMO_MODEL)
+    return f"no checkpoint is named: this is the demo model, {shown}, a small one"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 #
 #   bash scripts/serve.sh [CHECKPOINT or MODEL_FILE] [options of python -m generation.web, such as --port 8001]
 #
-#   CHECKPOINT        folder or file of weights        (default: the one of scripts/quickstart.sh)
+#   CHECKPOINT        folder or file of weights        (default: the one of scripts/quickstart.sh, else the demo model)
 #   MODEL_FILE        config_tasks/model_blocklm_*.sh: the checkpoint that it names
 #   CHECKPOINT_PATH   folder that holds the unpacked checkpoints of model files (default: checkpoints)
 set -euo pipefail

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from files.reading import described, read_json, value_of
 from model.hub.describe import describe_beside
+from model.released import demo_model, demo_notice
 from training.settings import (
     CHOICES_WITHOUT_EFFECT,
     LARGEST,
@@ -25,9 +26,11 @@ from training.settings import (
     WITHOUT_EFFECT,
     BatchSettings,
     Group,
+    ModelSettings,
     OptimizerSettings,
     PrecisionSettings,
     Settings,
+    TokenizerSettings,
     check_run_name,
     spelling,
 )
@@ -48,6 +51,11 @@ def options_of(group: type[Group]) -> Iterator[tuple[Field[Any], str]]:
     for one in fields(group):  # type: ignore[arg-type]  # every group is a dataclass
         if one.metadata:
             yield one, one.metadata["flag"] or spelling(one.name)
+
+
+def names_of(group: type[Group]) -> list[str]:
+    """Return the names of the options of a group."""
+    return [one.name for one, _ in options_of(group)]
 
 
 def value_type(hint: Any) -> type:
@@ -356,6 +364,7 @@ def parse_settings(
     *,
     description: str | None = None,
     environment: Mapping[str, str] | None = None,
+    demo: bool = False,
 ) -> S:
     """Turn a command line into the settings of a program.
 
@@ -365,6 +374,7 @@ def parse_settings(
         description: for ``--help``.
         environment: where the launcher says rank and world size, and the date in the name of a new run (GLM_DATE); None
             takes the process environment.
+        demo: take the demo model where neither a checkpoint nor a flag of model or tokenizer is typed.
 
     Raises:
         ValueError: an unknown flag, a bad value, an unreadable DeepSpeed file, or values that contradict each other.
@@ -379,6 +389,9 @@ def parse_settings(
     content: Mapping[str, Any] | None = None
     if without := ineffective(settings, values, parser):
         notices.append(f"warning: without effect: {'; '.join(without)}")
+    if demo and given.isdisjoint(("load", "load_pretrained", *names_of(ModelSettings), *names_of(TokenizerSettings))):
+        values.load_pretrained = str(demo_model())
+        notices.append(demo_notice())
     fingerprint, said = read_description(values, given)
     notices += said
     _read_world(values, environment)

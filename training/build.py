@@ -347,15 +347,16 @@ def build_log(
 ) -> RunLog:
     """Open the console and the writers of a run, print its ``screen``, and store its arguments.
 
-    ``num_updates`` is the length of the run, ``initial`` the updates made before. A ``silent`` log (all ranks but the
-    first) writes nothing anywhere.
+    ``num_updates`` is the length of the run, ``initial`` the updates made before; an evaluation alone writes to
+    ``--metrics-file``, if that is given. A ``silent`` log (all ranks but the first) writes nothing anywhere.
     """
     run, values = settings.run, settings.values
     console = Console(total=num_updates, initial=initial, progress=not run.no_progress, silent=silent)
     for line in screen:
         console.print(line)
     if silent or num_updates == 0:
-        return RunLog(console)
+        wanted = run.metrics_file is not None and not silent
+        return RunLog(console, [JsonLinesWriter(run.metrics_path, iteration=initial)] if wanted else [])
     store_json(run.summary_folder / CONFIG_FILE, values)
     if settings.deepspeed_content is not None:
         store_json(run.summary_folder / "config_gpt_large.json", settings.deepspeed_content)

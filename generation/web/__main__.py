@@ -17,6 +17,7 @@ from pathlib import Path
 
 from files.errors import check_bounds, run_main
 from generation.web.limits import Limits
+from model.released import demo_model, demo_notice
 
 TYPES = {"fp16": "float16", "bf16": "bfloat16"}
 DEFAULT_CHECKPOINT = "quickstart/checkpoints/quickstart"
@@ -29,7 +30,7 @@ def get_parser() -> argparse.ArgumentParser:
         prog="python -m generation.web", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("checkpoint", nargs="?", default=DEFAULT_CHECKPOINT, help="(default: %(default)s)")
+    add("checkpoint", nargs="?", help=f"(default: {DEFAULT_CHECKPOINT} where it is, else the demo model)")
     add("--host", default="127.0.0.1", help="address to listen at; others than loopback let other machines in, "
         "who are not asked for a password (default: %(default)s)")  # fmt: skip
     add("--port", type=int, default=8000, help="0 is any that is free (default: %(default)s)")
@@ -83,8 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ValueError(f"{error.name} is missing; pip install starlette uvicorn") from None
-    if values.checkpoint == DEFAULT_CHECKPOINT and not Path(DEFAULT_CHECKPOINT).exists():
-        raise ValueError("no checkpoint: name one, or make one in minutes with bash scripts/quickstart.sh")
+    if values.checkpoint is None and Path(DEFAULT_CHECKPOINT).exists():
+        values.checkpoint = DEFAULT_CHECKPOINT
+    elif values.checkpoint is None:
+        values.checkpoint = str(demo_model())
+        print(f"{demo_notice()}; bash scripts/quickstart.sh makes another", flush=True)
 
     import torch
 

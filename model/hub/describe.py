@@ -82,6 +82,17 @@ RELEASED_NAMES = {
 }
 # What a run's config.json has to have; older ones lack newer flags.
 RUN_KEYS = ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings", "tokenizer_type")
+# What a run says of its samples and objectives, and an export under PRETRAINING_KEY: what a pre-training goes on with.
+PRETRAINING_OPTIONS: dict[str, type] = {
+    **dict.fromkeys(
+        ("bert_prob", "gap_sentence_prob", "gap_sentence_ratio", "gpt_infill_prob", "gpt_min_ratio", "short_seq_prob",
+         "single_span_prob", "block_mask_prob", "context_mask_ratio", "non_sentence_start", "hidden_dropout",
+         "attention_dropout"), float,
+    ),
+    **dict.fromkeys(("avg_block_length", "seq_length"), int),
+    **dict.fromkeys(("no_shuffle_block", "random_position", "sample_one_document", "pack_samples"), bool),
+}  # fmt: skip
+PRETRAINING_KEY = "pretraining"
 UNSET_TOKENIZER_PATH = "tokenizer.model"  # what a command line without --tokenizer-path records
 TOKENIZER_KEY = "tokenizer"  # of a checkpoint's config.json: its fingerprint, and where its files were
 # Prints the list of flags that a file of config_tasks/ defines.
@@ -189,6 +200,7 @@ class ModelDescription:
         block_positions: tokens of a piece count in the second row of positions.
         hub_fields: all fields of config.json of the Hugging Face layout; None for a description of another kind.
         fingerprint: of the tokenizer; None where it is not known.
+        pretraining: those of ``PRETRAINING_OPTIONS`` that are known, by name.
     """
 
     name: str = "glm"
@@ -198,6 +210,7 @@ class ModelDescription:
     block_positions: bool = True
     hub_fields: Mapping[str, Any] | None = None
     fingerprint: str | None = None
+    pretraining: Mapping[str, Any] = field(default_factory=dict)
 
     def options(self) -> dict[str, Any]:
         """Return the options of the command line with which the programs build this model and its tokenizer, by name.
@@ -410,7 +423,24 @@ def of_run(file: Path) -> ModelDescription:
         folder = folder.parent
     identity = value_of(values, TOKENIZER_KEY, dict, place=place, default={})
     fingerprint = value_of(identity, "fingerprint", str, place=f"{place}, {TOKENIZER_KEY}", default=None)
-    return ModelDescription(folder.name, place, sizes, tokenizer, block_positions, fingerprint=fingerprint)
+    return ModelDescription(
+        folder.name,
+        place,
+        sizes,
+        tokenizer,
+        block_positions,
+        fingerprint=fingerprint,
+        pretraining=pretraining_options(values, place=place) if not values.get("task") else {},
+    )
+
+
+def pretraining_options(values: Mapping[str, Any], *, place: str) -> dict[str, Any]:
+    """Return those of ``PRETRAINING_OPTIONS`` that ``values`` hold; raise ValueError for one of another kind."""
+    return {
+        name: value_of(values, name, kind, place=place)
+        for name, kind in PRETRAINING_OPTIONS.items()
+        if values.get(name) is not None
+    }
 
 
 def of_hub_folder(folder: Path, fields: Mapping[str, Any]) -> ModelDescription:
@@ -418,7 +448,16 @@ def of_hub_folder(folder: Path, fields: Mapping[str, Any]) -> ModelDescription:
     config = config_from_fields(fields, file=folder / CONFIG_FILE)
     name = fields.get("_name_or_path") or folder.resolve().name
     sizes = vars(replace(config, prompt_length=None))  # a continuous prompt is no part of the language model
-    return ModelDescription(name, str(folder), sizes, tokenizer_of_folder(folder), hub_fields=fields)
+    place = f"{folder / CONFIG_FILE}, {PRETRAINING_KEY}"
+    options = value_of(fields, PRETRAINING_KEY, dict, place=str(folder / CONFIG_FILE), default={})
+    return ModelDescription(
+        name,
+        str(folder),
+        sizes,
+        tokenizer_of_folder(folder),
+        hub_fields=fields,
+        pretraining=pretraining_options(options, place=place),
+    )
 
 
 def tokenizer_of_folder(folder: Path) -> TokenizerDescription | None:

@@ -33,6 +33,7 @@ from model.hub.describe import (
     CLASSIFIER_CLASS,
     CONFIG_FILE,
     GENERATION_FILE,
+    PRETRAINING_KEY,
     TOKENIZER_CONFIG,
     HubTokenizer,
     ModelDescription,
@@ -97,6 +98,7 @@ class ExportOptions:
         pool_token: what the classifier of the checkpoint read; the class of the layout knows ``cls``.
         shared_row: (row, row it becomes a copy of) of the word embeddings.
         generation: content of generation_config.json; None makes one from the tokenizer.
+        pretraining: how samples and objectives were made, where that is known (``PRETRAINING_OPTIONS``).
     """
 
     max_shard_size: int = 5 * 10**9
@@ -104,16 +106,20 @@ class ExportOptions:
     pool_token: str = "cls"
     shared_row: tuple[int, int] | None = None
     generation: Mapping[str, Any] | None = None
+    pretraining: Mapping[str, Any] = field(default_factory=dict)
 
     def of_description(self, description: ModelDescription, folder: Path) -> ExportOptions:
         """Return them for the described model: one that is exported again keeps its class and generation settings."""
         fields = description.hub_fields
         if fields is None:
-            return replace(self, shared_row=description.shared_row)
+            return replace(self, shared_row=description.shared_row, pretraining=description.pretraining)
         named = fields.get("architectures") or ()
         purpose = next((purpose for purpose, architecture in ARCHITECTURES.items() if architecture in named), None)
         file = folder / GENERATION_FILE
-        return replace(self, purpose=self.purpose or purpose, generation=read_json(file) if file.is_file() else None)
+        generation = read_json(file) if file.is_file() else None
+        return replace(
+            self, purpose=self.purpose or purpose, generation=generation, pretraining=description.pretraining
+        )
 
 
 def parse_size(text: str) -> int:
@@ -262,6 +268,8 @@ def _config_file(
         fields["classifier_dropout"] = config.output_dropout
         fields["id2label"] = {str(number): f"LABEL_{number}" for number in range(count)}
         fields["label2id"] = {f"LABEL_{number}": number for number in range(count)}
+    if options.pretraining:
+        fields[PRETRAINING_KEY] = dict(options.pretraining)
     return fields
 
 

@@ -42,6 +42,7 @@ CHANGES: list[tuple[str, str]] = [
     (r"generate_block\.sh config_tasks/model_blocklm_(?!tiny)", PLANNED),
     (r"config/ds_block_tiny", " --train-iters 4 --save-interval 4 --eval-iters 1"),
     (r"model_blocklm_(?!tiny)|config/ds_", PLANNED),
+    (r"continue_pretrain\.sh", " --tokens 4e3 --eval-iters 2"),
     (r"quickstart\.sh", " --steps 20"),
     (r"dispatcher\.py.*", ' --grid {"seed":[1],"lr":[1e-4],"batch-size":[4],"epochs":[1]}'),
     (r"customization", " --tgt-seq-length 16 --min-tgt-length 2 --num-beams 1"),
@@ -108,6 +109,7 @@ def make_files(given: Path, clone: Path) -> None:
         given / "questions" / "q.jsonl", {"inputs_pretokenized": "It was [MASK] .", "choices_pretokenized": ["a", "b"]}
     )
     write(clone / "prompts.txt", "It was a [MASK] night.")
+    write(clone / "my_text.jsonl", *({"text": f"{one} {two}"} for one in SENTENCES for two in SENTENCES))
     (clone / "checkpoints").mkdir()
     (clone / "checkpoints" / "my-glm").symlink_to("blocklm-tiny-en")
     for name in ("hosts", "hostfile"):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from model.released import DEMO_MODEL
 from tests.helpers import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
@@ -65,6 +66,17 @@ def test_paths_are_meant_from_where_they_are_typed(tmp_path: Path):
     assert shown(from_the_top)[1:] == ["-m", "data_utils.train_tokenizer", "t.txt"]
 
 
+def test_without_a_model_it_is_the_demo_model(tmp_path: Path):
+    """No --load-pretrained is given: the program takes the demo model, and says so."""
+    command = shown(typed(str(REPOSITORY / "scripts" / "generate_block.sh"), "--prompt", "a [MASK]", cwd=tmp_path))
+    assert not [word for word in command if word.startswith("--load")]
+    words = [sys.executable, *command[1:], "--out-seq-length", "4", "--device", "cpu"]
+    found = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.startswith(f"no checkpoint is named: this is the demo model, {DEMO_MODEL}, a small one\n")
+    assert "Filled: a" in found.stdout
+
+
 def test_fine_tuning_takes_folders_with_blanks(tmp_path: Path):
     (tmp_path / "my data").mkdir()
     (tmp_path / "finetune_glm.py").write_text("import json, sys\nprint(json.dumps(sys.argv[1:]))\n", encoding="utf-8")
@@ -93,7 +105,6 @@ def test_lists_of_the_original_and_of_the_environment_are_split(tmp_path: Path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["generate_block.sh"], "no model file is named; name one of config_tasks/model_*.sh"),
         (["generate_block.sh", "config_tasks/task_rte.sh"], "is of the kind understanding (it sets no MODEL_ARGS)"),
         (["generate_block.sh", "README.md"], "error: README.md is no model file"),
         (["generate_block.sh", "nowhere/"], "nowhere/: no such file"),

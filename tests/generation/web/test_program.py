@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from generation.web.__main__ import get_parser, main
+from generation.web.__main__ import DEFAULT_CHECKPOINT, get_parser, main
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from tests.helpers.launching import environment
@@ -67,7 +67,6 @@ def test_the_program(repository: Path, checkpoint: tuple[Path, Path]):
         (["{weights}", "--port", "{taken}"], "cannot listen at 127.0.0.1, port {taken}: .*; choose another"),
         (["{weights}", "--host", "no such host"], "cannot listen at no such host"),
         (["{folder}/nothing"], "nothing does not exist"),
-        ([], "no checkpoint: name one, or make one"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -78,6 +77,21 @@ def test_mistakes_are_one_line(
         names = {"weights": checkpoint[0], "folder": tmp_path, "taken": taken.getsockname()[1]}
         with pytest.raises(ValueError, match=message.format(**names)):
             main([word.format(**names) for word in words])
+
+
+def test_without_a_checkpoint_it_is_that_of_the_quickstart_or_the_demo_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        words = ["--port", str(taken.getsockname()[1])]
+        with pytest.raises(ValueError, match="cannot listen"):
+            main(words)
+        assert capsys.readouterr().out.startswith("no checkpoint is named: this is the demo model, ")
+        (tmp_path / DEFAULT_CHECKPOINT).mkdir(parents=True)
+        with pytest.raises(ValueError, match="cannot listen"):
+            main(words)
+        assert capsys.readouterr().out == ""
 
 
 def test_a_model_file_names_its_checkpoint(repository: Path):
