@@ -67,6 +67,7 @@ class SampleSettings(Settings):
     """The options of this program."""
 
     program: ClassVar[str] = GENERATION
+    takes_demo: ClassVar[bool] = True
     used_most: ClassVar[tuple[str, ...]] = ("files", "generation", "checkpoint", "model", "tokenizer", "precision")
 
     files: PromptFiles = field(default_factory=PromptFiles)
@@ -214,7 +215,7 @@ def hand_over(rows: Sequence[dict[str, Any]], files: PromptFiles, *, total: int,
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and generate."""
-    settings = parse_settings(SampleSettings, argv, description=__doc__, demo=True)
+    settings = parse_settings(SampleSettings, argv, description=__doc__)
     if settings.notices and settings.device.rank == 0:
         tell("\n".join(settings.notices), files=settings.files)
     from training.distributed import faults_in_one_line

@@ -364,7 +364,6 @@ def parse_settings(
     *,
     description: str | None = None,
     environment: Mapping[str, str] | None = None,
-    demo: bool = False,
 ) -> S:
     """Turn a command line into the settings of a program.
 
@@ -374,7 +373,6 @@ def parse_settings(
         description: for ``--help``.
         environment: where the launcher says rank and world size, and the date in the name of a new run (GLM_DATE); None
             takes the process environment.
-        demo: take the demo model where neither a checkpoint nor a flag of model or tokenizer is typed.
 
     Raises:
         ValueError: an unknown flag, a bad value, an unreadable DeepSpeed file, or values that contradict each other.
@@ -389,7 +387,9 @@ def parse_settings(
     content: Mapping[str, Any] | None = None
     if without := ineffective(settings, values, parser):
         notices.append(f"warning: without effect: {'; '.join(without)}")
-    if demo and given.isdisjoint(("load", "load_pretrained", *names_of(ModelSettings), *names_of(TokenizerSettings))):
+    if settings.takes_demo and given.isdisjoint(
+        ("load", "load_pretrained", *names_of(ModelSettings), *names_of(TokenizerSettings))
+    ):
         values.load_pretrained = str(demo_model())
         notices.append(demo_notice())
     fingerprint, said = read_description(values, given)

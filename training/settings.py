@@ -1037,6 +1037,7 @@ class Settings:
     """
 
     program: ClassVar[str] = ""
+    takes_demo: ClassVar[bool] = False  # the demo model, where neither a checkpoint nor a flag of a model is typed
     used_most: ClassVar[tuple[str, ...]] = ()  # the groups that come first in --help
 
     model: ModelSettings = field(default_factory=ModelSettings)
