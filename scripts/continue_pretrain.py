@@ -45,7 +45,8 @@ GENERAL_DOCUMENTS = 60  # of the prose that CPython carries
 # A tokenizer made for English takes some 0.2 to 0.4 tokens for a character of it.
 MOST_TOKENS_PER_CHARACTER = 0.6
 NUM_BLANKS = 3
-SURROUNDINGS = 120  # characters that are shown on each side of a blank
+LONGEST_PASSAGE = 64  # tokens around a blank
+LONGEST_ANSWER = 8
 # Where nothing says how a model was trained: as the releases with these masks were, or those without (config/).
 WITH_TASK_MASKS = {"bert_prob": 0.5, "gap_sentence_prob": 0.3, "gpt_min_ratio": 0.25}
 TOKENS_ALONE = {"bert_prob": 1.0}
@@ -302,7 +303,10 @@ def loss_table(output: Path) -> list[str]:
 
 
 def blanks_of(flags: Sequence[str]) -> list[tuple[str, str]]:
-    """Return passages of the held-out text with a blank in place of one word or, without spaces, some characters."""
+    """Return passages of the held-out text with [MASK] in place of a word, or of a character where words are joined.
+
+    A passage is the beginning of a document, its blank in the middle third, and takes half the model's positions.
+    """
     from mpu.initialize import ParallelTopology
     from training.data import PretrainingDocuments, build_run_tokenizer
 
@@ -311,26 +315,22 @@ def blanks_of(flags: Sequence[str]) -> list[tuple[str, str]]:
     reader = PretrainingDocuments(settings, tokenizer=tokenizer, topology=ParallelTopology.single())
     held_out = reader.parts()[1]
     assert held_out is not None
+    room = min(LONGEST_PASSAGE, settings.model.max_position_embeddings // 2)
     generator = random.Random(settings.run.seed)
     blanks: list[tuple[str, str]] = []
     for number in generator.sample(range(len(held_out)), len(held_out)):
-        text = " ".join(tokenizer.decode(held_out[number].tokens[:LONGEST_SAMPLES].tolist()).split())
-        words = [match for match in WORD.finditer(text) if len(match[0]) > 2 or not match[0].isascii()]
-        words = [match for match in words if match.start() > 40 and match.end() < len(text) - 40]
-        if words and "[" not in text:
+        text = tokenizer.decode(held_out[number].tokens[:room].tolist())
+        words = [match for match in WORD.finditer(text) if len(text) < 3 * match.start() < 2 * len(text)]
+        if words and "MASK]" not in text and len(blanks) < NUM_BLANKS:
             word = generator.choice(words)
-            before, after = text[: word.start()], text[word.end() :]
-            if word.start() > SURROUNDINGS:  # from the beginning of a word on
-                before = before[-SURROUNDINGS:].partition(" ")[2] or before[-SURROUNDINGS:]
-            blanks.append((f"{before}[MASK]{after[:SURROUNDINGS]}", word[0]))
-        if len(blanks) == NUM_BLANKS:
-            break
+            blanks.append((f"{text[: word.start()]}[MASK]{text[word.end() :]}", word[0]))
     return blanks
 
 
 def report(output: Path) -> None:
     """Print losses and blanks before and after, and what to type next."""
     from generation.api import load_model
+    from generation.sampling import DecodingSettings
 
     file = output / "plan.json"
     checkpoint = value_of(read_json(file), "checkpoint", str, place=str(file))
@@ -339,9 +339,10 @@ def report(output: Path) -> None:
     blanks = blanks_of(flags)
     prompts = [prompt for prompt, _ in blanks]
     model = output / read_text(output / "result").strip()
-    filled = [load_model(path).fill(prompts) if prompts else [] for path in (checkpoint, model)]
+    greedy = DecodingSettings(max_length=LONGEST_ANSWER, top_k=1)
+    filled = [load_model(path).fill(prompts, settings=greedy) for path in (checkpoint, model)] if prompts else [[], []]
     for (prompt, truth), old, new in zip(blanks, *filled, strict=True):
-        print(f"\n  ... {prompt} ...\n    there was: {truth}\n    before:    {old.answers[0].strip()}"
+        print(f"\n  {' '.join(prompt.split())} ...\n    there was: {truth}\n    before:    {old.answers[0].strip()}"
               f"\n    after:     {new.answers[0].strip()}")  # fmt: skip
     top = Path(__file__).resolve().parent.parent
     script = "scripts/generate_block.sh" if top.samefile(Path.cwd()) else str(top / "scripts" / "generate_block.sh")
