@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from generation.sampling import DecodingSettings, check_finite, filter_logits, process_scores
+from mpu.kernels.host_memory import send
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class BeamSearch:
         )
         if settings.renormalize_bans:
             log_probabilities = log_probabilities.log_softmax(dim=-1).nan_to_num(nan=-math.inf, neginf=-math.inf)
-        sums = torch.tensor([example.sums for example in self.active], device=logits.device)  # [b,n]
+        sums = send(torch.tensor([example.sums for example in self.active]), logits.device)  # [b,n]
         totals = (log_probabilities + sums.view(-1, 1)).view(len(self.active), -1)  # [b,n*v]
         scores, indices = self._candidates(totals)
         check_finite(torch.tensor([row[0] for row, example in zip(scores, self.active) if not example.done]))
@@ -134,15 +135,14 @@ class BeamSearch:
         enough = (1 + len(self.end_ids)) * self.settings.num_beams  # every beam may meet every end token
         count = min(enough, totals.size(-1))
         if not self.settings.draw_candidates:
-            scores, indices = totals.topk(count, dim=-1)
-            return scores.tolist(), indices.tolist()
+            return _as_lists(*totals.topk(count, dim=-1))
         # The largest of log-probability + Gumbel noise are draws without replacement from the softmax.
         width = totals.size(-1)
         uniform = torch.stack([torch.rand(width, generator=g, dtype=torch.float64) for g in self.generators])
-        gumbel = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16))).to(totals.device)
+        gumbel = send(-torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16))), totals.device)
         drawn = (totals.double() + gumbel).topk(count, dim=-1).indices
         scores, order = totals.gather(-1, drawn).sort(dim=-1, descending=True, stable=True)
-        return scores.tolist(), drawn.gather(-1, order).tolist()
+        return _as_lists(scores, drawn.gather(-1, order))
 
     def _walk(self, example: _Example, scores: list[float], indices: list[int], *, vocabulary: int) -> list[int]:
         """Turn candidates into finished hypotheses and new beams; return the parent beam of each new one."""
@@ -194,3 +194,11 @@ class BeamSearch:
             example.done = True
         newest_first = example.finished[::-1]
         return sorted(newest_first, key=lambda hypothesis: -hypothesis.score)
+
+
+def _as_lists(scores: Tensor, indices: Tensor) -> tuple[list[list[float]], list[list[int]]]:
+    """Read scores (fp32) and indices [b,candidates] with one wait for the device."""
+    if scores.device.type == "cpu":
+        return scores.tolist(), indices.tolist()
+    values, numbers = torch.stack([scores.double(), indices.double()]).tolist()  # exact: indices are below 2^53
+    return values, [[int(number) for number in row] for row in numbers]

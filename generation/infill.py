@@ -28,9 +28,16 @@ from generation.inputs import (
     require_blank,
     texts_of,
 )
-from generation.sampling import DecodingSettings, choose_tokens
-from generation.state import DecodingState, StaticDecoder, can_decode_statically
+from generation.sampling import DecodingSettings, check_undamaged, choose_tokens, draw_uniform
+from generation.state import (
+    TOKENS_AT_ONCE,
+    DecodingState,
+    StaticDecoder,
+    StaticDecodingState,
+    can_decode_statically,
+)
 from model.modeling_glm import GLMModel
+from mpu.kernels.host_memory import send
 
 logger = logging.getLogger("glm")
 
@@ -155,6 +162,11 @@ class Row:
     def blank(self) -> Blank:
         return self.inputs.blanks[len(self.pieces) - 1]
 
+    @property
+    def left(self) -> int:
+        """Return how many tokens the open piece may still get."""
+        return self.settings.max_length - len(self.pieces[-1])
+
     def accept(self, token: int) -> None:
         """Take the chosen token: an end token or the last allowed one closes the blank and is never fed."""
         piece = self.pieces[-1]
@@ -162,7 +174,7 @@ class Row:
         if token not in self.special.ends:
             piece.append(token)
             self.next_token = token
-            if len(piece) < self.settings.max_length:
+            if self.left:
                 return
         if self.number:
             self.done = True
@@ -384,14 +396,14 @@ class BlankFiller:
     def _sample(
         self, inputs: Sequence[PromptInputs], *, settings: DecodingSettings, generators: Sequence[Generator]
     ) -> list[list[list[int]]]:
-        """Fill every row at its own pace, one token per row and call; rows that are done leave the batch."""
+        """Fill every row at its own pace; rows that are done leave the batch."""
         rows = [
             Row(row, generator, settings=settings, special=self.special) for row, generator in zip(inputs, generators)
         ]
         batch = SampledRows(self)
         batch.join(rows)
         while batch.rows:
-            batch.step()
+            batch.write()
         return [row.pieces for row in rows]
 
     def _beam_search(
@@ -495,7 +507,9 @@ class SampledRows:
         for settings in dict.fromkeys(row.settings for row in rows):
             numbers = [number for number, row in enumerate(rows) if row.settings == settings]
             chosen = choose_tokens(
-                logits if len(numbers) == len(rows) else logits[numbers],
+                logits
+                if len(numbers) == len(rows)
+                else logits.index_select(0, send(torch.tensor(numbers), logits.device)),
                 [rows[number].pieces[-1] for number in numbers],
                 settings=settings,
                 end_ids=self.filler.special.ends,
@@ -512,6 +526,34 @@ class SampledRows:
             row.accept(token)
         self._go_on(opened=[row for row in rows if row.opened])
         return told
+
+    def write(self) -> None:
+        """Choose several tokens for every row where steps of fixed shapes do it by themselves; otherwise one."""
+        rows, state, settings = self.rows, self.state, self.rows[0].settings
+        alike = all(row.settings == settings for row in rows) and not self.num_alternatives
+        if not (isinstance(state, StaticDecodingState) and alike and settings.no_repeat_ngram_size == 0):
+            self.step()
+            return
+        block_positions, left = self.filler.block_positions, [row.left for row in rows]
+        count = min(TOKENS_AT_ONCE, max(left))
+        before = [row.generator.get_state() for row in rows]
+        written = state.write(
+            [row.next_token for row in rows],
+            [row.blank.position_of(len(row.pieces[-1]), block_positions=block_positions) for row in rows],
+            left=left,
+            settings=settings,
+            end_ids=self.filler.special.ends,
+            block_positions=block_positions,
+            uniform=None if settings.top_k == 1 else draw_uniform([row.generator for row in rows], count),
+        )
+        for row, generator_state, tokens in zip(rows, before, written):
+            check_undamaged(tokens)
+            if len(tokens) < count and settings.top_k != 1:  # it has drawn no more than it needed
+                row.generator.set_state(generator_state)
+                draw_uniform([row.generator], len(tokens))
+            for token in tokens:
+                row.accept(token)
+        self._go_on(opened=[row for row in rows if row.opened])
 
     def drop(self, rows: Collection[Row]) -> None:
         """Go on without some rows."""
@@ -626,7 +668,7 @@ class SearchedBlanks:
             kept = self.search.drop_done()
             self.rows = [self.rows[row] for row in kept]
             self.state.reorder(kept)
-            self.logits = self.logits[kept]
+            self.logits = self.logits.index_select(0, send(torch.tensor(kept), self.logits.device))
 
     def results(self, number: int) -> list[Candidate]:
         """Return what is found for blank ``number``, the best first; tokens only with ``num_alternatives``."""

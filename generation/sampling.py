@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from files.reading import described
+from mpu.kernels.host_memory import send
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class DecodingSettings:
 
 FILL_STYLES = ("append", "replace")  # of GLM, and of its multilingual release
 _LARGEST = 10**9  # far beyond any length and vocabulary
+DAMAGED = -1  # in place of a token: the row's logits are NaN or infinite
+_NOT_FINITE = (
+    "the model's logits are NaN or infinite: a weight is damaged (loading the checkpoint names it), or half precision "
+    "overflows (leave --fp16 out)"
+)
 # Flag, type, smallest and largest value, hint. Beyond these temperatures logits overflow in fp32.
 _BOUNDS: dict[str, tuple[str, type, float, float, str]] = {
     "max_length": ("--out-seq-length", int, 1, _LARGEST, ""),
@@ -79,10 +85,13 @@ def check_finite(best: Tensor) -> None:
     A NaN anywhere makes the largest one NaN. Minus infinity is a row of which everything was forbidden.
     """
     if not bool((best < math.inf).all()):
-        raise ValueError(
-            "the model's logits are NaN or infinite: a weight is damaged (loading the checkpoint names it), or "
-            "half precision overflows (leave --fp16 out)"
-        )
+        raise ValueError(_NOT_FINITE)
+
+
+def check_undamaged(tokens: Sequence[int]) -> None:
+    """Raise ValueError where the tokens of ``pick_tokens`` say that logits are NaN or infinite."""
+    if DAMAGED in tokens:
+        raise ValueError(_NOT_FINITE)
 
 
 def filter_logits(logits: Tensor, *, top_k: int = 0, top_p: float = 0.0) -> Tensor:
@@ -128,24 +137,46 @@ def process_scores(
     banned_rows: list[int] = []
     banned_tokens: list[int] = []
     for row, tokens in enumerate(generated):
-        banned = repeating_tokens(tokens, no_repeat_ngram_size)
+        forbidden = repeating_tokens(tokens, no_repeat_ngram_size)
         if len(tokens) < min_length:
-            banned |= set(end_ids)
-        banned_rows += [row] * len(banned)
-        banned_tokens += banned
+            forbidden |= set(end_ids)
+        banned_rows += [row] * len(forbidden)
+        banned_tokens += forbidden
     if banned_rows:
-        scores = scores.clone()
-        scores[banned_rows, banned_tokens] = -math.inf
+        banned = send(torch.tensor([banned_rows, banned_tokens]), scores.device)
+        scores = scores.index_put(tuple(banned), scores.new_full((), -math.inf))
     return scores
 
 
-def draw_tokens(logits: Tensor, generators: Sequence[Generator]) -> Tensor:
-    """Draw one token per row of ``logits`` [b,v], each with its own CPU generator: a row does not affect another."""
-    uniform = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators])  # [b]
+def draw_uniform(generators: Sequence[Generator], count: int = 1) -> Tensor:
+    """Return ``count`` numbers below 1 of each CPU generator, fp64 [count,b]: a row does not affect another."""
+    return torch.stack([torch.rand(count, generator=g, dtype=torch.float64) for g in generators], dim=1)
+
+
+def draw_tokens(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Draw one token per row of ``logits`` [b,v], by its number of ``uniform`` (``draw_uniform``) [b]."""
     cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)  # [b,v]
     total = cumulative[:, -1]
-    target = torch.minimum(uniform.to(logits.device) * total, torch.nextafter(total, torch.zeros_like(total)))
+    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, target.unsqueeze(1), right=True).squeeze(1)
+
+
+def pick_tokens(scores: Tensor, uniform: Tensor | None, *, settings: DecodingSettings, end_id: int) -> Tensor:
+    """Return the next token [b] of each row of processed ``scores`` (fp32 [b,v]), by the one-beam part of ``settings``.
+
+    ``uniform`` fp64 [b], on the device of the scores, is what is drawn by, None for the best token. A row with nothing
+    left to choose ends with ``end_id``; ``DAMAGED`` stands for a row with scores that are NaN or infinite. Nobody waits
+    for the device.
+    """
+    if uniform is None:
+        best, tokens = scores.max(dim=-1)
+    else:
+        best = scores.amax(dim=-1)
+        filtered = filter_logits(scores / settings.temperature, top_k=settings.top_k, top_p=settings.top_p)
+        alive = torch.where((best == -math.inf).unsqueeze(1), torch.zeros_like(filtered), filtered)
+        tokens = draw_tokens(alive, uniform)
+    tokens = tokens.masked_fill(best == -math.inf, end_id)
+    return torch.where(best < math.inf, tokens, DAMAGED)
 
 
 def choose_tokens(
@@ -168,13 +199,7 @@ def choose_tokens(
         min_length=settings.min_length,
         no_repeat_ngram_size=settings.no_repeat_ngram_size,
     )
-    if settings.top_k == 1:
-        best, tokens = scores.max(dim=-1)
-        check_finite(best)
-    else:
-        best = scores.amax(dim=-1)
-        check_finite(best)
-        filtered = filter_logits(scores / settings.temperature, top_k=settings.top_k, top_p=settings.top_p)
-        alive = torch.where((best == -math.inf).unsqueeze(1), torch.zeros_like(filtered), filtered)
-        tokens = draw_tokens(alive, generators)
-    return torch.where(best == -math.inf, end_ids[0], tokens).tolist()
+    uniform = None if settings.top_k == 1 else send(draw_uniform(generators)[0], scores.device)
+    tokens = pick_tokens(scores, uniform, settings=settings, end_id=end_ids[0]).tolist()
+    check_undamaged(tokens)
+    return tokens

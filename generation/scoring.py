@@ -24,6 +24,7 @@ from torch import Tensor
 from data_utils.rows import Row
 from model.modeling_glm import GLMModel, evaluating
 from mpu.initialize import ParallelTopology
+from mpu.kernels.host_memory import send
 from mpu.mappings import run_shared
 from mpu.masks import PrefixMask
 
@@ -191,18 +192,23 @@ def _score_rows(model: GLMModel, questions: Sequence[Question]) -> list[list[Sco
             places.append(np.array([count, *range(first, first + len(one.input_ids))]))
             first += len(one.input_ids)
         count = first
-    prefix_lengths = torch.tensor([question.prefix_length for question in questions], device=device)
-    mask = PrefixMask.prefix(prefix_lengths)
+
+    def on_device(numbers: np.ndarray) -> Tensor:
+        return send(torch.from_numpy(numbers), device)
+
+    prefix_lengths = torch.tensor([question.prefix_length for question in questions])
     if any(len(question.continuations) > 1 for question in questions):
-        mask = _mask(torch.from_numpy(segment_ids).to(device), prefix_lengths)
+        mask = _mask(on_device(segment_ids), send(prefix_lengths, device))
+    else:
+        mask = PrefixMask.prefix(prefix_lengths).to(device)
     hidden = model(
-        torch.from_numpy(input_ids).to(device),
-        torch.from_numpy(position_ids if position_ids.shape[1] == 2 else position_ids[:, 0]).to(device),
+        on_device(input_ids),
+        on_device(position_ids if position_ids.shape[1] == 2 else position_ids[:, 0]),
         mask,
         output="hidden",
         query_positions=torch.from_numpy(query_positions),
     )
-    hidden = hidden.flatten(0, 1)[torch.from_numpy(np.concatenate(predicting)).to(device)]  # [n,h]
+    hidden = hidden.flatten(0, 1)[on_device(np.concatenate(predicting))]  # [n,h]
     log_probabilities, best = _token_scores(
         model, hidden, np.concatenate(targets), places=np.concatenate(places), device=device
     )
@@ -223,21 +229,28 @@ def _token_scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return for every target its fp32 log-probability and whether it is the first choice; ``hidden`` [n,h]."""
     order = np.argsort(places, kind="stable")
-    values, best = np.empty(len(targets), dtype=np.float32), np.empty(len(targets), dtype=bool)
+    found: list[Tensor] = []  # [2,targets] each
     at_once = PROJECTED_AT_ONCE.get(device.type, 1024)
     for first in range(0, len(hidden), at_once):
         logits = model.project(hidden[first : first + at_once]).float()  # [n,v]
         low, high = np.searchsorted(places[order], [first, first + len(logits)])
         which = order[low:high]
-        rows = torch.from_numpy(places[which] - first).to(device)
-        columns = torch.from_numpy(targets[which]).to(device)
-        values[which] = logits.log_softmax(dim=-1)[rows, columns].cpu().numpy()
-        # On a CPU amax is much faster than argmax (docs/performance.md), which settles ties alone: they go to the
-        # lowest id, as in decoding.
-        highest = logits[rows, columns] == logits.amax(dim=-1)[rows]
-        highest[highest.clone()] = logits[rows[highest]].argmax(dim=-1) == columns[highest]
-        best[which] = highest.cpu().numpy()
-    return values, best
+        rows = send(torch.from_numpy(places[which] - first), device)
+        columns = send(torch.from_numpy(targets[which]), device)
+        found.append(torch.stack([logits.log_softmax(dim=-1)[rows, columns], _are_best(logits, rows, columns).float()]))
+    values, best = np.empty((2, len(targets)), dtype=np.float32)
+    values[order], best[order] = torch.cat(found, dim=1).cpu().numpy()  # the one wait for the device
+    return values, best != 0
+
+
+def _are_best(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Tell which ``columns`` [m] are the best of their ``rows`` [m] of ``logits`` [n,v]; ties go to the lowest id."""
+    if logits.device.type != "cpu":
+        return logits.argmax(dim=-1)[rows] == columns
+    # On a CPU amax is much faster than argmax (docs/performance.md), which settles ties alone.
+    highest = logits[rows, columns] == logits.amax(dim=-1)[rows]
+    highest[highest.clone()] = logits[rows[highest]].argmax(dim=-1) == columns[highest]
+    return highest
 
 
 def _collect(questions: Sequence[Question], values: np.ndarray, best: np.ndarray) -> list[list[Score]]:

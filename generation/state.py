@@ -3,7 +3,8 @@
 ``DecodingState`` feeds any number of tokens in calls of any shape. ``StaticDecodingState`` feeds a token per row in
 steps of fixed shapes, recorded once as a CUDA graph and replayed: launching the kernels of a small step one by one
 takes longer than running them. Nothing in a graph may move or change its shape: the cache has a fixed capacity, a mask
-on the device says which columns count, and the column to write to is a number on the device. On the CPU the same step
+on the device says which columns count, and the column to write to is a number on the device. A step may choose the
+tokens, too, and feed them in the next one: the host looks at them every few steps (``write``). On the CPU the same step
 is called directly, for tests.
 
 b rows, s tokens fed at once, k columns in the cache, v vocabulary, h hidden; of a step r rows (b of them in use) and c
@@ -14,19 +15,26 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from generation.inputs import PromptInputs
+from generation.sampling import DAMAGED, DecodingSettings, pick_tokens
 from model.modeling_glm import GLMModel
 from mpu.cache import KeyValueCache
+from mpu.kernels.host_memory import send
+from mpu.kernels.static_attention import parts_of_keys
 from mpu.kernels.static_cache import StaticKeyValueCache, static_cache
 from mpu.masks import PrefixMask, VisibleKeys
 
 CACHE_GROWTH = 256  # positions by which a full cache grows at least
 CAPACITY_BUCKET = 256  # the columns of a step are a multiple of it
+TOKENS_AT_ONCE = 8  # of a row, which are chosen before the host looks at them
+NOTHING = -2  # in place of a token: the row has ended before
+KEPT_GRAPHS = 4  # of a step, for as many ways to choose a token
 KEPT_STEPS = 2  # how many steps nobody uses are kept for later states: beams need two kinds of them
 
 
@@ -73,7 +81,7 @@ class DecodingState:
         """
         if list(rows) == list(range(len(self.visible))):
             return
-        indices = torch.tensor(rows, device=self.device)
+        indices = send(torch.tensor(rows), self.device)
         self.cache.reorder(indices, shared=shared)
         self.visible = self.visible[indices]
 
@@ -116,10 +124,10 @@ class DecodingState:
         padding = [width - length for length in lengths]
         ids = [[*row, *[self.pad_id] * pad] for row, pad in zip(token_rows, padding)]
         positions = [[*row, *[(0, 0)] * pad] for row, pad in zip(position_rows, padding)]
-        input_ids = torch.tensor(ids, device=self.device)  # [b,s]
-        position_ids = torch.tensor(positions, device=self.device).transpose(1, 2)  # [b,2,s]
+        input_ids = send(torch.tensor(ids), self.device)  # [b,s]
+        position_ids = send(torch.tensor(positions), self.device).transpose(1, 2)  # [b,2,s]
         self._reserve(width)
-        real = torch.arange(width, device=self.device) < torch.tensor(lengths, device=self.device).unsqueeze(1)  # [b,s]
+        real = send(torch.arange(width) < torch.tensor(lengths).unsqueeze(1), self.device)  # [b,s]
         self.all_visible = self.all_visible and not any(padding)
         self.visible = torch.cat([self.visible, real], dim=1)
         mask = self._mask(width, causal=causal)
@@ -128,7 +136,7 @@ class DecodingState:
     def _mask(self, width: int, *, causal: bool) -> PrefixMask:
         """Return the mask of ``width`` new columns: of a prefix alone where no earlier column is hidden."""
         if self.all_visible:
-            return PrefixMask.prefix(torch.tensor(0 if causal else width))
+            return PrefixMask.prefix(torch.tensor(0 if causal else width)).to(self.device)
         visible = self.visible[:, None, None, :]  # [b,1,1,k]
         if width == 1 or not causal:
             return PrefixMask.matrix(visible)
@@ -169,7 +177,8 @@ def can_decode_statically(model: GLMModel) -> bool:
 class StaticStep:
     """Feed one token to each of r rows, with tensors that never move.
 
-    The first call runs the kernels one by one, which also warms them up; on a GPU the second one records them.
+    The first call of a kind runs the kernels one by one, which also warms them up; on a GPU the second one records
+    them.
     """
 
     def __init__(self, model: GLMModel, *, num_rows: int, capacity: int, num_tokens: int) -> None:
@@ -179,14 +188,21 @@ class StaticStep:
         weight = model.word_embeddings.weight
         with torch.inference_mode(False):  # inference tensors could not be written to outside of that mode
             self.cache = static_cache(model.new_cache(num_rows, capacity))
-            # [3r + 1]: tokens [r], (position, block position) [r,2], and the column to write to
-            self.inputs = torch.zeros(3 * num_rows + 1, dtype=torch.long, device=weight.device)
+            # [4r + 1]: tokens [r], (position, block position) [r,2], how many tokens a row may still get [r], and the
+            # column to write to
+            self.inputs = torch.zeros(4 * num_rows + 1, dtype=torch.long, device=weight.device)
+            # What the last steps have chosen, the latest at the end, and the numbers that the next ones draw by.
+            self.chosen = torch.full((TOKENS_AT_ONCE, num_rows), NOTHING, device=weight.device)
+            self.uniform = torch.zeros(TOKENS_AT_ONCE, num_rows, dtype=torch.float64, device=weight.device)
             # [r,1,1,c]: 0 for the columns that count, minus infinity for the others
             shape, dtype = (num_rows, 1, 1, capacity), self.cache.keys[0].dtype
             self.bias = torch.full(shape, -math.inf, dtype=dtype, device=weight.device)
             # [r,v] in fp32; what lies beyond ``num_tokens`` stays as it is
             self.logits = torch.full((num_rows, model.config.vocab_size), -math.inf, device=weight.device)
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.parts = parts_of_keys(
+            num_rows=num_rows, num_heads=self.cache.keys[0].size(1), num_columns=capacity, device=weight.device
+        )
+        self.graphs: dict[Hashable, torch.cuda.CUDAGraph | None] = {}  # by kind of call; None: called once
         self.num_calls = 0
         self.owner: weakref.ref[StaticDecodingState] | None = None
 
@@ -204,39 +220,102 @@ class StaticStep:
     @torch.no_grad()
     def __call__(self, tokens: Sequence[int], positions: Sequence[tuple[int, int]]) -> Tensor:
         """Feed a token per row at (position, block position); return the logits [b,v], valid until the next call."""
-        padding = [0] * (self.num_rows - len(tokens))
-        pairs = [number for position in positions for number in position]
-        numbers = [*tokens, *padding, *pairs, *padding, *padding, self.cache.length]
-        self.inputs.copy_(torch.tensor(numbers))
-        if self.graph is not None:
-            self.graph.replay()
-        elif self.inputs.device.type != "cuda":
-            self._compute()
-        elif self.num_calls == 0:
-            self._warm_up()
-        else:
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self._compute()
-            self.graph.replay()
-        self.num_calls += 1
-        self.cache.advance(1)
+        self._take(tokens, positions, [0] * len(tokens))
+        self._run(None, self._compute)
         return self.logits[: len(tokens)]
 
-    def _warm_up(self) -> None:
-        """Run the step on a stream of its own, as recordings are made on one, too."""
-        side, current = torch.cuda.Stream(), torch.cuda.current_stream()
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            self._compute()
-        current.wait_stream(side)
+    @torch.no_grad()
+    def write(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[tuple[int, int]],
+        *,
+        left: Sequence[int],
+        count: int,
+        settings: DecodingSettings,
+        end_ids: Sequence[int],
+        block_positions: bool,
+        uniform: Tensor | None,
+    ) -> Tensor:
+        """Feed a token per row, choose the next ones and feed them, ``count`` times; nobody waits for the device.
+
+        A row ends with one of ``end_ids``, or when it has got as many tokens as are ``left`` to it; what it is fed
+        afterwards it does not see. Positions count in the second row, without ``block_positions`` in the first.
+        ``uniform`` fp64 [count,b] (on the host) is what tokens are drawn by, None for the best ones. Returns what was
+        chosen, int64 [count,b] on the device: also ``DAMAGED``, which ends a row, and ``NOTHING`` after the end.
+        """
+        assert count <= TOKENS_AT_ONCE, count
+        self._take(tokens, positions, left)
+        if uniform is not None:
+            self.uniform[:count, : len(tokens)] = send(uniform, self.uniform.device)
+        kind = (settings, tuple(end_ids), block_positions)
+        compute = partial(self._compute_and_choose, settings=settings, end_ids=end_ids, block_positions=block_positions)
+        for _ in range(count):
+            self._run(kind, compute)
+        return self.chosen[-count:, : len(tokens)]
+
+    def _take(self, tokens: Sequence[int], positions: Sequence[tuple[int, int]], left: Sequence[int]) -> None:
+        """Put what the rows are fed into ``inputs``."""
+        padding = [0] * (self.num_rows - len(tokens))
+        pairs = [number for position in positions for number in position]
+        numbers = [*tokens, *padding, *pairs, *padding, *padding, *left, *padding, self.cache.length]
+        self.inputs.copy_(send(torch.tensor(numbers), self.inputs.device))
+
+    def _run(self, kind: Hashable, compute: Callable[[], None]) -> None:
+        """Make a step by ``compute``, or by the graph that was recorded of a step of this ``kind``."""
+        if self.inputs.device.type != "cuda":
+            compute()
+        elif kind not in self.graphs:
+            for other in list(self.graphs)[: max(0, len(self.graphs) - KEPT_GRAPHS + 1)]:
+                del self.graphs[other]
+            self.graphs[kind] = None
+            side, current = torch.cuda.Stream(), torch.cuda.current_stream()  # graphs are recorded on one, too
+            side.wait_stream(current)
+            with torch.cuda.stream(side):
+                compute()
+            current.wait_stream(side)
+        else:
+            graph = self.graphs[kind]
+            if graph is None:
+                graph = self.graphs[kind] = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    compute()
+            graph.replay()
+        self.num_calls += 1
+        self.cache.advance(1)
+
+    def _compute_and_choose(self, *, settings: DecodingSettings, end_ids: Sequence[int], block_positions: bool) -> None:
+        """Run the model, choose the next token of each row, and leave it in ``inputs`` to be fed next."""
+        rows = self.num_rows
+        tokens, positions, left, slot = self.inputs.split([rows, 2 * rows, rows, 1])
+        alive = left > 0  # [r]
+        self._compute()
+        scores = self.logits
+        if settings.min_length:
+            scores = scores.clone()
+            too_short = left > settings.max_length - settings.min_length
+            for end in end_ids:
+                scores[:, end].masked_fill_(too_short, -math.inf)
+        uniform = None if settings.top_k == 1 else self.uniform[0]
+        picked = pick_tokens(scores, uniform, settings=settings, end_id=end_ids[0])  # [r]
+        self.chosen.copy_(torch.cat([self.chosen[1:], torch.where(alive, picked, NOTHING).unsqueeze(0)]))
+        if uniform is not None:
+            self.uniform.copy_(self.uniform.roll(-1, 0))
+        self.bias.index_copy_(3, slot, torch.where(alive, 0.0, -math.inf).to(self.bias.dtype).view(rows, 1, 1, 1))
+        ended = picked == DAMAGED
+        for end in end_ids:
+            ended = ended | (picked == end)
+        left.sub_(1).clamp_(min=0).masked_fill_(ended, 0)
+        tokens.copy_(picked.clamp(min=0))
+        positions.view(rows, 2)[:, int(block_positions)] += left > 0
+        slot.add_(1)
 
     def _compute(self) -> None:
         """Run the model on ``inputs`` and leave its logits in ``logits``; the column written to becomes visible."""
         rows = self.num_rows
-        tokens, positions, slot = self.inputs.split([rows, 2 * rows, 1])
+        tokens, positions, _, slot = self.inputs.split([rows, 2 * rows, rows, 1])
         self.bias.index_fill_(3, slot, 0.0)
-        mask = VisibleKeys(visible=None, additive=self.bias)
+        mask = VisibleKeys(visible=None, additive=self.bias, parts=self.parts)
         cache = self.cache.step(slot)
         hidden = self.model(tokens.view(rows, 1), positions.view(rows, 2, 1), mask, cache=cache, output="hidden")
         logits = self.model.project(hidden[:, -1])  # [r,v]
@@ -292,14 +371,47 @@ class StaticDecodingState(DecodingState):
 
     def feed(self, tokens: Sequence[int], positions: Sequence[tuple[int, int]]) -> Tensor:
         """Feed one token per row at (position, block position); return the next-token logits [b,v] in fp32."""
-        self._reserve(1)
+        logits = self._ready_step(1)(tokens, positions).clone()
+        self.visible = torch.cat([self.visible, self.visible.new_ones((len(tokens), 1))], dim=1)
+        return logits
+
+    def write(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[tuple[int, int]],
+        *,
+        left: Sequence[int],
+        settings: DecodingSettings,
+        end_ids: Sequence[int],
+        block_positions: bool,
+        uniform: Tensor | None,
+    ) -> list[list[int]]:
+        """Feed a token per row, choose the next ones and feed them, ``TOKENS_AT_ONCE`` times at most.
+
+        Returns what each row got, one wait for the device; for the arguments see ``StaticStep.write``. ``settings``
+        have one beam and do not forbid n-grams. A row that ended with an end token or ``DAMAGED`` has it at its end.
+        """
+        count = min(TOKENS_AT_ONCE, max(left))
+        step = self._ready_step(count)
+        chosen = step.write(
+            tokens, positions, left=left, count=count, settings=settings, end_ids=end_ids,
+            block_positions=block_positions, uniform=uniform,
+        ).T  # [b,count]  # fmt: skip
+        self.visible = torch.cat([self.visible, chosen != NOTHING], dim=1)
+        rows = [[token for token in row if token != NOTHING] for row in chosen.tolist()]
+        if (used := max(map(len, rows))) < count:
+            self.crop(self.length - (count - used))
+        self.all_visible = self.all_visible and all(len(row) == used for row in rows)
+        return rows
+
+    def _ready_step(self, num_positions: int) -> StaticStep:
+        """Return the step, with room for ``num_positions`` more and the present mask."""
+        self._reserve(num_positions)
         assert self.step is not None, "made with the cache"
         if not self.shown:
             self.step.show(self.visible)
             self.shown = True
-        logits = self.step(tokens, positions).clone()
-        self.visible = torch.cat([self.visible, self.visible.new_ones((len(tokens), 1))], dim=1)
-        return logits
+        return self.step
 
     def append(self, tokens: Sequence[Sequence[int]], positions: Sequence[Sequence[tuple[int, int]]]) -> None:
         """Feed a piece per row, of different lengths, in one causal call."""
@@ -314,7 +426,7 @@ class StaticDecodingState(DecodingState):
         if len(rows) <= self.step.num_rows:
             super().reorder(rows, shared=shared)
         else:
-            indices = torch.tensor(rows, device=self.device)
+            indices = send(torch.tensor(rows), self.device)
             old, self.cache = self.cache, self._allocate(len(rows), self.step.capacity)
             self.cache.copy_rows(old, indices)
             self.visible = self.visible[indices]

@@ -17,6 +17,7 @@ from mpu.cache import KeyValueCache
 from mpu.config import TransformerConfig
 from mpu.kernels.flash import attend_in_two_calls
 from mpu.kernels.flex import attend_blocks
+from mpu.kernels.static_attention import attend_in_parts
 from mpu.layers import ColumnParallelLinear, LayerContext, RowParallelLinear
 from mpu.masks import VisibleKeys, rows_at
 from mpu.random import Dropout, dropout
@@ -47,6 +48,8 @@ def attend(
         return attend_blocks(query, key, value, mask.blocks)
     if mask.calls is not None:
         return attend_in_two_calls(query, key, value, mask.calls, dropout_probability=dropout_probability)
+    if mask.parts > 1 and mask.additive is not None:
+        return attend_in_parts(query, key, value, mask.additive, parts=mask.parts)
     query = mask.silence_fully_masked_rows(query)
     if _fused_is_better(query, key, dropout_probability):
         attn_mask = None if mask.causal else mask.visible if mask.additive is None else mask.additive

@@ -52,6 +52,13 @@ class KeyValueCache:
         keys, values = ([torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)] for _ in range(2))
         return cls(keys, values, window=window, differentiable=differentiable)
 
+    # Every call has the same shapes and addresses, so that layers with it can be compiled (``StepCache``).
+    is_static = False
+
+    def of_layer(self, layer: int) -> KeyValueCache:
+        """Return what layer number ``layer`` appends to."""
+        return self
+
     @property
     def batch_size(self) -> int:
         return self.keys[0].size(0)

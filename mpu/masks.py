@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 
+ROW_MULTIPLE = 8  # elements; where rows of a mask may begin for the memory-efficient kernel of GPUs
+
+
 def rows_at(states: Tensor, positions: Tensor) -> Tensor:
     """Return the rows [b,r,...] of ``states`` [b,s,...] at ``positions`` [b,r]."""
     firsts = torch.arange(states.size(0), device=positions.device).unsqueeze(1) * states.size(1)
@@ -258,6 +261,7 @@ class VisibleKeys:
         blocks: the form for FlexAttention, where a call uses it.
         calls: the form for FlashAttention, where a call uses it.
         causal: ``visible`` is every query's own key and those before it, which kernels know without a mask.
+        parts: how many parts the keys of a decoding step are split into (``mpu/kernels/static_attention.py``).
     """
 
     visible: Tensor | None
@@ -266,6 +270,7 @@ class VisibleKeys:
     blocks: BlockMask | None = None
     calls: TwoCalls | None = None
     causal: bool = False
+    parts: int = 1
     _biases: dict[tuple[torch.dtype, int], Tensor] = field(default_factory=dict, repr=False)
 
     def at(self, positions: Tensor) -> VisibleKeys:
@@ -276,7 +281,8 @@ class VisibleKeys:
                 return rows
             return rows_at(rows[:, 0].expand(len(positions), -1, -1), positions).unsqueeze(1)  # [b,1,r,...]
 
-        return VisibleKeys(choose(self.visible), choose(self.fully_masked), choose(self.additive))
+        additive = choose(self.additive) if self.visible is None else None  # else it is made of ``visible``
+        return VisibleKeys(choose(self.visible), choose(self.fully_masked), additive)
 
     def behind(self, length: int) -> VisibleKeys:
         """Return the mask with ``length`` keys in front that every query sees; no row sees nothing then."""
@@ -297,9 +303,14 @@ class VisibleKeys:
         return 1 if self.visible is None else self.visible.size(0)
 
     def make_additive(self, dtype: torch.dtype) -> None:
-        """Make the additive form for queries of ``dtype``, once for all layers."""
+        """Make the additive form for queries of ``dtype``, once for all layers.
+
+        Its rows begin where the kernel wants them; others it would copy there, in every layer.
+        """
         if self.additive is None and self.visible is not None:
-            self.additive = torch.zeros_like(self.visible, dtype=dtype).masked_fill_(~self.visible, -math.inf)
+            *leading, columns = self.visible.shape
+            room = torch.zeros(*leading, columns + -columns % ROW_MULTIPLE, dtype=dtype, device=self.visible.device)
+            self.additive = room[..., :columns].masked_fill_(~self.visible, -math.inf)
 
     def silence_fully_masked_rows(self, query: Tensor) -> Tensor:
         """Zero the queries [b,n,s,d] of rows that see nothing: their scores are all 0, their attention uniform."""

@@ -111,7 +111,8 @@ class Transformer(nn.Module):
 
         ``attention`` is ``sdpa``, ``flex`` or ``auto``: FlashAttention where it runs and the mask is two calls of it
         (``mpu/kernels/flash.py``), else as ``mpu.kernels.flex.prefers_blocks`` says. ``compiled`` layers
-        share one graph, made by torch's compiler ``backend`` at the first step; with a cache they run uncompiled.
+        share one graph, made by torch's compiler ``backend`` at the first step; with a cache they run uncompiled,
+        unless its shapes are fixed.
         """
         assert attention in KERNELS, attention
         self.attention_kernel = attention
@@ -150,7 +151,7 @@ class Transformer(nn.Module):
         elif isinstance(attention_mask, PrefixMask) and (cache is None or cache.length == 0) and mask.needs_mask:
             mask.calls = self._two_calls(attention_mask, hidden)
             mask.blocks = self._blocks(attention_mask, hidden) if mask.calls is None else None
-        if hidden.device.type == "cuda" and mask.needs_mask:
+        if hidden.device.type != "cpu" and mask.needs_mask:
             mask.make_additive(_type_of_products(hidden))
         hidden = self.run_layers(hidden, mask, cache=cache, query_positions=query_positions, prefix=prefix)
         if cache is not None:
@@ -167,14 +168,17 @@ class Transformer(nn.Module):
         prefix: Tensor | None = None,
     ) -> Tensor:
         """Return the residual stream [b,s,h] after all layers, or its rows ``query_positions`` [b,r]."""
-        compiled = self._compiled_layer if cache is None else None
+        compiled = self._compiled_layer if cache is None or cache.is_static else None
         run_layer = compiled or _run_layer
-        options: list[dict[str, Any]] = [{"mask": mask, "cache": cache}] * self.config.num_layers
+        options: list[dict[str, Any]] = [
+            {"mask": mask, "cache": None if cache is None else cache.of_layer(index)}
+            for index in range(self.config.num_layers)
+        ]
         if query_positions is not None:
             last = mask.at(query_positions)
-            if hidden.device.type == "cuda":
+            if hidden.device.type != "cpu":
                 last.make_additive(_type_of_products(hidden))
-            options[-1] = {"mask": last, "cache": cache, "query_positions": query_positions}
+            options[-1] |= {"mask": last, "query_positions": query_positions}
         if prefix is not None:
             options = [{**given, "prefix": vectors} for given, vectors in zip(options, prefix.unbind(0), strict=True)]
         if compiled is not None:
@@ -205,7 +209,7 @@ class Transformer(nn.Module):
             return -length % COMPILED_MULTIPLE
         if mask.kernel_rule(query_length=length, key_length=length):
             return 0
-        return -length % GPU_MULTIPLE if states.device.type == "cuda" else 0
+        return -length % GPU_MULTIPLE if states.device.type != "cpu" else 0
 
     def _two_calls(self, mask: PrefixMask, states: Tensor) -> TwoCalls | None:
         """Return the form of ``mask`` for FlashAttention where a call on ``states`` [b,s,h] alone uses it."""

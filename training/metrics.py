@@ -20,6 +20,7 @@ from data_utils.objective import Objective
 from files.progress import duration
 from files.reading import described, value_of
 from mpu.initialize import ParallelTopology
+from mpu.kernels.host_memory import send
 
 # Label in the evaluation line, part of the scalar's name; the order is that of the line, and of sums per objective.
 OBJECTIVES: dict[Objective, tuple[str, str]] = {
@@ -332,9 +333,11 @@ class IntervalMetrics:
         assert self._last is not None, "report without a step"
         began = time.perf_counter()
         last = self._last
-        *sums, loss, tokens, real_tokens, filled, room = self._summed().tolist()
-        flags = torch.stack([self._skipped, self._longest_streak, last.grad_norm.float()]).tolist()
-        skipped, streak, grad_norm = int(flags[0]), int(flags[1]), flags[2]
+        flags = torch.stack([self._skipped, self._longest_streak, last.grad_norm.float()]).double()
+        *sums, loss, tokens, real_tokens, filled, room, num_skipped, longest, grad_norm = torch.cat(
+            [self._summed(), flags]
+        ).tolist()
+        skipped, streak = int(num_skipped), int(longest)
         pairs = zip(OBJECTIVES, sums[0::2], sums[1::2], strict=True)
         report = IntervalReport(
             step=step,
@@ -358,10 +361,7 @@ class IntervalMetrics:
 
     def _summed(self) -> Tensor:
         """Return the sums over the data ranks, fp64 [2*objectives+1+counted]: losses and weights, loss, sizes."""
-        sizes = torch.tensor(self._sizes, dtype=torch.float64)
-        if self._device.type == "cuda":
-            sizes = sizes.pin_memory()
-        sizes = sizes.to(self._device, non_blocking=True)
+        sizes = send(torch.tensor(self._sizes, dtype=torch.float64), self._device)
         local = torch.cat([self._objective_sums.flatten().double(), self._loss[None].double(), sizes])
         if self._topology.data_parallel_group is not None:
             dist.all_reduce(local, group=self._topology.data_parallel_group)

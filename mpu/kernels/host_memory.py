@@ -33,6 +33,6 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     To a GPU it goes by way of pinned memory: from ordinary memory the host would wait until the GPU has done all that
     it was told before, and could not run ahead.
     """
-    if tensor.device.type == "cpu" and device.type == "cuda":
+    if tensor.device.type == "cpu" and device.type not in ("cpu", "meta"):
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

@@ -69,14 +69,20 @@ class StepCache(KeyValueCache):
     Which columns count is up to the mask [r,1,1,c]; ``advance`` belongs to the cache behind it.
     """
 
+    is_static = True
+
     def __init__(self, keys: list[Tensor], values: list[Tensor], *, slot: Tensor) -> None:
         super().__init__(keys, values)
         self.slot = slot
         self.length = keys[0].size(2) - 1
 
+    def of_layer(self, layer: int) -> StepCache:
+        """Return the buffers of one layer alone: whatever its number, layers that use it are compiled once."""
+        return StepCache([self.keys[layer]], [self.values[layer]], slot=self.slot)
+
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write ``key`` and ``value`` [r,n,1,d] of one layer to the column ``slot``; return the buffers [r,n,c,d]."""
-        keys, values = self.keys[layer], self.values[layer]
+        """Write ``key`` and ``value`` [r,n,1,d] of the layer to the column ``slot``; return its buffers [r,n,c,d]."""
+        [keys], [values] = self.keys, self.values  # ``of_layer`` has chosen them
         keys.index_copy_(2, self.slot, key.to(keys.dtype))
         values.index_copy_(2, self.slot, value.to(values.dtype))
         return keys, values

@@ -77,7 +77,7 @@ class TargetDecoder:
         source_length = state.length
         logits = state.feed([special.sop] * len(samples), [(mask, 1) for mask in masks])
         rows = [row for row in range(len(samples)) for _ in range(settings.num_beams)]
-        logits = logits[rows]  # [b*n,v]
+        logits = logits.repeat_interleave(settings.num_beams, dim=0)  # [b*n,v]
         state.reorder(rows)
         while True:
             next_tokens, source_rows = search.step(logits)

@@ -127,7 +127,7 @@ class TaskCriterion:
             return self._token_loss(model, batch, device=device)
         assert NO_LABEL not in batch.labels, batch.uids
         tensors = on_device(batch, device)
-        weight = torch.tensor(float(len(batch)), device=device)
+        weight = torch.full((), float(len(batch)), device=device)
         scores = choice_scores(model, batch, tensors)
         if self.adapet:
             return LanguageModelLoss(decoupled_loss(scores, tensors["labels"], tensors.get("choice_mask")), weight)
@@ -168,14 +168,14 @@ class TaskCriterion:
     def _infilling_loss(self, model: nn.Module, batch: Batch, *, device: torch.device) -> LanguageModelLoss:
         """Return the token loss; the heads give logits [b,s,v] when they are asked for no targets."""
         tensors = batch.tensors()
-        logits = model(*(x.to(device) for x in (tensors.input_ids, tensors.position_ids, tensors.attention_mask)))
+        logits = model(*(send(x, device) for x in (tensors.input_ids, tensors.position_ids, tensors.attention_mask)))
         rows, columns = tensors.loss_mask.nonzero(as_tuple=True)
         losses = F.cross_entropy(
-            logits[rows.to(device), columns.to(device)].float(),
-            tensors.target_ids[rows, columns].to(device),
+            logits[send(rows, device), send(columns, device)].float(),
+            send(tensors.target_ids[rows, columns], device),
             reduction="none",
         )
-        weights = tensors.loss_mask[rows, columns].to(device, losses.dtype)
+        weights = send(tensors.loss_mask[rows, columns].to(losses.dtype), device)
         return LanguageModelLoss((losses * weights).sum(), weights.sum())
 
 

@@ -10,7 +10,7 @@ import torch
 
 from generation.beam_search import BeamSearch
 from generation.infill import prompt_generator
-from generation.sampling import DecodingSettings, choose_tokens, draw_tokens, filter_logits
+from generation.sampling import DecodingSettings, choose_tokens, draw_tokens, draw_uniform, filter_logits
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_settings_that_make_no_sense(values: dict):
 def test_draws_follow_the_distribution():
     probabilities = torch.tensor([0.5, 0.0, 0.2, 0.3])
     logits = probabilities.log().expand(4000, 4)
-    drawn = draw_tokens(logits, [prompt_generator(7, number) for number in range(4000)])
+    drawn = draw_tokens(logits, draw_uniform([prompt_generator(7, number) for number in range(4000)])[0])
     frequencies = drawn.bincount(minlength=4) / 4000
     assert frequencies[1] == 0
     torch.testing.assert_close(frequencies, probabilities, atol=0.03, rtol=0)
@@ -44,7 +44,7 @@ def test_draws_follow_the_distribution():
 def test_draws_never_hit_a_removed_token():
     logits = torch.randn(500, 50, generator=torch.Generator().manual_seed(1))
     filtered = filter_logits(logits, top_k=10, top_p=0.6)
-    drawn = draw_tokens(filtered, [prompt_generator(3, number) for number in range(500)])
+    drawn = draw_tokens(filtered, draw_uniform([prompt_generator(3, number) for number in range(500)])[0])
     assert filtered.gather(1, drawn.unsqueeze(1)).isfinite().all()
 
 

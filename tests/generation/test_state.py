@@ -6,14 +6,18 @@ import gc
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from generation.infill import BlankFiller
 from generation.inputs import PromptInputs, encode_prompt
+from generation.sampling import DecodingSettings
 from generation.state import DecodingState, StaticDecoder
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.cache import KeyValueCache
+from mpu.kernels.static_attention import attend_in_parts, parts_of_keys
 from mpu.kernels.static_cache import StaticKeyValueCache, static_cache
 from tests.helpers.small_models import DECODING, PROMPTS, TINY_COMMAND_IDS, WORDS, WordTokenizer, random_model
 
@@ -157,6 +161,60 @@ def test_what_an_earlier_row_left_behind_does_no_harm(model: GLMModel):
     assert filler.fill(PROMPTS, settings=DECODING["greedy"]) == expected
 
 
+def test_numbers_that_are_none_are_refused():
+    model = random_model()
+    with torch.no_grad():
+        model.transformer.layers[1].mlp.dense_4h_to_h.bias[3] = float("nan")
+    for name in ("greedy", "sampling"):
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            BlankFiller(model, WORDS, static=True).fill(PROMPTS, settings=DECODING[name])
+
+
+def test_a_row_draws_no_more_than_it_needs(model: GLMModel, monkeypatch: pytest.MonkeyPatch):
+    """However many tokens are chosen between two looks at them."""
+    settings = DecodingSettings(max_length=40, temperature=2.0, min_length=2)
+    expected = BlankFiller(model, WORDS, static=False).fill(PROMPTS, settings=settings)
+    for count in (1, 3, 64):
+        for module in ("state", "infill"):
+            monkeypatch.setattr(f"generation.{module}.TOKENS_AT_ONCE", count)
+        assert BlankFiller(model, WORDS, static=True).fill(PROMPTS, settings=settings) == expected, count
+
+
+@pytest.mark.parametrize("settings", [DECODING["greedy"], DECODING["beams"]], ids=["greedy", "beams"])
+def test_compiled_layers(settings: DecodingSettings):
+    """One graph serves all layers and steps of a size."""
+    torch.compiler.reset()
+    counters.clear()
+    model = random_model(num_layers=4)
+    expected = BlankFiller(model, WORDS, static=True).fill(PROMPTS[:2], settings=settings)
+    model.transformer.choose_kernels(compiled=True, backend="aot_eager")
+    assert BlankFiller(model, WORDS, static=True).fill(PROMPTS[:2], settings=settings) == expected
+    sizes = 1 if settings.num_beams == 1 else 2  # the start tokens, and the beams
+    assert 0 < counters["stats"]["unique_graphs"] <= sizes
+    assert not counters["graph_break"]
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 8])
+def test_split_keys(parts: int):
+    generator = torch.Generator().manual_seed(parts)
+    query = torch.randn(3, 4, 1, 16, generator=generator)
+    key, value = (torch.randn(3, 4, 64, 16, generator=generator) for _ in range(2))
+    visible = torch.rand(3, 1, 1, 64, generator=generator) < 0.3
+    visible[..., 5] = True
+    additive = torch.zeros(visible.shape).masked_fill(~visible, float("-inf"))
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+    found = attend_in_parts(query, key, value, additive, parts=parts)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_where_keys_are_split():
+    def parts(rows: int, columns: int, device: str = "cuda") -> int:
+        return parts_of_keys(num_rows=rows, num_heads=16, num_columns=columns, device=torch.device(device))
+
+    assert [parts(1, 512), parts(1, 1024), parts(2, 2048), parts(64, 2048), parts(1, 2048, "cpu")] == [1, 4, 8, 1, 1]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_recorded_graphs():
     """On a GPU steps are recorded and replayed, by default: the same logits as launching every kernel."""
@@ -167,7 +225,7 @@ def test_recorded_graphs():
         for _ in range(2):
             for one, other in zip(drive(decoder.state(contexts(), pad_id=PAD)), expected, strict=True):
                 torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
-    assert all(step.graph is not None for step in decoder.steps)
+    assert all(graph is not None for step in decoder.steps for graph in step.graphs.values())
     plain = BlankFiller(model, WORDS, static=False)
     for settings in (DECODING["greedy"], DECODING["beams"]):
         filled = BlankFiller(model, WORDS).fill(PROMPTS, settings=settings)
@@ -210,7 +268,7 @@ def test_rows_of_a_static_cache():
     view = cache.step(torch.tensor([4]))
     assert view.length + 1 == 6
     one = torch.ones(3, 1, 1, 2)
-    keys, values = view.append(1, one, -one)
+    keys, values = view.of_layer(1).append(1, one, -one)
     assert torch.equal(keys[:, :, :4], new) and torch.equal(keys[:, :, 4:5], one)
     assert torch.equal(values[:, :, 4:5], -one)
     assert not keys[:, :, 5:].any()

@@ -28,6 +28,7 @@ def make_engine(
     name: str = "adam",
     clip_grad: float = 1.0,
     topology: ParallelTopology | None = None,
+    device: str = "cpu",
     **extra: object,
 ) -> TorchEngine:
     torch.manual_seed(seed)
@@ -35,7 +36,7 @@ def make_engine(
         2, 16, 2, VOCABULARY, max_position_embeddings=32,
         embedding_dropout=dropout, attention_dropout=dropout, output_dropout=dropout, **extra,
     )  # fmt: skip
-    model = GLMModel(config, topology=topology)
+    model = GLMModel(config, topology=topology).to(device)
     if name == "sgd":  # moves by the gradient itself
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     else:
@@ -46,7 +47,7 @@ def make_engine(
     scaler = DynamicLossScaler() if precision == "fp16" else None
     return TorchEngine(
         model, optimizer=optimizer, scheduler=scheduler, precision=precision, loss_scaler=scaler, clip_grad=clip_grad,
-        topology=topology,
+        topology=topology, device=device,
     )  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def make_batch(seed: int, *, rows: int = 4, targets: int = 5, mode: str = "bert"
     )
 
 
-def scoring_engine(head: nn.Module, *, topology: ParallelTopology | None = None) -> TorchEngine:
+def scoring_engine(head: nn.Module, *, topology: ParallelTopology | None = None, device: str = "cpu") -> TorchEngine:
     """Return an engine that only evaluates ``head``."""
     optimizer = torch.optim.SGD(head.parameters(), lr=1.0)
     scheduler = AnnealingLR(
@@ -74,5 +75,5 @@ def scoring_engine(head: nn.Module, *, topology: ParallelTopology | None = None)
     )
     return TorchEngine(
         head, optimizer=optimizer, scheduler=scheduler, precision="fp32", loss_scaler=None, clip_grad=1.0,
-        topology=topology,
+        topology=topology, device=device,
     )  # fmt: skip

@@ -48,10 +48,10 @@ DECODING = {
 }
 
 
-def random_model(*, seed: int = 0, vocab_size: int = 64, positions: int = 64) -> GLMModel:
+def random_model(*, seed: int = 0, vocab_size: int = 64, positions: int = 64, num_layers: int = 2) -> GLMModel:
     """Return a small model whose weights are large enough that its choices are no near-ties."""
     generator = torch.Generator().manual_seed(seed)
-    config = GLMConfig(2, 32, 4, vocab_size, max_position_embeddings=positions, initializer_std=0.4)
+    config = GLMConfig(num_layers, 32, 4, vocab_size, max_position_embeddings=positions, initializer_std=0.4)
     return GLMModel(config, generator=generator).eval()
 
 

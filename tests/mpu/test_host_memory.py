@@ -6,7 +6,7 @@ import resource
 
 import torch
 
-from mpu.kernels.host_memory import keep_freed_memory
+from mpu.kernels.host_memory import keep_freed_memory, send
 from tests.helpers.distributed import run
 
 NUM_BYTES = 64 * 2**20
@@ -31,3 +31,8 @@ def test_blocks_are_used_again() -> None:
     ((plain, kept, possible),) = run(_count_page_faults, 1)  # in a process of its own: it cannot be undone
     if possible:
         assert kept < plain / 2
+
+
+def test_tensors_that_are_there_are_not_copied():
+    here = torch.ones(3)
+    assert send(here, torch.device("cpu")) is here
