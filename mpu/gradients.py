@@ -1,4 +1,4 @@
-"""The norm of gradients that are partly cut over the model-parallel ranks."""
+"""The norm of gradients that are partly cut over the model-parallel ranks, or spread over the data ranks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mpu.fsdp import is_spread, own_rows
 from mpu.initialize import ParallelTopology
 
 
@@ -19,28 +20,32 @@ def gradient_norm(
     """Return the norm over the whole model, an fp32 scalar that is equal on all ranks of a model-parallel group.
 
     Parameters flagged ``model_parallel`` count on every rank, replicated ones once. Parameters without a gradient are
-    left out; without any the norm is 0. ``norm_type`` is a positive number or infinity (the largest element).
+    left out; without any the norm is 0. Those of spread parameters (``mpu/fsdp.py``) are added up over the data ranks.
+    ``norm_type`` is a positive number or infinity (the largest element).
     """
     parameters = list(parameters)
+    groups = [topology.data_parallel_group] * any(is_spread(parameter) for parameter in parameters)
+    groups += [topology.model_parallel_group] * (topology.model_parallel_size > 1)
     gradients = [
-        parameter.grad
+        own_rows(parameter.grad)
         for parameter in parameters
         if parameter.grad is not None
         and (topology.model_parallel_rank == 0 or getattr(parameter, "model_parallel", False))
     ]
+    gradients = [gradient for gradient in gradients if gradient.numel()]
     if gradients:
         norms = torch.stack(_norms(gradients, norm_type))
         total = torch.linalg.vector_norm(norms, norm_type).float()
     else:
         total = torch.zeros((), device=parameters[0].device if parameters else None)
-    if topology.model_parallel_size == 1:
-        return total
-    if math.isinf(norm_type):
-        dist.all_reduce(total, op=dist.ReduceOp.MAX, group=topology.model_parallel_group)
-        return total
-    power = total**norm_type
-    dist.all_reduce(power, group=topology.model_parallel_group)
-    return power ** (1.0 / norm_type)
+    for group in groups:
+        if math.isinf(norm_type):
+            dist.all_reduce(total, op=dist.ReduceOp.MAX, group=group)
+        else:
+            power = total**norm_type
+            dist.all_reduce(power, group=group)
+            total = power ** (1.0 / norm_type)
+    return total
 
 
 def _norms(gradients: list[Tensor], norm_type: float) -> list[Tensor]:

@@ -7,6 +7,7 @@ tensor-parallel size
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from mpu.attention import SelfAttention
 from mpu.cache import KeyValueCache
 from mpu.config import TransformerConfig
+from mpu.fsdp import is_spread
 from mpu.initialize import ParallelTopology
 from mpu.kernels.flash import can_run_flash
 from mpu.kernels.flex import KERNELS, make_block_mask, prefers_blocks
@@ -117,6 +119,12 @@ class Transformer(nn.Module):
         assert attention in KERNELS, attention
         self.attention_kernel = attention
         self._compiled_layer = torch.compile(_run_layer, backend=backend) if compiled else None
+        if compiled and any(map(is_spread, self.layers.parameters())):
+            # The hooks that bring a layer's parameters together stay around what is compiled.
+            compute = torch.compile(TransformerLayer.forward, backend=backend)
+            for layer in self.layers:
+                layer.forward = partial(compute, layer)  # type: ignore[arg-type]  # a layer, says the list
+            self._compiled_layer = _run_layer
 
     def forward(
         self,

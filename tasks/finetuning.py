@@ -250,7 +250,9 @@ class FineTuner(Trainer):
         """Save what is trained as ``best``, without the optimizer, and write ``results.json``."""
         progress, root = self.progress, self.checkpoint.save
         if root is not None:
-            weights_only = replace(self.checkpoint, no_save_optim=True, no_save_rng=True, keep_checkpoints=None)
+            weights_only = replace(
+                self.checkpoint, no_save_optim=True, no_save_rng=True, keep_checkpoints=None, async_save=False
+            )
             with self.aside():
                 self.engine.save(weights_only, iteration=progress.updates, data_state={}, tag=BEST_TAG)
             self._save_adapter()

@@ -23,11 +23,12 @@ from model.checkpoints.format import TRACKERS
 from model.checkpoints.reading import load_model_weights
 from model.hub.describe import CONFIG_FILE, TOKENIZER_KEY, TokenizerDescription
 from model.modeling_glm import GLMModel
+from mpu.fsdp import spread_parameters
 from mpu.initialize import ParallelTopology
 from mpu.kernels.host_memory import keep_freed_memory
 from mpu.mappings import of_first_rank
-from mpu.transformer import Transformer
-from training.checkpointing import ResumeState
+from mpu.transformer import Transformer, TransformerLayer
+from training.checkpointing import BackgroundWriter, ResumeState
 from training.data import tokenizer_keywords
 from training.deepspeed.config import DeepSpeedPlan, deepspeed_plan
 from training.distributed import compare_ranks, seed_data_rank
@@ -97,12 +98,23 @@ def wrap_model(
     The schedule is ``schedule_length`` updates long; ``criterion`` is what is minimised (default: blank infilling).
     """
     plan = _deepspeed_plan(settings, device=device)
+    if plan is not None and plan.stage > 0 and settings.checkpoint.async_save:
+        raise ValueError(
+            f"--async-save does not go with ZeRO (stage {plan.stage}), whose ranks write their files together with "
+            "DeepSpeed; leave one of them out"
+        )
     if plan is not None and plan.stage == 3 and settings.kernels.compile:
         raise ValueError("--compile does not go with ZeRO stage 3, which takes layers apart; leave one of them out")
     # DeepSpeed's parameters are of the run's precision: so only half the bytes ever reach a GPU.
     if device.type == "cpu":
         keep_freed_memory()  # an update takes and frees the same large tensors every time
-    model.to(device=device, dtype=AUTOCAST_TYPES.get(plan.precision) if plan else None)
+    if settings.device.fsdp and topology.data_parallel_group is not None:
+        layers = [module for module in model.modules() if isinstance(module, TransformerLayer)]
+        spread_parameters(model, layers, topology=topology, device=device)
+    else:
+        if settings.device.fsdp:
+            logger.info("--fsdp: one data rank has nobody to share parameters with")
+        model.to(device=device, dtype=AUTOCAST_TYPES.get(plan.precision) if plan else None)
     perf_log.info("CONVERT_MODEL")
     choose_kernels(model, settings.kernels, device=device)
     optimizer = build_optimizer(model, settings.optimizer)
@@ -115,12 +127,19 @@ def wrap_model(
     if plan is not None:
         from training.deepspeed.engine import DeepSpeedEngine
 
-        return DeepSpeedEngine(model, plan=plan, **common)
+        return with_writer(DeepSpeedEngine(model, plan=plan, **common), settings)
     kind, reason = supported_precision(settings.precision, device=device)
     if reason:
         logger.info(reason)
     scaler = DynamicLossScaler.of(settings.precision) if kind == "fp16" else None
-    return TorchEngine(model, precision=kind, loss_scaler=scaler, **common)
+    return with_writer(TorchEngine(model, precision=kind, loss_scaler=scaler, **common), settings)
+
+
+def with_writer(engine: Engine, settings: Settings) -> Engine:
+    """Return ``engine``, which writes its checkpoints beside training where ``settings`` say so; all ranks ask."""
+    if settings.checkpoint.async_save and settings.checkpoint.save is not None:
+        engine.writer = BackgroundWriter(engine.topology)
+    return engine
 
 
 def description_files(settings: Settings, tokenizer: Tokenizer) -> dict[str, bytes]:

@@ -2,16 +2,18 @@
 
 Files are written to ``<root>/.tmp-<tag>``, made durable, and the folder gets its name ``<root>/<tag>``; the trackers
 are replaced last. Whatever moment the process dies at, the trackers name a complete checkpoint. What a file holds:
-docs/formats.md#checkpoints.
+docs/formats.md#checkpoints. A ``BackgroundWriter`` does all that beside training, from a copy.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import random
 import re
 import shutil
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,8 @@ from model.checkpoints.writing import (
     write_shard,
     write_trackers,
 )
-from mpu.initialize import ParallelTopology
+from mpu.fsdp import is_spread, own_rows, whole
+from mpu.initialize import ParallelTopology, new_host_group
 from mpu.mappings import any_rank, gathered
 from mpu.random import ModelParallelRandomState
 from training.optimizer import load_optimizer_state
@@ -75,6 +78,81 @@ class ResumeState:
     report: LoadReport
 
 
+class BackgroundWriter:
+    """Write checkpoints in a thread, one at a time, while training goes on (``--async-save``).
+
+    What is written is a copy in the host's memory, which the next save takes again. Python waits for the thread when
+    the process ends in order. Every rank has to make one, and all of them save together.
+    """
+
+    def __init__(self, topology: ParallelTopology) -> None:
+        # The thread's votes must not come between those of the loop.
+        self._topology = replace(topology, host_group=new_host_group() if topology.world_size > 1 else None)
+        self._memory: list[Tensor] = []  # bytes [n] of every storage of the last copy
+        self._thread: threading.Thread | None = None
+        self._failure: Exception | None = None
+
+    def start(self, write: Callable[[ParallelTopology], object]) -> None:
+        """Call ``write`` in the thread; a save before this one has been waited for (``done``)."""
+        assert self._thread is None
+
+        def run() -> None:
+            try:
+                write(self._topology)
+            except Exception as error:  # it is raised where training asks
+                self._failure = error
+
+        self._thread = threading.Thread(target=run, name="checkpoint")
+        self._thread.start()
+
+    def done(self, *, wait: bool = False) -> bool:
+        """Tell whether nothing is being written (any more); ``wait`` until then. Raise what a save has failed with."""
+        if self._thread is not None and (wait or not self._thread.is_alive()):
+            self._thread.join()
+            self._thread = None
+        if self._thread is None and self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        return self._thread is None
+
+    def copied(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Return ``content`` apart from what training changes, its tensors in the host's memory.
+
+        Tensors that share memory do so in the copy: the file is the same, bit for bit. Waits for the device.
+        """
+        memory = iter(self._memory)
+        storages: dict[int, Tensor] = {}
+        copies: dict[int, Any] = {}  # by the identity of the tensor, as ``deepcopy`` takes them
+        tensors = list(_tensors_in(content))
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            place = storage._cdata
+            if place not in storages:
+                source = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
+                target = next(memory, None)
+                if target is None or len(target) != len(source):
+                    target = torch.empty(len(source), dtype=torch.uint8, pin_memory=source.is_cuda)
+                storages[place] = target.copy_(source, non_blocking=True)
+            like = torch.empty(0, dtype=tensor.dtype)
+            host = storages[place].untyped_storage()
+            copies[id(tensor)] = like.set_(host, tensor.storage_offset(), tensor.size(), tensor.stride())
+        if any(tensor.is_cuda for tensor in tensors):
+            torch.cuda.synchronize()
+        self._memory = list(storages.values())
+        return copy.deepcopy(content, copies)
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors_in(item)
+
+
 def save_checkpoint(
     root: str | Path,
     *,
@@ -88,13 +166,15 @@ def save_checkpoint(
     random_state: bool = True,
     keep: int | None = None,
     beside: Mapping[str, bytes] | None = None,
+    writer: BackgroundWriter | None = None,
 ) -> Path:
     """Write checkpoint ``tag`` of a run to ``root`` and return its folder; every rank has to call it.
 
     The first data rank of each model-parallel rank writes a file; what is to lie ``beside`` them is content by name.
     ``data_state`` consists of plain values and tensors. With ``keep`` the oldest numbered checkpoints are deleted so
     that this many remain; never this one, ``best`` or one of a higher number. Raises OSError (on all ranks) when a file
-    cannot be written: earlier checkpoints are untouched then; ValueError for a bad tag or ``keep``.
+    cannot be written: earlier checkpoints are untouched then; ValueError for a bad tag or ``keep``. A ``writer`` writes
+    after the return, and raises OSError later.
     """
     root, topology = Path(root), topology or ParallelTopology.single()
     if not re.fullmatch(r"\w[\w-]*", tag):
@@ -119,13 +199,33 @@ def save_checkpoint(
     if random_state:
         content.update(gather_random_states(model, topology=topology))
     content = stamped(content, shard.name, save_id=shared_save_id(topology))
-    return write_checkpoint(
-        root / tag,
-        (lambda: {shard.name: write_shard(shard, content)}) if topology.data_parallel_rank == 0 else None,
-        topology=topology,
-        keep=keep,
-        beside=beside,
-    )
+    writes = topology.data_parallel_rank == 0
+    if any(map(is_spread, _tensors_in(content))):
+        content = gathered_content(content, keep=writes)
+    elif writer is not None and writes:
+        content = writer.copied(content)
+
+    def write(topology: ParallelTopology) -> Path:
+        files = (lambda: {shard.name: write_shard(shard, content)}) if writes else None
+        return write_checkpoint(root / tag, files, topology=topology, keep=keep, beside=beside)
+
+    if writer is None:
+        return write(topology)
+    writer.start(write)
+    return root / tag
+
+
+def gathered_content(content: dict[str, Any], *, keep: bool) -> dict[str, Any]:
+    """Return ``content`` with its spread tensors whole, apart from what training changes; without ``keep`` nothing.
+
+    They are put together one after the other, so that a device holds one of them at a time. Every rank has to call it.
+    """
+    copies: dict[int, Any] = {}
+    for tensor in filter(is_spread, list(_tensors_in(content))):
+        together = whole(tensor.detach())
+        if keep:
+            copies[id(tensor)] = together.to("cpu", copy=True)
+    return copy.deepcopy(content, copies) if keep else {}
 
 
 def shared_save_id(topology: ParallelTopology) -> str:
@@ -151,7 +251,7 @@ def refuse_not_finite(
         for number, (parameter, state) in enumerate(optimizer.state.items()):
             name = names.get(id(parameter), f"parameter {number}")
             tensors |= {f"{key} of {name}": value for key, value in state.items() if isinstance(value, Tensor)}
-    broken = not_finite(tensors)
+    broken = not_finite({name: own_rows(tensor) for name, tensor in tensors.items()})
     if any_rank(broken is not None, topology=topology):
         raise ValueError(
             f"no checkpoint is saved in {root}: {broken or 'a tensor of another rank'} holds NaN or infinity; earlier "

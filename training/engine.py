@@ -27,11 +27,12 @@ from data_utils.objective import Objective
 from data_utils.objective.context_probe import ContextProbe
 from model.checkpoints.reading import LoadReport, load_model_weights
 from model.modeling_glm import LanguageModelLoss, evaluating, target_positions
+from mpu.fsdp import is_spread, own_rows, release
 from mpu.initialize import ParallelTopology
 from mpu.kernels.host_memory import send
 from mpu.kernels.prepacked import has_bf16_instructions
 from mpu.masks import PrefixMask
-from training.checkpointing import ResumeState, load_checkpoint, save_checkpoint
+from training.checkpointing import BackgroundWriter, ResumeState, load_checkpoint, save_checkpoint
 from training.metrics import (
     OBJECTIVE_INDEX,
     OBJECTIVES,
@@ -181,8 +182,10 @@ class Engine(ABC):
         self.topology = topology or ParallelTopology.single()
         self.device = torch.device(device)
         self.beside: dict[str, bytes] = {}  # files that every checkpoint gets, by name
+        self.writer: BackgroundWriter | None = None  # of ``--async-save``
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._spread = any(map(is_spread, self._parameters))
 
     @property
     def network(self) -> nn.Module:
@@ -241,15 +244,24 @@ class Engine(ABC):
         No random numbers are drawn: a run with evaluations takes the same steps as one without.
         """
         totals = EvaluationTotals(self.device)
-        with evaluating(self.model), torch.inference_mode():
+        with self._evaluating():
             for batch in batches:
                 totals.add(self.criterion.objective(batch), self.batch_loss(batch).mean)
         return totals.result(topology=self.topology)
 
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Run the body without dropout and gradients."""
+        # What inference mode makes, such as whole parameters, cannot be trained.
+        with evaluating(self.model), torch.no_grad() if self._spread else torch.inference_mode():
+            yield
+        if self._spread:
+            release(self.model)
+
     def probe(self, probe: ContextProbe) -> ProbeResult:
         """Return how well the first tokens of the probe's blanks are predicted; logits are computed of them alone."""
         sums = torch.zeros(len(probe.batches), 3, dtype=torch.float64, device=self.device)  # losses, right ones, blanks
-        with evaluating(self.model), torch.inference_mode():
+        with self._evaluating():
             for number, batches in enumerate(probe.batches.values()):
                 for batch in batches:
                     sums[number] += self._first_tokens(batch.tensors())
@@ -294,9 +306,12 @@ class Engine(ABC):
     ) -> Path:
         """Write a checkpoint of everything to ``settings.save`` and return its folder; every rank has to call it.
 
-        ``tag`` names it (default: the iteration).
+        ``tag`` names it (default: the iteration). With a ``writer``, and ``settings`` that ask for it, the checkpoint
+        is whole when that is done; the save before is waited for.
         """
         assert settings.save is not None, "save without a folder"
+        if self.writer is not None:
+            self.writer.done(wait=True)
         if self.loss_scaler:
             data_state = {**data_state, "loss_scaler": self.loss_scaler.state_dict()}
         return save_checkpoint(
@@ -311,6 +326,7 @@ class Engine(ABC):
             random_state=not settings.no_save_rng,
             keep=settings.keep_checkpoints,
             beside=self.beside,
+            writer=self.writer if settings.async_save else None,
         )
 
     def load(self, path: Path, settings: CheckpointSettings) -> ResumeState:
@@ -376,11 +392,15 @@ class Engine(ABC):
 
 
 class TorchEngine(Engine):
-    """The engine of plain torch, on a CPU or GPUs. Parameters are fp32."""
+    """The engine of plain torch, on a CPU or GPUs. Parameters are fp32.
+
+    Data ranks hold all of them (DistributedDataParallel), or a share each (FSDP2), where the model's parameters are
+    spread when it comes; gradients are then reduced after every micro batch, so that nobody holds all of them.
+    """
 
     @cached_property
     def _forward(self) -> nn.Module:
-        if self.topology.data_parallel_group is None:
+        if self.topology.data_parallel_group is None or self._spread:
             return self.model
         return DistributedDataParallel(
             self.model, process_group=self.topology.data_parallel_group, gradient_as_bucket_view=True
@@ -395,7 +415,7 @@ class TorchEngine(Engine):
 
     def _update(self) -> tuple[Tensor, Tensor]:
         if self.loss_scaler:
-            gradients = [p.grad for p in self._parameters if p.grad is not None]
+            gradients = [own_rows(p.grad) for p in self._parameters if p.grad is not None]
             torch._foreach_mul_(gradients, 1.0 / self.loss_scaler.scale)
         grad_norm = clip_gradients(self._parameters, self.clip_grad, topology=self.topology)
         skipped = (~torch.isfinite(grad_norm)).float()

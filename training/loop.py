@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from data_utils.objective.context_probe import ContextProbe
@@ -170,6 +171,7 @@ class Trainer:
             self.metrics.load_state_dict(self.progress.interval)
         self.throughput = Throughput.of(self.progress.throughput, engine.topology)
         self._saved = self.progress.updates  # when the last checkpoint was written
+        self._being_saved: tuple[int, Path] | None = None  # the update and the folder of a checkpoint under way
         self._save_is_due = False
         self._predicted = False  # something, in some interval
         self._warned = False
@@ -221,17 +223,20 @@ class Trainer:
                     # Asking several ranks costs a wait for the device: not after every update.
                     asking = due or run_every(STOP_INTERVAL, progress.updates) or topology.world_size == 1
                     leaving = asking and any_rank(stop.requested, topology=topology, device=self.engine.device)
+                self.say_saved()
                 # Evaluations come first, so that a checkpoint never lacks the evaluation of its iteration.
                 self._save_is_due |= self.after_update(leaving)
                 # A run that blows up must not take its checkpoints along: they wait for an update that is finite.
                 if leaving or (self._save_is_due and not self.metrics.skipping):
                     self.save()
                 if leaving:
+                    self.say_saved(wait=True)
                     self.log.console.print(self.stopped_line())
                     return False
             if progress.updates == last > self._began:
                 self._refuse_nothing(progress.updates - self._began)
             self.save_end()
+            self.say_saved(wait=True)
             stop.where = "after the last update"
         perf_log.info("TRAIN_END")
         if progress.reached:
@@ -315,9 +320,21 @@ class Trainer:
         if self.checkpoint.save is not None:
             settings = replace(self.checkpoint, keep_checkpoints=None) if self.metrics.skipping else self.checkpoint
             with self.aside():
+                self.say_saved(wait=True)
                 folder = self.engine.save(settings, iteration=self.progress.updates, data_state=self.state())
-            self.name_newest()
-            self.log.console.print(f"saved a checkpoint at iteration {self.progress.updates} to {folder}")
+            self._being_saved = self.progress.updates, folder
+            self.say_saved()
+
+    def say_saved(self, *, wait: bool = False) -> None:
+        """Say that the checkpoint under way is written, once it is; ``wait`` for it. Raises OSError when it cannot be.
+
+        Without ``--async-save`` it is when it has been saved.
+        """
+        if self._being_saved is None or not (self.engine.writer is None or self.engine.writer.done(wait=wait)):
+            return
+        (updates, folder), self._being_saved = self._being_saved, None
+        self.name_newest()
+        self.log.console.print(f"saved a checkpoint at iteration {updates} to {folder}")
 
     def _record_order(self, origins: Sequence[bytes] | None = None) -> None:
         """Record the ``origins`` of the update that was made; without them, see to it that what is recorded stays.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from files.reading import value_of
+from mpu.fsdp import fill_rows, own_rows, spread_like
 from mpu.gradients import gradient_norm
 from mpu.initialize import ParallelTopology
 from training.settings import OptimizerSettings, PrecisionSettings
@@ -76,7 +77,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, *, topol
     norm = gradient_norm(parameters, topology=topology)
     if max_norm > 0 and parameters:
         factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
-        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor)
+        torch._foreach_mul_([own_rows(p.grad) for p in parameters if p.grad is not None], factor)
     return norm
 
 
@@ -256,11 +257,12 @@ def _moments_of(parameter: nn.Parameter, saved: Mapping[str, Any], *, step: Any)
         state["step"] = torch.tensor(float(step))
     elif isinstance(state.get("step"), int) and moment is not None:
         state["step"] = torch.tensor(float(state["step"]))
-    return state
+    whole = (key for key, value in state.items() if isinstance(value, Tensor) and value.shape == parameter.shape)
+    return state | {key: spread_like(state[key], parameter) for key in whole if key != "step"}
 
 
 @torch.no_grad()
 def _copy_masters(groups: list[dict[str, Any]], masters: list[list[Tensor]]) -> None:
     for group, group_masters in zip(groups, masters, strict=True):
         for parameter, master in zip(group["params"], group_masters, strict=True):
-            parameter.copy_(master)
+            fill_rows(parameter, master)

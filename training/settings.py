@@ -525,6 +525,11 @@ class CheckpointSettings(Group):
         "the best)",
         at_least=1,
     )
+    async_save: bool = added(
+        False,
+        "write checkpoints beside training, from a copy in the host's memory; without ZeRO",
+        only=(PRETRAINING, FINETUNING),
+    )
     no_save_optim: bool = option(False, "leave the optimizer and scheduler out of checkpoints (non-DeepSpeed path)")
     no_save_rng: bool = option(False, "leave random states out of checkpoints")
     load: Path | None = option(None, "checkpoint folder to resume from")
@@ -684,6 +689,11 @@ class DeviceSettings(Group):
         1,
         "tensor parallel group size, capped at the world size",
         at_least=1,
+    )
+    fsdp: bool = added(
+        False,
+        "data ranks share parameters, gradients and optimizer, layer by layer (FSDP2); the torch engine, Adam",
+        only=(PRETRAINING,),
     )
     rank: int = 0
     world_size: int = 1
@@ -1074,6 +1084,8 @@ class Settings:
             raise ValueError(
                 f"--transformer-xl is for pre-training of causal models only; leave it out of {self.program}"
             )
+        if self.program != PRETRAINING and self.device.fsdp:
+            raise ValueError(f"--fsdp is for pre-training only; leave it out of {self.program} (ZeRO shares there, too)")
 
     @classmethod
     def run_name(cls, values: Mapping[str, Any], *, date: str) -> str:
@@ -1169,6 +1181,15 @@ class PretrainingSettings(Settings):
                 "out",
             ),
             self.too_long(),
+            (
+                self.device.fsdp and self.deepspeed_content is not None,
+                "--fsdp does not go with --deepspeed: ZeRO stages 1 to 3 are its way to share; leave one of them out",
+            ),
+            (
+                self.device.fsdp and self.optimizer.optimizer != "adam",
+                f"--fsdp does not go with --optimizer {self.optimizer.optimizer}, whose moments are of whole matrices; "
+                "use adam",
+            ),
             (
                 checkpoint.load and checkpoint.load_pretrained,
                 "--load continues a run, --load-pretrained starts one from its weights; give one of them",

@@ -53,6 +53,7 @@ from model.checkpoints.format import (
 )
 from model.checkpoints.safe_loading import UnreadableCheckpointError, read_checkpoint_file, release_pages
 from model.hub.weight_files import find_hub_file, is_hub_file, read_hub_file
+from mpu.fsdp import fill_rows
 from mpu.initialize import ParallelTopology
 from mpu.mappings import gathered
 
@@ -339,8 +340,7 @@ class _Slot:
         """Take over ``rows``, which may be only the first ones; a tensor on the meta device is replaced."""
         tensor = self.tensor
         if not tensor.is_meta:
-            with torch.no_grad():
-                tensor[: len(rows)].copy_(rows)
+            fill_rows(tensor, rows)
             return
         assert rows.shape == tensor.shape, (self.name, rows.shape, tensor.shape)
         value = rows.to(tensor.dtype)

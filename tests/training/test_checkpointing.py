@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from tests.helpers import distributed
-from training.checkpointing import TEMPORARY_PREFIX, load_checkpoint, save_checkpoint
+from training.checkpointing import TEMPORARY_PREFIX, BackgroundWriter, load_checkpoint, save_checkpoint
 from training.optimizer import build_optimizer, clip_gradients
 from training.schedule import AnnealingLR
 from training.settings import OptimizerSettings
@@ -105,6 +106,59 @@ def test_a_resumed_run_is_the_unbroken_run(tmp_path: Path):
     assert [resumed.step() for _ in range(4)] == expected
     for left, right in zip(run.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(left, right)
+
+
+def parts_of(folder: Path) -> dict[str, bytes]:
+    """Return what the archive of the first rank holds, with the same id of the save in all of them."""
+    file = folder / shard_name(0)
+    save_id = torch.load(file, weights_only=False)["save_id"].encode()
+    with zipfile.ZipFile(file) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("serialization_id")]  # a sum of the others
+        return {name: archive.read(name).replace(save_id, b"-" * 16) for name in names}
+
+
+def test_what_is_written_beside_training_is_the_same_bit_for_bit(tmp_path: Path):
+    seed_all(3)
+    run, writer = Run(), BackgroundWriter(ParallelTopology.single())
+    shared = torch.arange(6.0)
+    for number in range(1, 4):
+        run.step()
+        state = {"samples": number, "tensors": [shared, shared[2:4], shared], "empty": torch.empty(0)}
+        save(tmp_path / "straight", run, number, data_state=state, keep=2)
+        assert writer.done(wait=True)
+        save(tmp_path / "beside", run, number, data_state=state, keep=2, writer=writer)
+        with torch.no_grad():
+            for parameter in run.model.parameters():  # training goes on at once
+                parameter.add_(1.0)
+                run.optimizer.state[parameter]["exp_avg"].zero_()
+        shared += 1
+    assert writer.done(wait=True)
+    assert names(tmp_path / "beside") == names(tmp_path / "straight") == {"2", "3", *TRACKERS}
+    for tag in ("2", "3"):
+        assert parts_of(tmp_path / "beside" / tag) == parts_of(tmp_path / "straight" / tag)
+
+
+def _save_beside(root: Path) -> list[Any]:
+    topology = initialize_model_parallel()
+    run, writer = Run(topology=topology), BackgroundWriter(topology)
+    seen = []
+    for iteration in (1, 2):
+        run.step()
+        save(root, run, iteration, writer=writer)
+        run.step()  # collectives of training come between those of the save
+        seen.append(writer.done(wait=True))
+    save(root / "file", run, 3, writer=writer)
+    with pytest.raises(OSError, match=r"cannot save a checkpoint .*: (another rank failed|.*file).*are untouched"):
+        writer.done(wait=True)
+    return [*seen, writer.done()]
+
+
+def test_ranks_write_together_beside_training(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "file").write_text("no folder")
+    assert distributed.run(_save_beside, 2, tmp_path / "run") == [[True, True, True]] * 2
+    assert names(tmp_path / "run") == {"1", "2", "file", *TRACKERS}
+    assert load_checkpoint(tmp_path / "run", **Run().parts()).iteration == 2
 
 
 def test_files_and_keys(tmp_path: Path):

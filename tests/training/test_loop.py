@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import re
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from mpu.initialize import ParallelTopology
 from tests.helpers.engines import make_batch, make_engine
 from training import signals
 from training.arguments import parse_settings
-from training.build import resume_position
+from training.build import resume_position, with_writer
 from training.checkpointing import ResumeState
 from training.engine import TorchEngine
 from training.logging import Console, JsonLinesWriter, RunLog, read_rows
@@ -52,7 +54,7 @@ def trainer(
     given, progress = settings(folder, *words), progress or Progress()
     sources: dict[str, Any] = {"train": batches_from, "valid": lambda: [make_batch(99), make_batch(98, mode="gpt")]}
     return Trainer(
-        engine or make_engine(dropout=0.1),
+        with_writer(engine or make_engine(dropout=0.1), given),
         given,
         data=TrainingData(**{**sources, **data}, samples_per_batch=4),
         num_updates=given.run.train_iters,
@@ -167,7 +169,8 @@ def test_evaluations_do_not_change_the_training(tmp_path: Path):
     assert [r for r in rows(often) if r["kind"] == "train"] == [r for r in rows(never) if r["kind"] == "train"]
 
 
-def test_a_signal_saves_and_leaves(tmp_path: Path):
+@pytest.mark.parametrize("words", [(), ("--async-save",)])
+def test_a_signal_saves_and_leaves(tmp_path: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]):
     def interrupted(start: int) -> Iterator[Batch]:
         for number, batch in enumerate(batches_from(start)):
             if number == 8:
@@ -175,10 +178,36 @@ def test_a_signal_saves_and_leaves(tmp_path: Path):
             yield batch
 
     before = signal.getsignal(signal.SIGTERM)
-    run = trainer(tmp_path, "--save-interval", "0", train=interrupted)
+    run = trainer(tmp_path, "--save-interval", "0", *words, train=interrupted)
     assert not run.train() and run.progress.updates == 5
+    printed = capsys.readouterr().out
+    assert 0 < printed.index("saved a checkpoint at iteration 5") < printed.index("stopped at 5 of 12")
     assert (tmp_path / "glm" / "latest_checkpointed_iteration.txt").read_text(encoding="utf-8") == "5"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_checkpoints_beside_training_are_whole_and_a_failed_one_ends_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def until_the_disk_is_full(start: int) -> Iterator[Batch]:
+        for number, batch in enumerate(batches_from(start)):
+            if number == 18:
+                assert run.engine.writer is not None and run.engine.writer.done(wait=True)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+            yield batch
+
+    run = trainer(tmp_path, "--async-save", "--train-iters", "100", train=until_the_disk_is_full)
+    try:
+        with pytest.raises(OSError, match=r"cannot save a checkpoint in .*; earlier checkpoints are untouched"):
+            run.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert 10 <= run.progress.updates <= 15, "at the latest when the next one is due"
+    assert re.findall(r"saved a checkpoint at iteration (\d+)", capsys.readouterr().out) == ["5"]
+    assert {path.name for path in (tmp_path / "glm").iterdir() if path.is_dir()} == {"5"}
+    assert make_engine().load(tmp_path / "glm", run.checkpoint).iteration == 5
 
 
 def test_a_second_interrupt_is_not_held_back(monkeypatch: pytest.MonkeyPatch):
