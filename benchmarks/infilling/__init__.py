@@ -1,0 +1,7 @@
+"""Rivals of blank infilling at equal parameters, text, tokenizer and training time: docs/infilling_benchmark.md."""
+
+# By name: the module of a rival and its class.
+RIVALS = {
+    "glm": ("glm", "GlmRival"), "no-shuffle": ("glm", "NoShuffle"), "no-positions": ("glm", "NoSecondPositions"),
+    "t5": ("t5", "T5Rival"), "fim": ("fim", "FimRival"), "diffusion": ("diffusion", "DiffusionRival"),
+}  # fmt: skip
