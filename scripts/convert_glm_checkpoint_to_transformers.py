@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from model.hub.export import TokenizerFiles
 
 
+DTYPES = ("float32", "bfloat16", "float16")
+
+
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -44,6 +47,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("name", nargs="?", help="released model, file of config_tasks/, or runs/NAME/config.json")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write a complete folder, a new one")
     parser.add_argument("--max-shard-size", default="5GB", help="largest weight file of the folder (5GB)")
+    parser.add_argument("--dtype", choices=DTYPES, help="type of the weights in the folder (as they are)")
     parser.add_argument(
         "--load-pretrained", type=Path, metavar="BASE", help="the model that a partial checkpoint is of"
     )
@@ -58,6 +62,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("give a NAME, or --output DIR")
     if values.output is None and values.verify:
         parser.error("--verify needs --output DIR")
+    if values.dtype is not None and (values.verify or values.output is None):
+        parser.error("--dtype needs --output DIR, and goes without --verify, which compares weights as they are")
     return values
 
 
@@ -112,13 +118,16 @@ def main(argv: list[str] | None = None) -> int:
     """Convert, and print what was written."""
     values = parse_arguments(argv)
     description = describe(values)
+    import torch
+
     from model.checkpoints.reading import read_whole_weights
     from model.checkpoints.writing import check_is_new
     from model.hub.export import ExportOptions, export_bin, export_folder, parse_size
 
     options = ExportOptions(
-        max_shard_size=parse_size(values.max_shard_size), purpose=values.purpose, pool_token=values.pool_token
-    )
+        max_shard_size=parse_size(values.max_shard_size), purpose=values.purpose, pool_token=values.pool_token,
+        dtype=None if values.dtype is None else getattr(torch, values.dtype),
+    )  # fmt: skip
     if values.output is not None:
         check_is_new(values.output)
     weights = read_whole_weights(values.checkpoint, base=values.load_pretrained)

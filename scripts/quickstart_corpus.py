@@ -18,7 +18,7 @@ import re
 import sys
 import sysconfig
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -111,16 +111,17 @@ def frequent_words(documents: Iterable[str]) -> list[str]:
     return [word for word, _ in counts.most_common(NUM_WORDS)]
 
 
-def make_blanks(train: Sequence[str], held_out: Sequence[str]) -> list[dict[str, str]]:
-    """Return passages of held-out documents, drawn at random, with one word blanked out, and that word.
+def make_blanks(
+    documents: Sequence[str], words: Collection[str] | None, *, count: int = NUM_BLANKS
+) -> list[dict[str, str]]:
+    """Return passages of ``documents``, drawn at random, with one of ``words`` (None: any) blanked out, and that word.
 
-    The word is one that the training text uses often, so that a small model has a chance.
+    Words that the training text uses often give a small model a chance.
     """
-    words = set(frequent_words(train))
-    paragraphs = [p for document in held_out for p in document.split("\n") if "MASK]" not in p]
-    places = [(p, match.span()) for p in paragraphs for match in WORD.finditer(p) if match[0] in words]
+    paragraphs = [p for document in documents for p in document.split("\n") if "MASK]" not in p]
+    places = [(p, found.span()) for p in paragraphs for found in WORD.finditer(p) if words is None or found[0] in words]
     blanks = []
-    for paragraph, (start, end) in random.Random(SEED).sample(places, min(NUM_BLANKS, len(places))):
+    for paragraph, (start, end) in random.Random(SEED).sample(places, min(count, len(places))):
         before, after = paragraph[max(0, start - SURROUNDINGS) : start], paragraph[end : end + SURROUNDINGS]
         if start > SURROUNDINGS and " " in before.rstrip():
             before = before[before.index(" ") + 1 :]
@@ -151,7 +152,7 @@ def main() -> int:
             f"the text is {len(documents)} documents of at least {MINIMUM_CHARACTERS} characters, shorter ones joined; "
             "two are needed at least, one of them to hold out: give more text"
         )
-    blanks = make_blanks(train, held_out)
+    blanks = make_blanks(held_out, set(frequent_words(train)))
     if not blanks:
         raise ValueError(
             f"the documents held out ({len(held_out)} of {len(documents)}) use none of the {NUM_WORDS} most frequent "

@@ -22,6 +22,7 @@ from files.reading import described, read_text, value_of
 from model.checkpoints.format import TRACKERS
 from model.checkpoints.reading import load_model_weights
 from model.hub.describe import CONFIG_FILE, TOKENIZER_KEY, TokenizerDescription
+from model.initialization import look_at_neighbours
 from model.modeling_glm import GLMModel
 from mpu.fsdp import spread_parameters
 from mpu.initialize import ParallelTopology
@@ -68,6 +69,8 @@ def build_engine(
     Weights are random, or those of ``--load-pretrained``; ``find_starting_point`` restores a run.
     """
     model = GLMModel(configuration.network(vocab_size=vocab_size), topology=topology)
+    if configuration.model.initialization == "neighbours":
+        look_at_neighbours(model)
     seed_model(model, configuration.run.seed, topology=topology)
     if configuration.checkpoint.load_pretrained is not None:
         report = load_model_weights(model, configuration.checkpoint.load_pretrained, topology=topology)

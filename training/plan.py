@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 
-from data_utils.objective.block_infilling import BlankInfillingSettings
 from files.errors import run_main
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel, count_parameters
@@ -269,7 +268,7 @@ def batch_shape(blank: BlankSettings, batch: BatchSettings) -> tuple[int, int]:
     """
     length, widths, targets = batch.seq_length, [], []
     for share, ratio, blank_length in (
-        (blank.bert_prob, BlankInfillingSettings.bert_ratio, blank.avg_block_length),
+        (blank.bert_prob, blank.bert_ratio, blank.avg_block_length),
         (blank.gap_sentence_prob, blank.gap_sentence_ratio, TOKENS_PER_SENTENCE),
         (1.0 - blank.bert_prob - blank.gap_sentence_prob, 1.0, length),
     ):

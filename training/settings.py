@@ -149,6 +149,13 @@ class ModelSettings(Group):
         "trains or uses at present",
     )
     encoder_decoder: bool = option(False, "separate source and target sequences; never finished in the original")
+    initialization: str = added(
+        "released",
+        "random weights of pre-training: as of the released models, or so that heads of the first layers look at the "
+        "tokens beside their own (for small models)",
+        choices=("released", "neighbours"),
+        only=(PRETRAINING,),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -344,6 +351,7 @@ class BlankSettings(Group):
         "objective",
         **PROBABILITY,
     )
+    bert_ratio: float = option(0.15, "fraction of tokens to mask with short spans", above=0, at_most=0.5)
     gap_sentence_ratio: float = option(0.15, "fraction of tokens to mask with whole sentences", above=0, at_most=1)
     gpt_infill_prob: float = option(
         0.5,
@@ -1193,6 +1201,11 @@ class PretrainingSettings(Settings):
             (
                 checkpoint.load and checkpoint.load_pretrained,
                 "--load continues a run, --load-pretrained starts one from its weights; give one of them",
+            ),
+            (
+                self.model.initialization != "released" and checkpoint.load_pretrained,
+                f"--initialization {self.model.initialization} draws random weights, --load-pretrained has trained "
+                "ones; give one of them",
             ),
         )
 

@@ -12,6 +12,7 @@ One weight file is in memory at a time. The folder appears as a whole or not at 
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from files.checksums import CHECKSUMS_FILE, write_checksums
@@ -99,6 +101,7 @@ class ExportOptions:
         shared_row: (row, row it becomes a copy of) of the word embeddings.
         generation: content of generation_config.json; None makes one from the tokenizer.
         pretraining: how samples and objectives were made, where that is known (``PRETRAINING_OPTIONS``).
+        dtype: of the weights in the folder; None is as they are.
     """
 
     max_shard_size: int = 5 * 10**9
@@ -107,6 +110,7 @@ class ExportOptions:
     shared_row: tuple[int, int] | None = None
     generation: Mapping[str, Any] | None = None
     pretraining: Mapping[str, Any] = field(default_factory=dict)
+    dtype: torch.dtype | None = None
 
     def of_description(self, description: ModelDescription, folder: Path) -> ExportOptions:
         """Return them for the described model: one that is exported again keeps its class and generation settings."""
@@ -159,9 +163,12 @@ def check_weights(weights: WholeWeights, config: GLMConfig) -> list[str]:
     return [*expected, *head]
 
 
-def read_exported(weights: WholeWeights, name: str, *, shared_row: tuple[int, int] | None) -> Tensor:
+def read_exported(
+    weights: WholeWeights, name: str, *, shared_row: tuple[int, int] | None, dtype: torch.dtype | None = None
+) -> Tensor:
     """Return a parameter as it is exported."""
     tensor = weights.read(name)
+    tensor = tensor if dtype is None else tensor.to(dtype)
     if name == WORD_TABLE and shared_row is not None:
         if max(shared_row) >= len(tensor):
             raise ValueError(
@@ -262,7 +269,7 @@ def _config_file(
     weights: WholeWeights, config: GLMConfig, *, architecture: str, options: ExportOptions
 ) -> dict[str, Any]:
     fields = {"architectures": [architecture], "auto_map": AUTO_MAP, **config_fields(config, options.pool_token)}
-    fields["torch_dtype"] = str(weights.dtype).removeprefix("torch.")
+    fields["torch_dtype"] = str(options.dtype or weights.dtype).removeprefix("torch.")
     if architecture == CLASSIFIER_CLASS:
         count = weights.shape("multichoice_head.weight")[0]
         fields["classifier_dropout"] = config.output_dropout
@@ -297,12 +304,15 @@ def plan_files(sizes: Mapping[str, int], *, limit: int) -> list[list[str]]:
 
 def _write_weights(weights: WholeWeights, names: Sequence[str], new: NewFolder, *, options: ExportOptions) -> None:
     sizes = {name: weights.num_bytes(name) for name in names}
+    if options.dtype is not None:
+        sizes = {name: math.prod(weights.shape(name)) * options.dtype.itemsize for name in names}
     files = plan_files(sizes, limit=options.max_shard_size)
     places: dict[str, str] = {}
     for number, group in enumerate(files, start=1):
         part = f"-{number:05d}-of-{len(files):05d}" if len(files) > 1 else ""
         file = f"model{part}.safetensors"
-        content = {hub_name(name): read_exported(weights, name, shared_row=options.shared_row) for name in group}
+        shared_row, dtype = options.shared_row, options.dtype
+        content = {hub_name(name): read_exported(weights, name, shared_row=shared_row, dtype=dtype) for name in group}
         with new.create(file) as written:
             write_safetensors(written, content)
         places |= dict.fromkeys(content, file)

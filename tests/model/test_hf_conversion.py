@@ -232,6 +232,15 @@ def test_a_partial_checkpoint_goes_over_the_model_it_is_of(tmp_path: Path):
         assert torch.equal(exported[f"glm.{name}"], part.get(name, tensor)), name
 
 
+def test_weights_are_stored_in_the_type_asked_for(tmp_path: Path):
+    weights = read_whole_weights(store(tmp_path / "one", weights_of(make_model())))
+    target, options = tmp_path / "hub", ExportOptions(dtype=torch.bfloat16)
+    export_folder(weights, target, config=CONFIG, tokenizer=None, options=options, name="x")
+    exported = read_safetensors(target)
+    assert all(torch.equal(exported[f"glm.{name}"], weights.read(name).bfloat16()) for name in weights.pieces)
+    assert json.loads((target / "config.json").read_text(encoding="utf-8"))["torch_dtype"] == "bfloat16"
+
+
 def test_a_row_may_become_a_copy_of_another(tmp_path: Path):
     weights = weights_of(make_model())
     checkpoint = store(tmp_path / "one", weights, size=2)

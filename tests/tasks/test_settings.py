@@ -106,10 +106,12 @@ def test_contradictions_are_refused_in_one_line(words: list[str], message: str):
         (Seq2SeqOptions, {"block_positions"}),
         (LanguageModelSettings, {"overlap", "block_positions"}),
         (DecodingSettings, {"max_length", "min_length", "draw_candidates"}),
-        (BlankInfillingSettings, {"block_position_encoding", "shuffle_blocks", "bert_ratio", "max_block_length",
-                                  "context_mask_range"}),
+        (
+            BlankInfillingSettings,
+            {"block_position_encoding", "shuffle_blocks", "max_block_length", "context_mask_range"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_fields_are_named_after_flags(record: type, others: set[str]):
     """Those that are not are given where the record is made, or fixed: no flag loses its effect by a new name."""
     settings = configure(*RTE)

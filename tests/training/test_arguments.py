@@ -321,6 +321,8 @@ def test_derived_settings():
         (["--multi-task-ratio", "0.1"], "--multi-task-data"),
         (["--transformer-xl"], "--transformer-xl"),
         (["--load", "a", "--load-pretrained", "b"], "give one of them"),
+        (["--initialization", "neighbours", "--load-pretrained", "b"], "--initialization neighbours draws random"),
+        (["--bert-ratio", "0.6"], "--bert-ratio is 0.6"),
         (["--auto-resume"], "needs --save"),
     ],
 )
