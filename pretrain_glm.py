@@ -79,8 +79,12 @@ def pretrain(configuration: PretrainingSettings, stop: StopRequest) -> int:
             stop=stop,
             order=order_record(configuration, data, updates=start.updates, topology=topology),
         )
+        summary = None
         try:
             complete = trainer.train()
+            if complete and first and run.train_iters > 0 and data.summary is not None:
+                summary, row = data.summary(trainer.progress.batches)
+                log.write({"iteration": trainer.progress.updates, **row})
         finally:
             log.close()
         if not complete:
@@ -88,8 +92,8 @@ def pretrain(configuration: PretrainingSettings, stop: StopRequest) -> int:
         if first and run.train_iters > 0:
             for line in end_screen(configuration, data, seconds=time.monotonic() - began):
                 logger.info(line)
-            if data.summary is not None:
-                logger.info(data.summary(trainer.progress.batches))
+            if summary is not None:
+                logger.info(summary)
     return finish_distributed(0)
 
 

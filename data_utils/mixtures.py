@@ -1,7 +1,8 @@
-"""Mix several data sets: downstream tasks among pre-training batches, and languages.
+"""Mix several data sets: downstream tasks among pre-training batches, languages, and sources with weights.
 
 Languages are balanced by temperature t: a corpus of length l counts as l^t, which small ones gain by. With a fraction
 of the documents below 1 each corpus is made larger or smaller once (``scaled``); else a draw chooses a corpus first.
+Weights that are given (``corpus.jsonl@0.3``) are shares of the tokens: a corpus of short documents is drawn more often.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ ENTRY_TOKENS = 10  # a document counts once more for every ten tokens
 BLOCK_SIZE = 10_000  # documents, of each of which the same ones are chosen
 TASK_TEMPERATURE = 0.8
 TASK_SIZE_LIMIT = 200_000  # examples of a task that count
+TRIED_SAMPLES, TRIED_ROUNDS = 4000, 12  # that shares of tokens are made equal to weights with
 
 
 def mixture_weights(lengths: Sequence[int], *, temperature: float, max_limit: int | None = None) -> np.ndarray:
@@ -41,8 +43,12 @@ class MixedDataset:
         reweight: bool = True,
         temperature: float = TASK_TEMPERATURE,
         max_limit: int | None = TASK_SIZE_LIMIT,
+        weights: np.ndarray | None = None,
     ) -> None:
-        """``reweight`` False strings the data sets together instead, again from the start after the last one."""
+        """``reweight`` False strings the data sets together instead, again from the start after the last one.
+
+        ``weights`` float64 [k] are the probabilities of the data sets, whatever their lengths and the temperature.
+        """
         self.datasets = list(datasets)
         self.reweight = reweight
         lengths = [len(dataset) for dataset in self.datasets]
@@ -50,7 +56,9 @@ class MixedDataset:
             raise ValueError(f"a mixture needs data sets that are not empty; their lengths are {lengths}")
         self._lengths = lengths
         self._ends = np.cumsum(lengths)
-        self.weights = mixture_weights(lengths, temperature=temperature, max_limit=max_limit)
+        if weights is None:
+            weights = mixture_weights(lengths, temperature=temperature, max_limit=max_limit)
+        self.weights = weights
         cumulative = np.cumsum(self.weights)
         self._cumulative = cumulative / cumulative[-1]
 
@@ -96,6 +104,37 @@ class LengthSampled:
         return self.documents[self.number(index)]
 
 
+def draws_of_shares(
+    corpora: Sequence[LengthSampled], shares: np.ndarray, *, seq_length: int, one_document: bool
+) -> np.ndarray:
+    """Return how often each corpus is to be drawn, float64 [k], so that of all tokens it has its share, float64 [k].
+
+    Samples of ``seq_length`` tokens are packed from lengths alone, as ``BlockDataset`` does but for the ends of
+    sentences; a corpus with too few of the tokens is drawn more often, and again, always with the same random numbers.
+    """
+    lengths = [np.asarray(corpus.documents.lengths, dtype=np.int64) for corpus in corpora]
+    draws = shares
+    for _ in range(TRIED_ROUNDS if len(corpora) > 1 else 0):
+        generator = np.random.default_rng(0)
+        tokens = np.zeros(len(corpora))
+        room = np.full(TRIED_SAMPLES, seq_length)
+        while len(room):
+            chosen = np.minimum(np.cumsum(draws).searchsorted(generator.random(len(room)), "right"), len(corpora) - 1)
+            places = generator.random(len(room))
+            needed = np.empty(len(room), dtype=np.int64)
+            for number, corpus in enumerate(corpora):
+                mine = chosen == number
+                entries = (places[mine] * len(corpus)).astype(np.int64)
+                needed[mine] = lengths[number][corpus.ends.searchsorted(entries, side="right")] + 2
+            taken = np.minimum(needed, room)
+            tokens += np.bincount(chosen, weights=taken, minlength=len(corpora))
+            room = (room - needed)[needed < room] if not one_document else room[:0]
+        seen = np.maximum(tokens / tokens.sum(), 1e-9)
+        draws = draws * shares / seen
+        draws = draws / draws.sum()
+    return draws
+
+
 def loader_fractions(sizes: Sequence[int], *, fraction: float, temperature: float) -> np.ndarray:
     """Return how many times each corpus is taken, float64 [k], so that ``fraction`` of all documents are."""
     shares = np.asarray(sizes, dtype=np.float64) / sum(sizes)
@@ -138,9 +177,20 @@ class Mixture(ConcatenatedDocuments):
         names: of the corpora.
         entries: what to draw from evenly: entries of all corpora, or with a temperature below 1 draws by weight.
         shares: of each corpus in what is drawn, float64 [k].
+        asked: share of the tokens that each corpus is to have, float64 [k]; None where no weights were given.
     """
 
-    def __init__(self, names: Sequence[str], corpora: Sequence[Documents], *, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        corpora: Sequence[Documents],
+        *,
+        temperature: float = 1.0,
+        weights: Sequence[float] | None = None,
+        seq_length: int = 512,
+        one_document: bool = False,
+    ) -> None:
+        """``weights`` [k], in any proportion, are shares of the tokens of samples of ``seq_length`` tokens."""
         super().__init__(corpora)
         self.names = tuple(names)
         sampled = [LengthSampled(corpus) for corpus in corpora]
@@ -149,7 +199,13 @@ class Mixture(ConcatenatedDocuments):
             empty = [name for name, length in zip(self.names, lengths) if not length]
             raise ValueError(f"{', '.join(empty) or 'the mixture'}: no documents; leave the corpus out")
         self.entries: MixedDataset | ConcatenatedDocuments
-        if temperature < 1:
+        self.asked: np.ndarray | None = None
+        if weights is not None:
+            self.asked = np.asarray(weights, dtype=np.float64) / sum(weights)
+            draws = draws_of_shares(sampled, self.asked, seq_length=seq_length, one_document=one_document)
+            self.entries = MixedDataset(sampled, weights=draws)
+            self.shares = draws
+        elif temperature < 1:
             self.entries = MixedDataset(sampled, temperature=temperature, max_limit=None)
             self.shares = self.entries.weights
         else:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from data_utils.corpora.language_detection import DetectorMissingError, english_detector
+from data_utils.corpora.named import split_weight
 from data_utils.corpora.preparation import Preparation
 from data_utils.corpora.splits import (
     document_order,
@@ -147,9 +148,17 @@ class PretrainingDocuments:
 
     def _balanced_parts(self) -> tuple[Documents, Documents | None, Documents | None]:
         """Return mixtures of the corpora, each of which is split by itself and taken more or less often."""
-        corpus, data = self.settings.corpus, self.settings.data
+        corpus, data, batch = self.settings.corpus, self.settings.data, self.settings.batch
         named = self._preparation().corpora(corpus.train_data or ())
+        weights = list(corpus.weights) or None
+        if weights and len(weights) != len(named):
+            raise ValueError(
+                f"--train-data: {len(weights)} weights for {len(named)} corpora; a weight is for one source, and for "
+                "one language (multilingual-de=FOLDER@0.3)"
+            )
         names, sizes = [name.partition("=")[0] for name, _ in named], [len(documents) for _, documents in named]
+        if len(set(names)) < len(names):
+            names = [name for name, _ in named]
         fraction, temperature = corpus.loader_fraction, corpus.dataset_temperature
         parts = [documents for _, documents in named]
         if fraction < 1:
@@ -161,9 +170,19 @@ class PretrainingDocuments:
         split = list(zip(*(split_in_blocks(part, fractions) for part in parts)))
         mixtures: list[Documents | None] = []
         for held in split:
-            present = [(name, part) for name, part in zip(names, held) if part is not None]
-            found = [name for name, _ in present], [part for _, part in present]
-            mixtures.append(Mixture(*found, temperature=temperature) if present else None)
+            present = [number for number, part in enumerate(held) if part is not None]
+            mixtures.append(
+                Mixture(
+                    [names[number] for number in present],
+                    [held[number] for number in present],
+                    temperature=temperature,
+                    weights=weights and [weights[number] for number in present],
+                    seq_length=batch.seq_length,
+                    one_document=batch.sample_one_document,
+                )
+                if present
+                else None
+            )
         train, valid, test = mixtures
         if train is None:
             raise ValueError(f"--split {corpus.split} leaves no document to train on")
@@ -175,6 +194,9 @@ class PretrainingDocuments:
 
     def read(self, sources: Sequence[str]) -> Documents:
         """Return the documents of ``sources``, tokenized once and kept on disk."""
+        for source in sources:
+            if split_weight(source)[1] is not None:
+                raise ValueError(f"{source}: weights are for --train-data; --valid-data and --test-data are used whole")
         return self._preparation().documents(sources)
 
     def _preparation(self) -> Preparation:
@@ -191,6 +213,7 @@ class PretrainingDocuments:
             pre_tokenize=not corpus.no_pre_tokenize,
             in_memory=corpus.no_lazy_loader,
             half_of_documents=corpus.half_lazy_loader,
+            drop_duplicates=corpus.drop_duplicates,
             num_shards=num_shards(self.settings, self._topology),
             shard=self._topology.data_parallel_rank % (num_shards(self.settings, self._topology) or 1),
             seed=self.settings.run.seed,
@@ -252,7 +275,7 @@ def build_pretraining_data(
         probe=context_probe(valid_loader, configuration, topology) if valid_loader and run.probe_context else None,
         unigram_entropy=entropy,
         sizes=sizes,
-        summary=partial(shares_line, train, train_loader) if isinstance(train, Mixture) else None,
+        summary=partial(training_shares, train, train_loader) if isinstance(train, Mixture) else None,
         tokenizer_fingerprint=tokenizer.fingerprint,
         identity=data_identity(configuration, train),
     )
@@ -288,7 +311,8 @@ def data_identity(configuration: PretrainingSettings, train: Documents) -> dict[
     }
     values = {spelling(name): getattr(group, name) for group, names in groups.items() for name in names}
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    return {"the training documents": described_documents(train), **values}
+    weights = {"the weights of --train-data": list(corpus.weights)} if corpus.weights else {}
+    return {"the training documents": described_documents(train), **values, **weights}
 
 
 def described_documents(documents: Documents) -> str:
@@ -352,25 +376,34 @@ def share_table(mixture: Mixture) -> list[str]:
     """Return the lines that say how often each corpus of a mixture is drawn."""
     tokens = np.array([float(np.asarray(part.lengths).sum()) for part in mixture.parts])
     of_all = tokens / max(1.0, tokens.sum())
-    rows = zip(mixture.names, mixture.parts, of_all, mixture.shares)
-    lines = [
-        f"  {name:24} {len(part):10,} documents  {100 * share:6.2f} % of the tokens  {100 * drawn:6.2f} % of the draws"
-        for name, part, share, drawn in rows
-    ]
+    lines = []
+    for number, (name, part) in enumerate(zip(mixture.names, mixture.parts, strict=True)):
+        line = f"  {name:24} {len(part):10,} documents  {100 * of_all[number]:6.2f} % of the tokens"
+        line += f"  {100 * mixture.shares[number]:6.2f} % of the draws"
+        if mixture.asked is not None:
+            line += f"  {100 * mixture.asked[number]:6.2f} % of the training asked for"
+        lines.append(line)
     return ["shares of the corpora:", *lines]
 
 
-def shares_line(mixture: Mixture, loader: BatchLoader, num_batches: int) -> str:
+def training_shares(mixture: Mixture, loader: BatchLoader, num_batches: int) -> tuple[str, dict[str, Any]]:
     """Return what share each corpus had in the samples of the first ``num_batches`` batches of this data rank.
 
-    Samples depend on their numbers alone, so that some thousand of them are made again and counted.
+    A line and a row of ``metrics.jsonl``. Samples depend on their numbers alone, so that some thousand of them are made
+    again and counted.
     """
     step = max(1, -(-num_batches // MEASURED_BATCHES))
     numbers = [number for batch in range(0, num_batches, step) for number in loader.plan.numbers(batch)]
+    numbers = numbers[:MEASURED_SAMPLES]
     assert isinstance(loader.dataset, BlockDataset)
-    shares = measured_shares(loader.dataset, numbers[:MEASURED_SAMPLES])
-    found = ", ".join(f"{name} {100 * share:.2f} %" for name, share in zip(mixture.names, shares))
-    return f"shares of the tokens trained on: {found} ({min(len(numbers), MEASURED_SAMPLES):,} samples counted)"
+    seen = dict(zip(mixture.names, measured_shares(loader.dataset, numbers).tolist(), strict=True))
+    asked = None if mixture.asked is None else dict(zip(mixture.names, mixture.asked.tolist(), strict=True))
+    found = ", ".join(
+        f"{name} {100 * share:.2f} %" + ("" if asked is None else f" (asked for {100 * asked[name]:.2f} %)")
+        for name, share in seen.items()
+    )
+    line = f"shares of the tokens trained on: {found} ({len(numbers):,} samples counted)"
+    return line, {"kind": "shares", "samples": len(numbers), "seen": seen, "asked": asked}
 
 
 def english_filter(tokenizer: Tokenizer) -> Callable[[np.ndarray], bool]:

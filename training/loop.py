@@ -84,7 +84,8 @@ class TrainingData:
         unigram_entropy: of the training text, in nats; what a model without any context would reach.
         tokenizer_fingerprint: of the tokenizer that made the ids; kept in checkpoints, so that no other one continues.
         identity: what a place in the data depends on, plain values by option or name; kept in checkpoints likewise.
-        summary: what to say after training of the first so many micro batches; None for nothing.
+        summary: what to say after training of the first so many micro batches (a line, and a row of the metrics); None
+            for nothing.
     """
 
     train: Callable[[int], Iterable[Any]]
@@ -96,7 +97,7 @@ class TrainingData:
     unigram_entropy: float | None = None
     tokenizer_fingerprint: str | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
-    summary: Callable[[int], str] | None = None
+    summary: Callable[[int], tuple[str, dict[str, Any]]] | None = None
 
 
 @dataclass

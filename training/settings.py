@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from data_utils.corpora.named import split_weight
 from files.names import is_file_name, undated
 from files.reading import described, needed
 from model.config import LORA_TARGETS, GLMConfig, LoraSettings
@@ -230,7 +231,10 @@ class CorpusSettings(Group):
     only: ClassVar[tuple[str, ...]] = (PRETRAINING,)
 
     train_data: tuple[str, ...] | None = option(
-        None, "corpora: names of data_utils/corpora/named.py, files or globs", nargs="+"
+        None,
+        "corpora: names of data_utils/corpora/named.py, files, globs or hf:NAME[:SPLIT] (a data set of the library "
+        "datasets); each may have a weight, corpus.jsonl@0.3",
+        nargs="+",
     )
     split: str = option("1000,1,1", "train, validation and test proportions, separated by commas or slashes")
     load_splits: str | None = option(None, "array file with the shuffled document order to use")
@@ -243,6 +247,7 @@ class CorpusSettings(Group):
     )
     data_cache_dir: str | None = added(None, "folder of the tokenized stores (default: .glm_cache beside each corpus)")
     skip_malformed: bool = added(False, "count and skip malformed rows instead of stopping at the first one")
+    drop_duplicates: bool = added(False, "keep only the first of documents with the same text, over all --train-data")
     no_pre_tokenize: bool = option(False, "cache raw text and tokenize when sampling")
     no_lazy_loader: bool = option(False, "read the token arrays into memory instead of mapping the files")
     filter_english: bool = option(False, "reject sampled documents that a language detector does not call English")
@@ -269,15 +274,31 @@ class CorpusSettings(Group):
             (self.loader_fraction == 0, "--loader-fraction is 0; give the share of all documents, above 0 and up to 1"),
             (
                 self.balances and any((self.load_splits, self.save_splits, self.save_test_data)),
-                "--load-splits, --save-splits and --save-test-data do not go with --loader-fraction and "
-                "--dataset-temperature, which split every corpus by itself; leave them out",
+                "--load-splits, --save-splits and --save-test-data do not go with --loader-fraction, "
+                "--dataset-temperature and weights of --train-data, which split every corpus by itself; leave them out",
+            ),
+            (
+                bool(self.weights) and (self.loader_fraction < 1 or self.dataset_temperature < 1),
+                "--train-data has weights (corpus.jsonl@0.3): --loader-fraction and --dataset-temperature would set "
+                "other shares; leave them out",
+            ),
+            (
+                0 < len(self.weights) < len(self.train_data or ()),
+                f"--train-data: {len(self.weights)} of {len(self.train_data or ())} sources have a weight "
+                "(corpus.jsonl@0.3): give every source one, or none",
             ),
         )
 
     @property
+    def weights(self) -> tuple[float, ...]:
+        """Return the weights of the sources that have one."""
+        pairs = map(split_weight, self.train_data or ())
+        return tuple(weight for _, weight in pairs if weight is not None)
+
+    @property
     def balances(self) -> bool:
         """Tell whether corpora are taken in other shares than their own."""
-        return self.loader_fraction < 1 or self.dataset_temperature < 1
+        return self.loader_fraction < 1 or self.dataset_temperature < 1 or bool(self.weights)
 
 
 @dataclass(frozen=True)

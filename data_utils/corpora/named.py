@@ -472,6 +472,23 @@ def each_language(source: str) -> list[str]:
     return [f"{BY_LANGUAGE}-{language}={location}" for language in files_by_language(location)]
 
 
+_WEIGHT = re.compile(r"(.+)@(\d+\.?\d*(?:[eE]-?\d+)?|\.\d+)")
+
+
+def split_weight(source: str) -> tuple[str, float | None]:
+    """Return an argument of ``--train-data`` without its weight (``corpus.jsonl@0.3``), and the weight, or None.
+
+    What exists under the whole name has none. Raises ValueError for a weight of 0.
+    """
+    match = _WEIGHT.fullmatch(source)
+    if match is None or os.path.exists(source):
+        return source, None
+    weight = float(match[2])
+    if not 0 < weight < float("inf"):
+        raise ValueError(f"{source}: a weight is a number above 0; leave a source out that is not wanted")
+    return match[1], weight
+
+
 def corpus_of_files(paths: Sequence[str]) -> Corpus:
     """Return one corpus of files that were given by path, in their order."""
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])

@@ -38,7 +38,15 @@ from data_utils.corpora.duplicates import SeenHashes, first_of, hash_of
 from data_utils.corpora.files import Piece, Row, Shard
 from data_utils.corpora.language_detection import DetectorMissingError
 from data_utils.corpora.lazy_format import LazyDocuments, is_lazy_folder, lazy_path
-from data_utils.corpora.named import NAMED_CORPORA, Corpus, TextDocument, corpus_of_files, each_language, find_corpus
+from data_utils.corpora.named import (
+    NAMED_CORPORA,
+    Corpus,
+    TextDocument,
+    corpus_of_files,
+    each_language,
+    find_corpus,
+    split_weight,
+)
 from data_utils.corpora.splits import first_two_thirds, scatter
 from data_utils.corpora.store import (
     FORMAT_VERSION,
@@ -134,9 +142,10 @@ class Preparation:
     def _find(self, sources: Sequence[str]) -> list[tuple[str, Corpus | None]]:
         """Return the corpus of every argument, with its name; None for a store.
 
-        A store for each of very many files would take a time and open files for each: such files share one.
+        Weights are passed over. A store for each of very many files would take its time and keep files open: such files
+        share one.
         """
-        sources = [one for source in sources for one in each_language(source)]
+        sources = [one for source in sources for one in each_language(split_weight(source)[0])]
         many = sum(_is_any_file(source) for source in sources) > FILES_WITH_STORES
         found: list[tuple[str, Corpus | None]] = []
         for joined, group in groupby(sources, key=lambda source: many and _is_any_file(source)):

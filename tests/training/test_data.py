@@ -185,7 +185,7 @@ def test_languages_have_the_shares_that_are_said(corpus: SmallCorpus, tmp_path: 
     said = [float(line.split("%")[1].split()[-1]) for line in table]
     assert sum(said) == pytest.approx(100, abs=0.02) and said[1] > 25
     assert data.summary is not None and data.valid is not None
-    measured = re.findall(r"multilingual-\w+ ([\d.]+) %", data.summary(200))
+    measured = re.findall(r"multilingual-\w+ ([\d.]+) %", data.summary(200)[0])
     assert [float(share) for share in measured] == pytest.approx(said, abs=8)
     assert build(corpus, *words, "--loader-fraction", "0.5").summary is not None
     assert build(corpus, "--train-data", f"multilingual-sw={folder}").summary is None
