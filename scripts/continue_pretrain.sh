@@ -44,7 +44,7 @@ if [ ! -f "$OUTPUT/before.jsonl" ]; then
     mv -- "$OUTPUT/before.partial.jsonl" "$OUTPUT/before.jsonl"
 fi
 if [ ! -f "$OUTPUT/updates" ]; then # --hours: how fast this machine is
-    as_step launch pretrain_glm.py "${FLAGS[@]}" --train-iters 16 --log-interval 8 --eval-iters 0 --experiment-name speed \
+    as_step launch pretrain_glm.py "${FLAGS[@]}" --train-iters 16 --log-interval 8 --eval-iters 1 --experiment-name speed \
         --metrics-file "$OUTPUT/speed.jsonl"
     as_step launch_single scripts/continue_pretrain.py updates "$OUTPUT"
 fi
