@@ -20,5 +20,5 @@ gpt_options=(--block-lm --task-mask --bert-prob 0.4 --gap-sentence-prob 0.3 --si
     --tokenizer-type GPT2BPETokenizer
     --split "949,50,1" --distributed-backend nccl
     --lr-decay-style linear --lr-decay-ratio 0.1 --lr-decay-iters 50000 --warmup 0.005
-    --checkpoint-activations --deepspeed-activation-checkpointing --fp16
+    --checkpoint-activations auto --deepspeed-activation-checkpointing --fp16
     --deepspeed --deepspeed_config "$config_json")

@@ -17,5 +17,5 @@ gpt_options=(--block-lm --task-mask --bert-prob 0.4 --gap-sentence-prob 0.3 --av
     --tokenizer-type GPT2BPETokenizer
     --split "949,50,1" --distributed-backend nccl
     --lr-decay-style cosine --lr-decay-ratio 0.1 --lr-decay-iters 175000 --warmup 0.04
-    --checkpoint-activations --fp16
+    --checkpoint-activations auto --fp16
     --deepspeed --deepspeed_config "$config_json")

@@ -15,5 +15,5 @@ gpt_options=(--block-lm --bert-prob 1.0 --avg-block-length 3
     --tokenizer-type BertWordPieceTokenizer --tokenizer-model-type bert-large-uncased
     --split "949,50,1" --distributed-backend nccl
     --lr-decay-style cosine --lr-decay-iters 160000 --lr-decay-ratio 0.05 --warmup .05
-    --checkpoint-activations --deepspeed-activation-checkpointing --fp16
+    --checkpoint-activations auto --deepspeed-activation-checkpointing --fp16
     --deepspeed --deepspeed_config "$config_json")

@@ -17,5 +17,5 @@ gpt_options=(--block-lm --task-mask --bert-prob 0.5 --gap-sentence-prob 0.3 --av
     --tokenizer-type GPT2BPETokenizer --tokenizer-model-type roberta
     --split "949,50,1" --distributed-backend nccl
     --lr-decay-style linear --lr-decay-iters 500000 --lr-decay-ratio 0.025 --warmup .06
-    --checkpoint-activations --fp16
+    --checkpoint-activations auto --fp16
     --deepspeed --deepspeed_config "$config_json")

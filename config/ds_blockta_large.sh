@@ -15,5 +15,5 @@ gpt_options=(--block-lm --task-mask --bert-prob 1.0 --avg-block-length 3
     --tokenizer-type GPT2BPETokenizer --tokenizer-model-type roberta
     --split "949,50,1" --distributed-backend nccl
     --lr-decay-style linear --lr-decay-iters 500000 --lr-decay-ratio 0.025 --warmup .06
-    --checkpoint-activations --deepspeed-activation-checkpointing --fp16
+    --checkpoint-activations auto --deepspeed-activation-checkpointing --fp16
     --deepspeed --deepspeed_config "$config_json")

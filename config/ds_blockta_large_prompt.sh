@@ -17,5 +17,5 @@ gpt_options=(--block-lm --task-mask --bert-prob 0.8 --gap-sentence-prob 0.2 --av
     --tokenizer-type GPT2BPETokenizer --tokenizer-model-type roberta
     --split "949,50,1" --distributed-backend nccl
     --lr-decay-style linear --lr-decay-iters 50000 --lr-decay-ratio 0.1 --warmup .1
-    --checkpoint-activations --fp16
+    --checkpoint-activations auto --fp16
     --deepspeed --deepspeed_config "$config_json")

@@ -23,5 +23,5 @@ gpt_options=(--block-lm --task-mask --bert-prob 0.5 --gap-sentence-prob 0.3 --av
     --tokenizer-model-type "${MGLM_TOKENIZER:-$CHECKPOINT_PATH/mglm250k/mglm250k-uni.model}"
     --split "949,50,1" --distributed-backend nccl
     --lr-decay-style linear --lr-decay-ratio 0.1 --lr-decay-iters 400000 --warmup 0.02
-    --checkpoint-activations --fp16
+    --checkpoint-activations auto --fp16
     --deepspeed --deepspeed_config "$config_json")

@@ -27,6 +27,8 @@ from mpu.random import ModelParallelRandomState
 from mpu.relative import RelativeTransformer
 from mpu.transformer import Transformer
 
+# On a GPU the last layer's queries are a multiple of so many: kernels fill their tiles, and shapes come again.
+QUERY_MULTIPLE = 64
 OUTPUTS = ("logits", "last_logits", "sharded_logits", "hidden")
 
 
@@ -131,7 +133,8 @@ class GLMModel(nn.Module):
             raise ValueError(f"output {output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
         if labels is not None:
             loss_mask = torch.ones(labels.shape, device=labels.device) if loss_mask is None else loss_mask
-            query_positions = target_positions(loss_mask)
+            on_gpu = input_ids.device.type == "cuda"
+            query_positions = target_positions(loss_mask, multiple=QUERY_MULTIPLE if on_gpu else 1)
         elif output == "last_logits" and input_ids.size(1) > 1:
             query_positions = torch.full((len(input_ids), 1), input_ids.size(1) - 1, device=input_ids.device)
         hidden = self._hidden(
@@ -241,14 +244,16 @@ class GLMModel(nn.Module):
         return LanguageModelLoss((losses * weights).sum(), weights.sum())
 
 
-def target_positions(loss_mask: Tensor) -> Tensor | None:
-    """Return where the rows of ``loss_mask`` [b,s] are not 0, in order: [b, most of a row]; None for all positions.
+def target_positions(loss_mask: Tensor, *, multiple: int = 1) -> Tensor | None:
+    """Return where the rows of ``loss_mask`` [b,s] are not 0, in order: [b,r]; None for all positions.
 
-    A row with fewer goes on with its first positions whose weight is 0.
+    r is the most of a row, rounded up to a ``multiple``. A row with fewer goes on with its first positions whose weight
+    is 0.
     """
     targets = loss_mask != 0
     most = int(targets.sum(dim=1).max())
-    if most in (0, targets.size(1)):
+    most = -(-most // multiple) * multiple
+    if most == 0 or most >= targets.size(1):
         return None
     return targets.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
 

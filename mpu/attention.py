@@ -114,13 +114,15 @@ class SelfAttention(nn.Module):
         layer: int = 0,
         query_positions: Tensor | None = None,
         prefix: Tensor | None = None,
+        seed: Tensor | None = None,
     ) -> Tensor:
         """Map the normalised hidden states [b,s,h] to the attention output [b,s,h], dropout included.
 
         With a ``cache`` the new keys and values are appended to those of ``layer``. With ``query_positions`` [b,r] only
         those positions are queries, the output is [b,r,h], and ``mask`` is made for them. ``prefix`` [T,h] are vectors
         that give keys and values alone, before all others; ``mask`` counts them, a cache does not hold them, and with
-        them attention has no dropout, as in the multilingual release.
+        them attention has no dropout, as in the multilingual release. With a ``seed`` for the output's dropout the
+        caller has lent the ranks' random state for the whole layer (``Transformer.run_layers``).
         """
         batch_size, length, _ = hidden.shape
         fused = self.query_key_value(hidden).view(batch_size, length, 3, self.num_heads, self.head_dim)
@@ -137,11 +139,11 @@ class SelfAttention(nn.Module):
         if prefix is not None:
             key, value = self._behind(prefix, key, value)
         probability = self.config.attention_dropout if self.training and prefix is None else 0.0
-        with self.random_state.fork(query.device) if probability > 0.0 else nullcontext():
+        with self.random_state.fork(query.device) if probability > 0.0 and seed is None else nullcontext():
             context = self.attend(query, key, value, mask, dropout_probability=probability)  # [b,n,s,d]
         context = context.transpose(1, 2).flatten(2).to(fused.dtype)  # [b,s,h/t]
         output = self.dense(context)
-        return output if prefix is not None else self.output_dropout(output)
+        return output if prefix is not None else self.output_dropout(output, seed)
 
     def _behind(self, prefix: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``key`` and ``value`` [b,n,k,d] with those of ``prefix`` [T,h] in front of them: [b,n,T+k,d]."""

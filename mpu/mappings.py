@@ -217,9 +217,12 @@ def copy_to_model_parallel(tensor: Tensor, topology: ParallelTopology) -> Tensor
 def reduce_from_model_parallel(tensor: Tensor, topology: ParallelTopology, *, in_place: bool = False) -> Tensor:
     """Leave a parallel region by summing the ranks' partial results; the gradient passes unchanged.
 
-    ``in_place`` puts the sum into ``tensor``, where nothing else needs it: no second tensor of its size.
+    ``in_place`` puts the sum into ``tensor``, where nothing else needs it: no second tensor of its size. In
+    compiled layers that is left to the compiler.
     """
-    return tensor if topology.model_parallel_size == 1 else _ReduceFrom.apply(tensor, topology, in_place)
+    if topology.model_parallel_size == 1:
+        return tensor
+    return _ReduceFrom.apply(tensor, topology, in_place and not torch.compiler.is_compiling())
 
 
 def scatter_to_model_parallel(tensor: Tensor, topology: ParallelTopology) -> Tensor:

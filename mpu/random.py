@@ -22,6 +22,8 @@ MODEL_PARALLEL_STATE = "model-parallel-rng"
 # Offset between the common seed and the seeds of the model-parallel ranks.
 MODEL_PARALLEL_SEED_OFFSET = 2718
 BYTE_VALUES = 256
+HASH_BITS, HASH_FACTOR = 32, 0x45D9F3B
+LOW_BITS = (1 << HASH_BITS) - 1
 
 
 class ModelParallelRandomState:
@@ -42,10 +44,15 @@ class ModelParallelRandomState:
         self._seed = seed
         self._state = None
 
+    @property
+    def is_split(self) -> bool:
+        """Tell whether ranks that share a model have a state of their own."""
+        return self.topology.model_parallel_size > 1
+
     @contextmanager
     def fork(self, device: torch.device) -> Iterator[None]:
         """Run the body with ``device``'s default generator in the model-parallel state, then put the old state back."""
-        if self.topology.model_parallel_size == 1:
+        if not self.is_split:
             yield
             return
         outside = _get_state(device)
@@ -157,6 +164,26 @@ def dropout(inputs: Tensor, probability: float, *, training: bool, fast: bool) -
     return F.dropout(inputs, probability, training=True)
 
 
+def seeded_dropout(inputs: Tensor, probability: float, seed: Tensor) -> Tensor:
+    """Zero elements with ``probability`` and scale up the others, as ``seed`` (int64, 0-dim, below 2**62) says.
+
+    No generator takes part: whether element i stays is a hash of i and the seed, which a compiled layer computes
+    beside its other operations. Equal seeds drop equal elements.
+    """
+    numbers = torch.arange(inputs.numel(), device=inputs.device)
+    hashed = _hash_of(_hash_of((numbers + (seed & LOW_BITS)) & LOW_BITS) ^ (seed >> HASH_BITS))
+    keep = (hashed >= round(probability * 2**HASH_BITS)).view(inputs.shape)
+    scale = 1.0 / (1.0 - probability) if probability < 1.0 else 0.0
+    return inputs * keep * scale
+
+
+def _hash_of(numbers: Tensor) -> Tensor:
+    """Mix the low 32 bits of int64 ``numbers``: multiplications and shifts, none of which leaves 63 bits."""
+    for _ in range(2):
+        numbers = ((numbers >> 16) ^ numbers) * HASH_FACTOR & LOW_BITS
+    return (numbers >> 16) ^ numbers
+
+
 class Dropout(nn.Module):
     """Apply ``dropout`` in training mode."""
 
@@ -165,8 +192,13 @@ class Dropout(nn.Module):
         self.probability = probability
         self.fast = fast
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return ``inputs`` [...] with elements dropped, or unchanged in evaluation mode."""
+    def forward(self, inputs: Tensor, seed: Tensor | None = None) -> Tensor:
+        """Return ``inputs`` [...] with elements dropped, or unchanged in evaluation mode.
+
+        With a ``seed`` it says which (``seeded_dropout``), in place of the default generator.
+        """
+        if seed is not None and self.training and self.probability > 0.0:
+            return seeded_dropout(inputs, self.probability, seed)
         return dropout(inputs, self.probability, training=self.training, fast=self.fast)
 
     def extra_repr(self) -> str:

@@ -20,7 +20,7 @@ from mpu.config import TransformerConfig
 from mpu.fsdp import is_spread
 from mpu.initialize import ParallelTopology
 from mpu.kernels.flash import can_run_flash
-from mpu.kernels.flex import KERNELS, make_block_mask, prefers_blocks
+from mpu.kernels.flex import KERNELS, make_block_mask, prefers_blocks, tensors_of
 from mpu.layers import ColumnParallelLinear, LayerContext, RowParallelLinear, initialize_normal
 from mpu.masks import PrefixMask, TwoCalls, VisibleKeys, keys_of_call, rows_at
 from mpu.random import Dropout, checkpoint_activations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # Widths are multiples of the first for compiled layers, else on a GPU of the second, for its fused
 # kernels with a mask.
 COMPILED_MULTIPLE, GPU_MULTIPLE = 64, 8
+GRAPHS_OF_A_LAYER = 16  # at most, by torch's compiler, which gives up beyond
 
 
 class MLP(nn.Module):
@@ -43,10 +44,10 @@ class MLP(nn.Module):
         self.dense_4h_to_h = RowParallelLinear(4 * size, size, context, initializer_std=output_std)
         self.output_dropout = Dropout(config.output_dropout, fast=config.fast_dropout)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Map [b,s,h] to [b,s,h], dropout included."""
+    def forward(self, hidden: Tensor, seed: Tensor | None = None) -> Tensor:
+        """Map [b,s,h] to [b,s,h], dropout included; ``seed``: see ``Dropout.forward``."""
         inner = F.gelu(self.dense_h_to_4h(hidden), approximate="tanh")  # [b,s,4h/t]
-        return self.output_dropout(self.dense_4h_to_h(inner))
+        return self.output_dropout(self.dense_4h_to_h(inner), seed)
 
 
 class TransformerLayer(nn.Module):
@@ -69,17 +70,20 @@ class TransformerLayer(nn.Module):
         layer: int = 0,
         query_positions: Tensor | None = None,
         prefix: Tensor | None = None,
+        seeds: Tensor | None = None,
     ) -> Tensor:
         """Map the residual stream [b,s,h] to the next one, or to its rows at ``query_positions`` [b,r].
 
-        ``prefix`` [T,h]: see ``SelfAttention.forward``.
+        ``prefix`` [T,h]: see ``SelfAttention.forward``. ``seeds`` [2], where they are given, are those of the two
+        outputs' dropout.
         """
+        seed, mlp_seed = (None, None) if seeds is None else seeds.unbind()
         normalised = self.input_layernorm(hidden)
         attended = self.attention(
-            normalised, mask, cache=cache, layer=layer, query_positions=query_positions, prefix=prefix
+            normalised, mask, cache=cache, layer=layer, query_positions=query_positions, prefix=prefix, seed=seed
         )
         hidden = attended + (hidden if query_positions is None else rows_at(hidden, query_positions))
-        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+        return hidden + self.mlp(self.post_attention_layernorm(hidden), mlp_seed)
 
 
 class Transformer(nn.Module):
@@ -108,23 +112,36 @@ class Transformer(nn.Module):
         if config.block_position_encoding:
             self.block_position_embeddings = _position_table(config, context)
 
-    def choose_kernels(self, *, attention: str = "auto", compiled: bool = False, backend: str = "inductor") -> None:
+    def choose_kernels(
+        self, *, attention: str = "auto", compiled: bool = False, backend: str | Callable[..., Any] = "inductor"
+    ) -> None:
         """Choose how layers are computed; parameters and their names stay as they are.
 
         ``attention`` is ``sdpa``, ``flex`` or ``auto``: FlashAttention where it runs and the mask is two calls of it
         (``mpu/kernels/flash.py``), else as ``mpu.kernels.flex.prefers_blocks`` says. ``compiled`` layers
-        share one graph, made by torch's compiler ``backend`` at the first step; with a cache they run uncompiled,
-        unless its shapes are fixed.
+        share one graph, made by torch's compiler ``backend`` at the first step; what would break it into several
+        raises. With a cache they run uncompiled, unless its shapes are fixed.
         """
         assert attention in KERNELS, attention
         self.attention_kernel = attention
-        self._compiled_layer = torch.compile(_run_layer, backend=backend) if compiled else None
-        if compiled and any(map(is_spread, self.layers.parameters())):
+        self._compiled_layer = None
+        if not compiled:
+            return
+        from torch._dynamo import config as dynamo
+
+        # Every layer is a graph by itself: its gradients are reduced while the layers before it run backward. A cut at
+        # the buckets of DistributedDataParallel would only make more graphs.
+        dynamo.optimize_ddp = False
+        # Layers in training and evaluation, the last one with queries of its own, rows of one sample or of more.
+        dynamo.cache_size_limit = max(dynamo.cache_size_limit, GRAPHS_OF_A_LAYER)
+        if any(map(is_spread, self.layers.parameters())):
             # The hooks that bring a layer's parameters together stay around what is compiled.
-            compute = torch.compile(TransformerLayer.forward, backend=backend)
+            compute = torch.compile(TransformerLayer.forward, backend=backend, fullgraph=True)
             for layer in self.layers:
                 layer.forward = partial(compute, layer)  # type: ignore[arg-type]  # a layer, says the list
             self._compiled_layer = _run_layer
+        else:
+            self._compiled_layer = torch.compile(_run_layer, backend=backend, fullgraph=True)
 
     def forward(
         self,
@@ -178,6 +195,8 @@ class Transformer(nn.Module):
         """Return the residual stream [b,s,h] after all layers, or its rows ``query_positions`` [b,r]."""
         compiled = self._compiled_layer if cache is None or cache.is_static else None
         run_layer = compiled or _run_layer
+        if compiled is not None and self.training and self.random_state.is_split:
+            run_layer = self._run_layer_with_seeds
         options: list[dict[str, Any]] = [
             {"mask": mask, "cache": None if cache is None else cache.of_layer(index)}
             for index in range(self.config.num_layers)
@@ -191,7 +210,8 @@ class Transformer(nn.Module):
             options = [{**given, "prefix": vectors} for given, vectors in zip(options, prefix.unbind(0), strict=True)]
         if compiled is not None:
             last = options[-1]["mask"]
-            masks = (mask.visible, mask.additive, last.visible, last.additive, *(mask.calls or ()))
+            masks = [mask.visible, mask.additive, last.visible, last.additive, *(mask.calls or ())]
+            masks += [] if mask.blocks is None else tensors_of(mask.blocks)
             _mark_sizes(hidden, *masks, query_positions)
         chunked = self.config.checkpoint_activations and cache is None and torch.is_grad_enabled()
         chunk = self.config.checkpoint_num_layers if chunked else self.config.num_layers
@@ -207,6 +227,17 @@ class Transformer(nn.Module):
             else:
                 hidden = run_chunk(hidden)
         return hidden
+
+    def _run_layer_with_seeds(self, layer: nn.Module, states: Tensor, **options: Any) -> Tensor:
+        """Run a compiled layer of a model that several ranks share: its graph cannot change random states.
+
+        The whole layer draws from the ranks' own state, and the two dropouts that are equal on all ranks follow seeds
+        from the common one.
+        """
+        assert self._compiled_layer is not None
+        seeds = torch.randint(2**62, (2,), device=states.device)
+        with self.random_state.fork(states.device):
+            return self._compiled_layer(layer, states, seeds=seeds, **options)
 
     def _padding(self, states: Tensor, mask: PrefixMask) -> int:
         """Return how many positions are put behind those of ``states`` [b,s,h], where nothing sees them."""

@@ -24,6 +24,10 @@ else
     export PYTHONPATH="${GLM_TOP%/}${PYTHONPATH:+:$PYTHONPATH}" # for python -m
 fi
 
+if [ -z "${PYTORCH_ALLOC_CONF+set}${PYTORCH_CUDA_ALLOC_CONF+set}" ]; then
+    export PYTORCH_ALLOC_CONF=expandable_segments:True # batches of many sizes leave no holes in a GPU's memory
+fi
+
 if [ -n "${AVAILABLE_DEVICES:-}" ]; then
     if [[ ! "$AVAILABLE_DEVICES" =~ ^[0-9]+(,[0-9]+)*$ ]]; then
         printf 'error: AVAILABLE_DEVICES is %q; give numbers of GPUs with commas between them, such as 0,1\n' \

@@ -14,7 +14,7 @@ from dataclasses import Field, fields
 from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from files.reading import described, read_json, value_of
 from model.hub.describe import describe_beside
@@ -61,7 +61,7 @@ def names_of(group: type[Group]) -> list[str]:
 def value_type(hint: Any) -> type:
     """Return the type of one value of an option, given the annotation of its field (str for a path)."""
     if isinstance(hint, UnionType):
-        [hint] = (kind for kind in get_args(hint) if kind is not NoneType)
+        hint = next(kind for kind in get_args(hint) if kind is not NoneType)
     if get_origin(hint) is tuple:
         hint = get_args(hint)[0]
     return str if hint is Path else hint
@@ -104,6 +104,22 @@ class _SwitchInstead(argparse._StoreTrueAction):
             setattr(namespace, name, name == self.dest)
 
 
+class _SwitchOrWord(argparse._StoreTrueAction):
+    """A switch of the original that takes a word, too: on (what it means alone), off or auto."""
+
+    WORDS: ClassVar[dict[str, bool | str]] = {"on": True, "off": False, "auto": "auto"}
+
+    def __init__(self, option_strings: Sequence[str], dest: str, *, help: str) -> None:
+        super().__init__(option_strings, dest, help=help)
+        self.nargs, self.const, self.metavar = "?", "on", f"{{{','.join(self.WORDS)}}}"
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        """Set what the word means."""
+        if values not in self.WORDS:
+            parser.error(f"{self.option_strings[0]} is {described(values)}; choose one of {', '.join(self.WORDS)}")
+        setattr(namespace, self.dest, self.WORDS[values])
+
+
 class _RowsOfPositions(argparse.Action):
     """Take the rows of the position tables, which the multilingual release counts: one more than the positions."""
 
@@ -137,6 +153,8 @@ def get_parser(settings: type[Settings] = Settings, *, description: str | None =
             common = {"dest": one.name, "help": (declared["help"] + shown).replace("%", "%%")}
             if declared["instead_of"]:
                 section.add_argument(flag, action=_SwitchInstead, instead_of=declared["instead_of"], **common)
+            elif value is bool and declared["nargs"] == "?":
+                section.add_argument(flag, action=_SwitchOrWord, **common)
             elif value is bool:
                 section.add_argument(flag, action="store_true", **common)
             else:

@@ -46,7 +46,8 @@ from training.logging import (
 )
 from training.loop import Progress, TrainingData
 from training.metrics import ComputeCost
-from training.optimizer import DynamicLossScaler, build_optimizer
+from training.optimizer import DynamicLossScaler, build_optimizer, keep_masters
+from training.plan import choose_recomputation
 from training.schedule import AnnealingLR
 from training.settings import BatchSettings, CheckpointSettings, KernelSettings, PretrainingSettings, Settings
 
@@ -68,6 +69,7 @@ def build_engine(
 
     Weights are random, or those of ``--load-pretrained``; ``find_starting_point`` restores a run.
     """
+    configuration = choose_recomputation(configuration, vocab_size=vocab_size, topology=topology, device=device)
     model = GLMModel(configuration.network(vocab_size=vocab_size), topology=topology)
     if configuration.model.initialization == "neighbours":
         look_at_neighbours(model)
@@ -118,6 +120,11 @@ def wrap_model(
         if settings.device.fsdp:
             logger.info("--fsdp: one data rank has nobody to share parameters with")
         model.to(device=device, dtype=AUTOCAST_TYPES.get(plan.precision) if plan else None)
+    kind, reason = supported_precision(settings.precision, device=device)
+    if settings.precision.bf16_params and kind == "bf16":
+        keep_masters(model)
+    if settings.precision.tf32:
+        use_tf32(device)
     perf_log.info("CONVERT_MODEL")
     choose_kernels(model, settings.kernels, device=device)
     optimizer = build_optimizer(model, settings.optimizer)
@@ -131,7 +138,6 @@ def wrap_model(
         from training.deepspeed.engine import DeepSpeedEngine
 
         return with_writer(DeepSpeedEngine(model, plan=plan, **common), settings)
-    kind, reason = supported_precision(settings.precision, device=device)
     if reason:
         logger.info(reason)
     scaler = DynamicLossScaler.of(settings.precision) if kind == "fp16" else None
@@ -143,6 +149,14 @@ def with_writer(engine: Engine, settings: Settings) -> Engine:
     if settings.checkpoint.async_save and settings.checkpoint.save is not None:
         engine.writer = BackgroundWriter(engine.topology)
     return engine
+
+
+def use_tf32(device: torch.device) -> None:
+    """Let products of fp32 matrices on a GPU round their factors to TF32; elsewhere say that nothing changes."""
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+    else:
+        logger.warning("--tf32 changes nothing: it is for GPUs, and this run is on a CPU")
 
 
 def description_files(settings: Settings, tokenizer: Tokenizer) -> dict[str, bytes]:

@@ -36,6 +36,7 @@ from model.checkpoints.reading import (
     LoadReport,
     load_weights,
     locate_tag,
+    master_of,
     read_shards,
     resolve_checkpoint,
     shard_file,
@@ -260,12 +261,12 @@ def refuse_not_finite(
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers of the state dict under its names, without frozen parameters.
+    """Return the parameters (their masters, where they have some) and buffers under the names of the state dict.
 
-    Those come from the checkpoint the run started from.
+    Frozen parameters are left out: they come from the checkpoint the run started from.
     """
     state = model.state_dict(keep_vars=True)
-    return {n: t for n, t in state.items() if t.requires_grad or not isinstance(t, nn.Parameter)}
+    return {n: master_of(t) for n, t in state.items() if t.requires_grad or not isinstance(t, nn.Parameter)}
 
 
 def write_checkpoint(

@@ -8,6 +8,7 @@ b micro batch, s sequence
 
 from __future__ import annotations
 
+import operator
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from data_utils.batches import Batch
 from data_utils.objective import Objective
 from data_utils.objective.context_probe import ContextProbe
-from model.checkpoints.reading import LoadReport, load_model_weights
+from model.checkpoints.reading import LoadReport, load_model_weights, master_of
 from model.modeling_glm import LanguageModelLoss, evaluating, target_positions
 from mpu.fsdp import is_spread, own_rows, release
 from mpu.initialize import ParallelTopology
@@ -170,7 +171,8 @@ class Engine(ABC):
         """Hold ``model``, which lives on ``device``, and the optimizer of its parameters.
 
         ``criterion`` is blank infilling by default. ``precision`` is fp32, bf16 or fp16 (autocast); ``loss_scaler``
-        belongs to fp16. ``clip_grad`` is the limit of the global gradient norm, 0 for none.
+        belongs to fp16. ``clip_grad`` is the limit of the global gradient norm, 0 for none. Parameters in bf16 have
+        masters (``training.optimizer.keep_masters``), which belong to ``optimizer``.
         """
         self.model = model
         self.optimizer = optimizer
@@ -184,7 +186,9 @@ class Engine(ABC):
         self.beside: dict[str, bytes] = {}  # files that every checkpoint gets, by name
         self.writer: BackgroundWriter | None = None  # of ``--async-save``
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._parameters: list[nn.Parameter] = [one for one in model.parameters() if one.requires_grad]
+        self._masters = [master_of(parameter) for parameter in self._parameters]
+        self.has_masters = any(map(operator.is_not, self._parameters, self._masters))
         self._spread = any(map(is_spread, self._parameters))
 
     @property
@@ -297,7 +301,7 @@ class Engine(ABC):
 
     def autocast(self) -> AbstractContextManager:
         """Return the context of a forward pass in the run's arithmetic."""
-        if self.precision not in AUTOCAST_TYPES:
+        if self.precision not in AUTOCAST_TYPES or self.has_masters:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=AUTOCAST_TYPES[self.precision])
 
@@ -343,11 +347,20 @@ class Engine(ABC):
         )
         if self.loss_scaler and "loss_scaler" in state.data_state:
             self.loss_scaler.load_state_dict(state.data_state["loss_scaler"])
+        self._round_masters()
         return state
 
     def load_weights(self, path: Path) -> LoadReport:
         """Take the weights of the checkpoint at ``path``, for an evaluation: the optimizer's state stays as it is."""
-        return load_model_weights(self.model, path, topology=self.topology)
+        report = load_model_weights(self.model, path, topology=self.topology)
+        self._round_masters()
+        return report
+
+    @torch.no_grad()
+    def _round_masters(self) -> None:
+        """Give parameters in half precision the values of their masters."""
+        if self.has_masters:
+            torch._foreach_copy_([*self._parameters], [*self._masters])
 
     def memory_bytes(self) -> int | None:
         """Return the peak of the memory in use, of the GPU or of this process."""
@@ -392,10 +405,12 @@ class Engine(ABC):
 
 
 class TorchEngine(Engine):
-    """The engine of plain torch, on a CPU or GPUs. Parameters are fp32.
+    """The engine of plain torch, on a CPU or GPUs. Parameters are fp32, or bf16 with fp32 masters.
 
     Data ranks hold all of them (DistributedDataParallel), or a share each (FSDP2), where the model's parameters are
     spread when it comes; gradients are then reduced after every micro batch, so that nobody holds all of them.
+    Gradients of bf16 parameters are bf16 until the update: those of several micro batches add up, and are reduced over
+    data ranks, in bf16.
     """
 
     @cached_property
@@ -417,7 +432,11 @@ class TorchEngine(Engine):
         if self.loss_scaler:
             gradients = [own_rows(p.grad) for p in self._parameters if p.grad is not None]
             torch._foreach_mul_(gradients, 1.0 / self.loss_scaler.scale)
-        grad_norm = clip_gradients(self._parameters, self.clip_grad, topology=self.topology)
+        if self.has_masters:
+            for parameter, master in zip(self._parameters, self._masters, strict=True):
+                if parameter.grad is not None:
+                    master.grad, parameter.grad = parameter.grad.float(), None
+        grad_norm = clip_gradients(self._masters, self.clip_grad, topology=self.topology)
         skipped = (~torch.isfinite(grad_norm)).float()
         if self.loss_scaler:
             overflow = bool(skipped.item())  # the scale of the next step depends on it
@@ -435,4 +454,5 @@ class TorchEngine(Engine):
                 self.optimizer.step()
             self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self._round_masters()
         return grad_norm, skipped

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from files.reading import value_of
+from model.checkpoints.reading import master_of
 from mpu.fsdp import fill_rows, own_rows, spread_like
 from mpu.gradients import gradient_norm
 from mpu.initialize import ParallelTopology
@@ -47,14 +48,32 @@ def build_parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     return [{"params": decay}, {"params": no_decay, "weight_decay": 0.0}]
 
 
+@torch.no_grad()
+def keep_masters(model: nn.Module) -> None:
+    """Turn the fp32 parameters of ``model`` into bf16, and keep the fp32 value of a trainable one as its ``master``.
+
+    Optimizers update masters, and checkpoints hold them (``master_of``).
+    """
+    for parameter in model.parameters():
+        if parameter.dtype != torch.float32:
+            continue
+        if parameter.requires_grad:
+            master = nn.Parameter(parameter.detach().clone())
+            master.__dict__.update(parameter.__dict__)  # the model-parallel flag
+            parameter.master = master  # type: ignore[attr-defined]  # read by ``master_of``
+        parameter.data = parameter.to(torch.bfloat16)
+
+
 def build_optimizer(model: nn.Module, settings: OptimizerSettings, *, fused: bool = True) -> Optimizer:
-    """Build the optimizer of the trainable parameters of ``model``.
+    """Build the optimizer of the trainable parameters of ``model``, or of their masters.
 
     ``adam`` is AdamW: decoupled weight decay and bias correction; ``fused`` updates all tensors in one kernel, on the
     CPU too. ``adafactor`` has factored second moments, no first moment and takes the rate as it is given (betas and
     epsilon do not concern it). Raises ValueError for another name or when nothing is trainable.
     """
     groups = build_parameter_groups(model)
+    for group in groups:
+        group["params"] = [master_of(parameter) for parameter in group["params"]]
     if not any(group["params"] for group in groups):
         raise ValueError("the model has no trainable parameter; freeze less of it")
     lr, weight_decay = settings.lr, settings.weight_decay

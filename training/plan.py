@@ -13,6 +13,7 @@ b micro batch, s width of the batch, h hidden, n heads of the model, v vocabular
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,16 +26,19 @@ import torch
 
 from files.errors import run_main
 from model.config import GLMConfig
-from model.modeling_glm import GLMModel, count_parameters
+from model.modeling_glm import QUERY_MULTIPLE, GLMModel, count_parameters
 from model.released import RELEASED_MODELS
 from mpu.attention import FUSED_FROM_KEY_LENGTH
 from mpu.initialize import ParallelTopology
+from mpu.mappings import any_rank
 from training.arguments import parse_settings
 from training.data import build_run_tokenizer
 from training.deepspeed.config import deepspeed_plan
 from training.engine import supported_precision
 from training.metrics import PEAK_FLOPS, ComputeCost
 from training.settings import BatchSettings, BlankSettings, PretrainingSettings, Settings
+
+logger = logging.getLogger("glm")
 
 FP32, HALF, BYTE = 4, 2, 1
 GB = 1e9
@@ -49,6 +53,10 @@ FRAGMENTATION = 0.05
 # DeepSpeed's defaults for what its file does not say.
 BUCKET_ELEMENTS = 500_000_000
 LIVE_ELEMENTS = 1_000_000_000
+
+
+# The time of a step with recomputed activations, as a share of one without: a forward pass more.
+RECOMPUTED_STEP = 4 / 3
 
 
 # Parameters, gradients and optimizer
@@ -92,12 +100,19 @@ class States:
     offloaded: int = 0
 
 
-def torch_states(shard: GLMModel, *, optimizer: str, precision: str) -> States:
-    """Count the torch engine's states: everything in fp32 on every data rank, gradients in the buckets of DDP."""
+def torch_states(shard: GLMModel, *, optimizer: str, precision: str, bf16_params: bool = False) -> States:
+    """Count the torch engine's states: everything in fp32 on every data rank, gradients in the buckets of DDP.
+
+    With ``bf16_params`` parameters and gradients are bf16, and parameters have fp32 masters.
+    """
     count = shard.num_parameters()
     moments = 2 * count
     if optimizer != "adam":  # Adafactor: rows and columns of matrices
         moments = sum(sum(p.shape) if p.dim() >= 2 else p.numel() for p in shard.parameters())
+    if bf16_params:
+        return States(
+            (FP32 + HALF) * count, HALF * count, FP32 * moments, step=FP32 * count, start=(FP32 + HALF) * count
+        )
     cast = sum(p.numel() for name, p in shard.named_parameters() if "position" not in name and "norm" not in name)
     casts = 0 if precision == "fp32" else HALF * cast
     return States(FP32 * count, FP32 * count, FP32 * moments, casts=casts, start=FP32 * count)
@@ -171,7 +186,8 @@ class Arithmetic:
     Attributes:
         residual: of the stream between the layers (fp32 under autocast).
         compute: of the inputs of matrix products.
-        on_gpu: the fused attention kernel is always used.
+        on_gpu: the fused attention kernel is always used; in half precision as two calls without a mask
+            (mpu/kernels/flash.py), but for the last layer.
     """
 
     residual: int
@@ -201,8 +217,11 @@ def layer_activations(
     kept = (stream + queries) * (arithmetic.residual + compute) + (2 * stream + queries) // t * compute
     kept += (1 + 4 + 4) * (queries // t) * compute
     if arithmetic.is_fused(width=width, dropout=config.attention_dropout):
-        # The log of each row's sum, and the mask in additive form, which the kernel makes anew in every layer.
-        kept += heads * batch_size * num_queries * FP32 + square * compute
+        kept += heads * batch_size * num_queries * FP32  # the log of each row's sum
+        if not arithmetic.on_gpu:
+            kept += square * compute  # the mask in additive form, which the kernel makes anew in every layer
+        elif compute == HALF and num_queries == width:
+            kept += 4 * (stream // t) * compute  # queries, keys, values and outputs in the order of the calls, at most
         if num_queries < width:
             kept += stream // t * compute  # key and value stay parts of the product that held all three
     elif config.attention_dropout > 0.0:
@@ -240,7 +259,10 @@ def activations(
 ) -> Activations:
     """Estimate the activations of one micro batch of ``width`` positions with ``num_targets`` targets in all rows."""
     t = tensor_parallel_size
-    num_queries = width if config.relative_encoding else min(width, -(-num_targets // batch_size))  # in the last layer
+    num_queries = -(-num_targets // batch_size)  # in the last layer
+    if arithmetic.on_gpu:
+        num_queries = -(-num_queries // QUERY_MULTIPLE) * QUERY_MULTIPLE
+    num_queries = width if config.relative_encoding else min(width, num_queries)
     layer, last_layer = (
         layer_activations(config, arithmetic, batch_size=batch_size, width=width, num_queries=number, t=t)
         for number in (width, num_queries)
@@ -252,6 +274,11 @@ def activations(
     ends += num_targets * config.hidden_size * arithmetic.compute + logits
     if config.embedding_dropout > 0.0:
         ends += stream * BYTE
+    if arithmetic.on_gpu:
+        # Masks are made once a step: a byte for a query and a key, and for some kernels what is added to the score.
+        added = arithmetic.compute
+        ends += batch_size * width * width * (BYTE + (added if added == FP32 else 0))
+        ends += batch_size * num_queries * width * (BYTE + added) if num_queries < width else 0
     chunk = min(config.checkpoint_num_layers, config.num_layers)
     num_chunks = -(-config.num_layers // chunk)
     return Activations(
@@ -323,16 +350,26 @@ class Plan:
         return batch.batch_size * batch.gradient_accumulation_steps * self.data_parallel_size * batch.seq_length
 
     @property
+    def recomputes(self) -> bool:
+        """Tell whether activations are recomputed; with ``auto`` they are on GPUs that are too small otherwise."""
+        chosen = self.configuration.model.checkpoint_activations
+        return chosen is True or (chosen == "auto" and self.on_gpu)
+
+    @property
     def kept_activations(self) -> int:
         """Return the bytes of the activations that are kept for the backward pass."""
-        return self.activations.checkpointed if self.config.checkpoint_activations else self.activations.plain
+        return self.activations.checkpointed if self.recomputes else self.activations.plain
 
     @property
     def memory(self) -> int:
+        """Return what one rank needs, at most; with ``auto`` what it needs at least."""
+        return self.memory_with(self.kept_activations)
+
+    def memory_with(self, kept_activations: int) -> int:
         """Return the peak of one rank's device in bytes, with the CUDA context (or process) and fragmentation."""
         states = self.states
         lasting = states.parameters + states.gradients + states.optimizer + states.buffers
-        passing = max(states.casts + self.kept_activations + self.activations.temporary, states.step)
+        passing = max(states.casts + kept_activations + self.activations.temporary, states.step)
         peak = max(lasting + passing, states.start)
         return peak + int(FRAGMENTATION * peak) + (FIXED_GPU_BYTES if self.on_gpu else FIXED_CPU_BYTES)
 
@@ -353,8 +390,16 @@ class Plan:
         share = "" if devices.model_parallel_size == 1 else f", {self.rank_parameters:,} on each tensor rank"
         factors = f"{batch.batch_size} x {steps} x {self.data_parallel_size} x {batch.seq_length}"
         kept, other, alternative = "kept", "recomputed", size.checkpointed
-        if config.checkpoint_activations:
+        if self.recomputes:
             kept, other, alternative = "recomputed", "kept", size.plain
+        saved = in_gb(size.plain - size.checkpointed)
+        costs = f"recomputing costs {RECOMPUTED_STEP - 1:.0%} more time, keeping {saved} more memory"
+        if self.configuration.model.checkpoint_activations == "auto":
+            costs += (
+                f"; auto keeps them on GPUs with {in_gb(self.memory_with(size.plain))}"
+                if self.on_gpu
+                else "; auto keeps them on a CPU, whose memory is not planned for"
+            )
         cards = ", ".join(f"{card} GB" for card in self.fitting_cards)
         fits = f": fits GPUs of {cards}" if cards else f": fits no GPU of up to {CARDS[-1]} GB"
         times = ", ".join(f"{about(self.seconds(updates or 1000, gpu=gpu))} on {gpu}" for gpu in PLANNED_GPUS)
@@ -377,6 +422,7 @@ class Plan:
             ("", f"{in_gb(self.kept_activations)} activations, {kept} ({in_gb(alternative)} if {other}), "
                  f"{in_gb(size.temporary)} temporary: {batch.batch_size} rows of {self.width}, "
                  f"{self.num_targets:,} targets"),
+            ("", f"{costs} (--checkpoint-activations)"),
             ("checkpoint", f"{in_gb(self.checkpoint_bytes)} on disk, "
                            + ("all are kept" if keep is None else f"{keep} are kept, one more while saving")
                            + " (--keep-checkpoints)"),
@@ -461,8 +507,12 @@ def make_plan(configuration: PretrainingSettings, *, vocab_size: int | None = No
         notices += [reason] if reason else []
         engine = "torch, DistributedDataParallel" if ranks > 1 else "torch"
         engine += ", fp32" if precision == "fp32" else f", fp32 parameters, {precision} autocast"
-        states = torch_states(shard, optimizer=optimizer, precision=precision)
-        arithmetic = Arithmetic(FP32, bytes_of(precision), on_gpu)
+        bf16_params = configuration.precision.bf16_params and precision == "bf16"
+        if bf16_params:
+            engine = engine.replace("fp32 parameters, bf16 autocast", "bf16 parameters with fp32 masters")
+        states = torch_states(shard, optimizer=optimizer, precision=precision, bf16_params=bf16_params)
+        arithmetic = Arithmetic(HALF if bf16_params else FP32, bytes_of(precision), on_gpu)
+        weight = FP32
     else:
         settings = deepspeed_plan(configuration, device=device)
         stage, precision, zero = settings.stage, settings.precision, settings.config["zero_optimization"]
@@ -475,6 +525,7 @@ def make_plan(configuration: PretrainingSettings, *, vocab_size: int | None = No
         engine += "" if precision == "fp32" else " with fp32 masters"
         states = deepspeed_states(shard, optimizer=optimizer, precision=precision, zero=zero, data_parallel_size=ranks)
         arithmetic = Arithmetic(bytes_of(precision), bytes_of(precision), on_gpu)
+        weight = bytes_of(precision)
     scatter = configuration.corpus.loader_scatter
     scatter = None if scatter is None else min(scatter, ranks)
     if scatter is not None and (scatter <= 0 or ranks % scatter):
@@ -504,10 +555,32 @@ def make_plan(configuration: PretrainingSettings, *, vocab_size: int | None = No
         on_gpu=on_gpu,
         states=states,
         activations=activations(config, arithmetic, **shape, tensor_parallel_size=t),
-        checkpoint_bytes=t * checkpoint_bytes(shard, states, optimizer=saved, stage=stage, size=arithmetic.residual),
+        checkpoint_bytes=t * checkpoint_bytes(shard, states, optimizer=saved, stage=stage, size=weight),
         flops_per_token=cost.flops_per_token,
         notices=tuple(notices),
     )
+
+
+def choose_recomputation(
+    configuration: PretrainingSettings, *, vocab_size: int, topology: ParallelTopology, device: torch.device
+) -> PretrainingSettings:
+    """Turn ``--checkpoint-activations auto`` of the settings into on or off, and say which; every rank has to call it.
+
+    Activations are recomputed where the plan needs more than the memory of some rank's GPU. That of a CPU is not known.
+    """
+    if configuration.model.checkpoint_activations != "auto":
+        return configuration
+    recompute, reason = False, "the memory of a CPU is not planned for (--checkpoint-activations recomputes them)"
+    if device.type == "cuda":
+        made, size = (
+            make_plan(configuration, vocab_size=vocab_size),
+            torch.cuda.get_device_properties(device).total_memory,
+        )
+        needed = made.memory_with(made.activations.plain)
+        recompute = any_rank(needed > size, topology=topology, device=device)
+        reason = f"all of them would make it {in_gb(needed)}, and the GPU has {in_gb(size)}"
+    logger.info(f"activations are {'recomputed' if recompute else 'kept'}: {reason}")
+    return replace(configuration, model=replace(configuration.model, checkpoint_activations=recompute))
 
 
 def print_plan(configuration: PretrainingSettings) -> int:

@@ -140,7 +140,12 @@ class ModelSettings(Group):
         "for half precision range",
         above=0,
     )
-    checkpoint_activations: bool = option(False, "recompute activations in the backward pass")
+    checkpoint_activations: bool | str = option(
+        False,
+        "recompute activations in the backward pass: on (the flag alone means that), off, or auto: where the plan of a "
+        "pre-training run (--dry-run) needs more memory than its GPU has without",
+        nargs="?",
+    )
     checkpoint_num_layers: int = option(1, "layers per recomputation chunk", at_least=1)
     block_lm: bool = option(False, "use autoregressive blank infilling (this is what makes it GLM)")
     masked_lm: bool = option(False, "predict masked tokens in place (BERT style ablation) instead of autoregressively")
@@ -172,8 +177,9 @@ class ModelSettings(Group):
         """Return the model's configuration for a padded vocabulary of ``vocab_size``."""
         shared = {one.name for one in fields(GLMConfig)} & {one.name for one in fields(self)}
         return GLMConfig(
-            **{name: getattr(self, name) for name in shared},
+            **{name: getattr(self, name) for name in shared - {"checkpoint_activations"}},
             vocab_size=vocab_size,
+            checkpoint_activations=self.checkpoint_activations is True,
             block_position_encoding=self.block_position_encoding,
             relative_encoding=self.transformer_xl,
             embedding_dropout=self.hidden_dropout,
@@ -477,6 +483,12 @@ class PrecisionSettings(Group):
         instead_of=PRECISIONS,
     )
     fp32: bool = added(False, "single precision, whatever a script or the DeepSpeed file says", instead_of=PRECISIONS)
+    bf16_params: bool = added(
+        False,
+        "bf16 for parameters, gradients and activations, with fp32 masters that are updated and saved: less memory "
+        "than --bf16, which it implies (torch engine)",
+    )
+    tf32: bool = added(False, "TF32 in the products of fp32 on a GPU: faster, with 10 bits after the point")
     loss_scale: float | None = option(
         None,
         "fixed loss scale; unset means dynamic scaling (non-DeepSpeed path)",
@@ -505,11 +517,15 @@ class PrecisionSettings(Group):
                 "--fp16, --bf16 and --fp32 exclude each other: the DeepSpeed file sets one, the command line another; "
                 "keep one"
             )
+        if self.bf16_params and (self.fp16 or self.fp32):
+            raise ValueError(
+                f"--bf16-params does not go with --{self.kind}: its parameters are bf16; leave one of them out"
+            )
 
     @property
     def kind(self) -> str:
         """Return ``fp32``, ``bf16`` or ``fp16``."""
-        return "fp16" if self.fp16 else "bf16" if self.bf16 else "fp32"
+        return "fp16" if self.fp16 else "fp32" if self.fp32 or not (self.bf16 or self.bf16_params) else "bf16"
 
 
 @dataclass(frozen=True)
@@ -1109,12 +1125,24 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse what no program can do; subclasses refuse what theirs cannot."""
+        if self.precision.bf16_params and self.deepspeed_content is not None:
+            raise ValueError(
+                "--bf16-params is for the torch engine, and ZeRO has bf16 parameters with fp32 masters by itself: give "
+                "--bf16 with --deepspeed, or leave --deepspeed out"
+            )
+        if self.program == FINETUNING and isinstance(self.model.checkpoint_activations, str):
+            raise ValueError(
+                "--checkpoint-activations auto follows the plan of a pre-training run, and tasks have none: give on or "
+                "off"
+            )
         if self.program in (FINETUNING, GENERATION) and self.model.transformer_xl:
             raise ValueError(
                 f"--transformer-xl is for pre-training of causal models only; leave it out of {self.program}"
             )
         if self.program != PRETRAINING and self.device.fsdp:
-            raise ValueError(f"--fsdp is for pre-training only; leave it out of {self.program} (ZeRO shares there, too)")
+            raise ValueError(
+                f"--fsdp is for pre-training only; leave it out of {self.program} (ZeRO shares there, too)"
+            )
 
     @classmethod
     def run_name(cls, values: Mapping[str, Any], *, date: str) -> str:
@@ -1210,6 +1238,10 @@ class PretrainingSettings(Settings):
                 "out",
             ),
             self.too_long(),
+            (
+                self.device.fsdp and self.precision.bf16_params,
+                "--bf16-params does not go with --fsdp, which shares fp32 parameters: give --bf16, or leave --fsdp out",
+            ),
             (
                 self.device.fsdp and self.deepspeed_content is not None,
                 "--fsdp does not go with --deepspeed: ZeRO stages 1 to 3 are its way to share; leave one of them out",

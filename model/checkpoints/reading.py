@@ -321,6 +321,11 @@ class LoadReport:
         return "; ".join([", ".join(parts), *self.notes])
 
 
+def master_of(tensor: Any) -> Any:
+    """Return the fp32 value that is kept of a parameter in half precision, and any other tensor itself."""
+    return getattr(tensor, "master", tensor)
+
+
 @dataclass(frozen=True)
 class _Slot:
     """A place in a model that holds a parameter or a buffer."""
@@ -330,7 +335,7 @@ class _Slot:
 
     @property
     def tensor(self) -> Tensor:
-        return getattr(self.owner, self.name)
+        return master_of(getattr(self.owner, self.name))
 
     @property
     def is_parameter(self) -> bool:

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 KERNELS = ("auto", "sdpa", "flex")
 BLOCK = 128  # side of the blocks that are skipped
+# What a BlockMask knows of its blocks.
+BLOCK_TENSORS = (
+    "kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices",
+    "q_num_blocks", "q_indices", "full_q_num_blocks", "full_q_indices",
+)  # fmt: skip
 
 
 def prefers_blocks(kernel: str, mask: PrefixMask, *, device: torch.device, dropout_probability: float) -> bool:
@@ -55,12 +60,24 @@ def make_block_mask(mask: PrefixMask, *, batch_size: int, length: int, device: t
     return create_block_mask(visible, batch_size, None, length, length, device=device, BLOCK_SIZE=BLOCK)
 
 
+def tensors_of(blocks: BlockMask) -> list[Tensor]:
+    """Return all tensors that ``blocks`` hold: those of the blocks, and those by which single keys are told apart."""
+    listed = [part for name in BLOCK_TENSORS if (part := getattr(blocks, name)) is not None]
+    cells = getattr(blocks.mask_mod, "__closure__", None) or ()
+    return listed + [cell.cell_contents for cell in cells if isinstance(cell.cell_contents, Tensor)]
+
+
 def attend_blocks(query: Tensor, key: Tensor, value: Tensor, blocks: BlockMask) -> Tensor:
     """Return softmax(query key^T / sqrt(d)) value of [b,n,s,d] each, over the visible keys of ``blocks``."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    kernel: Any = flex_attention if torch.compiler.is_compiling() else _compiled()
-    return kernel(query, key, value, block_mask=blocks)
+    if not torch.compiler.is_compiling():
+        return _compiled()(query, key, value, block_mask=blocks)
+    lengths = (query.size(2), key.size(2))  # of this graph: those in ``blocks`` are numbers, which would fix its sizes
+    tensors = {name: getattr(blocks, name) for name in BLOCK_TENSORS}
+    sized = type(blocks)(seq_lengths=lengths, BLOCK_SIZE=blocks.BLOCK_SIZE, mask_mod=blocks.mask_mod, **tensors)
+    kernel: Any = flex_attention
+    return kernel(query, key, value, block_mask=sized)
 
 
 @cache

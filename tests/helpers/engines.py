@@ -8,11 +8,12 @@ from torch import nn
 
 from data_utils.batches import Batch
 from data_utils.objective import Objective
+from model.checkpoints.reading import master_of
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
 from training.engine import TorchEngine
-from training.optimizer import DynamicLossScaler, build_optimizer
+from training.optimizer import DynamicLossScaler, build_optimizer, keep_masters
 from training.schedule import AnnealingLR
 from training.settings import OptimizerSettings
 
@@ -29,16 +30,20 @@ def make_engine(
     clip_grad: float = 1.0,
     topology: ParallelTopology | None = None,
     device: str = "cpu",
+    hidden_size: int = 16,
+    bf16_params: bool = False,
     **extra: object,
 ) -> TorchEngine:
     torch.manual_seed(seed)
     config = GLMConfig(
-        2, 16, 2, VOCABULARY, max_position_embeddings=32,
+        2, hidden_size, 2, VOCABULARY, max_position_embeddings=32,
         embedding_dropout=dropout, attention_dropout=dropout, output_dropout=dropout, **extra,
     )  # fmt: skip
     model = GLMModel(config, topology=topology).to(device)
+    if bf16_params:
+        keep_masters(model)
     if name == "sgd":  # moves by the gradient itself
-        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        optimizer = torch.optim.SGD(map(master_of, model.parameters()), lr=1.0)
     else:
         optimizer = build_optimizer(model, OptimizerSettings(name, 1e-2, 0.1, 0.9, 0.98, 1e-6))
     scheduler = AnnealingLR(

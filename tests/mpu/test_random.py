@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
-from mpu.random import MODEL_PARALLEL_STATE, ModelParallelRandomState, checkpoint_activations, dropout
+from mpu.random import MODEL_PARALLEL_STATE, ModelParallelRandomState, checkpoint_activations, dropout, seeded_dropout
 
 CPU = torch.device("cpu")
 
@@ -37,6 +38,26 @@ def test_fast_dropout(probability: float, dtype: torch.dtype) -> None:
     assert (columns - quantised).abs().max() < 0.12, "some byte of the random words is not uniform"
     outputs.sum().backward()
     torch.testing.assert_close(inputs.grad, outputs.detach() / 2.0)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5])
+def test_dropout_by_a_seed(probability: float) -> None:
+    """The seed alone decides; places and seeds drop independently of each other."""
+    inputs = torch.full((300, 512), 2.0, requires_grad=True)
+    seeds = torch.randint(2**62, (40,), generator=torch.Generator().manual_seed(1))
+    outputs = [seeded_dropout(inputs, probability, seed) for seed in seeds]
+    assert torch.equal(outputs[0], seeded_dropout(inputs, probability, seeds[0]))
+    kept = torch.stack([output != 0 for output in outputs]).float() - (1.0 - probability)
+    deviation = (probability * (1.0 - probability) / inputs.numel()) ** 0.5
+    assert kept.mean(dim=(1, 2)).abs().max() < 4.5 * deviation
+    variance = probability * (1.0 - probability)
+    pairs = [(one.roll(shift, 1), one) for one in kept[:4] for shift in (1, 2, 7, 64, 256)]
+    pairs += itertools.pairwise(kept)
+    for one, other in pairs:
+        assert abs(float((one * other).mean())) / variance < 5.0 / inputs.numel() ** 0.5
+    outputs[0].sum().backward()
+    assert torch.equal(inputs.grad * 2.0, outputs[0].detach())
+    assert not seeded_dropout(inputs, 1.0, seeds[0]).any()
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -279,6 +279,7 @@ def test_the_last_precision_counts_and_fp32_forces(tmp_path: Path):
         (("--fp32", "--bf16"), "bf16"),
         (deepspeed, "fp16"),
         ((*deepspeed, "--fp32"), "fp32"),
+        (("--bf16-params",), "bf16"),
     ):
         assert configure(*words).precision.kind == kind, words
 
@@ -294,6 +295,17 @@ def test_training_on_a_cpu_without_bf16_is_in_fp32_and_says_why(monkeypatch: pyt
         assert supported_precision(precision, device=torch.device("cuda")) == (flag[2:], None)
     for words in ((), ("--bf16", "--fp32")):
         assert supported_precision(configure(*words).precision, device=cpu) == ("fp32", None)
+
+
+def test_activations_are_recomputed_by_a_switch_or_a_word():
+    for words, value in (
+        ((), False), (("--checkpoint-activations",), True), (("--checkpoint-activations", "on"), True),
+        (("--checkpoint-activations", "--fp16"), True), (("--checkpoint-activations", "auto"), "auto"),
+        (("--checkpoint-activations", "auto", "--checkpoint-activations", "off"), False),
+    ):  # fmt: skip
+        settings = configure(*words)
+        assert settings.model.checkpoint_activations == value, words
+        assert settings.network(vocab_size=8).checkpoint_activations == (value is True)
 
 
 def test_derived_settings():
@@ -324,6 +336,9 @@ def test_derived_settings():
         (["--initialization", "neighbours", "--load-pretrained", "b"], "--initialization neighbours draws random"),
         (["--bert-ratio", "0.6"], "--bert-ratio is 0.6"),
         (["--auto-resume"], "needs --save"),
+        (["--checkpoint-activations", "maybe"], "--checkpoint-activations is 'maybe'; choose one of on, off, auto"),
+        (["--bf16-params", "--fp16"], "--bf16-params does not go with --fp16"),
+        (["--bf16-params", "--deepspeed"], "--bf16-params is for the torch engine"),
     ],
 )
 def test_what_cannot_run_is_refused_in_one_line(words: list[str], message: str):

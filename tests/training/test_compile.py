@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch._dynamo import lookup_backend
 from torch._dynamo.utils import counters
 
 from data_utils.batches import Batch
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology, initialize_model_parallel
+from mpu.masks import PrefixMask, TwoCalls
+from mpu.transformer import Transformer
 from tests.helpers.distributed import run
 from tests.helpers.engines import VOCABULARY, make_batch, make_engine
 from tests.helpers.launching import run as launch
@@ -30,11 +36,23 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ 
 
 @pytest.fixture(autouse=True)
 def fresh_compiler():
-    """Forget what other tests compiled."""
+    """Forget what other tests compiled; too many graphs raise."""
     torch.compiler.reset()
     counters.clear()
-    yield
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        yield
     torch.compiler.reset()
+
+
+class CountingBackend:
+    """The backend aot_eager, which counts the graphs it is given, those cut by DistributedDataParallel too."""
+
+    def __init__(self) -> None:
+        self.num_graphs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        self.num_graphs += 1
+        return lookup_backend("aot_eager")(graph, inputs)
 
 
 def engines(*, backend: str = "aot_eager", **options) -> tuple[TorchEngine, TorchEngine]:
@@ -79,9 +97,9 @@ def test_gradients_are_those_of_uncompiled_layers() -> None:
         torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-4)  # moved by the gradient itself
 
 
-def model_of(num_layers: int) -> GLMModel:
+def model_of(num_layers: int, *, positions: int = 32) -> GLMModel:
     config = GLMConfig(
-        num_layers, 16, 2, VOCABULARY, max_position_embeddings=32,
+        num_layers, 16, 2, VOCABULARY, max_position_embeddings=positions,
         embedding_dropout=0.0, attention_dropout=0.0, output_dropout=0.0,
     )  # fmt: skip
     return GLMModel(config, generator=torch.Generator().manual_seed(1)).train()
@@ -165,6 +183,99 @@ def test_shared_rows_and_matrices_as_masks() -> None:
     for mask in (rows, matrix):
         expected, actual = (each(ids, positions, mask) for each in (model, compiled))
         torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+def packed_mask(rows: int, width: int) -> PrefixMask:
+    """Return the mask of rows of two samples each."""
+    segment_ids = (torch.arange(width) >= width // 2).long().expand(rows, width) + 1
+    return PrefixMask.packed(segment_ids, (torch.arange(width) % (width // 2) < 3).long().expand(rows, width))
+
+
+def logits_of(model: GLMModel, mask: PrefixMask, rows: int, width: int) -> Tensor:
+    ids = torch.arange(width).expand(rows, width)
+    return model(ids % VOCABULARY, torch.stack([ids, ids * 0], dim=1), mask)
+
+
+def test_shared_rows_have_one_graph_for_training_and_one_for_evaluation() -> None:
+    model = model_of(3)
+    model.transformer.choose_kernels(compiled=True, backend=(backend := CountingBackend()))
+    for rows, width in ((4, 20), (2, 30), (5, 12)):
+        logits_of(model, packed_mask(rows, width), rows, width).sum().backward()
+    assert backend.num_graphs == 1
+    model.eval()
+    for rows, width in ((3, 20), (7, 24)):
+        with torch.no_grad():
+            logits_of(model, packed_mask(rows, width), rows, width)
+    assert backend.num_graphs == 2
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_masks_by_blocks_of_any_size_have_few_graphs(packed: bool) -> None:
+    """Evaluation: one graph for rows of one block, one for longer ones; each size had its own."""
+    model = model_of(2, positions=400).eval()
+    model.transformer.choose_kernels(attention="flex", compiled=True, backend=(backend := CountingBackend()))
+    with torch.no_grad():
+        for rows, width in ((4, 20), (2, 100), (5, 150), (3, 300)):
+            mask = packed_mask(rows, width) if packed else PrefixMask.prefix(torch.arange(rows))
+            logits_of(model, mask, rows, width)
+    assert backend.num_graphs == 2
+
+
+def test_two_calls_of_a_kernel_have_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device without values, which takes the kernel's shapes and derivative; the form is taken by hand."""
+    meta = torch.device("meta")
+
+    def two_calls(self: Transformer, mask: PrefixMask, states: Tensor) -> TwoCalls | None:
+        assert mask.known is not None
+        calls = mask.known.two_calls(batch_size=states.size(0), length=states.size(1))
+        return None if calls is None else calls.to(meta)
+
+    monkeypatch.setattr(Transformer, "_two_calls", two_calls)
+    model = make_engine(dropout=0.1).model.to(device=meta, dtype=torch.bfloat16)
+    model.transformer.choose_kernels(compiled=True, backend=(backend := CountingBackend()))
+    for training in (True, False):
+        model.train(training)
+        for rows, prefix in ((4, 5), (2, 7), (3, 0)):
+            ids = torch.zeros(rows, 20, dtype=torch.long, device=meta)
+            mask = PrefixMask.prefix(torch.arange(prefix, prefix + rows)).to(meta)
+            output = model(ids, torch.stack([ids, ids], dim=1), mask)
+            if training:
+                output.sum().backward()
+        assert backend.num_graphs == (1 if training else 2)
+
+
+def parallel_graphs(kind: str) -> tuple[list[int], list[list[float]]]:
+    """Return the graphs after training and after evaluation, and the losses and norms of several engines."""
+    topology = initialize_model_parallel(2 if kind == "tensor" else 1)
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    backend, numbers = CountingBackend(), []
+    options: list[dict] = [{"dropout": 0.0}, {"dropout": 0.1}, {"dropout": 0.1, "checkpoint_activations": True}]
+    for number, given in enumerate(options):
+        engine = make_engine(topology=topology, hidden_size=192 if kind == "data" else 16, **given)
+        if number > 0 or kind == "data":
+            engine.model.transformer.choose_kernels(compiled=True, backend=backend)
+        engine.model.random_state.seed(3)
+        torch.manual_seed(5 + topology.data_parallel_rank)
+        results = [engine.train_step([make_batch(seed, rows=seed + 3)]) for seed in range(2)]
+        numbers.append([float(value) for result in results for value in (result.loss, result.grad_norm)])
+    trained = backend.num_graphs
+    engine.evaluate([make_batch(3, rows=2)])
+    return [trained, backend.num_graphs], numbers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["data", "tensor"])
+def test_ranks_have_the_graphs_of_one_process(kind: str) -> None:
+    """Two for training and two for evaluation; dropout also repeats itself where activations are recomputed."""
+    found = run(parallel_graphs, 2, kind, timeout=600.0)
+    for graphs, numbers in found:
+        assert graphs == ([2, 4] if kind == "tensor" else [4, 6]), (
+            "without dropout and with it, where both are compiled"
+        )
+        assert numbers[2] == pytest.approx(numbers[1], rel=1e-5)
+        assert numbers[1] != pytest.approx(numbers[0], rel=1e-5)
+    if kind == "tensor":
+        assert found[0][1] == found[1][1], "ranks of one model have one loss"
 
 
 def parallel_losses() -> list[tuple[float, float]]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from data_utils.batches import Batch
+from model.checkpoints.reading import master_of
 from model.modeling_glm import evaluating
 from mpu.initialize import initialize_model_parallel
 from tests.helpers.distributed import run
@@ -127,6 +128,51 @@ def test_bf16_keeps_parameters_in_fp32_and_learns():
     assert {value.dtype for value in engine.model.parameters()} == {torch.float32}
 
 
+def test_bf16_parameters_with_masters_learn_as_fp32_does():
+    """Losses, norms and clipping of a run in fp32, to the precision of bf16; parameters are their masters, rounded."""
+    plain, half = make_engine(clip_grad=0.5), make_engine(clip_grad=0.5, precision="bf16", bf16_params=True)
+    for step in range(8):
+        expected, actual = (engine.train_step(halves(make_batch(step))) for engine in (plain, half))
+        torch.testing.assert_close(actual.loss, expected.loss, rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(actual.grad_norm, expected.grad_norm, rtol=5e-2, atol=1e-3)
+    for parameter in half.model.parameters():
+        master = master_of(parameter)
+        assert (parameter.dtype, master.dtype) == (torch.bfloat16, torch.float32)
+        assert torch.equal(parameter, master.to(torch.bfloat16)) and parameter.grad is master.grad is None
+    assert any(not torch.equal(p.float(), master_of(p)) for p in half.model.parameters())
+
+
+def test_small_updates_of_bf16_parameters_add_up():
+    """A step of a thousandth is lost on a bf16 weight of 1, and not on its master."""
+    engine = make_engine(precision="bf16", bf16_params=True)
+    weight = engine.model.transformer.final_layernorm.weight
+    for group in engine.optimizer.param_groups:
+        group["weight_decay"] = 0.0
+    for _ in range(12):
+        for group in engine.optimizer.param_groups:
+            group["lr"] = 1e-3
+        engine.train_step([make_batch(0)])
+    moved = (master_of(weight) - 1.0).abs().max()
+    assert moved > 5e-3 and (weight.float() - 1.0).abs().max() > 3e-3
+
+
+def test_checkpoints_of_bf16_parameters_are_their_masters(tmp_path: Path):
+    """Any engine goes on from them, and exports are made of them."""
+    engine = make_engine(precision="bf16", bf16_params=True)
+    for step in range(3):
+        engine.train_step([make_batch(step)])
+    engine.save(settings(tmp_path), iteration=3, data_state={})
+    masters = {name: master_of(value).detach() for name, value in engine.model.state_dict(keep_vars=True).items()}
+    other = make_engine(seed=9)
+    other.load(tmp_path, settings(tmp_path))
+    assert same(parameters(other), masters)
+    back = make_engine(seed=8, precision="bf16", bf16_params=True)
+    back.load_weights(tmp_path)
+    assert same(parameters(back), parameters(engine))
+    losses = [one.train_step([make_batch(3)]).loss for one in (other, engine)]
+    torch.testing.assert_close(*losses, rtol=1e-2, atol=1e-2)
+
+
 def test_activation_checkpointing_takes_the_same_steps():
     plain = make_engine(dropout=0.3)
     checkpointed = make_engine(dropout=0.3, checkpoint_activations=True)
@@ -156,14 +202,15 @@ def settings(folder: Path, **changes: object) -> CheckpointSettings:
     return CheckpointSettings(**{"save": folder, "save_interval": 1, **changes})
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "bf16 parameters"])
 def test_saved_and_loaded_goes_on_bit_for_bit(tmp_path: Path, precision: str):
-    engine = make_engine(dropout=0.2, precision=precision)
+    precision, _, half = precision.partition(" ")
+    engine = make_engine(dropout=0.2, precision=precision, bf16_params=bool(half))
     for step in range(4):
         engine.train_step([make_batch(step)])
     engine.save(settings(tmp_path), iteration=4, data_state={"samples": 16})
     expected = [engine.train_step(halves(make_batch(step))) for step in range(4, 8)]
-    resumed = make_engine(dropout=0.2, precision=precision, seed=9)
+    resumed = make_engine(dropout=0.2, precision=precision, seed=9, bf16_params=bool(half))
     state = resumed.load(tmp_path, settings(tmp_path))
     assert (state.iteration, state.data_state["samples"]) == (4, 16)
     actual = [resumed.train_step(halves(make_batch(step))) for step in range(4, 8)]

@@ -46,6 +46,9 @@ def content(golden: GoldenFolder) -> dict[str, Any]:
     return content
 
 
+RECOMPUTED = ("--checkpoint-activations auto", "--checkpoint-activations")
+
+
 def fill(value: Any) -> Any:
     """Return a recorded value with our values and our places in it."""
     if isinstance(value, list):
@@ -75,6 +78,8 @@ def compare_shell_file(name: str, entry: dict[str, Any]) -> None:
     """Assert that sourcing ``name`` gives the recorded variables and that ours are parsed to the recorded values."""
     variables = fill(entry["variables"])
     found = source(REPOSITORY / name, variables, **ENVIRONMENT)
+    # Ours: recomputed where a GPU is too small without, with the same results. The original always does.
+    found = {variable: value.replace(*RECOMPUTED) for variable, value in found.items()}
     # The original names the JSON by its place below the repository.
     found = {variable: value.replace(f"{REPOSITORY}/", "") for variable, value in found.items()}
     for variable, expected in variables.items():
@@ -177,7 +182,7 @@ def test_pretraining_over_languages(content: dict[str, Any]):
         found = source(REPOSITORY / "config" / f"{name}.sh", ["config_json", "gpt_options"], **ENVIRONMENT)
         expected = dict(entry["effective"]["gpt_options"])
         expected["max_position_embeddings"] = expected.pop("max_sequence_length") - 1
-        actual = effective(shlex.split(found["gpt_options"]), accepted=[])
+        actual = effective(shlex.split(found["gpt_options"].replace(*RECOMPUTED)), accepted=[])
         for key in ("load", "save", "deepspeed_config", *(("tokenizer_model_type",) if "multi" in name else ())):
             expected.pop(key, None)
             actual.pop(key, None)

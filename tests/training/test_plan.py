@@ -8,6 +8,7 @@ import subprocess
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from mpu.initialize import ParallelTopology, initialize_model_parallel
 from mpu.kernels.prepacked import has_bf16_instructions
 from tests.helpers import REPOSITORY
 from tests.helpers.distributed import run
+from tests.helpers.logs import logged_lines
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
 from tests.helpers.training_data import build, take
 from training.arguments import parse_settings
@@ -33,6 +35,7 @@ from training.plan import (
     about,
     activations,
     checkpoint_bytes,
+    choose_recomputation,
     deepspeed_states,
     make_plan,
     memory_table,
@@ -242,12 +245,53 @@ def test_checkpointing_keeps_the_inputs_of_chunks(dropout: float, chunk: int):
 def test_a_gpu_keeps_no_attention_scores():
     config, long = small_config(), {"batch_size": 1, "num_targets": 1}
     for size in (1, 2):
-        short, wide = (
-            activations(config, Arithmetic(2, 2), **long, width=width, tensor_parallel_size=size).plain
-            for width in (4096, 8192)
+        for bytes_per_score, compute in ((1, 2), (1 + 4, 4)):  # a mask of [b,1,s,s], and in fp32 its additive form
+            short, wide = (
+                activations(config, Arithmetic(4, compute), **long, width=width, tensor_parallel_size=size).plain
+                for width in (4096, 8192)
+            )
+            # Once a step, whatever the number of heads and layers.
+            assert wide - 2 * short == pytest.approx(bytes_per_score * (8192**2 - 2 * 4096**2), rel=0.01)
+
+
+def test_bf16_parameters_are_counted_and_take_fewer_activations():
+    count = plan().num_parameters
+    autocast, half = plan("--bf16", world_size=2), plan("--bf16-params", world_size=2)
+    assert half.states.parameters == 6 * count and half.states.gradients == 2 * count
+    assert half.states.optimizer == 8 * count and half.states.casts == 0
+    assert half.activations.plain < autocast.activations.plain and half.memory < autocast.memory
+    assert half.checkpoint_bytes == autocast.checkpoint_bytes
+    assert "bf16 parameters with fp32 masters" in half.report()
+
+
+class Gpu(NamedTuple):
+    total_memory: int
+
+
+def test_auto_recomputes_where_a_gpu_is_too_small(monkeypatch: pytest.MonkeyPatch):
+    words = ("--bf16", "--batch-size", "16", "--checkpoint-activations", "auto")
+    kept, recomputed = (plan(*words[:3], *more) for more in ((), ("--checkpoint-activations",)))
+    made = plan(*words)
+    assert made.memory == recomputed.memory and made.fitting_cards == recomputed.fitting_cards
+    assert f"auto keeps them on GPUs with {kept.memory / GB:.2f} GB" in made.report()
+    assert "recomputing costs 33% more time" in kept.report()
+    single = ParallelTopology.single()
+    for size, chosen in ((kept.memory + 1, False), (kept.memory - 1, True)):
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, size=size: Gpu(size))
+        with logged_lines() as lines:
+            settings = choose_recomputation(
+                configure(*words), vocab_size=made.config.vocab_size, topology=single, device=torch.device("cuda")
+            )
+        assert settings.model.checkpoint_activations is chosen
+        assert len(lines) == 1 and ("recomputed" if chosen else "kept") in lines[0]
+    with logged_lines() as lines:
+        settings = choose_recomputation(
+            configure(*words), vocab_size=made.config.vocab_size, topology=single, device=torch.device("cpu")
         )
-        # One mask of [b,1,s,s] in each layer, whatever the number of heads; the last layer has a query per target only.
-        assert wide - 2 * short == pytest.approx(2 * 2 * (8192**2 - 2 * 4096**2), rel=0.01)
+    assert settings.model.checkpoint_activations is False and "CPU" in lines[0]
+    given = configure(*words[:3])
+    device = torch.device("cpu")
+    assert choose_recomputation(given, vocab_size=1, topology=single, device=device) is given
 
 
 @pytest.fixture(scope="module")
