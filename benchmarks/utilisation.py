@@ -1,9 +1,12 @@
 """Programs for GPUs: the utilisation in pre-training (mfu) and fine-tuning (record), the bandwidth in decoding.
 
-The formula of the model FLOP utilisation (MFU) is fixed: (6 x matmul parameters + 12 x layers x hidden x width) x
-tokens/s / peak. The output layer counts at all tokens although it is computed at targets only; the tables of positions,
-biases and norms do not count. Tokens are those of the input, padding included; raw tokens/s stand beside. On a CPU
-there is no peak, so tokens/s and FLOP/s alone are printed. Under torchrun all ranks count.
+Three numbers are printed. Real tokens a second: of the input, without padding. MFU by a fixed formula: what n tokens of
+a sample need, n x (6 x matmul parameters + 12 x layers x hidden x n), over time and peak; the output layer counts at
+all of them although it is computed at targets only, the tables of positions, biases and norms do not count, nor does
+what is computed again. Utilisation: the products that are really computed, padding included, the last layer and the
+output layer where they are asked for, counted in some of the measured updates by torch (``FlopCounterMode``; causal
+attention counts in full), over time and peak. On a CPU there is no peak, so that rates alone are printed. Under
+torchrun all ranks count.
 """
 
 from __future__ import annotations
@@ -15,23 +18,25 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from benchmarks.decoding import CONTEXT, NEW, make_contexts, number_tokenizer
 from benchmarks.harness import MODELS, VOCABULARY, RandomDocuments, Row, random_vocabulary, seconds_of, summarize, table
 from data_utils import rows as token_rows
-from data_utils.batches import Batch
+from data_utils.batches import Batch, row_lengths
 from generation.api import prepack_for_inference
 from generation.infill import BlankFiller, prompt_generator
 from generation.sampling import DecodingSettings
 from model.config import GLMConfig
 from model.modeling_glm import GLMModel
 from mpu.initialize import ParallelTopology
+from mpu.transformer import Transformer
 from tasks.settings import FinetuningSettings
 from tasks.superglue.batches import WIDTH_MULTIPLE, TaskBatch, collate
 from tasks.superglue.objective import TaskCriterion
@@ -47,6 +52,7 @@ from training.settings import PretrainingSettings
 
 RANDOM_DOCUMENTS, LONGEST_DOCUMENT = 2000, 1000
 PROFILED_STEPS, PROFILED_ROWS = 5, 40
+COUNTED_STEPS = 4  # of the measured updates, whose operations are counted
 LONGEST_CANDIDATE = 6
 FIRST_ID = 10  # ids below are commands
 REPEATS = 5
@@ -62,8 +68,9 @@ class Utilisation:
         matmul_parameters: numbers in the matrices that every token is multiplied with.
         width: mean columns of a batch.
         steps: measured updates.
-        tokens: input tokens of all data ranks in these updates, padding included.
-        flops: of these tokens by the formula, forward and backward.
+        tokens, real_tokens: input tokens of all data ranks in these updates, with padding and without.
+        flops: of the real tokens by the formula, forward and backward.
+        operations: that were really computed in these updates, FLOP; None where they could not be counted.
         seconds: they took.
         peak_flops: FLOP/s of all devices together; None where it is not known.
         loss: of the last update.
@@ -75,16 +82,18 @@ class Utilisation:
     width: float
     steps: int
     tokens: int
+    real_tokens: int
     flops: float
     seconds: float
     peak_flops: float | None
     loss: float
     memory_gb: float
+    operations: float | None = None
 
     @property
-    def tokens_per_second(self) -> float:
-        """Return the rate."""
-        return self.tokens / self.seconds
+    def real_tokens_per_second(self) -> float:
+        """Return the rate, without padding."""
+        return self.real_tokens / self.seconds
 
     @property
     def flops_per_second(self) -> float:
@@ -92,9 +101,25 @@ class Utilisation:
         return self.flops / self.seconds
 
     @property
+    def operations_per_second(self) -> float | None:
+        """Return the rate of the arithmetic that was really computed; None where it was not counted."""
+        return None if self.operations is None else self.operations / self.seconds
+
+    @property
     def mfu(self) -> float | None:
-        """Return the used share of the peak, None where that is not known."""
+        """Return the share of the peak by the formula, None where the peak is not known."""
         return None if self.peak_flops is None else self.flops_per_second / self.peak_flops
+
+    @property
+    def utilisation(self) -> float | None:
+        """Return the share of the peak that was really computed, None where one of the two is not known."""
+        rate = self.operations_per_second
+        return None if rate is None or self.peak_flops is None else rate / self.peak_flops
+
+    def row(self) -> dict[str, Any]:
+        """Return all of it for JSON."""
+        names = ("real_tokens_per_second", "flops_per_second", "operations_per_second", "mfu", "utilisation")
+        return {**asdict(self), **{name: getattr(self, name) for name in names}}
 
 
 def matmul_parameters(config: GLMConfig) -> int:
@@ -102,9 +127,19 @@ def matmul_parameters(config: GLMConfig) -> int:
     return 12 * config.num_layers * config.hidden_size**2 + config.vocab_size * config.hidden_size
 
 
-def flops_per_token(config: GLMConfig, width: float) -> float:
-    """Return the arithmetic of one token in rows of ``width``, forward and backward."""
-    return 6.0 * matmul_parameters(config) + 12.0 * config.num_layers * config.hidden_size * width
+def flops_per_token(config: GLMConfig, length: float) -> float:
+    """Return the arithmetic of one token in a sample of ``length``, forward and backward."""
+    return 6.0 * matmul_parameters(config) + 12.0 * config.num_layers * config.hidden_size * length
+
+
+def real_size(batch: Batch | TaskBatch) -> tuple[int, float]:
+    """Return the real tokens of a batch, and the mean length of the sample that one of them is in."""
+    if isinstance(batch, Batch) and batch.layout == "packed":
+        owners = batch.attention_mask[:, 0]  # [b,s], from 1 on; a sample is in one row
+        lengths = np.bincount(owners[owners > 0])
+    else:
+        lengths = row_lengths(batch.position_ids, batch.input_ids.shape)
+    return batch.num_real_tokens, float((lengths**2).sum() / lengths.sum())
 
 
 def peak_flops(device: torch.device, *, given_tflops: float | None, num_devices: int) -> float | None:
@@ -125,10 +160,14 @@ def measure(
     *,
     config: GLMConfig,
     accumulation_steps: int,
-) -> Utilisation:
-    """Make ``options.warmup`` updates, then ``options.steps`` whose time counts: loader, updates and device."""
+) -> tuple[list[list[Any]], Utilisation]:
+    """Make ``options.warmup`` updates, then ``options.steps`` whose time counts: loader, updates and device.
+
+    Returns the micro batches of some of them, too, for ``count_operations``.
+    """
     wait = torch.cuda.synchronize if engine.device.type == "cuda" else lambda: None
-    tokens, flops, columns, count, result, start = 0, 0.0, 0, 0, None, 0.0
+    tokens, real_tokens, flops, columns, count, result, start = 0, 0, 0.0, 0, 0, None, 0.0
+    some: list[list[Any]] = []
     for step in range(options.warmup + options.steps):
         if step == options.warmup:
             wait()
@@ -136,28 +175,64 @@ def measure(
         micro_batches = list(itertools.islice(batches, accumulation_steps))
         result = engine.train_step(micro_batches)
         if step >= options.warmup:
+            if (step - options.warmup) % -(-options.steps // COUNTED_STEPS) == 0:
+                some.append(micro_batches)
             for batch in micro_batches:
                 shared = getattr(batch, "shared_rows", None)
-                width = (batch.input_ids if shared is None else shared).shape[-1]
-                num_tokens = engine.criterion.size(batch).tokens
-                tokens += num_tokens
-                flops += num_tokens * flops_per_token(config, width)
-                columns, count = columns + width, count + 1
+                columns, count = columns + (batch.input_ids if shared is None else shared).shape[-1], count + 1
+                num_tokens, length = real_size(batch)
+                tokens, real_tokens = tokens + engine.criterion.size(batch).tokens, real_tokens + num_tokens
+                flops += num_tokens * flops_per_token(config, length)
     wait()
     seconds = time.perf_counter() - start
     topology = engine.topology
-    return Utilisation(
+    return some, Utilisation(
         model=options.model,
         matmul_parameters=matmul_parameters(config),
         width=columns / count,
         steps=options.steps,
         tokens=tokens * topology.data_parallel_size,
+        real_tokens=real_tokens * topology.data_parallel_size,
         flops=flops * topology.data_parallel_size,
         seconds=seconds,
         peak_flops=peak_flops(engine.device, given_tflops=options.peak_tflops, num_devices=topology.world_size),
         loss=float(result.loss) if result is not None else float("nan"),
         memory_gb=(engine.memory_bytes() or 0) / 1e9,
     )
+
+
+def count_operations(engine: Engine, updates: Sequence[Sequence[Any]], result: Utilisation) -> Utilisation:
+    """Return ``result`` with the operations of its updates, found by making some of them again, not compiled.
+
+    A GPU that has no room for that leaves them unknown.
+    """
+    for module in engine.model.modules():
+        if isinstance(module, Transformer):
+            module.choose_kernels(attention=module.attention_kernel)
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    formulas = {
+        on_cpu: _sdpa_operations,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward,
+    }
+    total, real_tokens = 0, 0
+    try:
+        for micro_batches in updates:
+            with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+                engine.train_step(micro_batches)
+            total += counter.get_total_flops()
+            real_tokens += sum(batch.num_real_tokens for batch in micro_batches)
+    except torch.OutOfMemoryError:
+        return result
+    sharing = engine.topology.model_parallel_size  # tensor-parallel ranks compute a share each
+    return replace(result, operations=total * sharing / real_tokens * result.real_tokens)
+
+
+def _sdpa_operations(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
 
 
 def profile(engine: Engine, batches: Iterator[Batch], *, accumulation_steps: int) -> str:
@@ -179,13 +254,18 @@ def report(result: Utilisation) -> list[str]:
     lines = [
         f"{result.model}: {result.matmul_parameters / 1e6:,.1f} M matmul parameters, width {result.width:.0f}, "
         f"{result.steps} updates in {result.seconds:.2f} s, loss {result.loss:.3f}, {result.memory_gb:.2f} GB",
-        f"{result.tokens_per_second:,.0f} tokens/s, {result.flops_per_second / 1e12:,.3f} TFLOP/s",
+        f"{result.real_tokens_per_second:,.0f} real tokens/s ({1 - result.real_tokens / result.tokens:.1%} of the "
+        "input is padding, and counts nowhere but in the third number)",
     ]
-    if result.mfu is not None and result.peak_flops is not None:
-        lines.append(f"MFU {100 * result.mfu:.1f} % of {result.peak_flops / 1e12:,.0f} TFLOP/s")
-    else:
-        lines.append("no MFU: the peak of this device is not known (--peak-tflops gives it)")
-    return lines
+    computed = result.operations_per_second
+    really = f"{'?' if computed is None else f'{computed / 1e12:,.3f}'} TFLOP/s really computed"
+    by_formula = f"{result.flops_per_second / 1e12:,.3f} TFLOP/s by the formula"
+    if result.mfu is None or result.peak_flops is None:
+        lines += [f"MFU unknown, as the peak of this device is (--peak-tflops gives it): {by_formula}"]
+        return [*lines, f"utilisation unknown: {really}"]
+    share = "unknown" if result.utilisation is None else f"{100 * result.utilisation:.1f} %"
+    lines += [f"MFU {100 * result.mfu:.1f} % of {result.peak_flops / 1e12:,.2f} TFLOP/s: {by_formula}"]
+    return [*lines, f"utilisation {share}: {really}"]
 
 
 def get_parser(program: Callable[..., int], **numbers: tuple[int, str]) -> argparse.ArgumentParser:
@@ -220,16 +300,11 @@ def model_words(options: argparse.Namespace, **flags: Any) -> list[str]:
 
 def show(result: Utilisation, options: argparse.Namespace, *, samples: int | None = None, unit: str = "") -> None:
     """Print a result, with the rate of ``samples`` if there are any, as text or as one JSON object."""
-    rates = {
-        "tokens_per_second": result.tokens_per_second,
-        "flops_per_second": result.flops_per_second,
-        "mfu": result.mfu,
-    }
-    lines = report(result)
+    row, lines = result.row(), report(result)
     if samples is not None:
-        rates["samples_per_second"] = samples / result.seconds
+        row["samples_per_second"] = samples / result.seconds
         lines.append(f"{samples / result.seconds:,.1f} {unit}")
-    print(json.dumps({**asdict(result), **rates}) if options.json else "\n".join(lines), flush=True)
+    print(json.dumps(row) if options.json else "\n".join(lines), flush=True)
 
 
 def mfu(argv: Sequence[str]) -> int:
@@ -272,13 +347,14 @@ def mfu(argv: Sequence[str]) -> int:
         engine.model.train()
         config, accumulation_steps = engine.model.config, configuration.batch.gradient_accumulation_steps
         assert isinstance(config, GLMConfig)
-        result = measure(engine, batches, options, config=config, accumulation_steps=accumulation_steps)
-        if topology.rank == 0:
-            show(result, options)
+        some, result = measure(engine, batches, options, config=config, accumulation_steps=accumulation_steps)
         if options.profile is not None:
             text = profile(engine, batches, accumulation_steps=accumulation_steps)
             if topology.rank == 0:
                 options.profile.write_text(text, encoding="utf-8")
+        result = count_operations(engine, some, result)
+        if topology.rank == 0:
+            show(result, options)
         return finish_distributed(0)
 
 
@@ -344,7 +420,8 @@ def record(argv: Sequence[str]) -> int:
         )
         batches = question_batches(options, share_rows=configuration.batch.pack_samples)
         accumulation_steps = configuration.batch.gradient_accumulation_steps
-        result = measure(engine, batches, options, config=model.config, accumulation_steps=accumulation_steps)
+        some, result = measure(engine, batches, options, config=model.config, accumulation_steps=accumulation_steps)
+        result = count_operations(engine, some, result)
         if topology.rank == 0:
             samples = options.questions * accumulation_steps * options.steps * topology.data_parallel_size
             show(result, options, samples=samples, unit=f"samples/s of {options.candidates} candidates")

@@ -28,12 +28,14 @@ def test_the_formula_by_hand():
     assert utilisation.matmul_parameters(config) == 2 * 192 + 40 == 424
     assert utilisation.flops_per_token(config, 5) == 6 * 424 + 12 * 2 * 4 * 5 == 3024
     found = utilisation.Utilisation(
-        model="x", matmul_parameters=424, width=5.0, steps=2, tokens=1000, flops=1000 * 3024.0, seconds=0.5,
-        peak_flops=24_192_000.0, loss=1.0, memory_gb=0.0,
+        model="x", matmul_parameters=424, width=5.0, steps=2, tokens=1250, real_tokens=1000, flops=1000 * 3024.0,
+        seconds=0.5, peak_flops=24_192_000.0, loss=1.0, memory_gb=0.0, operations=1500 * 3024.0,
     )  # fmt: skip
-    assert found.tokens_per_second == 2000
-    assert found.mfu == pytest.approx(0.25)
-    assert "MFU 25.0 %" in utilisation.report(found)[-1]
+    assert found.real_tokens_per_second == 2000
+    assert found.mfu == pytest.approx(0.25) and found.utilisation == pytest.approx(0.375)
+    lines = utilisation.report(found)
+    assert "2,000 real tokens/s (20.0% of the input is padding" in lines[1]
+    assert "MFU 25.0 %" in lines[2] and "utilisation 37.5 %" in lines[3]
 
 
 def test_the_matrices_are_those_of_the_model():
@@ -54,7 +56,7 @@ def test_goals_of_large_and_2b_are_about_their_shares_of_an_h200():
 def test_tokens_and_arithmetic_of_every_measured_update_count():
     engine = make_engine()
     batches = iter([make_batch(seed, rows=rows) for seed, rows in enumerate((7, 4, 4, 3, 3))])
-    found = utilisation.measure(
+    some, found = utilisation.measure(
         engine,
         batches,
         Namespace(model="x", warmup=1, steps=2, peak_tflops=2.0),
@@ -62,6 +64,7 @@ def test_tokens_and_arithmetic_of_every_measured_update_count():
         accumulation_steps=1,
     )
     assert found.tokens == (4 + 4) * LENGTH and found.width == LENGTH and found.peak_flops == 2e12
+    assert found.real_tokens == found.tokens and [len(batches) for batches in some] == [1, 1]
     parameters = 12 * 2 * 16**2 + VOCABULARY * 16
     assert found.flops == pytest.approx(8 * LENGTH * (6 * parameters + 12 * 2 * 16 * LENGTH))
     assert found.mfu == pytest.approx(found.flops / found.seconds / 2e12)
@@ -71,19 +74,45 @@ def test_tokens_and_arithmetic_of_every_measured_update_count():
     assert found.loss == losses[-1]
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_operations_are_those_of_all_positions_and_of_the_last_layer_at_targets(dropout: float):
+    """Worked out by hand for 2 layers, hidden 16: 6 flops forward and backward for each number of a matrix."""
+    engine = make_engine(dropout=dropout)
+    batch = make_batch(1, rows=4)
+    some, found = utilisation.measure(
+        engine,
+        iter([batch] * 3),
+        Namespace(model="x", warmup=1, steps=2, peak_tflops=None),
+        config=engine.model.config,
+        accumulation_steps=1,
+    )
+    counted = utilisation.count_operations(engine, some, found)
+    assert counted.operations is not None and counted.utilisation is None
+    positions, queries = 4 * LENGTH, int((batch.loss_mask != 0).sum(axis=1).max()) * 4
+    targets = int((batch.loss_mask != 0).sum())
+    products = 6 * 12 * 16**2 * positions + 6 * 3 * 16**2 * positions + 6 * 9 * 16**2 * queries
+    output = 6 * VOCABULARY * 16 * targets
+    pairs = (positions + queries) * LENGTH
+    least, most = (products + output + scores * 16 * pairs for scores in (12, 14))  # fused ones compute scores twice
+    assert least <= counted.operations / 2 <= most
+
+
 def test_a_run_prints_rates_and_no_share_on_a_cpu(capsys, tmp_path):
     table = tmp_path / "profile.txt"
     assert utilisation.mfu([*RUN, "--profile", str(table)]) == 0
     printed = capsys.readouterr().out
-    assert re.search(r"^[\d,]+ tokens/s, [\d.,]+ TFLOP/s$", printed, re.MULTILINE)
-    assert "no MFU" in printed
+    assert re.search(r"^[\d,]+ real tokens/s \([\d.]+% of the input is padding", printed, re.MULTILINE)
+    assert re.search(
+        r"^no MFU, .*: [\d.,]+ TFLOP/s by the formula\nno utilisation: [\d.,]+ TFLOP/s really", printed, re.M
+    )
     assert "Self CPU" in table.read_text(encoding="utf-8") and "aten::" in table.read_text(encoding="utf-8")
 
 
 def test_a_run_with_a_peak_prints_one_json_object(capsys):
     assert utilisation.mfu([*RUN, "--peak-tflops", "0.5", "--json", "--gradient-accumulation-steps", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["steps"] == 2 and found["tokens"] >= 2 * 2 * 2 * 16
+    assert found["steps"] == 2 and found["tokens"] > found["real_tokens"] >= 2 * 2 * 2 * 16
+    assert found["utilisation"] == pytest.approx(found["operations"] / found["seconds"] / 0.5e12)
     assert found["mfu"] == pytest.approx(found["flops"] / found["seconds"] / 0.5e12)
     assert found["matmul_parameters"] == 12 * 16**2 + 30592 * 16
 
@@ -93,7 +122,7 @@ def test_a_corpus_is_read_by_the_real_loader(capsys, tmp_path, vocab_dir):
     corpus.write_text("\n".join(f"Line {n} says that there are {n} of them." for n in range(60)), encoding="utf-8")
     assert utilisation.mfu([*RUN, "--data", str(corpus), "--vocab-dir", str(vocab_dir)]) == 0
     printed = capsys.readouterr().out
-    assert "documents" in printed and "tokens/s" in printed
+    assert "documents" in printed and "real tokens/s" in printed
 
 
 @pytest.mark.parametrize("wrong", [["--steps", "0"], ["--warmup", "-1"]])
@@ -123,7 +152,8 @@ def test_questions_with_candidates(capsys):
     assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-5)
     for found in results:
         assert found["samples_per_second"] == pytest.approx(3 * 2 / found["seconds"])
-        assert found["tokens"] >= 2 * 3 * 20
+        assert found["tokens"] > found["real_tokens"] >= 2 * 3 * 20 and found["operations"] > 0
+    assert shared["real_tokens"] < alone["real_tokens"] / 2 and shared["operations"] < alone["operations"]
     assert shared["tokens"] < alone["tokens"] / 2 and alone["tokens"] == 2 * 3 * 4 * alone["width"]
 
 
