@@ -34,7 +34,7 @@ ROWS = {
 # Programs with flags of their own: a function of that name takes them.
 PROGRAMS = {
     "mfu": "utilisation", "record": "utilisation", "decode_bandwidth": "utilisation", "checkpoint": "checkpoint",
-    "ablation": "ablation", "infilling": "infilling.command", "few_shots": "few_shots",
+    "ablation": "ablation", "infilling": "infilling.command", "few_shots": "few_shots", "gpu_check": "gpu_check",
 }  # fmt: skip
 
 

@@ -48,6 +48,7 @@ from training.data import batch_loader, build_pretraining_data, build_run_tokeni
 from training.distributed import faults_in_one_line, finish_distributed, seed_everything, start_distributed
 from training.engine import Engine
 from training.metrics import PEAK_FLOPS
+from training.plan import make_plan
 from training.settings import PretrainingSettings
 
 RANDOM_DOCUMENTS, LONGEST_DOCUMENT = 2000, 1000
@@ -74,7 +75,8 @@ class Utilisation:
         seconds: they took.
         peak_flops: FLOP/s of all devices together; None where it is not known.
         loss: of the last update.
-        memory_gb: peak memory in use, 1e9 bytes.
+        memory_gb: peak memory in use, 1e9 bytes; ``planned_memory_gb``: what the plan says, with the CUDA context and
+            fragmentation (``pretrain_glm.py --dry-run``).
     """
 
     model: str
@@ -89,6 +91,7 @@ class Utilisation:
     loss: float
     memory_gb: float
     operations: float | None = None
+    planned_memory_gb: float | None = None
 
     @property
     def real_tokens_per_second(self) -> float:
@@ -253,7 +256,8 @@ def report(result: Utilisation) -> list[str]:
     """Return the lines of a result."""
     lines = [
         f"{result.model}: {result.matmul_parameters / 1e6:,.1f} M matmul parameters, width {result.width:.0f}, "
-        f"{result.steps} updates in {result.seconds:.2f} s, loss {result.loss:.3f}, {result.memory_gb:.2f} GB",
+        f"{result.steps} updates in {result.seconds:.2f} s, loss {result.loss:.3f}, {result.memory_gb:.2f} GB"
+        + ("" if result.planned_memory_gb is None else f" (planned: {result.planned_memory_gb:.2f})"),
         f"{result.real_tokens_per_second:,.0f} real tokens/s ({1 - result.real_tokens / result.tokens:.1%} of the "
         "input is padding, and counts nowhere but in the third number)",
     ]
@@ -308,18 +312,43 @@ def show(result: Utilisation, options: argparse.Namespace, *, samples: int | Non
 
 
 def mfu(argv: Sequence[str]) -> int:
-    """Model FLOP utilisation of pre-training: the engine, loader, optimizer and dropout of a real run.
+    """Utilisation in pre-training: the engine, loader, optimizer and dropout of a real run.
 
     Any flag of pretrain_glm.py may follow (--compile, --attention ...). Without ``--data`` documents are random.
     """
+    options, rest = pretraining_parser(mfu).parse_known_args(argv)
+    if options.steps < 1 or options.warmup < 0:
+        raise ValueError(f"--steps {options.steps} --warmup {options.warmup}: at least 1 and 0 are needed")
+    configuration = pretraining_settings(options, rest)
+    with faults_in_one_line(batch_size=configuration.batch.batch_size, checkpoints=None):
+        engine, batches = pretraining(configuration, options)
+        config, accumulation_steps = engine.model.config, configuration.batch.gradient_accumulation_steps
+        assert isinstance(config, GLMConfig)
+        some, result = measure(engine, batches, options, config=config, accumulation_steps=accumulation_steps)
+        rank = engine.topology.rank
+        if options.profile is not None:
+            text = profile(engine, batches, accumulation_steps=accumulation_steps)
+            if rank == 0:
+                options.profile.write_text(text, encoding="utf-8")
+        planned = make_plan(configuration, vocab_size=MODELS[options.model].config.vocab_size).memory
+        result = replace(count_operations(engine, some, result), planned_memory_gb=planned / 1e9)
+        if rank == 0:
+            show(result, options)
+        return finish_distributed(0)
+
+
+def pretraining_parser(program: Callable[..., int]) -> argparse.ArgumentParser:
+    """Build the parser of a program that pre-trains."""
     parser = get_parser(
-        mfu, batch_size=(16, "of each data rank"), seq_length=(512, "tokens of a sample before its blanks are made")
+        program, batch_size=(16, "of each data rank"), seq_length=(512, "tokens of a sample before its blanks are made")
     )  # fmt: skip
     parser.add_argument("--data", nargs="+", help="a corpus; it is tokenized by the model's tokenizer")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="write what takes the time to FILE")
-    options, rest = parser.parse_known_args(argv)
-    if options.steps < 1 or options.warmup < 0:
-        raise ValueError(f"--steps {options.steps} --warmup {options.warmup}: at least 1 and 0 are needed")
+    return parser
+
+
+def pretraining_settings(options: argparse.Namespace, rest: Sequence[str]) -> PretrainingSettings:
+    """Return the settings of a run of the chosen model; ``rest`` are further flags of it."""
     released = MODELS[options.model]
     words = model_words(
         options,
@@ -334,28 +363,24 @@ def mfu(argv: Sequence[str]) -> int:
     words += ["--train-data", *(options.data or ["random"])]
     for name in ("task_mask", "fix_command_token"):
         words += [f"--{name.replace('_', '-')}"] if getattr(released, name) else []
-    configuration = parse_settings(PretrainingSettings, [*words, *rest])
-    with faults_in_one_line(batch_size=configuration.batch.batch_size, checkpoints=None):
-        topology, device = start_distributed(configuration.device)
-        if options.json:
-            logging.getLogger("glm").setLevel(logging.CRITICAL)
-        seed_everything(configuration.run.seed)
-        batches, vocab_size = training_batches(
-            configuration, real=options.data is not None, vocab_size=released.config.vocab_size, topology=topology
-        )
-        engine = build_engine(configuration, vocab_size=vocab_size, topology=topology, device=device)
-        engine.model.train()
-        config, accumulation_steps = engine.model.config, configuration.batch.gradient_accumulation_steps
-        assert isinstance(config, GLMConfig)
-        some, result = measure(engine, batches, options, config=config, accumulation_steps=accumulation_steps)
-        if options.profile is not None:
-            text = profile(engine, batches, accumulation_steps=accumulation_steps)
-            if topology.rank == 0:
-                options.profile.write_text(text, encoding="utf-8")
-        result = count_operations(engine, some, result)
-        if topology.rank == 0:
-            show(result, options)
-        return finish_distributed(0)
+    return parse_settings(PretrainingSettings, [*words, *rest])
+
+
+def pretraining(configuration: PretrainingSettings, options: argparse.Namespace) -> tuple[Engine, Iterator[Batch]]:
+    """Return the engine of a run, in training mode, and its micro batches."""
+    topology, device = start_distributed(configuration.device)
+    if options.json:
+        logging.getLogger("glm").setLevel(logging.CRITICAL)
+    seed_everything(configuration.run.seed)
+    batches, vocab_size = training_batches(
+        configuration,
+        real=options.data is not None,
+        vocab_size=MODELS[options.model].config.vocab_size,
+        topology=topology,
+    )
+    engine = build_engine(configuration, vocab_size=vocab_size, topology=topology, device=device)
+    engine.model.train()
+    return engine, batches
 
 
 def training_batches(
@@ -468,26 +493,25 @@ def decode_bandwidth(argv: Sequence[str]) -> int:
     parser.add_argument("--model", choices=sorted(MODELS), help="default: 2b on a GPU, small elsewhere")
     parser.add_argument("--json", action="store_true", help="print one JSON list")
     values = parser.parse_args(argv)
-    rows = decode_rows(values.model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = decode_rows(values.model or ("2b" if device == "cuda" else "small"), torch.device(device))
     print(json.dumps([asdict(row) for row in rows]) if values.json else "\n".join(table(rows)))
     return 0
 
 
-def decode_rows(name: str | None) -> list[Row]:
-    """Return a row for each way of decoding that the device has."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = name or ("2b" if device.type == "cuda" else "small")
+def decode_rows(name: str, device: torch.device, *, new: int = NEW, repeats: int = REPEATS) -> list[Row]:
+    """Return a row for each way of decoding ``new`` tokens that the device has."""
     config = MODELS[name].config
     ways: dict[str, tuple[Callable[[], None], float]] = {}
     if device.type == "cuda":
         model = random_model(config, device)
         for label, static in (("CUDA graphs", True), ("kernel by kernel", False)):
-            ways[f"bf16, {label}"] = decoding(BlankFiller(model, number_tokenizer(), static=static)), 2
+            ways[f"bf16, {label}"] = decoding(BlankFiller(model, number_tokenizer(), static=static), new), 2
     else:
         for label, int8 in (("bf16", False), ("int8", True)):
             model = random_model(config, device)
             prepack_for_inference(model, int8=int8)
-            ways[label] = decoding(BlankFiller(model, number_tokenizer())), 1 if int8 else 2
+            ways[label] = decoding(BlankFiller(model, number_tokenizer()), new), 1 if int8 else 2
     copy, moved = copying(device)
 
     def seconds(work: Callable[[], object], times: int = 1) -> float:
@@ -503,11 +527,12 @@ def decode_rows(name: str | None) -> list[Row]:
         seconds(work)
     times: dict[str, list[float]] = {label: [] for label in ways}  # of a token
     bounds: dict[str, list[float]] = {label: [] for label in ways}
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         for label, (decode, weight_bytes) in ways.items():
             bandwidth = moved / seconds(copy, times=3)
-            size = bytes_of_a_token(config, weight_bytes=weight_bytes, cache_bytes=2 if device.type == "cuda" else 4)
-            times[label].append(seconds(decode) / NEW)
+            cache_bytes = 2 if device.type == "cuda" else 4
+            size = bytes_of_a_token(config, new, weight_bytes=weight_bytes, cache_bytes=cache_bytes)
+            times[label].append(seconds(decode) / new)
             bounds[label].append(size / bandwidth)
     return [
         summarize(f"decode {name}, batch 1, {label}", times[label], bounds[label], amount=1, unit="tokens/s", goal=0.5)
@@ -524,23 +549,23 @@ def random_model(config: GLMConfig, device: torch.device) -> GLMModel:
     return model
 
 
-def bytes_of_a_token(config: GLMConfig, *, weight_bytes: float, cache_bytes: int) -> float:
-    """Return what the mean token has to read: matrices, the vocabulary, and the cache of the positions before it."""
+def bytes_of_a_token(config: GLMConfig, new: int, *, weight_bytes: float, cache_bytes: int) -> float:
+    """Return what the mean of ``new`` tokens has to read: matrices, vocabulary, the cache of positions before it."""
     hidden, layers = config.hidden_size, config.num_layers
     weights = (12 * layers * hidden**2 + config.vocab_size * hidden) * weight_bytes
     vectors = (13 * layers + 2) * hidden * 2  # biases and LayerNorms, in bf16
-    cache = 2 * layers * hidden * (CONTEXT + NEW / 2) * cache_bytes
+    cache = 2 * layers * hidden * (CONTEXT + new / 2) * cache_bytes
     return weights + vectors + cache
 
 
-def decoding(filler: BlankFiller) -> Callable[[], None]:
-    """Return a function that fills the blank of one context with ``NEW`` tokens."""
+def decoding(filler: BlankFiller, new: int) -> Callable[[], None]:
+    """Return a function that fills the blank of one context with ``new`` tokens."""
     [inputs] = make_contexts(1)
-    settings = DecodingSettings(max_length=NEW, min_length=NEW, top_k=1)
+    settings = DecodingSettings(max_length=new, min_length=new, top_k=1)
 
     def decode() -> None:
         [filled] = filler.fill_inputs([inputs], settings=settings, generators=[prompt_generator(1, 0)])
-        assert len(filled.pieces[0]) == NEW
+        assert len(filled.pieces[0]) == new
 
     return decode
 

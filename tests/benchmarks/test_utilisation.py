@@ -103,7 +103,7 @@ def test_a_run_prints_rates_and_no_share_on_a_cpu(capsys, tmp_path):
     printed = capsys.readouterr().out
     assert re.search(r"^[\d,]+ real tokens/s \([\d.]+% of the input is padding", printed, re.MULTILINE)
     assert re.search(
-        r"^no MFU, .*: [\d.,]+ TFLOP/s by the formula\nno utilisation: [\d.,]+ TFLOP/s really", printed, re.M
+        r"^MFU unknown, .*: [\d.,]+ TFLOP/s by the formula\nutilisation unknown: [\d.,]+ TFLOP/s really", printed, re.M
     )
     assert "Self CPU" in table.read_text(encoding="utf-8") and "aten::" in table.read_text(encoding="utf-8")
 
