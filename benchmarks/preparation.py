@@ -29,7 +29,7 @@ from benchmarks.harness import (
     summarize,
 )
 from data_utils.corpora.named import find_corpus
-from data_utils.corpora.preparation import CHUNKS_PER_PROCESS, ChunkTokenizer, read_chunks, tokenize_chunks
+from data_utils.corpora.tokenization import CHUNKS_PER_PROCESS, ChunkTokenizer, read_chunks, tokenize_chunks
 from data_utils.objective.block_infilling import BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.packing import BlockDataset
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer

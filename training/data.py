@@ -14,7 +14,6 @@ import numpy as np
 
 from data_utils.corpora.language_detection import DetectorMissingError, english_detector
 from data_utils.corpora.named import split_weight
-from data_utils.corpora.preparation import Preparation
 from data_utils.corpora.splits import (
     document_order,
     load_order,
@@ -25,6 +24,7 @@ from data_utils.corpora.splits import (
     split_documents,
 )
 from data_utils.corpora.store import Documents
+from data_utils.corpora.tokenization import Preparation
 from data_utils.loaders import BatchLoader, BatchPlan, RandomSampleNumbers
 from data_utils.mixtures import EntryPicker, Mixture, loader_fractions, measured_shares, scaled, split_in_blocks
 from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings

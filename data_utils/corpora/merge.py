@@ -21,8 +21,8 @@ import numpy as np
 
 from data_utils.corpora.duplicates import SeenHashes, first_of
 from data_utils.corpora.files import Shard
-from data_utils.corpora.preparation import MALFORMED_LISTED, add_counts, empty_line, shard_prefix
 from data_utils.corpora.store import IndexedDataset, StoreWriter, read_details
+from data_utils.corpora.tokenization import MALFORMED_LISTED, add_counts, empty_line, shard_prefix
 from files.errors import run_main
 from files.locks import locked
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from data_utils.corpora.files import TEXT_UNITS, Shard
-from data_utils.corpora.preparation import Preparation
+from data_utils.corpora.tokenization import Preparation
 from data_utils.tokenizers.tokenizer import build_tokenizer
 from files.cores import usable_cores
 from files.errors import check_bounds, run_main

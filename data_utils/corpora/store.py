@@ -606,7 +606,7 @@ class StoreWriter:
     """Write a store in parts; memory does not grow with it.
 
     Everything goes to files with temporary names. ``publish`` gives them their names, the sidecar last: a store with a
-    sidecar is whole. One process at a time may write a store (see the lock in ``preparation``).
+    sidecar is whole. One process at a time may write a store (see the lock in ``tokenization``).
 
     With ``key``, ``save`` notes from time to time what is written and how far the caller is (``state``, JSON). A writer
     with the same key goes on there after the process was killed: ``saved`` is the state then, otherwise None.

@@ -17,8 +17,8 @@ from typing import Any, overload
 
 import numpy as np
 
-from data_utils.corpora.preparation import CACHE_FOLDER, cache_folders, first_writable
 from data_utils.corpora.store import FORMAT_VERSION, IndexedDataset, StoreWriter, read_details
+from data_utils.corpora.tokenization import CACHE_FOLDER, cache_folders, first_writable
 from files.locks import locked
 from files.reading import parse_json
 from tasks.seq2seq.readers import Seq2SeqExample

@@ -12,7 +12,6 @@ import pytest
 from data_utils.corpora.files import Row
 from data_utils.corpora.lazy_format import LazyDocuments, lazy_path, scatter_path
 from data_utils.corpora.named import NAMED_CORPORA, Corpus, RowContext
-from data_utils.corpora.preparation import Chunk, ChunkTokenizer
 from data_utils.corpora.splits import (
     document_order,
     first_two_thirds,
@@ -23,6 +22,7 @@ from data_utils.corpora.splits import (
     split_indices,
 )
 from data_utils.corpora.store import Document, TextDocuments, concatenate_documents
+from data_utils.corpora.tokenization import Chunk, ChunkTokenizer
 
 
 def load(golden, name: str, keys: set[str]) -> dict:

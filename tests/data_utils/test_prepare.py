@@ -21,10 +21,10 @@ import pytest
 from data_utils.corpora.files import Piece
 from data_utils.corpora.lazy_format import LazyDocuments, read_lengths
 from data_utils.corpora.named import TextDocument, find_corpus
-from data_utils.corpora.preparation import CACHE_FOLDER, read_chunks, store_places
 from data_utils.corpora.prepare import main
 from data_utils.corpora.splits import scatter_assignment
 from data_utils.corpora.store import IndexedDataset, is_store
+from data_utils.corpora.tokenization import CACHE_FOLDER, read_chunks, store_places
 from data_utils.tokenizers.tokenizer import build_tokenizer
 from tests.helpers import REPOSITORY
 from tests.helpers.byte_corpus import ByteTokenizer, make_slowly, prepare
@@ -44,7 +44,7 @@ def rows_of(count, seed=0):
 def corpus(tmp_path, monkeypatch):
     """A corpus of 300 documents, read in small chunks."""
     monkeypatch.setenv("GLM_CACHE_DIR", str(tmp_path / "user-cache"))
-    monkeypatch.setattr("data_utils.corpora.preparation.CHUNK_ROWS", 7)
+    monkeypatch.setattr("data_utils.corpora.tokenization.CHUNK_ROWS", 7)
     path = tmp_path / "data" / "corpus.jsonl"
     path.parent.mkdir()
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in rows_of(300)), encoding="utf-8")
@@ -56,14 +56,14 @@ def store_files(folder):
 
 
 def test_any_number_of_processes_gives_the_same_store(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr("data_utils.corpora.preparation.MINIMUM_PARALLEL_BYTES", 0)
+    monkeypatch.setattr("data_utils.corpora.tokenization.MINIMUM_PARALLEL_BYTES", 0)
     documents = prepare(corpus, cache_dir=tmp_path / "s0")
     assert words(documents) == rows_of(300)
     log = tmp_path / "log"
     prepare(corpus, tokenizer=ByteTokenizer(log=str(log)), cache_dir=tmp_path / "s2", num_workers=2)
     assert str(os.getpid()) not in {line.split()[0] for line in log.read_text().splitlines()}
     assert store_files(tmp_path / "s0") == store_files(tmp_path / "s2")
-    monkeypatch.setattr("data_utils.corpora.preparation.CHUNK_ROWS", 1000)
+    monkeypatch.setattr("data_utils.corpora.tokenization.CHUNK_ROWS", 1000)
     prepare(corpus, cache_dir=tmp_path / "s3")
     assert store_files(tmp_path / "s0") == store_files(tmp_path / "s3")
 
@@ -77,7 +77,7 @@ def test_chunks_hold_every_row_once(corpus):
 
 def test_few_chunks_are_under_way(corpus, monkeypatch, tmp_path):
     """The reader waits for the processes: it is never more than a few chunks ahead."""
-    from data_utils.corpora import preparation as module
+    from data_utils.corpora import tokenization as module
 
     read, taken = [], []
 
@@ -178,7 +178,7 @@ def test_large_vocabularies_get_wider_ids(corpus, tmp_path, monkeypatch):
 
 
 def test_processes_with_another_tokenizer_are_noticed(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr("data_utils.corpora.preparation.MINIMUM_PARALLEL_BYTES", 0)
+    monkeypatch.setattr("data_utils.corpora.tokenization.MINIMUM_PARALLEL_BYTES", 0)
     with pytest.raises(ValueError, match="use another tokenizer"):
         prepare(corpus, build=partial(ByteTokenizer, 2), num_workers=2, cache_dir=tmp_path / "s")
     assert store_files(tmp_path / "s") == {}

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from data_utils.corpora import merge as merging
-from data_utils.corpora import preparation
+from data_utils.corpora import tokenization
 from data_utils.corpora.files import Shard
 from data_utils.corpora.merge import merge, sharded_stores
-from data_utils.corpora.preparation import Preparation
 from data_utils.corpora.store import IndexedDataset, StoreWriter, verify_store
+from data_utils.corpora.tokenization import Preparation
 from data_utils.objective.packing import BlockDataset, DocumentPicker, ItemGenerator, seed_words
 from tests.helpers import REPOSITORY
 from tests.helpers.byte_corpus import ByteTokenizer, prepare
@@ -76,7 +76,7 @@ def contents(folder, prefix):
 @pytest.mark.parametrize("drop_duplicates", [False, True])
 @pytest.mark.parametrize("kind", ["files", "pile", "text"])
 def test_shards_are_joined_to_what_one_machine_makes(tmp_path, monkeypatch, count, drop_duplicates, kind):
-    monkeypatch.setattr(preparation, "CHUNK_ROWS", 23)
+    monkeypatch.setattr(tokenization, "CHUNK_ROWS", 23)
     monkeypatch.setattr(merging, "COPIED_DOCUMENTS", 7)
     folder = write_corpus(tmp_path / "corpus")
     if kind == "pile":  # its rule draws numbers, which depend on the place of a row in the whole corpus

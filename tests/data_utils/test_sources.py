@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from data_utils.corpora import duplicates, preparation
+from data_utils.corpora import duplicates, tokenization
 from data_utils.corpora.duplicates import SeenHashes
 from data_utils.corpora.files import pieces_of, read_rows
 from data_utils.corpora.huggingface import DataSet
@@ -242,7 +242,7 @@ def first_of_each(texts):
 
 
 def test_duplicates_are_dropped_on_demand(tmp_path, monkeypatch):
-    monkeypatch.setattr(preparation, "CHUNK_ROWS", 50)
+    monkeypatch.setattr(tokenization, "CHUNK_ROWS", 50)
     texts = [f"text {random.Random(n).randint(0, 300)}" for n in range(1000)]
     path = write_rows(tmp_path / "data" / "a.jsonl", texts)
     assert len(prepare(path, cache_dir=tmp_path / "s")) == 1000

@@ -169,8 +169,8 @@ def documents_of(documents: Any) -> Any:
 
 
 def store_cases() -> Iterator[Case]:
-    from data_utils.corpora.preparation import Preparation
     from data_utils.corpora.store import IndexedDataset, StoreWriter
+    from data_utils.corpora.tokenization import Preparation
 
     def make(seed: int, *, inside: bool) -> Callable[[Path], None]:
         def write(folder: Path) -> None:

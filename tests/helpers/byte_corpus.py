@@ -8,7 +8,7 @@ import sys
 import time
 from functools import partial
 
-import data_utils.corpora.preparation
+import data_utils.corpora.tokenization
 from files.errors import start_logging
 from tests.helpers import REPOSITORY
 
@@ -50,7 +50,7 @@ def prepare(*sources, tokenizer=None, build=None, **options):
     tokenizer = tokenizer or ByteTokenizer()
     options = {"progress": False, **options}
     build = build or partial(ByteTokenizer, tokenizer.offset, log=tokenizer.log, seconds=tokenizer.seconds)
-    preparation = data_utils.corpora.preparation.Preparation(tokenizer, build, **options)
+    preparation = data_utils.corpora.tokenization.Preparation(tokenizer, build, **options)
     return preparation.documents([str(source) for source in sources])
 
 
@@ -62,8 +62,8 @@ def make_slowly(*arguments: object) -> subprocess.Popen[str]:
 
 def main(corpus: str, seconds: str, log: str, cache_dir: str, num_workers: str = "0") -> None:
     start_logging()
-    data_utils.corpora.preparation.CHUNK_ROWS = 30
-    data_utils.corpora.preparation.MINIMUM_PARALLEL_BYTES = 0
+    data_utils.corpora.tokenization.CHUNK_ROWS = 30
+    data_utils.corpora.tokenization.MINIMUM_PARALLEL_BYTES = 0
     tokenizer = ByteTokenizer(log=log, seconds=float(seconds))
     prepare(corpus, tokenizer=tokenizer, cache_dir=cache_dir, num_workers=int(num_workers))
 

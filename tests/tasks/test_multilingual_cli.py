@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_utils.corpora.preparation import CACHE_FOLDER
+from data_utils.corpora.tokenization import CACHE_FOLDER
 from data_utils.tokenizers.tokenizer import build_tokenizer
 from finetune_glm import main
 from tests.helpers.launching import run

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_utils.corpora.preparation import CACHE_FOLDER
+from data_utils.corpora.tokenization import CACHE_FOLDER
 from data_utils.tokenizers.tokenizer import Tokenizer
 from tasks.seq2seq.outputs import recover_answer
 from tasks.seq2seq.readers import BLANK, ContextOffsets, Seq2SeqExample, Seq2SeqOptions, find_answers, read_examples
