@@ -2,15 +2,16 @@
 
 In training a share t of the tokens of a sample is masked, t spread evenly over a batch; the loss is the cross entropy
 of the masked tokens over t, per token of the sample: a bound of its negative log-likelihood. An answer of a given
-length starts as that many masks; token by token the most certain prediction is drawn and kept. **Its length has to be
-guessed**: one pass for every length of ``LENGTHS`` gives the mean log-probability of the most probable token at its
-masks, and the length with the greatest one is filled.
+length starts as that many masks; in at most ``PASSES`` passes the most certain predictions are drawn and kept. **Its
+length has to be guessed**: one pass for every length of ``LENGTHS`` gives the mean log-probability of the most probable
+token at its masks, and the length with the greatest one is filled.
 
 b samples, s tokens
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from data_utils.objective.packing import Sample
 from data_utils.tokenizers.tokenizer import Tokenizer
 
 LENGTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 22, 27, 33, LONGEST)
+PASSES = 10  # that fill an answer
 LEAST = 0.02  # of t: smaller ones mask nothing in a short sample
 
 
@@ -120,14 +122,18 @@ class DiffusionAnswers(Answers):
         answers: list[list[int]] = []
         for batch in batches_of(blanks):
             pieces = [[mask] * self.length_of(blank) for blank in batch]
-            while open_ones := [number for number, piece in enumerate(pieces) if mask in piece]:
+            for left in range(PASSES, 0, -1):
+                open_ones = [number for number, piece in enumerate(pieces) if mask in piece]
+                if not open_ones:
+                    break
                 found = self._logits([batch[n] for n in open_ones], [pieces[n] for n in open_ones])
                 for number, logits in zip(open_ones, found):
-                    piece, certain = pieces[number], int(logits.log_softmax(-1).amax(-1).argmax())
+                    masked = [place for place, token in enumerate(pieces[number]) if token == mask]
+                    certain = logits.log_softmax(-1).amax(-1).topk(math.ceil(len(masked) / left)).indices
                     best = (logits[certain] / self.experiment.temperature).topk(self.experiment.top_k)
-                    drawn = int(torch.multinomial(best.values.softmax(-1), 1, generator=generator))
-                    place = [p for p, token in enumerate(piece) if token == mask][certain]
-                    piece[place] = int(best.indices[drawn])
+                    drawn = torch.multinomial(best.values.softmax(-1), 1, generator=generator)
+                    for place, token in zip(certain.tolist(), best.indices.gather(1, drawn)[:, 0].tolist()):
+                        pieces[number][masked[place]] = token
             answers += pieces
         return answers
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.infilling import training
+from benchmarks.infilling import measuring, training
 from benchmarks.infilling.blanks import KINDS, LONGEST, make_blanks, score, word_spans
 from benchmarks.infilling.command import infilling, rival_class
 from benchmarks.infilling.diffusion import LENGTHS, DiffusionAnswers, DiffusionRival
@@ -195,6 +195,23 @@ def test_rivals_run_once_and_share_a_table(experiment: Experiment, tmp_path: Pat
     assert list(kept) == ["t5", "diffusion"] and str(experiment.folder) not in json.dumps(kept)
     with pytest.raises(ValueError, match=r"made with count 6, now it is 7; .* another --folder"):
         infilling(["t5", *words_of(experiment, "--blanks", "7")])
+
+
+def test_the_time_decides_how_many_updates_and_the_loss_which_rate(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(measuring, "TIMED", (1, 3))
+    timed = replace(
+        experiment, folder=tmp_path, updates=None, minutes=0.01, sweep_minutes=0.005, rates=(1e-3, 1e-9), count=2,
+        seeds=(1,),
+    )  # fmt: skip
+    values = measuring.measure("fim", FimRival(timed))
+    assert list(values["sweep"]) == ["0.001", "1e-09"] and values["rate"] == 1e-3
+    each = values["seconds_per_update"]
+    assert each == pytest.approx(np.mean([one["seconds_per_update"] for one in values["sweep"].values()]))
+    assert values["updates"] == max(1, round(0.6 / each)) == values["curve"][-1][0]
+    assert sorted(path.name for path in (tmp_path / "fim").iterdir()) == ["checkpoint.pt", "run.json"]
+    assert set(values["results"]["kinds"]) == set(KINDS)
 
 
 def test_diffusion_guesses_a_length_or_is_told_it(experiment: Experiment, tokenizer: Tokenizer):
