@@ -5,8 +5,9 @@ them into every position, and may stay there for millions of tokens: the queries
 at its neighbours, and by the time they had one, large constants hide what stands where (docs/demo_model.md).
 
 Here the positions are sines and cosines, so that a rotation turns a position into another one a fixed distance away,
-and most heads of the first two layers have queries and keys that are such rotations: they look one, two or three
-tokens to the left or to the right (mimetic initialization, Trockman and Kolter 2023, https://arxiv.org/abs/2305.09828).
+and heads of the first two layers have queries and keys that are such rotations: they look one or two tokens to the
+left or to the right, two heads at each neighbour (mimetic initialization, Trockman and Kolter 2023,
+https://arxiv.org/abs/2305.09828).
 The other matrices have the deviation at which a layer keeps the size of its input, and the word table is large enough
 for a rate of 1e-3 and more not to overwrite it in a few updates. All of it is trained; nothing else differs.
 
@@ -24,7 +25,7 @@ from model.modeling_glm import GLMModel
 from mpu.transformer import TransformerLayer
 
 # Where the heads of the first layers look, in tokens from their own; the other heads start at random.
-OFFSETS = ((-1, 1, -2, 2), (-1, 1, -3, 3, 0))
+OFFSETS = ((-1, 1, -1, 1, -2, 2), (-1, 1, -1, 1, -2, 2))
 WORD_STD = 0.1
 FREQUENCIES = (0.05, 2.9)  # radians a token
 SHARPNESS = 1.6  # of the heads that look: factor of their queries and of their keys
