@@ -15,19 +15,30 @@ from torch import Tensor, nn
 from mpu.initialize import ParallelTopology
 
 
-def spread_parameters(model: nn.Module, units: Iterable[nn.Module], *, topology: ParallelTopology, device: Any) -> None:
+def spread_parameters(
+    model: nn.Module,
+    units: Iterable[nn.Module],
+    *,
+    topology: ParallelTopology,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> None:
     """Spread the parameters of ``model`` over the data ranks, those of each of its ``units`` together.
 
-    They are moved to ``device``, one unit at a time, so that no device ever holds the whole model.
+    They are moved to ``device``, one unit at a time, so that no device ever holds the whole model. With ``dtype`` the
+    units' parameters are of that type where they are whole (autocast would keep a copy of each of them to the end of
+    the backward pass); the ranks' own rows, and the sums of gradients, stay in fp32.
     """
     from torch.distributed.device_mesh import DeviceMesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     assert topology.data_parallel_group is not None
-    mesh = DeviceMesh.from_group(topology.data_parallel_group, torch.device(device).type)
+    mesh = DeviceMesh.from_group(topology.data_parallel_group, device.type)
     flags = {name: dict(parameter.__dict__) for name, parameter in model.named_parameters()}
-    for unit in (*units, model):
-        fully_shard(unit, mesh=mesh)
+    policy = MixedPrecisionPolicy(dtype, None if dtype is None else torch.float32, cast_forward_inputs=False)
+    for unit in units:
+        fully_shard(unit, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh)
     for name, parameter in model.named_parameters():
         parameter.__dict__.update(flags[name])  # the model-parallel flag
 

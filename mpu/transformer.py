@@ -50,15 +50,25 @@ class MLP(nn.Module):
         return self.output_dropout(self.dense_4h_to_h(inner), seed)
 
 
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm of an fp32 residual stream also where its own parameters come in half precision (``mpu/fsdp.py``)."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map [b,s,h] to [b,s,h]."""
+        if hidden.dtype is not torch.float32 or self.weight.dtype is torch.float32:
+            return super().forward(hidden)
+        return F.layer_norm(hidden, self.normalized_shape, self.weight.float(), self.bias.float(), self.eps)
+
+
 class TransformerLayer(nn.Module):
     """x + attention(LayerNorm(x)), then x + MLP(LayerNorm(x))."""
 
     def __init__(self, config: TransformerConfig, context: LayerContext, attention: SelfAttention) -> None:
         super().__init__()
         norm = {"eps": config.layernorm_epsilon, **context.factory()}
-        self.input_layernorm = nn.LayerNorm(config.hidden_size, **norm)
+        self.input_layernorm = LayerNorm(config.hidden_size, **norm)
         self.attention = attention
-        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, **norm)
+        self.post_attention_layernorm = LayerNorm(config.hidden_size, **norm)
         self.mlp = MLP(config, context)
 
     def forward(

@@ -113,14 +113,14 @@ def wrap_model(
     # DeepSpeed's parameters are of the run's precision: so only half the bytes ever reach a GPU.
     if device.type == "cpu":
         keep_freed_memory()  # an update takes and frees the same large tensors every time
+    kind, reason = supported_precision(settings.precision, device=device)
     if settings.device.fsdp and topology.data_parallel_group is not None:
         layers = [module for module in model.modules() if isinstance(module, TransformerLayer)]
-        spread_parameters(model, layers, topology=topology, device=device)
+        spread_parameters(model, layers, topology=topology, device=device, dtype=AUTOCAST_TYPES.get(kind))
     else:
         if settings.device.fsdp:
             logger.info("--fsdp: one data rank has nobody to share parameters with")
         model.to(device=device, dtype=AUTOCAST_TYPES.get(plan.precision) if plan else None)
-    kind, reason = supported_precision(settings.precision, device=device)
     if settings.precision.bf16_params and kind == "bf16":
         keep_masters(model)
     if settings.precision.tf32:

@@ -100,10 +100,14 @@ class States:
     offloaded: int = 0
 
 
-def torch_states(shard: GLMModel, *, optimizer: str, precision: str, bf16_params: bool = False) -> States:
+def torch_states(
+    shard: GLMModel, *, optimizer: str, precision: str, bf16_params: bool = False, spread_over: int = 1
+) -> States:
     """Count the torch engine's states: everything in fp32 on every data rank, gradients in the buckets of DDP.
 
-    With ``bf16_params`` parameters and gradients are bf16, and parameters have fp32 masters.
+    With ``bf16_params`` parameters and gradients are bf16, and parameters have fp32 masters. Spread over several data
+    ranks (``--fsdp``), a share of it; whole are two layers and a layer's gradients, in the precision of the products,
+    and what is outside of the layers, in fp32.
     """
     count = shard.num_parameters()
     moments = 2 * count
@@ -115,6 +119,13 @@ def torch_states(shard: GLMModel, *, optimizer: str, precision: str, bf16_params
         )
     cast = sum(p.numel() for name, p in shard.named_parameters() if "position" not in name and "norm" not in name)
     casts = 0 if precision == "fp32" else HALF * cast
+    if spread_over > 1:
+        outside = sum(p.numel() for name, p in shard.named_parameters() if ".layers." not in name)
+        layer = (count - outside) // shard.config.num_layers
+        buffers = 2 * FP32 * outside + 3 * bytes_of(precision) * layer
+        share = FP32 * -(-count // spread_over)
+        casts = 0 if precision == "fp32" else HALF * shard.word_embeddings.weight.numel()
+        return States(share, share, FP32 * moments // spread_over, casts=casts, buffers=buffers, start=share)
     return States(FP32 * count, FP32 * count, FP32 * moments, casts=casts, start=FP32 * count)
 
 
@@ -501,18 +512,21 @@ def make_plan(configuration: PretrainingSettings, *, vocab_size: int | None = No
     shard = shard_of_rank(config, tensor_parallel_size=t)
     device, notices = torch.device("cpu" if devices.device == "cpu" else "cuda"), []
     on_gpu = device.type != "cpu"
+    saved = None if configuration.checkpoint.no_save_optim else optimizer
     if configuration.deepspeed_content is None:
         stage = 0
         precision, reason = supported_precision(configuration.precision, device=device)
         notices += [reason] if reason else []
-        engine = "torch, DistributedDataParallel" if ranks > 1 else "torch"
+        how = "FSDP2: shared parameters, gradients and moments" if devices.fsdp else "DistributedDataParallel"
+        engine = f"torch, {how}" if ranks > 1 else "torch"
         engine += ", fp32" if precision == "fp32" else f", fp32 parameters, {precision} autocast"
         bf16_params = configuration.precision.bf16_params and precision == "bf16"
         if bf16_params:
             engine = engine.replace("fp32 parameters, bf16 autocast", "bf16 parameters with fp32 masters")
-        states = torch_states(shard, optimizer=optimizer, precision=precision, bf16_params=bf16_params)
+        counted: dict[str, Any] = {"optimizer": optimizer, "precision": precision, "bf16_params": bf16_params}
+        states = torch_states(shard, **counted, spread_over=ranks if devices.fsdp else 1)
         arithmetic = Arithmetic(HALF if bf16_params else FP32, bytes_of(precision), on_gpu)
-        weight = FP32
+        size_on_disk = checkpoint_bytes(shard, torch_states(shard, **counted), optimizer=saved, stage=0, size=FP32)
     else:
         settings = deepspeed_plan(configuration, device=device)
         stage, precision, zero = settings.stage, settings.precision, settings.config["zero_optimization"]
@@ -525,7 +539,7 @@ def make_plan(configuration: PretrainingSettings, *, vocab_size: int | None = No
         engine += "" if precision == "fp32" else " with fp32 masters"
         states = deepspeed_states(shard, optimizer=optimizer, precision=precision, zero=zero, data_parallel_size=ranks)
         arithmetic = Arithmetic(bytes_of(precision), bytes_of(precision), on_gpu)
-        weight = bytes_of(precision)
+        size_on_disk = checkpoint_bytes(shard, states, optimizer=saved, stage=stage, size=bytes_of(precision))
     scatter = configuration.corpus.loader_scatter
     scatter = None if scatter is None else min(scatter, ranks)
     if scatter is not None and (scatter <= 0 or ranks % scatter):
@@ -534,7 +548,6 @@ def make_plan(configuration: PretrainingSettings, *, vocab_size: int | None = No
         )
     width, num_targets = batch_shape(configuration.blank, batch)
     shape = {"batch_size": batch.batch_size, "width": width, "num_targets": num_targets}
-    saved = None if configuration.checkpoint.no_save_optim else optimizer
     cost = ComputeCost.of(
         num_parameters=count_parameters(config),
         num_layers=config.num_layers,
@@ -555,7 +568,7 @@ def make_plan(configuration: PretrainingSettings, *, vocab_size: int | None = No
         on_gpu=on_gpu,
         states=states,
         activations=activations(config, arithmetic, **shape, tensor_parallel_size=t),
-        checkpoint_bytes=t * checkpoint_bytes(shard, states, optimizer=saved, stage=stage, size=weight),
+        checkpoint_bytes=t * size_on_disk,
         flops_per_token=cost.flops_per_token,
         notices=tuple(notices),
     )

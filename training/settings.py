@@ -726,7 +726,7 @@ class DeviceSettings(Group):
     distributed_backend: str = option("nccl", "communication backend", choices=("nccl", "gloo"))
     distributed_timeout_minutes: float | None = added(
         None,
-        "how long ranks wait for each other (default: torch's, 30 minutes with gloo, 10 with nccl)",
+        "how long ranks wait for each other in a step (default: torch's, 30 minutes with gloo, 10 with nccl)",
         above=0,
         at_most=525_600,
     )

@@ -130,7 +130,9 @@ def programs(folder: Path) -> list[Program]:
     return [
         Program("pre-training", tuple(command("pretrain_glm.py", *_pretraining(corpus))), pretrained, resumes=True),
         Program("fine-tuning", tuple(command("finetune_glm.py", *finetuning)), finetuned, resumes=True, given=data),
-        Program("tokenizing", (python, "-m", "data_utils.corpora.prepare", *tokenize), all_files("stores"), resumes=True),
+        Program(
+            "tokenizing", (python, "-m", "data_utils.corpora.prepare", *tokenize), all_files("stores"), resumes=True
+        ),
         Program("change_mp", tuple(command("change_mp.py", "ck", "2")), all_files("ck_MP2"), given=checkpoint),
         Program("export", tuple(command(*export)), all_files("hub"), given=checkpoint),
     ]

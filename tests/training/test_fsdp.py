@@ -10,14 +10,15 @@ import torch
 import torch.distributed as dist
 
 from model.modeling_glm import GLMModel
-from mpu.fsdp import own_rows
+from mpu.fsdp import own_rows, spread_parameters
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from mpu.transformer import Transformer
 from tests.helpers import distributed
 from tests.helpers.engines import VOCABULARY, make_batch
 from training.arguments import parse_settings
 from training.build import seed_model, wrap_model
-from training.engine import Engine
+from training.engine import Engine, TorchEngine
+from training.optimizer import build_optimizer
 from training.settings import PretrainingSettings
 
 # 17 rows of positions: the last rank has fewer of them.
@@ -78,6 +79,31 @@ def _compare(model_parallel_size: int, root: Path) -> dict[str, Any]:
         engine = make(topology, "--fsdp", "--checkpoint-activations", backend="aot_eager")
         found["compiled, recomputed"] = train(engine, 4)
     return found
+
+
+def _compare_in_half_precision() -> dict[str, Any]:
+    topology, found = initialize_model_parallel(), {}
+    for kind in ("ddp", "fsdp"):
+        engine = make(topology)  # for its settings; a CPU without instructions for it would train in fp32
+        model = GLMModel(engine.model.config, generator=torch.Generator().manual_seed(1))
+        layers, types = list(model.transformer.layers), []
+        if kind == "fsdp":
+            spread_parameters(model, layers, topology=topology, device=torch.device("cpu"), dtype=torch.bfloat16)
+        optimizer = build_optimizer(model, settings().optimizer)
+        layers[0].mlp.register_forward_hook(lambda mlp, *_, types=types: types.append(mlp.dense_h_to_4h.weight.dtype))
+        common = {"scheduler": engine.scheduler, "precision": "bf16", "topology": topology}
+        found[kind] = train(TorchEngine(model, optimizer=optimizer, **common), 3)
+        found[f"types of {kind}"] = set(types)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    return found
+
+
+@pytest.mark.slow
+def test_layers_are_brought_together_in_half_precision():
+    for found in distributed.run(_compare_in_half_precision, 2):
+        assert found["types of ddp"] == {torch.float32} and found["types of fsdp"] == {torch.bfloat16}
+        for ours, theirs in zip(found["fsdp"], found["ddp"], strict=True):
+            assert ours == pytest.approx(theirs, rel=5e-3)
 
 
 @pytest.mark.slow
