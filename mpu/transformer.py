@@ -262,7 +262,7 @@ class Transformer(nn.Module):
 
     def _two_calls(self, mask: PrefixMask, states: Tensor) -> TwoCalls | None:
         """Return the form of ``mask`` for FlashAttention where a call on ``states`` [b,s,h] alone uses it."""
-        if self.attention_kernel != "auto" or mask.known is None or states.device.type != "cuda":
+        if self.attention_kernel != "auto" or mask.known is None:
             return None
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         if not can_run_flash(device=states.device, dtype=_type_of_products(states), head_dim=head_dim):

@@ -17,18 +17,18 @@ from torch import Tensor
 from mpu.masks import TwoCalls
 
 LARGEST_HEAD_DIM, HEAD_DIM_MULTIPLE = 256, 8
-FIRST_GENERATION = (8, 0)  # of GPUs that the kernel is made for: Ampere
+DEVICE_TYPE, FIRST_GENERATION = "cuda", (8, 0)  # of devices that have the kernel: GPUs from Ampere on
 
 Kernel = Callable[..., Tensor]
 
 
 def can_run_flash(*, device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
     """Tell whether the kernel takes queries of ``dtype`` and ``head_dim`` on ``device``."""
-    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+    if device.type != DEVICE_TYPE or dtype not in (torch.float16, torch.bfloat16):
         return False
     if head_dim > LARGEST_HEAD_DIM or head_dim % HEAD_DIM_MULTIPLE:
         return False
-    return torch.cuda.get_device_capability(device) >= FIRST_GENERATION
+    return torch.get_device_module(device).get_device_capability(device) >= FIRST_GENERATION
 
 
 def flash_attention(

@@ -87,6 +87,9 @@ class _BackendModule(_DummyBackendModule):
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.float16, torch.bfloat16, torch.float32]
 
+    def get_device_capability(self, device: Any = None) -> tuple[int, int]:
+        return 9, 0
+
     def get_rng_state(self, device: Any = None) -> Tensor:
         return torch.get_rng_state()
 
@@ -106,6 +109,44 @@ class AttentionCall(NamedTuple):
     copies: tuple[str, ...]
     dtype: torch.dtype
     mask: bool
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, key_starts: Tensor, *, causal: bool) -> Tensor:
+    """Return the attention of samples one behind the other [queries,n,d], in fp32; causal is counted from the end."""
+    parts = []
+    for sample in range(len(starts) - 1):
+        rows = query[starts[sample] : starts[sample + 1]]
+        columns = slice(int(key_starts[sample]), int(key_starts[sample + 1]))
+        parts_of = [part.float().transpose(0, 1) for part in (rows, key[columns], value[columns])]  # [n,s,d]
+        mask = torch.ones(len(rows), columns.stop - columns.start, dtype=torch.bool)
+        mask = mask.tril(mask.size(1) - mask.size(0)) if causal else mask
+        parts.append(F.scaled_dot_product_attention(*parts_of, attn_mask=mask).transpose(0, 1))
+    return torch.cat(parts)
+
+
+def _flash_forward(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    starts, key_starts, _, _, dropout_p, causal = others[:6]
+    assert {starts.dtype, key_starts.dtype} == {torch.int32} and starts.shape == key_starts.shape
+    assert query.dtype in (torch.float16, torch.bfloat16) and query.size(-1) % 8 == 0, (query.dtype, query.shape)
+    assert all(one.stride(-1) == 1 for one in (query, key, value)) and dropout_p == 0.0
+    found = _flash(query, key, value, starts, key_starts, causal=causal).to(query.dtype)
+    nothing = query.new_zeros(0)
+    return found, torch.zeros(query.shape[1::-1]), nothing, nothing, nothing
+
+
+def _flash_backward(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    starts, key_starts, causal = others[2], others[3], others[7]
+    inputs = [one.detach().requires_grad_() for one in (query, key, value)]
+    with torch.enable_grad():
+        found = _flash(*inputs, starts, key_starts, causal=causal)
+    return torch.autograd.grad(found, inputs, gradient.float())
+
+
+# What this build of torch has no kernel for.
+KERNELS = {
+    aten._flash_attention_forward.default: _flash_forward,
+    aten._flash_attention_backward.default: _flash_backward,
+}
 
 
 def on_host(value: Any, tensors: list[Tensor]) -> Any:
@@ -213,8 +254,10 @@ class _Operations(TorchDispatchMode):
         if target is not None and to_chip:
             host_kwargs["device"] = torch.device("cpu")
         host_kwargs.pop("pin_memory", None)
+        if operation is aten._flash_attention_forward.default:
+            self.chip.attention.append(AttentionCall(place_in_repository(), "two calls", (), args[0].dtype, mask=False))
         with torch.inference_mode(False), torch.no_grad():  # no inference tensors, which wrappers cannot be
-            result = operation(*host_args, **host_kwargs)
+            result = KERNELS.get(operation, operation)(*host_args, **host_kwargs)
             return on_device(result, on_chip) if to_chip else result
 
     def _check_copy(self, operation: Any, args: Any, kwargs: Any, *, to_chip: bool) -> bool:

@@ -20,7 +20,7 @@ from data_utils.objective.causal import causal_masks
 from data_utils.rows import Row
 from generation.infill import BlankFiller
 from mpu.initialize import ParallelTopology
-from mpu.kernels import static_attention
+from mpu.kernels import flash, static_attention
 from mpu.kernels.host_memory import send
 from tasks.seq2seq.decoding import TargetDecoder
 from tasks.seq2seq.samples import Seq2SeqSample
@@ -28,7 +28,7 @@ from tasks.seq2seq.samples import collate as collate_texts
 from tasks.superglue.batches import collate
 from tasks.superglue.objective import TaskCriterion, mask_scores, score_rows
 from tasks.superglue.samples import Kind
-from tests.helpers.device import NAME, Chip, WaitError, chip_process
+from tests.helpers.device import NAME, Chip, WaitError, attention_kernel, chip_process
 from tests.helpers.engines import LENGTH, make_batch, make_engine, scoring_engine
 from tests.helpers.small_corpus import SmallCorpus, make_corpus
 from tests.helpers.small_models import DECODING, PROMPTS, TINY_COMMAND_IDS, WORDS, random_model
@@ -149,7 +149,10 @@ def pretraining(
     configuration = configure(SmallCorpus(Path(folder)), *flags)
     results = []
     for device in ("cpu", f"{NAME}:0"):
-        with Chip({EVERY_LOG_INTERVAL, EVERY_EVALUATION, EVERY_UPDATE_OF_SOME}) as chip:
+        allowed = {EVERY_LOG_INTERVAL, EVERY_EVALUATION, EVERY_UPDATE_OF_SOME}
+        with Chip(allowed) as chip, pytest.MonkeyPatch.context() as patch:
+            if "--attention-dropout" in flags:  # the device's FlashAttention has no dropout
+                patch.setattr(flash, "DEVICE_TYPE", NAME)
             with chip.preparation():
                 torch.manual_seed(1)
                 engine = build_engine(configuration, vocab_size=128, topology=SINGLE, device=torch.device(device))
@@ -167,10 +170,12 @@ NO_DROPOUT = ["--hidden-dropout", "0", "--attention-dropout", "0"]
         (["--fp32", "--pack-samples", *NO_DROPOUT], 1e-4),
         (["--fp32", "--checkpoint-activations", *NO_DROPOUT], 1e-4),
         (["--fp32", "--optimizer", "adafactor", *NO_DROPOUT], 1e-4),
+        (["--bf16", *NO_DROPOUT], 0.01),
+        (["--bf16", "--pack-samples", *NO_DROPOUT], 0.01),
         (["--bf16"], 0.1),
         (["--fp16", "--loss-scale", "128"], 0.1),
     ],
-    ids=["fp32", "packed", "recomputed", "adafactor", "bf16", "fp16"],
+    ids=["fp32", "packed", "recomputed", "adafactor", "bf16 flash", "bf16 flash packed", "bf16", "fp16"],
 )
 def test_updates_of_blank_infilling(
     on_chip: OnChip, corpus: SmallCorpus, batches: dict[bool, list[Batch]], flags: list[str], tolerance: float
@@ -180,7 +185,8 @@ def test_updates_of_blank_infilling(
     assert chip == pytest.approx(cpu, rel=tolerance)
     read = {EVERY_UPDATE_OF_SOME: len(chosen)} if {"--fp16", "adafactor"} & set(flags) else {}
     assert waits == {EVERY_LOG_INTERVAL: 1, EVERY_EVALUATION: 2, **read}
-    assert kernels == {"efficient"}
+    half = "--bf16" in flags and "--attention-dropout" in flags
+    assert kernels == ({"two calls", "efficient"} if half else {"efficient"})  # the last layer has queries of its own
 
 
 def causal_batch(seed: int, *, relative: bool) -> Batch:
@@ -324,17 +330,79 @@ def test_segments_of_answers(on_chip: OnChip):
 
 
 def filling(name: str, static: bool, split: bool) -> tuple[list[str], list[str], dict[str, int], set[str], int]:
-    if split:
-        static_attention.LONG_CACHE, static_attention.COLUMNS_OF_A_PART = 256, 64
     results = []
     for device in ("cpu", f"{NAME}:0"):
-        with Chip({EVERY_FEW_TOKENS, EVERY_TOKEN, EVERY_TOKEN_OF_BEAMS}) as chip:
+        allowed = {EVERY_FEW_TOKENS, EVERY_TOKEN, EVERY_TOKEN_OF_BEAMS}
+        with Chip(allowed) as chip, pytest.MonkeyPatch.context() as patch:
+            if split:
+                patch.setattr(static_attention, "LONG_CACHE", 256)
+                patch.setattr(static_attention, "COLUMNS_OF_A_PART", 64)
             with chip.preparation():
                 filler = BlankFiller(random_model().to(device), WORDS, static=static)
             filled = filler.fill(PROMPTS[:4], settings=DECODING[name], batch_size=4)
             results.append([one.text for one in filled])
     tokens = max(sum(len(piece) + 1 for piece in one.pieces) for one in filled)
     return results[0], results[1], dict(chip.waits), fast_attention(chip), tokens
+
+
+def half_precision() -> dict[str, set[str]]:
+    """Return the attention kernels of texts that are written in 16 bits, by the way they are."""
+    kernels = {}
+    for static in (True, False):
+        for name in ("greedy", "beams"):
+            with Chip({EVERY_FEW_TOKENS, EVERY_TOKEN, EVERY_TOKEN_OF_BEAMS}) as chip:
+                with chip.preparation():
+                    filler = BlankFiller(random_model().half().to(f"{NAME}:0"), WORDS, static=static)
+                filler.fill(PROMPTS[:3], settings=DECODING[name])
+                filler.fill(PROMPTS[0], settings=DECODING[name])
+            kernels[f"{name}, {static}"] = fast_attention(chip)
+    return kernels
+
+
+def test_attention_in_half_precision(on_chip: OnChip):
+    """Flash reads a prompt that has no padding, and is what follows it alone where its cache grows."""
+    fixed = {"efficient", "flash"}
+    assert on_chip(half_precision) == {
+        "greedy, True": fixed, "beams, True": fixed, "greedy, False": fixed, "beams, False": fixed
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shapes", "options", "expected"),
+    [
+        ({}, {}, ("flash", 0)),
+        ({}, {"is_causal": True}, ("flash", 0)),
+        ({"queries": 1}, {"is_causal": True}, ("efficient", 0)),
+        ({"dtype": torch.float32}, {}, ("efficient", 0)),
+        ({"dtype": torch.float64}, {}, ("math", 0)),
+        ({"head_dim": 12}, {"mask": torch.float16}, ("math", 0)),
+        ({}, {"mask": torch.float16}, ("efficient", 0)),
+        ({}, {"mask": torch.bool}, ("efficient", 1)),
+        ({"keys": 15}, {"mask": torch.float16}, ("efficient", 1)),
+        ({"keys": 15}, {"mask": torch.bool}, ("efficient", 2)),
+        ({"strided": True}, {}, ("math", 0)),
+        ({}, {"mask": torch.float16, "learned": True}, ("math", 0)),
+        ({}, {"mask": torch.float32}, None),
+        ({}, {"mask": torch.float16, "is_causal": True}, None),
+    ],
+)
+def test_what_attention_takes(shapes: dict[str, Any], options: dict[str, Any], expected: tuple[str, int] | None):
+    """The rules of torch's sdp_utils, as ``attention_kernel`` has them."""
+    queries, keys, head_dim = shapes.get("queries", 16), shapes.get("keys", 16), shapes.get("head_dim", 16)
+    dtype = shapes.get("dtype", torch.float16)
+    query, key, value = (torch.zeros(2, 3, length, head_dim, dtype=dtype) for length in (queries, keys, keys))
+    if shapes.get("strided"):
+        query = torch.zeros(2, 3, head_dim, queries, dtype=dtype).transpose(2, 3)
+    mask = None
+    if "mask" in options:
+        mask = torch.zeros(2, 1, queries, keys, dtype=options["mask"], requires_grad=options.get("learned", False))
+    arguments = (query, key, value, mask)
+    if expected is None:
+        with pytest.raises(WaitError):
+            attention_kernel(*arguments, is_causal=options.get("is_causal", False))
+        return
+    kernel, copies = attention_kernel(*arguments, is_causal=options.get("is_causal", False))
+    assert (kernel, len(copies)) == expected
 
 
 @pytest.mark.parametrize(
@@ -347,7 +415,7 @@ def filling(name: str, static: bool, split: bool) -> tuple[list[str], list[str],
         ("drawn beams", True, False),
         ("greedy", False, False),
         ("beams", False, False),
-        ("greedy", True, True),  # the last one: its process splits keys from then on
+        ("greedy", True, True),
     ],
 )
 def test_blanks(on_chip: OnChip, name: str, static: bool, split: bool):
