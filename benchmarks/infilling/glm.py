@@ -49,6 +49,13 @@ class GlmRival(Rival):
         return GlmAnswers(load_model(folder / "glm", prepack=False), self.experiment)
 
 
+class NeighboursFirst(GlmRival):
+    """The first weights have heads that look beside a blank: small runs leave their plateau (docs/demo_model.md)."""
+
+    title = "GLM, neighbours first"
+    flags = ("--initialization", "neighbours", "--bert-ratio", "0.4")
+
+
 class NoShuffle(GlmRival):
     """Spans are generated in the order of the text."""
 

@@ -43,8 +43,12 @@ def lines_of_page(runs: Mapping[str, Any], picture: str) -> list[str]:
     """Return what stands between the marks of the page; ``picture`` is the file of the curves."""
     first = next(iter(runs.values()))
     experiment = first["experiment"]
+    updates, minutes = experiment["updates"], f"{experiment['minutes']:g} minutes"
+    length = minutes if updates is None else f"{updates} updates"
     lines = [
-        f"{len(runs)} of {len(RIVALS)} rivals. {experiment['layers']} layers, width {experiment['hidden']}, samples of "
+        f"{len(runs)} of {len(RIVALS)} rivals, {length} of training with {experiment['threads']} "
+        f"thread{'s' * (experiment['threads'] > 1)}. "
+        f"{experiment['layers']} layers, width {experiment['hidden']}, samples of "
         f"{experiment['seq_length']} tokens, batches of {experiment['batch_size']}, {experiment['count']} blanks of "
         f"each kind, decoding with seeds {', '.join(map(str, experiment['seeds']))}, temperature "
         f"{experiment['temperature']:g}, the {experiment['top_k']} best tokens. {first['machine']}.",
