@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if needed is not None and speed.needed is not None:
         share = f", {speed.needed:,.0f} of each of {num_ranks} ranks" if num_ranks > 1 else ""
         print(f"needed: {needed[0]:,.0f} real tokens/s{share} ({needed[1]})")
-        ratio = f"the loader makes {speed.real_tokens_per_second / speed.needed:.2f} of what is needed"
+        ratio = f"the loader makes {speed.real_tokens_per_second / speed.needed:.2f} times what is needed"
         remedies = [remedy for remedy in waiting_remedies(settings) if "loader_speed" not in remedy]
         print(ratio if speed.keeps_up else f"{ratio}, a model would wait; what helps: {'; '.join(remedies)}")
     return 0 if speed.keeps_up else 1

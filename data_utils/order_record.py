@@ -97,7 +97,7 @@ def _frames(file: BinaryIO) -> Iterator[tuple[bytes, bytes, int]]:
     while len(head := file.read(FRAME.size)) == FRAME.size:
         kind, length, checksum = FRAME.unpack(head)
         content = file.read(length)
-        if len(content) < length or zlib.crc32(content) != checksum:
+        if kind not in (DOCUMENTS, UPDATE) or len(content) < length or zlib.crc32(content) != checksum:
             return
         end += FRAME.size + length
         yield kind, content, end
@@ -170,10 +170,10 @@ class OrderRecord:
 
 @dataclass(frozen=True)
 class RecordedUpdate:
-    """An update in a record: its documents, and the micro batches of every data rank."""
+    """An update in a record, by data rank: what describes the documents, and the micro batches."""
 
-    documents: Mapping[str, Any]
-    ranks: tuple[tuple[Origin, ...], ...]
+    documents: list[Mapping[str, Any]]
+    ranks: list[list[Origin]]
 
 
 def read_update(folder: str | Path, update: int) -> RecordedUpdate:
@@ -184,8 +184,8 @@ def read_update(folder: str | Path, update: int) -> RecordedUpdate:
         raise ValueError(
             f"{folder}: no record of the order (rank-00000.bin); give the folder order/ of a run with --record-order"
         )
-    ranks: list[tuple[Origin, ...]] = []
-    documents: bytes = b"{}"
+    ranks: list[list[Origin]] = []
+    documents: list[Mapping[str, Any]] = []
     for rank in itertools.count():
         if rank not in files:
             raise ValueError(f"{folder}: {_file_of(folder, rank).name} is missing; the files of all ranks are needed")
@@ -199,14 +199,14 @@ def read_update(folder: str | Path, update: int) -> RecordedUpdate:
                 last = next(numbers)
                 first = last if first is None else first
                 if last == update:
-                    found = next(numbers), tuple(_origin(numbers) for _ in range(next(numbers)))
-                    documents = latest
+                    found = next(numbers), [_origin(numbers) for _ in range(next(numbers))]
                     break
         if found is None:
             there = "no update" if first is None else f"updates {first} to {last}"
             raise ValueError(f"{files[rank]}: update {update} is not recorded; there are {there}")
         num_ranks, origins = found
         ranks.append(origins)
+        documents.append(parse_json(latest, place=str(files[rank])))
         if len(ranks) == num_ranks:
             break
-    return RecordedUpdate(parse_json(documents, place=str(folder)), tuple(ranks))
+    return RecordedUpdate(documents, ranks)

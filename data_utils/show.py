@@ -225,10 +225,11 @@ def show_update(values: argparse.Namespace, words: Sequence[str], *, write: Call
         topology = replace(ParallelTopology.single(), data_parallel_size=num_ranks, data_parallel_rank=rank)
         documents = PretrainingDocuments(settings, tokenizer=tokenizer, topology=topology).parts()[0]
         described = described_documents(documents)
-        if recorded is not None and recorded.documents.get("documents") != described:
+        of_record = described if recorded is None else recorded.documents[rank].get("documents")
+        if of_record != described:
             raise ValueError(
-                f"the record is of {recorded.documents.get('documents')}, the flags give {described}: give the flags "
-                "of the run (--train-data, --split, --load-splits, the tokenizer's ...)"
+                f"the record is of {of_record}, the flags give {described}: give the flags of the run (--train-data, "
+                "--split, --load-splits, the tokenizer's ...)"
             )
         loader = batch_loader(
             documents,

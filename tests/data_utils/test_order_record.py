@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def test_what_is_written_can_be_read(batches, update: int, tmp_path_factory: pyt
     folder = tmp_path_factory.mktemp("order")
     OrderRecord(folder, documents=DATA, updates=0).add(update, [encode_origin(*batch) for batch in batches])
     found = read_update(folder, update)
-    assert found.documents == DATA
+    assert found.documents == [DATA]
     assert [(one.batch, one.samples) for one in found.ranks[0]] == batches
 
 
@@ -82,11 +83,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("cut", [0, 1, 7])
 def test_a_run_that_goes_on_has_the_record_of_a_straight_one(cut: int, tmp_path: Path):
-    """Killed behind its checkpoint; the disk has lost the end of the last frame; workers make its batches."""
+    """Killed behind its checkpoint; the disk has lost the end of the last frame, or left zeros; workers are used."""
     record(tmp_path / "straight", 1, 9, ranks=2)
     record(tmp_path / "killed", 1, 6, ranks=2)
     for path in (tmp_path / "killed").iterdir():
-        path.write_bytes(path.read_bytes()[: -cut or None])
+        path.write_bytes(path.read_bytes()[: -cut or None] + b"\0" * (100 if cut == 1 else 0))
     record(tmp_path / "killed", 5, 9, ranks=2, num_workers=1)
     assert contents(tmp_path / "killed") == contents(tmp_path / "straight")
     update = read_update(tmp_path / "killed", 5)
@@ -95,6 +96,23 @@ def test_a_run_that_goes_on_has_the_record_of_a_straight_one(cut: int, tmp_path:
         assert [one.batch for one in origins] == [8, 9]
         for one in origins:
             assert one.samples == [(n, list(made.dataset[n].pieces)) for n in made.plan.numbers(one.batch)]
+
+
+def test_a_run_goes_on_behind_a_full_disk(tmp_path: Path):
+    record(tmp_path / "straight", 1, 5, ranks=1)
+    record(tmp_path / "full", 1, 3, ranks=1)
+    order = OrderRecord(tmp_path / "full", documents=DATA, updates=3)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (order.path.stat().st_size + 5, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"rank-00000\.bin: no room for the record of the order"):
+            order.add(4, [loader(0, 1)[6].origin, loader(0, 1)[7].origin])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.raises(ValueError, match="there are updates 1 to 3"):
+        read_update(tmp_path / "full", 4)
+    record(tmp_path / "full", 4, 5, ranks=1)
+    assert contents(tmp_path / "full") == contents(tmp_path / "straight")
 
 
 def test_fewer_ranks_go_on(tmp_path: Path):
@@ -112,8 +130,8 @@ def test_a_record_knows_its_documents(tmp_path: Path):
     record(tmp_path, 1, 2, ranks=1)
     order = OrderRecord(tmp_path, documents={"documents": "others"}, updates=2)
     order.add(3, [encode_origin(0, [])])
-    assert read_update(tmp_path, 2).documents == DATA
-    assert read_update(tmp_path, 3).documents == {"documents": "others"}
+    assert read_update(tmp_path, 2).documents == [DATA]
+    assert read_update(tmp_path, 3).documents == [{"documents": "others"}]
 
 
 def test_what_is_not_recorded_is_one_line(tmp_path: Path):

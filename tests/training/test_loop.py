@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from data_utils.batches import Batch
+from data_utils.order_record import OrderRecord, encode_origin
 from model.checkpoints.reading import LoadReport
 from mpu.initialize import ParallelTopology
 from tests.helpers.engines import make_batch, make_engine
@@ -306,6 +307,22 @@ def test_a_full_disk_of_measurements_costs_no_checkpoint(tmp_path: Path, capsys:
     assert trainer(tmp_path, "--metrics-file", str(tmp_path / "metrics.jsonl")).train()
     warnings = [line for line in capsys.readouterr().out.splitlines() if "the run goes on" in line]
     assert len(warnings) == 1 and "metrics.jsonl: [Errno 28] No space left on device" in warnings[0]
+    assert (tmp_path / "glm" / "latest").read_text(encoding="utf-8") == "12"
+
+
+def test_a_full_disk_ends_the_record_of_the_order_and_not_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def recorded(start: int) -> Iterator[Batch]:
+        return (replace(batch, origin=encode_origin(start, [])) for batch in batches_from(start))
+
+    run = trainer(tmp_path, train=recorded)
+    run.order = OrderRecord(tmp_path / "order", documents={}, updates=0)
+    run.order.add(1, [])
+    os.dup2(os.open("/dev/full", os.O_WRONLY), run.order._file.fileno())
+    assert run.train() and run.order is None
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "the run goes on" in line]
+    assert line.startswith("warning: the order of the data is recorded no further") and "No space left" in line
     assert (tmp_path / "glm" / "latest").read_text(encoding="utf-8") == "12"
 
 

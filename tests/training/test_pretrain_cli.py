@@ -183,7 +183,7 @@ def test_the_loader_alone_is_measured_and_compared(
     assert found["keeps_up"] and found["samples"] == 4 * found["batches"] > 0
     assert 0 < found["real_tokens"] < found["tokens"] and 0 < found["packing_efficiency"] <= 1
     assert loader_speed([*flags, "--needed", "1e15"]) == 1
-    assert "of what is needed, a model would wait; what helps: more workers (--num-workers, now 0" in (
+    assert "times what is needed, a model would wait; what helps: more workers (--num-workers, now 0" in (
         capsys.readouterr().out
     )
     loader_speed([*flags, "--needed", metrics])
