@@ -446,12 +446,22 @@ class BlankFiller:
         return [blank.position_of(step, block_positions=self.block_positions) for step in range(length)]
 
 
-def _most_probable(logits: Tensor, count: int) -> tuple[Tensor, list[list[tuple[int, float]]]]:
-    """Return the log-probabilities [b,v] of ``logits`` [b,v], and ids and log-probabilities of each row's best."""
+def _told(logits: Tensor, rows: Sequence[int], tokens: Sequence[int], *, count: int) -> list[Token]:
+    """Return what the model says of ``tokens``, each of one of the ``rows`` of ``logits`` [b,v], with one wait for it.
+
+    ``count`` is how many of the most probable tokens in the place of each are told of.
+    """
     log_probabilities = logits.log_softmax(dim=-1)
+    places = send(torch.tensor([list(rows), list(tokens)]), logits.device)
     values, ids = log_probabilities.topk(min(count, logits.size(-1)), dim=-1)
-    rows = zip(ids.tolist(), values.tolist())
-    return log_probabilities, [list(zip(*row)) for row in rows]
+    own = log_probabilities[places[0], places[1]].unsqueeze(1)
+    # exact in double precision
+    numbers = torch.cat([part.double() for part in (own, values[places[0]], ids[places[0]])], dim=1).tolist()
+    width = values.size(1)
+    return [
+        Token(token, row[0], tuple(zip(map(int, row[width + 1 :]), row[1 : width + 1])))
+        for token, row in zip(tokens, numbers)
+    ]
 
 
 class SampledRows:
@@ -519,9 +529,7 @@ class SampledRows:
                 tokens[number] = token
         told = []
         if self.num_alternatives:
-            log_probabilities, best = _most_probable(logits, self.num_alternatives)
-            own = log_probabilities[range(len(rows)), tokens].tolist()
-            told = [Token(token, value, tuple(others)) for token, value, others in zip(tokens, own, best)]
+            told = _told(logits, range(len(rows)), tokens, count=self.num_alternatives)
         for row, token in zip(rows, tokens):
             row.accept(token)
         self._go_on(opened=[row for row in rows if row.opened])
@@ -641,15 +649,14 @@ class SearchedBlanks:
 
     def _trace(self, before: Sequence[list[tuple[int, ...]]], tokens: Sequence[int], sources: Sequence[int]) -> None:
         """Remember what the model says of the token that each new beam ends with."""
-        log_probabilities, best = _most_probable(self.logits, self.num_alternatives)
-        own = log_probabilities[list(sources), list(tokens)].tolist()
+        told = _told(self.logits, sources, tokens, count=self.num_alternatives)
         width = self.settings.num_beams
         for row, (token, source) in enumerate(zip(tokens, sources)):
             number, beam = divmod(row, width)
             example, traces = self.search.active[number], self.traces[self.numbers[number]]
             parent = before[number][source % width]
             if example.beams[beam] == (*parent, token):
-                traces[example.beams[beam]] = (*traces[parent], Token(token, own[row], tuple(best[source])))
+                traces[example.beams[beam]] = (*traces[parent], told[row])
 
     def ahead(self, number: int) -> tuple[int, ...]:
         """Return the tokens of the best live beam of blank ``number``."""

@@ -19,6 +19,7 @@ from data_utils.objective import Objective
 from data_utils.objective.causal import causal_masks
 from data_utils.rows import Row
 from generation.infill import BlankFiller
+from generation.requests import FillRequest, RequestFiller, TokenDrawn
 from mpu.initialize import ParallelTopology
 from mpu.kernels import flash, static_attention
 from mpu.kernels.host_memory import send
@@ -48,6 +49,7 @@ EVERY_UPDATE_OF_SOME = "training/engine.py: _update"  # fp16, whose next loss sc
 EVERY_FEW_TOKENS = "generation/state.py: write"
 EVERY_TOKEN = "generation/sampling.py: choose_tokens"
 EVERY_TOKEN_OF_BEAMS = "generation/beam_search.py: _as_lists"
+EVERY_TOLD_TOKEN = "generation/infill.py: _told"  # what the web page and the HTTP interface show of it
 EVERY_TOKEN_OF_BLANKS = "tasks/seq2seq/decoding.py: fill_blanks"
 EVERY_SCORED_BATCH = "generation/scoring.py: _token_scores"
 
@@ -343,6 +345,37 @@ def filling(name: str, static: bool, split: bool) -> tuple[list[str], list[str],
             results.append([one.text for one in filled])
     tokens = max(sum(len(piece) + 1 for piece in one.pieces) for one in filled)
     return results[0], results[1], dict(chip.waits), fast_attention(chip), tokens
+
+
+def serving() -> tuple[list[Any], list[Any], dict[str, int], int]:
+    """Fill requests that draw and one that searches, and tell of every token."""
+    results = []
+    for device in ("cpu", f"{NAME}:0"):
+        with Chip({EVERY_TOKEN, EVERY_TOKEN_OF_BEAMS, EVERY_TOLD_TOKEN}) as chip:
+            with chip.preparation():
+                requests = RequestFiller(BlankFiller(random_model().to(device), WORDS, static=True))
+                settings = [DECODING[name] for name in ("greedy", "sampling", "beams")]
+                inputs = [requests.filler.encode(PROMPTS[0], settings=one) for one in settings]
+                requests.add([FillRequest(*pair) for pair in zip(inputs, settings, strict=True)])
+            events, steps = [], 0
+            while requests.active:
+                events += [replace(event, request=None) for event in requests.step()]
+                steps += 1
+            results.append(events)
+    return results[0], results[1], dict(chip.waits), steps
+
+
+def test_requests(on_chip: OnChip):
+    cpu, chip, waits, steps = on_chip(serving)
+    assert len(chip) == len(cpu)
+    for one, other in zip(chip, cpu, strict=True):
+        assert type(one) is type(other)
+        if isinstance(one, TokenDrawn):
+            assert one.token.id == other.token.id
+            assert one.token.alternatives[0][0] == other.token.alternatives[0][0]
+            assert one.token.log_probability == pytest.approx(other.token.log_probability, abs=1e-4)
+    assert set(waits) == {EVERY_TOKEN, EVERY_TOKEN_OF_BEAMS, EVERY_TOLD_TOKEN}
+    assert waits[EVERY_TOKEN] <= 2 * steps and waits[EVERY_TOLD_TOKEN] <= 2 * steps  # two settings; samples and beams
 
 
 def half_precision() -> dict[str, set[str]]:
