@@ -24,7 +24,7 @@ from dataclasses import fields, replace
 import numpy as np
 
 from data_utils.corpora.files import TEXT_UNITS
-from data_utils.corpora.named import find_corpus
+from data_utils.corpora.named import find_corpus, split_weight
 from data_utils.corpora.store import Document
 from data_utils.loaders import BatchLoader, BatchPlan
 from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
@@ -60,7 +60,8 @@ class FirstDocuments:
         each = -(-DOCUMENTS_READ // len(sources))
         self._documents: list[Document] = []
         for source in sources:
-            corpus = find_corpus(source, text_field=text_field, text_unit=text_unit, commands_in_text=commands_in_text)
+            name, _ = split_weight(source)
+            corpus = find_corpus(name, text_field=text_field, text_unit=text_unit, commands_in_text=commands_in_text)
             for document in itertools.islice(corpus.documents(), each):
                 texts = [corpus.for_tokens(piece) for piece in document.pieces]
                 pieces = tokenizer.encode_batch(texts, as_text=not corpus.has_commands)

@@ -275,7 +275,7 @@ def test_duplicates_of_earlier_sources_are_left_out(tmp_path):
 
 
 def test_a_killed_process_has_not_forgotten_what_it_saw(tmp_path, vocab_dir):
-    texts = [f"text {random.Random(n).randint(0, 400)}. " * 40 for n in range(30_000)]
+    texts = [f"text {random.Random(n).randint(0, 400)}. " * 40 for n in range(15_000)]
     path = write_rows(tmp_path / "data" / "a.jsonl", texts)
     command = [sys.executable, "-m", "data_utils.corpora.prepare", "--train-data", str(path), "--drop-duplicates"]
     command += ["--vocab-dir", str(vocab_dir), "--num-workers", "1", "--output"]
