@@ -190,6 +190,8 @@ class Engine(ABC):
         self._masters = [master_of(parameter) for parameter in self._parameters]
         self.has_masters = any(map(operator.is_not, self._parameters, self._masters))
         self._spread = any(map(is_spread, self._parameters))
+        if self._spread:
+            self.description = "torch, FSDP2"
 
     @property
     def network(self) -> nn.Module:

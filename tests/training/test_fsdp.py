@@ -13,13 +13,15 @@ from model.modeling_glm import GLMModel
 from mpu.fsdp import own_rows, spread_parameters
 from mpu.initialize import ParallelTopology, initialize_model_parallel
 from mpu.transformer import Transformer
+from tasks.settings import FinetuningSettings
 from tests.helpers import distributed
 from tests.helpers.engines import VOCABULARY, make_batch
+from tests.helpers.logs import logged_lines
 from training.arguments import parse_settings
 from training.build import seed_model, wrap_model
 from training.engine import Engine, TorchEngine
 from training.optimizer import build_optimizer
-from training.settings import PretrainingSettings
+from training.settings import PretrainingSettings, Settings
 
 # 17 rows of positions: the last rank has fewer of them.
 WORDS = ("--num-layers", "2", "--hidden-size", "16", "--num-attention-heads", "2", "--max-position-embeddings", "16",
@@ -57,6 +59,27 @@ def train(engine: Engine, updates: int, *, first: int = 0) -> list[tuple[float, 
         figures.append((loss.item(), result.grad_norm.item()))
     assert size > 1
     return figures
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "said"),
+    [
+        (PretrainingSettings, ("--optimizer", "adafactor"), "--fsdp does not go with --optimizer adafactor"),
+        (PretrainingSettings, ("--deepspeed",), "--fsdp does not go with --deepspeed"),
+        (FinetuningSettings, ("--task", "rte", "--data-dir", "x"), "--fsdp is for pre-training only"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_in_one_line(program: type[Settings], words: tuple[str, ...], said: str):
+    flags = ["--block-lm", "--device", "cpu", "--fsdp", *words]
+    flags += ["--train-data", "x"] if program is PretrainingSettings else []
+    with pytest.raises(ValueError, match=said):
+        parse_settings(program, flags, environment={})
+
+
+def test_one_rank_alone_says_that_there_is_nobody_to_share_with():
+    with logged_lines() as lines:
+        engine = make(ParallelTopology.single(), "--fsdp")
+    assert any("nobody to share" in line for line in lines) and engine.description == "torch"
 
 
 def _compare(model_parallel_size: int, root: Path) -> dict[str, Any]:

@@ -94,6 +94,14 @@ def test_parameter_bytes_are_those_of_the_real_shards(size: int):
         assert torch_states(shard, optimizer="adam", precision="fp32").parameters == expected
 
 
+def test_data_ranks_share_what_is_spread():
+    words = ("--num-layers", "6", "--hidden-size", "128", "--num-attention-heads", "4", "--device", "cpu")
+    alone, shared = plan(*words, world_size=4), plan(*words, "--fsdp", world_size=4)
+    for part in ("parameters", "gradients", "optimizer"):
+        assert getattr(shared.states, part) == pytest.approx(getattr(alone.states, part) / 4, rel=1e-3)
+    assert shared.checkpoint_bytes == alone.checkpoint_bytes and "FSDP2" in shared.engine
+
+
 @pytest.mark.parametrize("name", sorted(RELEASED_MODELS))
 def test_released_models_are_planned_with_their_parameters(name: str):
     config = RELEASED_MODELS[name].config
