@@ -342,8 +342,9 @@ def report(output: Path) -> None:
     greedy = DecodingSettings(max_length=LONGEST_ANSWER, top_k=1)
     filled = [load_model(path).fill(prompts, settings=greedy) for path in (checkpoint, model)] if prompts else [[], []]
     for (prompt, truth), old, new in zip(blanks, *filled, strict=True):
-        print(f"\n  {' '.join(prompt.split())} ...\n    there was: {truth}\n    before:    {old.answers[0].strip()}"
-              f"\n    after:     {new.answers[0].strip()}")  # fmt: skip
+        print(f"\n  {' '.join(prompt.split())} ...\n    there was: {truth}")
+        for name, answer in (("before:", old.answers[0]), ("after:", new.answers[0])):
+            print(f"    {name:<11}{answer.strip() or '(nothing but white space)'}")
     top = Path(__file__).resolve().parent.parent
     script = "scripts/generate_block.sh" if top.samefile(Path.cwd()) else str(top / "scripts" / "generate_block.sh")
     print(f"\nDone: {model} is the model, {output / RUN} the run. Fill blanks with it, and blanks of your own:")
