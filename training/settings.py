@@ -378,7 +378,7 @@ class BlankSettings(Group):
         "objective",
         **PROBABILITY,
     )
-    bert_ratio: float = option(0.15, "fraction of tokens to mask with short spans", above=0, at_most=0.5)
+    bert_ratio: float = added(0.15, "fraction of tokens to mask with short spans", above=0, at_most=0.5)
     gap_sentence_ratio: float = option(0.15, "fraction of tokens to mask with whole sentences", above=0, at_most=1)
     gpt_infill_prob: float = option(
         0.5,
@@ -392,6 +392,9 @@ class BlankSettings(Group):
         **PROBABILITY,
     )
     avg_block_length: int = option(3, "mean of the Poisson span length", at_least=1)
+    one_token_prob: float = added(
+        0.0, "probability that a short span is one token, whatever --avg-block-length says", **PROBABILITY
+    )
     short_seq_prob: float = option(
         0.0,
         "probability that a batch is cut into shorter sequences",

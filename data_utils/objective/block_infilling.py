@@ -46,6 +46,7 @@ class BlankInfillingSettings:
         gpt_min_ratio: of a text that this blank takes at least.
         bert_ratio, gap_sentence_ratio: of a text that short spans, and sentences, cover.
         avg_block_length, max_block_length: of short spans, in tokens.
+        one_token_prob: of a short span to be one token, whatever their average is.
         block_mask_prob: of an input token of part B to be hidden by [dBLOCK].
         context_mask_ratio, context_mask_range: of tokens of part A to be hidden, and how far from a blank they are.
         short_seq_prob: of batches of short pieces.
@@ -66,6 +67,7 @@ class BlankInfillingSettings:
     gap_sentence_ratio: float = 0.15
     avg_block_length: float = 3
     max_block_length: int = 40
+    one_token_prob: float = 0.0
     block_mask_prob: float = 0.0
     context_mask_ratio: float = 0.0
     context_mask_range: int = 3
@@ -80,7 +82,14 @@ class BlankInfillingSettings:
 
     def __post_init__(self) -> None:
         """Refuse probabilities that are none."""
-        for name in ("bert_prob", "gap_sentence_prob", "gpt_infill_prob", "short_seq_prob", "single_span_prob"):
+        for name in (
+            "bert_prob",
+            "gap_sentence_prob",
+            "gpt_infill_prob",
+            "short_seq_prob",
+            "single_span_prob",
+            "one_token_prob",
+        ):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; a probability between 0 and 1 is needed")
@@ -149,7 +158,9 @@ class BlankInfillingCollator:
         self.rank = rank
         self.world_size = world_size
         self.pack = pack
-        self._lengths = SpanLengths(settings.avg_block_length, settings.max_block_length)
+        self._lengths = SpanLengths(
+            settings.avg_block_length, settings.max_block_length, one_token_prob=settings.one_token_prob
+        )
         self._sentence_end = tokenizer.sentence_end_table("span")
         special = tokenizer.special
         self._eos, self._enc, self._sop, self._eop = special.eos, special.cls, special.sop, special.eop

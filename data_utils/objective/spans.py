@@ -32,8 +32,14 @@ def block_length_weights(average: float, max_block_length: int) -> list[float]:
 class SpanLengths:
     """Draw span lengths from the truncated Poisson distribution."""
 
-    def __init__(self, average: float, max_block_length: int) -> None:
-        self._cumulative = list(accumulate(block_length_weights(average, max_block_length)))
+    def __init__(self, average: float, max_block_length: int, *, one_token_prob: float = 0.0) -> None:
+        """``one_token_prob`` is a probability of length 1 besides."""
+        weights = block_length_weights(average, max_block_length)
+        if one_token_prob > 0.0 and weights:
+            total = sum(weights)
+            weights = [(1.0 - one_token_prob) * weight / total for weight in weights]
+            weights[0] += one_token_prob
+        self._cumulative = list(accumulate(weights))
         if not self._cumulative:
             raise ValueError(f"max_block_length is {max_block_length}; at least 2 is needed to draw a span")
 

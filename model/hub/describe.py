@@ -87,7 +87,7 @@ PRETRAINING_OPTIONS: dict[str, type] = {
     **dict.fromkeys(
         ("bert_prob", "gap_sentence_prob", "gap_sentence_ratio", "gpt_infill_prob", "gpt_min_ratio", "short_seq_prob",
          "single_span_prob", "block_mask_prob", "context_mask_ratio", "non_sentence_start", "hidden_dropout",
-         "attention_dropout", "bert_ratio"), float,
+         "attention_dropout", "bert_ratio", "one_token_prob"), float,
     ),
     **dict.fromkeys(("avg_block_length", "seq_length"), int),
     **dict.fromkeys(("no_shuffle_block", "random_position", "sample_one_document", "pack_samples"), bool),

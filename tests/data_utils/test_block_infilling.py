@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from data_utils.objective.block_infilling import Batch, BlankInfillingCollator, BlankInfillingSettings
 from data_utils.objective.packing import BlockDataset, Sample
 from data_utils.objective.spans import (
+    SpanLengths,
     context_next_to_blanks,
     documents_of,
     draw_below,
@@ -224,6 +225,17 @@ def test_the_batch_depends_on_its_number_and_rank_only():
     alone = BlankInfillingCollator(VOCABULARY, MIXED, max_seq_length=SEQ_LENGTH)
     build(samples, batch_index=0)
     np.testing.assert_array_equal(build(samples, batch_index=5).input_ids, alone(samples, batch_index=11).input_ids)
+
+
+def test_spans_of_one_token_have_a_probability_of_their_own():
+    generator = random.Random(4)
+    drawn = [SpanLengths(3, 40, one_token_prob=0.6).draw(generator) for _ in range(4000)]
+    poisson = [SpanLengths(3, 40).draw(generator) for _ in range(4000)]
+    alone, longer = drawn.count(1) / 4000, poisson.count(1) / 4000
+    assert alone == pytest.approx(0.6 + 0.4 * longer, abs=0.03)
+    assert drawn.count(3) / 4000 == pytest.approx(0.4 * poisson.count(3) / 4000, abs=0.03)
+    with pytest.raises(ValueError, match="--one-token-prob is 1.5"):
+        BlankInfillingSettings(one_token_prob=1.5)
 
 
 def test_samples_too_short_for_their_spans_never_leave_a_batch_empty():
