@@ -234,7 +234,7 @@ def test_spans_of_one_token_have_a_probability_of_their_own():
     alone, longer = drawn.count(1) / 4000, poisson.count(1) / 4000
     assert alone == pytest.approx(0.6 + 0.4 * longer, abs=0.03)
     assert drawn.count(3) / 4000 == pytest.approx(0.4 * poisson.count(3) / 4000, abs=0.03)
-    with pytest.raises(ValueError, match="--one-token-prob is 1.5"):
+    with pytest.raises(ValueError, match=r"--one-token-prob is 1\.5"):
         BlankInfillingSettings(one_token_prob=1.5)
 
 
