@@ -5,7 +5,7 @@
 #
 #   --data     your own text in any language (.txt with a document per line, .jsonl with a key "text", .parquet, also
 #              .gz .zst); default: the English prose that every CPython carries
-#   --steps    length of the training (default 5000, about seven minutes on two cores)
+#   --steps    length of the training (default 2000, about seven minutes on two cores)
 #   --output   where everything goes (default: quickstart); a corpus and a model that are there are used as they are
 set -euo pipefail
 source "$(dirname -- "$0")/launch.sh"
@@ -13,7 +13,7 @@ source "${GLM_TOP}scripts/small_corpus.sh"
 
 split_data "$@"
 set -- "${WORDS[@]}"
-STEPS=5000 OUTPUT=quickstart
+STEPS=2000 OUTPUT=quickstart
 while [ $# -gt 0 ]; do
     if [[ $# -eq 1 && "$1" =~ ^--(steps|output)$ ]]; then
         echo "error: $1 needs a value" >&2
@@ -39,9 +39,10 @@ as_step launch_single pretrain_glm.py \
     --block-lm --task-mask --hidden-dropout 0 --attention-dropout 0 \
     --num-layers 4 --hidden-size 192 --num-attention-heads 4 --max-position-embeddings 256 \
     --tokenizer-type SentencePieceTokenizer --tokenizer-path "$OUTPUT/tokenizer.model" \
-    --bert-prob 0.4 --gap-sentence-prob 0.2 --gpt-min-ratio 0.25 --seq-length 128 \
+    --bert-prob 0.7 --gap-sentence-prob 0.1 --gpt-min-ratio 0.25 --bert-ratio 0.4 --avg-block-length 1 --seq-length 64 \
     --train-data "$OUTPUT/train.jsonl" --valid-data "$OUTPUT/valid.jsonl" --split 1 --data-cache-dir "$OUTPUT/cache" \
-    --batch-size 4 --lr 5e-4 --warmup 0.05 --lr-decay-style cosine --weight-decay 0.05 \
+    --batch-size 16 --initialization neighbours \
+    --lr 1e-3 --warmup 0.15 --lr-decay-style cosine --weight-decay 0.02 --adam-beta2 0.98 \
     --train-iters "$STEPS" --log-interval "$((STEPS < 1000 ? (STEPS + 9) / 10 : 100))" --eval-interval 500 --eval-iters 100 --eval-at-start \
     --experiment-name quickstart --save "$OUTPUT/checkpoints" --auto-resume --save-interval 500 --keep-checkpoints 2 \
     --summary-dir "$OUTPUT"
