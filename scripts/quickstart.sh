@@ -63,7 +63,7 @@ Next:
   bash ${top}scripts/quickstart.sh --steps $((2 * STEPS)) --output $folder          train on from here
   $python ${top}generate_samples.py --load-pretrained $folder/checkpoints/quickstart --num-beams 4    fill your own blanks
   bash ${top}scripts/serve.sh $folder/checkpoints/quickstart          the same on a page
-  $python ${top}scripts/score_blanks.py ${top}model/demo $folder          the same table for the demo model, trained on books for hours
+  $python ${top}scripts/score_blanks.py ${top}model/demo $folder          the same table for the demo model, trained on books
   bash ${top}scripts/generate_block.sh --top-k 1          fill blanks with that one
   $python -m data_utils.show --train-data $folder/train.jsonl --task-mask \\
       --tokenizer-type SentencePieceTokenizer --tokenizer-path $folder/tokenizer.model      see training samples

@@ -23,7 +23,7 @@ from tests.helpers.small_corpus import SmallCorpus, make_corpus
 from tests.helpers.small_models import TINY_COMMAND_IDS, WordTokenizer, random_model
 
 POSITIONS = 64
-NAME = "blocklm-tiny-en"  # of the checkpoint in docs/api.md
+NAME = "my-glm"  # of the checkpoint in docs/api.md
 
 
 @pytest.fixture(scope="module")
