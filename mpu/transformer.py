@@ -296,7 +296,8 @@ class Transformer(nn.Module):
 def _type_of_products(states: Tensor) -> torch.dtype:
     """Return the type that queries and keys made of ``states`` have."""
     device_type = states.device.type
-    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else states.dtype
+    autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)  # not on meta
+    return torch.get_autocast_dtype(device_type) if autocast else states.dtype
 
 
 def _mark_sizes(hidden: Tensor, *masks_and_positions: Tensor | None) -> None:
