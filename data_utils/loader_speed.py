@@ -147,9 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     values, words = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     check_bounds(values, ("seconds",), at_least=0.01)
 
-    from mpu.initialize import ParallelTopology
     from training.arguments import parse_settings
-    from training.data import PretrainingDocuments, batch_loader, build_run_tokenizer
+    from training.data import build_run_tokenizer, loader_of_rank
     from training.loop import waiting_remedies
     from training.settings import PretrainingSettings
 
@@ -158,17 +157,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     num_ranks = devices.world_size // devices.model_parallel_size
     needed = None if values.needed is None else needed_rate(values.needed, settings, num_ranks=num_ranks)
     tokenizer = build_run_tokenizer(settings)
-    # The first data rank of so many; the world is this process, which waits for nobody.
-    topology = replace(ParallelTopology.single(), data_parallel_size=num_ranks)
-    loader = batch_loader(
-        PretrainingDocuments(settings, tokenizer=tokenizer, topology=topology).parts()[0],
-        configuration=settings,
+    _, loader = loader_of_rank(
+        settings,
         tokenizer=tokenizer,
-        topology=topology,
-        seq_length=batch.seq_length,
-        batch_size=batch.batch_size,
         num_batches=(settings.run.train_iters or WITHOUT_LIMIT) * batch.gradient_accumulation_steps,
         num_workers=batch.num_workers,
+        num_ranks=num_ranks,
     )
     speed = measure(loader, seconds=values.seconds, samples_per_batch=batch.batch_size)
     if needed is not None:

@@ -204,9 +204,8 @@ def show_update(values: argparse.Namespace, words: Sequence[str], *, write: Call
 
     Raises ValueError where the record and what is made again are not the same, or the record is of other documents.
     """
-    from mpu.initialize import ParallelTopology
     from training.arguments import parse_settings
-    from training.data import PretrainingDocuments, batch_loader, build_run_tokenizer, described_documents
+    from training.data import build_run_tokenizer, described_documents, loader_of_rank
     from training.settings import PretrainingSettings
 
     settings = parse_settings(PretrainingSettings, words)
@@ -222,9 +221,15 @@ def show_update(values: argparse.Namespace, words: Sequence[str], *, write: Call
     numbers = range((values.step - 1) * steps, values.step * steps)
     num_ranks = values.ranks or settings.device.world_size if recorded is None else len(recorded.ranks)
     for rank in range(num_ranks):
-        # The world is this process: nobody waits for others while it reads what that rank read.
-        topology = replace(ParallelTopology.single(), data_parallel_size=num_ranks, data_parallel_rank=rank)
-        documents = PretrainingDocuments(settings, tokenizer=tokenizer, topology=topology).parts()[0]
+        documents, loader = loader_of_rank(
+            replace(settings, batch=replace(batch, pack_samples=False)),  # every sample in its row
+            tokenizer=tokenizer,
+            num_batches=max(settings.run.train_iters, values.step) * steps,
+            rank=rank,
+            num_ranks=num_ranks,
+        )
+        dataset = loader.dataset
+        assert isinstance(dataset, BlockDataset)
         described = described_documents(documents)
         of_record = described if recorded is None else recorded.documents[rank].get("documents")
         if of_record != described:
@@ -232,18 +237,6 @@ def show_update(values: argparse.Namespace, words: Sequence[str], *, write: Call
                 f"the record is of {of_record}, the flags give {described}: give the flags of the run (--train-data, "
                 "--split, --load-splits, the tokenizer's ...)"
             )
-        loader = batch_loader(
-            documents,
-            configuration=replace(settings, batch=replace(batch, pack_samples=False)),  # every sample in its row
-            tokenizer=tokenizer,
-            topology=topology,
-            seq_length=batch.seq_length,
-            batch_size=batch.batch_size,
-            num_batches=max(settings.run.train_iters, values.step) * steps,
-            num_workers=0,
-        )
-        dataset = loader.dataset
-        assert isinstance(dataset, BlockDataset)
 
         def made(number: int, loader: BatchLoader = loader, dataset: BlockDataset = dataset) -> Origin:
             return Origin(number, [(sample, dataset[sample].pieces) for sample in loader.plan.numbers(number)])

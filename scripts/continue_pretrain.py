@@ -25,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from quickstart_corpus import WORD, cpython_documents, deduplicate
 
 from files.errors import run_main
-from files.reading import lines_of, parse_json, read_json, read_text, value_of
+from files.reading import read_json, read_text, value_of
 from files.writing import write_whole
 from model.hub.describe import ModelDescription, describe_beside, describe_checkpoint
 from training.arguments import parse_settings
+from training.logging import read_rows
 from training.settings import PretrainingSettings, spelling
 
 if TYPE_CHECKING:
@@ -284,11 +285,6 @@ def set_updates(output: Path) -> None:
     write_whole(output / "updates", f"{updates}\n")
 
 
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file of metrics."""
-    return [parse_json(line, place=str(file)) for line in lines_of(read_text(file)) if line.strip()]
-
-
 def loss_table(output: Path) -> list[str]:
     """Return the lines of losses before and after: of the new text that is held out, and of the general text."""
     before, after = read_rows(output / "before.jsonl"), read_rows(output / "after.jsonl")
@@ -348,8 +344,8 @@ def report(output: Path) -> None:
     top = Path(__file__).resolve().parent.parent
     script = "scripts/generate_block.sh" if top.samefile(Path.cwd()) else str(top / "scripts" / "generate_block.sh")
     print(f"\nDone: {model} is the model, {output / RUN} the run. Fill blanks with it, and blanks of your own:")
-    for words in (["--top-k", "1", "--prompt", *prompts[:1]], ["--top-k", "1"]):
-        print(f"  {shlex.join(['bash', script, str(model), *words])}")
+    for words in [*(["--prompt", " ".join(prompt.split())] for prompt in prompts[:1]), []]:
+        print(f"  {shlex.join(['bash', script, str(model), '--top-k', '1', *words])}")
 
 
 def main() -> int:

@@ -124,7 +124,7 @@ class BackgroundWriter:
         memory = iter(self._memory)
         storages: dict[int, Tensor] = {}
         copies: dict[int, Any] = {}  # by the identity of the tensor, as ``deepcopy`` takes them
-        tensors = list(_tensors_in(content))
+        tensors = [tensor for _, tensor in tensors_in(content)]
         for tensor in tensors:
             storage = tensor.untyped_storage()
             place = storage._cdata
@@ -143,15 +143,16 @@ class BackgroundWriter:
         return copy.deepcopy(content, copies)
 
 
-def _tensors_in(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in nested tables and lists, with the keys that lead to them."""
     if isinstance(value, Tensor):
-        yield value
+        yield name, value
     elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors_in(item)
+        for key, item in value.items():
+            yield from tensors_in(item, f"{name}.{key}")
     elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors_in(item)
+        for number, item in enumerate(value):
+            yield from tensors_in(item, f"{name}.{number}")
 
 
 def save_checkpoint(
@@ -201,7 +202,7 @@ def save_checkpoint(
         content.update(gather_random_states(model, topology=topology))
     content = stamped(content, shard.name, save_id=shared_save_id(topology))
     writes = topology.data_parallel_rank == 0
-    if any(map(is_spread, _tensors_in(content))):
+    if any(is_spread(tensor) for _, tensor in tensors_in(content)):
         content = gathered_content(content, keep=writes)
     elif writer is not None and writes:
         content = writer.copied(content)
@@ -222,7 +223,7 @@ def gathered_content(content: dict[str, Any], *, keep: bool) -> dict[str, Any]:
     They are put together one after the other, so that a device holds one of them at a time. Every rank has to call it.
     """
     copies: dict[int, Any] = {}
-    for tensor in filter(is_spread, list(_tensors_in(content))):
+    for tensor in [one for _, one in tensors_in(content) if is_spread(one)]:
         together = whole(tensor.detach())
         if keep:
             copies[id(tensor)] = together.to("cpu", copy=True)

@@ -7,6 +7,7 @@ import logging
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -370,6 +371,31 @@ def batch_loader(
         drop_last=world_size // shards > 1,
     )
     return BatchLoader(dataset, collator, plan, num_workers=num_workers, records_origin=records_origin)
+
+
+def loader_of_rank(
+    configuration: PretrainingSettings,
+    *,
+    tokenizer: Tokenizer,
+    num_batches: int,
+    num_workers: int = 0,
+    rank: int = 0,
+    num_ranks: int = 1,
+) -> tuple[Documents, BatchLoader]:
+    """Return the training documents and batches of one data rank, in a process that waits for no other rank."""
+    topology = replace(ParallelTopology.single(), data_parallel_size=num_ranks, data_parallel_rank=rank)
+    documents = PretrainingDocuments(configuration, tokenizer=tokenizer, topology=topology).parts()[0]
+    loader = batch_loader(
+        documents,
+        configuration=configuration,
+        tokenizer=tokenizer,
+        topology=topology,
+        seq_length=configuration.batch.seq_length,
+        batch_size=configuration.batch.batch_size,
+        num_batches=num_batches,
+        num_workers=num_workers,
+    )
+    return documents, loader
 
 
 def share_table(mixture: Mixture) -> list[str]:

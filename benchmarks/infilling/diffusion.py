@@ -14,15 +14,22 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.infilling.blanks import LONGEST, Blank
-from benchmarks.infilling.t5 import inputs_of
-from benchmarks.infilling.training import Answers, Experiment, TransformersRival, batches_of, padded, rows_for
+from benchmarks.infilling.training import (
+    Answers,
+    Experiment,
+    TransformersAnswers,
+    TransformersRival,
+    batches_of,
+    inputs_of,
+    padded,
+    rows_for,
+)
 from data_utils.objective.packing import Sample
 from data_utils.tokenizers.tokenizer import Tokenizer
 
@@ -72,8 +79,7 @@ class DiffusionRival(TransformersRival):
         weights = batch["weights"].unsqueeze(1).expand_as(masked)[masked]
         return (losses * weights).sum() / batch["attention_mask"].sum()
 
-    def load(self, folder: Path) -> Answers:
-        model, tokenizer = self.trained(folder)
+    def answers(self, model: nn.Module, tokenizer: Tokenizer) -> Answers:
         return DiffusionAnswers(model, tokenizer, self.experiment)
 
 
@@ -82,13 +88,12 @@ def masked_logits(model: Any, input_ids: Tensor, attention_mask: Tensor, places:
     return model.cls(model.bert(input_ids, attention_mask=attention_mask).last_hidden_state[places])
 
 
-class DiffusionAnswers(Answers):
+class DiffusionAnswers(TransformersAnswers):
     """A trained masked diffusion model."""
 
     def __init__(self, model: Any, tokenizer: Tokenizer, experiment: Experiment, *, known_length: bool = False) -> None:
         """``known_length``: answers get the length of what was there."""
-        self.model, self.tokenizer, self.experiment = model, tokenizer, experiment
-        self.num_parameters = model.num_parameters()
+        super().__init__(model, tokenizer, experiment)
         self.known_length = known_length
         self._lengths: dict[Blank, int] = {}  # guessed so far; no seed changes them
 

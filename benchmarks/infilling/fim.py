@@ -9,20 +9,18 @@ b samples, s tokens
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.infilling.blanks import LONGEST, Blank
-from benchmarks.infilling.t5 import inputs_of
 from benchmarks.infilling.training import (
     Answers,
-    Experiment,
+    TransformersAnswers,
     TransformersRival,
     batches_of,
+    inputs_of,
     padded,
     rows_for,
     token_losses,
@@ -69,20 +67,12 @@ class FimRival(TransformersRival):
             rows.append(row)
         return inputs_of(rows, tokenizer) | {"labels": padded(rows, -100)}
 
-    def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        return model(**batch).loss
-
-    def load(self, folder: Path) -> Answers:
-        model, tokenizer = self.trained(folder)
+    def answers(self, model: nn.Module, tokenizer: Tokenizer) -> Answers:
         return FimAnswers(model, tokenizer, self.experiment)
 
 
-class FimAnswers(Answers):
+class FimAnswers(TransformersAnswers):
     """A trained GPT-2."""
-
-    def __init__(self, model: Any, tokenizer: Tokenizer, experiment: Experiment) -> None:
-        self.model, self.tokenizer, self.experiment = model, tokenizer, experiment
-        self.num_parameters = model.num_parameters()
 
     def _prompt(self, blank: Blank) -> list[int]:
         return question(blank.before, blank.after, self.tokenizer)

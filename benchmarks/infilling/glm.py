@@ -10,7 +10,7 @@ import torch
 
 import generation.inputs
 from benchmarks.infilling.blanks import LONGEST, Blank
-from benchmarks.infilling.training import POINTS, TIMED, Answers, Experiment, Rival, Training, metrics_of, run_program
+from benchmarks.infilling.training import POINTS, TIMED, Answers, Experiment, Rival, Training, run_program
 from data_utils.batches import pad_batch
 from data_utils.objective import Objective
 from data_utils.rows import infilling_row
@@ -18,6 +18,7 @@ from generation.api import GLM, load_model
 from generation.sampling import DecodingSettings
 from model.modeling_glm import evaluating
 from training.engine import BlankInfilling
+from training.logging import read_rows
 
 # Short spans, whole sentences and long pieces, each with the mask that tells nothing of the length.
 OBJECTIVES = ("--bert-prob", "0.4", "--gap-sentence-prob", "0.3", "--gpt-min-ratio", "0.5")
@@ -41,7 +42,7 @@ class GlmRival(Rival):
             "--eval-interval", "0", "--save-interval", str(max(TIMED[1], updates // 10)), "--keep-checkpoints", "1",
         ]  # fmt: skip
         seconds = run_program(words, threads=experiment.threads)
-        curve = [(row["iteration"], row["loss"]) for row in metrics_of(metrics, "train")]
+        curve = [(row["iteration"], row["loss"]) for row in read_rows(metrics) if row["kind"] == "train"]
         return Training(curve, seconds if straight else None)
 
     def load(self, folder: Path) -> Answers:

@@ -9,9 +9,7 @@ b samples, s tokens
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +18,10 @@ from benchmarks.infilling.blanks import LONGEST, Blank
 from benchmarks.infilling.training import (
     Answers,
     Experiment,
+    TransformersAnswers,
     TransformersRival,
     batches_of,
+    inputs_of,
     padded,
     rows_for,
     token_losses,
@@ -90,27 +90,17 @@ class T5Rival(TransformersRival):
         rows = [corrupt(s.tokens.tolist(), generator, first_sentinel=tokenizer.num_tokens) for s in samples]
         return inputs_of([source for source, _ in rows], tokenizer) | {"labels": padded([t for _, t in rows], -100)}
 
-    def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        return model(**batch).loss
-
-    def load(self, folder: Path) -> Answers:
-        model, tokenizer = self.trained(folder)
+    def answers(self, model: nn.Module, tokenizer: Tokenizer) -> Answers:
         return T5Answers(model, tokenizer, self.experiment)
 
 
-def inputs_of(rows: Sequence[Sequence[int]], tokenizer: Tokenizer, *, left: bool = False) -> dict[str, Tensor]:
-    """Return ids and attention mask [b,s] of rows that are padded behind their end, or ``left`` of their start."""
-    ones = padded([[1] * len(row) for row in rows], 0, left=left)
-    return {"input_ids": padded(rows, tokenizer.special.pad, left=left), "attention_mask": ones}
-
-
-class T5Answers(Answers):
+class T5Answers(TransformersAnswers):
     """A trained T5."""
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, experiment: Experiment) -> None:
-        self.model, self.tokenizer, self.experiment = model, tokenizer, experiment
-        self.num_parameters = model.num_parameters()
-        self.first = tokenizer.num_tokens
+    @property
+    def first(self) -> int:
+        """Return the sentinel of the blank."""
+        return self.tokenizer.num_tokens
 
     def _inputs(self, blanks: Sequence[Blank]) -> dict[str, Tensor]:
         return inputs_of(

@@ -29,12 +29,12 @@ from benchmarks.infilling.blanks import LONGEST, Blank
 from data_utils.objective.packing import Sample
 from data_utils.tokenizers.tokenizer import Tokenizer
 from data_utils.train_tokenizer import train as train_tokenizer
-from files.reading import lines_of, parse_json, read_json, read_text
+from files.reading import lines_of, parse_json, read_json
 from files.writing import whole_file, write_whole
 from mpu.initialize import ParallelTopology
 from mpu.kernels.host_memory import keep_freed_memory
 from training.arguments import parse_settings
-from training.data import PretrainingDocuments, batch_loader, build_run_tokenizer
+from training.data import PretrainingDocuments, build_run_tokenizer, loader_of_rank
 from training.engine import AUTOCAST_TYPES, supported_precision
 from training.logging import json_text
 from training.optimizer import build_optimizer, clip_gradients
@@ -191,21 +191,19 @@ class TransformersRival(Rival):
         """Turn samples into what ``loss`` takes."""
 
     @abstractmethod
+    def answers(self, model: nn.Module, tokenizer: Tokenizer) -> Answers:
+        """Return the trained model, ready to answer."""
+
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the mean loss that is minimised."""
+        """Return the mean loss that is minimised: the model's own."""
+        return model(**batch).loss
 
     def tokenizer(self) -> Tokenizer:
         """Return the shared vocabulary with the command tokens of GLM."""
         return build_run_tokenizer(self.experiment.settings(rate=1e-3, updates=1))
 
     def _batches(self, settings: PretrainingSettings, tokenizer: Tokenizer, start: int) -> Iterator[dict[str, Tensor]]:
-        topology = ParallelTopology.single()
-        documents, _, _ = PretrainingDocuments(settings, tokenizer=tokenizer, topology=topology).parts()
-        batch = settings.batch
-        loader = batch_loader(
-            documents, configuration=settings, tokenizer=tokenizer, topology=topology, seq_length=batch.seq_length,
-            batch_size=batch.batch_size, num_batches=settings.run.train_iters, num_workers=0,
-        )  # fmt: skip
+        _, loader = loader_of_rank(settings, tokenizer=tokenizer, num_batches=settings.run.train_iters)
 
         def collator(samples: Sequence[Sample], *, batch_index: int) -> Any:
             return self.collate(samples, random.Random(batch_index), tokenizer)
@@ -261,12 +259,20 @@ class TransformersRival(Rival):
                     )  # fmt: skip
         return Training(curve, processor_seconds(threads) - began)
 
-    def trained(self, folder: Path) -> tuple[nn.Module, Tokenizer]:
-        """Return the model of ``folder`` in evaluation mode, and the tokenizer."""
+    def load(self, folder: Path) -> Answers:
+        """Return the trained model of ``folder``."""
         tokenizer = self.tokenizer()
         model = self.build(tokenizer)
         model.load_state_dict(torch.load(folder / "checkpoint.pt", weights_only=True)["model"])
-        return model.eval(), tokenizer
+        return self.answers(model.eval(), tokenizer)
+
+
+class TransformersAnswers(Answers):
+    """A trained model of transformers."""
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, experiment: Experiment) -> None:
+        self.model, self.tokenizer, self.experiment = model, tokenizer, experiment
+        self.num_parameters = model.num_parameters()
 
 
 def rows_for(tokenizer: Tokenizer, added: int = 0) -> int:
@@ -279,6 +285,12 @@ def padded(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> 
     width = max(map(len, rows))
     filled = [[value] * (width - len(row)) + [*row] if left else [*row] + [value] * (width - len(row)) for row in rows]
     return torch.tensor(filled)
+
+
+def inputs_of(rows: Sequence[Sequence[int]], tokenizer: Tokenizer, *, left: bool = False) -> dict[str, Tensor]:
+    """Return ids and attention mask [b,s] of rows that are padded behind their end, or ``left`` of their start."""
+    ones = padded([[1] * len(row) for row in rows], 0, left=left)
+    return {"input_ids": padded(rows, tokenizer.special.pad, left=left), "attention_mask": ones}
 
 
 def until(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
@@ -312,12 +324,6 @@ def run_program(words: Sequence[str], *, threads: int) -> float:
         said = lines_of(done.stderr.strip()) or [f"exit code {done.returncode}"]
         raise ValueError(f"python {' '.join(words)}: {said[-1]}")
     return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / threads
-
-
-def metrics_of(file: Path, kind: str) -> list[dict[str, Any]]:
-    """Return the rows of one kind in a file of metrics."""
-    rows = [parse_json(line, place=str(file)) for line in lines_of(read_text(file))]
-    return [row for row in rows if row["kind"] == kind]
 
 
 class Record:

@@ -23,7 +23,6 @@ BATCH_ROWS = 256  # read at a time
 PART_ROWS = 10_000  # of a data set that is on disk as one table
 DEFAULT_SPLIT = "train"
 SAVED = ("state.json", "dataset_dict.json")  # what ``save_to_disk`` writes
-HIDDEN = "."
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class DataSet:
         if root.is_file():
             return [root]
         found = (path for path in root.rglob("*") if path.is_file())
-        return sorted(path for path in found if not any(n.startswith(HIDDEN) for n in path.relative_to(root).parts))
+        return sorted(path for path in found if not any(n.startswith(".") for n in path.relative_to(root).parts))
 
     def pieces(self, text_field: str, shard: Shard | None = None) -> list[Piece]:
         """List its parts, or those of a shard.

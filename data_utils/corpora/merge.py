@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,9 @@ def _add_store(writer: StoreWriter, store: IndexedDataset, kept: np.ndarray | No
     if kept is None and not one_file:
         writer.share(store)
         return
-    for numbers in _in_parts(np.arange(len(store)) if kept is None else kept):
+    chosen = np.arange(len(store)) if kept is None else kept
+    for start in range(0, len(chosen), COPIED_DOCUMENTS):
+        numbers = chosen[start : start + COPIED_DOCUMENTS]
         documents = [store[number] for number in numbers]
         writer.add(
             np.concatenate([document.tokens for document in documents]),
@@ -143,11 +145,6 @@ def _add_store(writer: StoreWriter, store: IndexedDataset, kept: np.ndarray | No
         )
     if not one_file:
         writer.next_part()
-
-
-def _in_parts(numbers: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(numbers), COPIED_DOCUMENTS):
-        yield numbers[start : start + COPIED_DOCUMENTS]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -163,7 +163,7 @@ def test_a_resumed_training_is_the_straight_one(
         Interrupted(experiment).train(tmp_path / "resumed", rate=1e-3, updates=6)
     resumed = FimRival(experiment).train(tmp_path / "resumed", rate=1e-3, updates=6)
     assert resumed.curve == straight.curve and [updates for updates, _ in straight.curve] == [1, 2, 3, 4, 5, 6]
-    first, second = (FimRival(experiment).trained(tmp_path / name)[0] for name in ("straight", "resumed"))
+    first, second = (FimRival(experiment).load(tmp_path / name).model for name in ("straight", "resumed"))
     assert all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
 
 

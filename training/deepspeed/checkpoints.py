@@ -14,7 +14,7 @@ import argparse
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,6 +62,7 @@ from training.checkpointing import (
     restore_random_states,
     restore_schedule,
     shared_save_id,
+    tensors_in,
     trained_weights,
     write_checkpoint,
 )
@@ -395,20 +396,8 @@ def _check_file(path: Path) -> FileOrigin:
     if SHARD_NAME.fullmatch(path.name):
         check_resume_state(content, file=path, optimizer=False, schedule=True, random_states=True)
     for key in ("module", "optimizer_state_dict"):
-        check_finite(dict(_tensors_in(content.get(key), key)), file=path)
+        check_finite(dict(tensors_in(content.get(key), key)), file=path)
     return origin_of(content, file=path)
-
-
-def _tensors_in(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors in nested tables and lists, with the keys that lead to them."""
-    if isinstance(value, torch.Tensor):
-        yield name, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _tensors_in(item, f"{name}.{key}")
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from _tensors_in(item, f"{name}.{number}")
 
 
 def deepspeed_files(folder: Path) -> list[Path]:
