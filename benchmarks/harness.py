@@ -270,6 +270,13 @@ class Limits:
         values = torch.ones(READ_BYTES // 4)
         return cls(operations, READ_BYTES / _fastest(values.sum))
 
+    def __str__(self) -> str:
+        fp32, bf16 = (self.operations[dtype] / 1e9 for dtype in (torch.float32, torch.bfloat16))
+        return (
+            f"products reach {fp32:.0f} GFLOP/s in fp32 and {bf16:.0f} in bf16, memory is read at "
+            f"{self.bandwidth / 1e9:.0f} GB/s"
+        )
+
     def seconds(self, *, operations: float, dtype: torch.dtype, num_bytes: float = 0.0) -> float:
         """Return the least time for ``operations`` of matrix products in ``dtype`` that read ``num_bytes`` once."""
         return max(operations / self.operations[dtype], num_bytes / self.bandwidth)
@@ -287,18 +294,15 @@ def _fastest(work: Callable[[], Any], *, seconds: float = 0.5) -> float:
 
 
 def machine() -> str:
-    """Return the processor, its vector instructions, what it reaches (``Limits``), the cores, torch and the day."""
+    """Return the processor, its vector instructions, the cores, torch and the day."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
     fields = {key.strip(): value.split() for key, _, value in (line.partition(":") for line in lines)}
     name = " ".join(fields.get("model name", [])) or platform.processor()
     flags = fields.get("flags", fields.get("Features", []))  # x86, Arm
     present = [word for word in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16") if word in flags]
-    limits = Limits.measure()
-    fp32, bf16 = (limits.operations[dtype] / 1e9 for dtype in (torch.float32, torch.bfloat16))
     return (
         f"{name} ({' '.join(present)}), {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}, "
-        f"{datetime.date.today().isoformat()}; products reach {fp32:.0f} GFLOP/s in fp32 and {bf16:.0f} in bf16, "
-        f"memory is read at {limits.bandwidth / 1e9:.0f} GB/s"
+        f"{datetime.date.today().isoformat()}"
     )
 
 
@@ -320,7 +324,9 @@ def write_into_readme(rows: Sequence[Row], *, afresh: bool) -> list[str]:
     present, after = rest.split(END)
     old = [] if afresh else [line for line in lines_of(present) if line.startswith("|")]
     lines = merged(old, table(rows))
-    content = "\n".join([f"{before}{BEGIN}", "", f"Last run: {machine()}.", "", *lines, "", f"{END}{after}"])
+    content = "\n".join(
+        [f"{before}{BEGIN}", "", f"Last run: {machine()}; {Limits.measure()}.", "", *lines, "", f"{END}{after}"]
+    )
     write_whole(README, content)
     return lines
 
