@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.harness import REPOSITORY
+from benchmarks.pages import markdown_table
 from files.reading import read_json, value_of
 
 EPOCHS = {32: 30, 100: 15, 300: 8, 600: 6}  # by the number of training examples
@@ -69,15 +70,15 @@ def accuracy(runs: Path, mode: str, size: int, seed: int, *, checkpoint: Path) -
 
 def table(scores: Scores) -> list[str]:
     """Return the lines of the Markdown table: every seed, mean and deviation."""
-    lines = ["| examples | cloze: seeds | mean ± deviation | head: seeds | mean ± deviation |", "|---|---|---|---|---|"]
+    head, rows = ("examples", "cloze: seeds", "mean ± deviation", "head: seeds", "mean ± deviation"), []
     for size in EPOCHS:
         cells = [str(size)]
         for mode in MODES:
             values = scores[mode, size]
             cells.append(", ".join(f"{value:.1f}" for value in values))
             cells.append(f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        rows.append(cells)
+    return markdown_table(head, rows)
 
 
 def plot(scores: Scores, file: Path) -> None:

@@ -23,13 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import machine
+from benchmarks.pages import markdown_table, write_results
 from files.errors import check_bounds
 from files.reading import lines_of, parse_json, read_json, read_text
 from files.writing import write_whole
 
-BEGIN, END = "<!-- results: begin (python -m benchmarks few_shots) -->", "<!-- results: end -->"
+COMMAND = "python -m benchmarks few_shots"
 ALL = "all"
-EPOCHS = {"32": 40, "100": 20, ALL: 5}  # other sizes: as many updates as 32 examples get
+SIZES = ("32", "100", ALL)
+SEEN, EPOCHS = 1000, 2  # a run takes as many epochs as show so many examples, and not fewer than that
 # Two-sided 95 % quantiles of Student's t by the number of seeds.
 QUANTILES = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
@@ -52,7 +54,7 @@ class Method:
     rate: float
 
 
-TASKS = {"copa": Task("COPA", 96, 0), "cb": Task("CB", 256, 3), "rte": Task("RTE", 256, 0), "wic": Task("WiC", 128, 1)}
+TASKS = {"copa": Task("COPA", 96, 0), "cb": Task("CB", 256, 4), "rte": Task("RTE", 256, 0), "wic": Task("WiC", 128, 1)}
 METHODS = {
     "cloze": Method("cloze", ("--cloze-eval",), 3e-4),
     "lora": Method("cloze + LoRA", ("--cloze-eval", "--lora-rank", "8"), 2e-3),
@@ -93,14 +95,14 @@ def run(key: Key, *, values: argparse.Namespace, folder: Path) -> dict[str, Any]
     name = "-".join(map(str, key))
     data = folder / "data" / name
     count = write_subset(values.data_dir / task.folder, data, size=size, seed=seed)
-    epochs = values.epochs or EPOCHS.get(size) or max(1, math.ceil(32 * EPOCHS["32"] / count))
+    epochs = values.epochs or max(EPOCHS, math.ceil(SEEN / count))
     words = [
         "--task", task_name, "--data-dir", str(data), *method.flags, "--pattern-id", str(task.pattern),
         "--load-pretrained", str(values.checkpoint.resolve()), "--seq-length", str(task.seq_length),
         "--batch-size", "8", "--eval-batch-size", "32", "--num-workers", "0", "--lr", str(values.lr or method.rate),
         "--warmup", "0.1", "--weight-decay", "0.1", "--epochs", str(epochs), "--eval-epoch", str(epochs),
         "--eval-valid", "--seed", str(seed), "--summary-dir", str(folder), "--experiment-name", name, "--overwrite",
-        "--no-progress", "--device", values.device,
+        *(["--bf16"] if values.bf16 else []), "--no-progress", "--device", values.device,
     ]  # fmt: skip
     began = time.perf_counter()
     if main(words):
@@ -109,9 +111,9 @@ def run(key: Key, *, values: argparse.Namespace, folder: Path) -> dict[str, Any]
     metrics = {metric: value for metric, value in results.items() if isinstance(value, float)}
     first = next(iter(metrics))
     seconds = round(time.perf_counter() - began, 1)
-    entries = {"examples": count, "epochs": epochs, "rate": values.lr or method.rate, "metric": first}
+    entries = {"examples": count, "epochs": epochs, "rate": values.lr or method.rate, "bf16": values.bf16}
     return {**dict(zip(("task", "size", "method", "seed"), key)), first: metrics[first], "metrics": metrics,
-            **entries, "majority": majority(task_name, data), "seconds": seconds}  # fmt: skip
+            **entries, "metric": first, "majority": majority(task_name, data), "seconds": seconds}  # fmt: skip
 
 
 def majority(task_name: str, data: Path) -> dict[str, float]:
@@ -136,7 +138,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the lines of the Markdown table: a line per task and size, a column per method that was run."""
     methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
     head = ["task", "examples", "metric", "seeds", *(METHODS[name].title for name in methods), "majority"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = []
     pairs = {(row["task"], row["size"]): row["examples"] for row in rows}
     for task, size in sorted(pairs, key=lambda pair: (pair[0], pairs[pair])):
         group = [row for row in rows if (row["task"], row["size"]) == (task, size)]
@@ -146,19 +148,15 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         seeds = "/".join(dict.fromkeys(str(len(scores)) for scores in values.values() if scores))
         count = f"all {group[0]['examples']:,}" if size == ALL else size
         cells = [task, count, metric, seeds, *shown, f"{group[0]['majority'][metric]:.1f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        lines.append(cells)
+    return markdown_table(head, lines)
 
 
 def write_page(rows: Sequence[Mapping[str, Any]], page: Path, *, checkpoint: str) -> None:
     """Put the table into ``page``, and the lines of results as JSON beside it."""
-    text = read_text(page)
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{page} lacks the lines {BEGIN} and {END}; put them where the table goes")
-    before, rest = text.split(BEGIN)
     hours = sum(row["seconds"] for row in rows) / 3600
     said = f"{len(rows)} runs of `{checkpoint}`, {hours:.1f} hours together. {machine()}."
-    write_whole(page, "\n".join([f"{before}{BEGIN}", "", said, "", *table(rows), "", f"{END}{rest.split(END)[1]}"]))
+    write_results(page, [said, "", *table(rows)], command=COMMAND)
     content = ",\n".join(json_line(row) for row in rows)
     write_whole(page.with_suffix(".json"), f"[\n{content}\n]\n")
 
@@ -179,11 +177,12 @@ def few_shots(argv: Sequence[str]) -> int:
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of the tasks' folders")
     parser.add_argument("--folder", type=Path, default=Path("runs/few_shots"), help="default: runs/few_shots")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--sizes", nargs="+", default=list(EPOCHS), help="training examples (default: 32 100 all)")
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), help=f"examples (default: {' '.join(SIZES)})")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--epochs", type=int, help=f"of every run (default by size: {EPOCHS})")
+    parser.add_argument("--epochs", type=int, help=f"of every run (default: {SEEN:,} examples, {EPOCHS} at least)")
     parser.add_argument("--lr", type=float, help="of every run (default: that of the method)")
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, where the processor has it")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--output", type=Path, help="page to put the table into, such as docs/few_shots.md")
     values = parser.parse_args(argv)

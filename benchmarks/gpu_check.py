@@ -34,6 +34,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import utilisation
 from benchmarks.harness import REPOSITORY, machine
+from benchmarks.pages import markdown_table
 from data_utils.batches import Batch
 from files.writing import check_can_write, write_whole
 from mpu.kernels.flash import attend_in_two_calls, can_run_flash
@@ -353,14 +354,14 @@ def shown(value: Any) -> str:
 
 def table(outcomes: Sequence[Outcome]) -> list[str]:
     """Return the outcomes as lines of a Markdown table: a line for each thing that was found."""
-    lines = ["| part | what | found |", "|---|---|---|"]
+    rows: list[tuple[str, str, str]] = []
     for outcome in outcomes:
         problem = outcome.error or outcome.skipped
         if problem is not None:
-            lines.append(f"| {outcome.part} | {'FAILED' if outcome.error else '-'} | {problem} |")
-        lines += [f"| {outcome.part} | {name} | {shown(value)} |" for name, value in outcome.found.items()]
-        lines.append(f"| {outcome.part} | seconds | {outcome.seconds:.1f} |")
-    return lines
+            rows.append((outcome.part, "FAILED" if outcome.error else "-", problem))
+        rows += [(outcome.part, name, shown(value)) for name, value in outcome.found.items()]
+        rows.append((outcome.part, "seconds", f"{outcome.seconds:.1f}"))
+    return markdown_table(("part", "what", "found"), rows)
 
 
 def gpu_check(argv: Sequence[str]) -> int:

@@ -22,16 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.pages import markdown_table, read_results, write_results
 from data_utils.corpora.store import Document
 from data_utils.tokenizers.tokenizer import Tokenizer, word_list_tokenizer
 from files.reading import lines_of, parse_json, read_text
-from files.writing import write_whole
 from model.config import GLMConfig
 from model.released import RELEASED_MODELS, ReleasedModel
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = Path(__file__).with_name("README.md")
-BEGIN, END = "<!-- table: begin (bash benchmarks/run.sh) -->", "<!-- table: end -->"
+COMMAND = "bash benchmarks/run.sh"  # writes the table of README.md
 
 # The models that are measured by name: the released ones by the NAME of config_tasks/model_blocklm_NAME.sh, in lower
 # case, and two that a CPU can run.
@@ -219,28 +219,27 @@ def status(field: str) -> int:
 
 def table(rows: Sequence[Row]) -> list[str]:
     """Return the rows as lines of a Markdown table."""
-    lines = [
-        "| work | ours | baseline | ratio | goal | memory | rate | of the limit | equal |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = ("work", "ours", "baseline", "ratio", "goal", "memory", "rate", "of the limit", "equal")
+    cells = []
     for row in rows:
         baseline = "" if row.baseline is None else _seconds(row.baseline)
         if row.recorded_rate is not None:
             baseline = f"{row.recorded_rate:,.0f} {row.unit} (recorded)"
         memory_goal = "" if row.memory_goal is None else f" (goal {row.memory_goal:g})"
-        cells = (
-            row.work,
-            f"{_seconds(row.ours)} ± {100 * row.spread:.0f} %",
-            baseline,
-            "" if row.ratio is None else f"**{row.ratio:.2f}**",
-            "" if row.goal is None else f"{row.goal:g}",
-            "" if row.memory_ratio is None else f"{row.memory_ratio:.2f}{memory_goal}",
-            "" if row.rate is None else f"{row.rate:,.0f} {row.unit}",
-            "" if row.limit is None else f"{100 * row.limit / row.ours:.0f} %",
-            "" if row.equal is None else ("yes" if row.equal else "NO"),
+        cells.append(
+            [
+                row.work,
+                f"{_seconds(row.ours)} ± {100 * row.spread:.0f} %",
+                baseline,
+                "" if row.ratio is None else f"**{row.ratio:.2f}**",
+                "" if row.goal is None else f"{row.goal:g}",
+                "" if row.memory_ratio is None else f"{row.memory_ratio:.2f}{memory_goal}",
+                "" if row.rate is None else f"{row.rate:,.0f} {row.unit}",
+                "" if row.limit is None else f"{100 * row.limit / row.ours:.0f} %",
+                "" if row.equal is None else ("yes" if row.equal else "NO"),
+            ]
         )
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+    return markdown_table(head, cells)
 
 
 def _seconds(value: float) -> str:
@@ -317,17 +316,9 @@ def merged(old: Sequence[str], new: Sequence[str]) -> list[str]:
 
 def write_into_readme(rows: Sequence[Row], *, afresh: bool) -> list[str]:
     """Put the rows into the table of README.md and return its lines; others are kept, unless it is made ``afresh``."""
-    text = README.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{README} lacks the lines {BEGIN} and {END}; put them where the table goes")
-    before, rest = text.split(BEGIN)
-    present, after = rest.split(END)
-    old = [] if afresh else [line for line in lines_of(present) if line.startswith("|")]
-    lines = merged(old, table(rows))
-    content = "\n".join(
-        [f"{before}{BEGIN}", "", f"Last run: {machine()}; {Limits.measure()}.", "", *lines, "", f"{END}{after}"]
-    )
-    write_whole(README, content)
+    old = [line for line in read_results(README, command=COMMAND) if line.startswith("|")]
+    lines = merged([] if afresh else old, table(rows))
+    write_results(README, [f"Last run: {machine()}; {Limits.measure()}.", "", *lines], command=COMMAND)
     return lines
 
 

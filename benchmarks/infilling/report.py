@@ -9,18 +9,14 @@ from typing import Any
 from benchmarks.infilling import RIVALS
 from benchmarks.infilling.blanks import KINDS
 from benchmarks.infilling.measuring import RESULT
-from files.reading import read_json, read_text
+from benchmarks.pages import markdown_table, write_results
+from files.reading import read_json
 from files.writing import write_whole
 from training.logging import json_text
 
-BEGIN, END = "<!-- results: begin (python -m benchmarks infilling table) -->", "<!-- results: end -->"
+COMMAND = "python -m benchmarks infilling table"
 FIGURES = {"exact": "exact match, %", "bleu2": "BLEU-2", "rouge": "ROUGE-L", "right_length": "right length, %"}
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the training at which a curve is read
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table."""
-    return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def with_interval(figure: Sequence[float]) -> str:
@@ -47,7 +43,7 @@ def lines_of_page(runs: Mapping[str, Any], picture: str) -> list[str]:
     length = minutes if updates is None else f"{updates} updates"
     lines = [
         f"{len(runs)} of {len(RIVALS)} rivals, {length} of training with {experiment['threads']} "
-        f"thread{'s' * (experiment['threads'] > 1)}. "
+        f"thread{'s' * (experiment['threads'] > 1)}{', in bfloat16' * experiment['bf16']}. "
         f"{experiment['layers']} layers, width {experiment['hidden']}, samples of "
         f"{experiment['seq_length']} tokens, batches of {experiment['batch_size']}, {experiment['count']} blanks of "
         f"each kind, decoding with seeds {', '.join(map(str, experiment['seeds']))}, temperature "
@@ -67,7 +63,7 @@ def lines_of_page(runs: Mapping[str, Any], picture: str) -> list[str]:
             ]
         )  # fmt: skip
     lines += [
-        *table(head, rows),
+        *markdown_table(head, rows),
         "",
         "Loss of each rival's own objective (not comparable between rivals), mean since the point before:",
         "",
@@ -75,7 +71,7 @@ def lines_of_page(runs: Mapping[str, Any], picture: str) -> list[str]:
     rows = [
         [run["title"], *(f"{_loss_at(run['curve'], share):.2f}" for share in SHARES)] for run in runs.values()
     ]  # fmt: skip
-    lines += table(["rival", *(f"{share:.0%} of the time" for share in SHARES)], rows)
+    lines += markdown_table(["rival", *(f"{share:.0%} of the time" for share in SHARES)], rows)
     lines += ["", f"![losses over the time of training]({picture})"]
     for kind in KINDS:
         rows = []
@@ -87,10 +83,10 @@ def lines_of_page(runs: Mapping[str, Any], picture: str) -> list[str]:
             "",
             f"### Blanks: {kind}",
             "",
-            *table(["rival", "length", *FIGURES.values(), "loss per target"], rows),
+            *markdown_table(["rival", "length", *FIGURES.values(), "loss per target"], rows),
         ]
     rows = [[title, note, f"{results['answered_tokens_per_second']:,.0f}"] for title, note, results in answering(runs)]
-    lines += ["", "### Answering", "", *table(["rival", "length", "tokens/s"], rows)]
+    lines += ["", "### Answering", "", *markdown_table(["rival", "length", "tokens/s"], rows)]
     lines += ["", "### Some answers", "", "Evenly spaced among the blanks, of the first seed; none is left out.", ""]
     titles = [run["title"] for run in runs.values()]
     rows = []
@@ -98,7 +94,7 @@ def lines_of_page(runs: Mapping[str, Any], picture: str) -> list[str]:
         one = answered[0]
         texts = [f"{one['before']} ____ {one['after']}", one["truth"], *(each["answer"] for each in answered)]
         rows.append([_cell(text) for text in texts])
-    return [*lines, *table(["context", "truth", *titles], rows)]
+    return [*lines, *markdown_table(["context", "truth", *titles], rows)]
 
 
 def _cell(text: str) -> str:
@@ -148,12 +144,8 @@ def write_page(folder: Path, page: Path) -> int:
     for other in others:
         if runs[other]["experiment"] != runs[first]["experiment"]:
             raise ValueError(f"{files[other]} is of another experiment than {files[first]}; measure them alike")
-    text = read_text(page)
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{page} lacks the lines {BEGIN} and {END}; put them where the results go")
-    before, rest = text.split(BEGIN)
     lines = lines_of_page(runs, page.with_suffix(".png").name)
-    write_whole(page, "\n".join([f"{before}{BEGIN}", "", *lines, "", f"{END}{rest.split(END)[1]}"]))
+    write_results(page, lines, command=COMMAND)
     write_whole(page.with_suffix(".json"), json_text(runs))
     draw(runs, page.with_suffix(".png"))
     print("\n".join(lines))

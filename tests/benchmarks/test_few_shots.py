@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.few_shots import BEGIN, END, few_shots, interval, write_subset
+from benchmarks.few_shots import COMMAND, few_shots, interval, write_subset
 from benchmarks.harness import REPOSITORY
+from benchmarks.pages import marks
 from tests.helpers.small_corpus import write_entailment_split
 
 CHECKPOINT = REPOSITORY / "model" / "demo"
@@ -53,7 +54,7 @@ def test_an_interval_worked_out_by_hand():
 
 def test_runs_are_made_once_and_the_table_has_them_all(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     page = tmp_path / "page.md"
-    page.write_text(f"# Few\n\n{BEGIN}\n{END}\n", encoding="utf-8")
+    page.write_text("\n".join(["# Few", "", *marks(COMMAND), ""]), encoding="utf-8")
     folder, kept = tmp_path / "runs", tmp_path / "runs" / "few_shots.jsonl"
     assert few_shots(words(data, folder, "--sizes", "4", "--methods", "cloze", "lora", "--seeds", "1")) == 0
     first = kept.read_text(encoding="utf-8")

@@ -18,9 +18,10 @@ from benchmarks.infilling.blanks import KINDS, LONGEST, make_blanks, score, word
 from benchmarks.infilling.command import infilling, rival_class
 from benchmarks.infilling.diffusion import LENGTHS, DiffusionAnswers, DiffusionRival
 from benchmarks.infilling.fim import FimRival
-from benchmarks.infilling.report import BEGIN, END
+from benchmarks.infilling.report import COMMAND
 from benchmarks.infilling.t5 import corrupt, number_of_spans, random_parts
 from benchmarks.infilling.training import Experiment, until
+from benchmarks.pages import marks
 from data_utils.objective.packing import Sample
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 
@@ -177,7 +178,8 @@ def words_of(experiment: Experiment, *more: str) -> list[str]:
 
 def test_rivals_run_once_and_share_a_table(experiment: Experiment, tmp_path: Path):
     page = tmp_path / "page.md"
-    page.write_text(f"# Page\n\n{BEGIN}\nOUTDATED\n{END}\n\nafter\n", encoding="utf-8")
+    begin, end = marks(COMMAND)
+    page.write_text(f"# Page\n\n{begin}\nOUTDATED\n{end}\n\nafter\n", encoding="utf-8")
     for name in ("t5", "diffusion"):
         assert infilling([name, *words_of(experiment)]) == 0
         file = experiment.folder / name / "run.json"
@@ -188,7 +190,7 @@ def test_rivals_run_once_and_share_a_table(experiment: Experiment, tmp_path: Pat
         assert file.read_bytes() == before
     assert infilling(["table", "--folder", str(experiment.folder), "--output", str(page)]) == 0
     text = page.read_text(encoding="utf-8")
-    assert "OUTDATED" not in text and text.startswith("# Page\n") and text.endswith(f"{END}\n\nafter\n")
+    assert "OUTDATED" not in text and text.startswith("# Page\n") and text.endswith(f"{end}\n\nafter\n")
     assert text.count("\n| T5 span corruption |") == 6 and text.count("\n| masked diffusion | given |") == 4
     assert page.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     kept = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
