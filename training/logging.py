@@ -166,7 +166,7 @@ class WandbWriter:
 
 
 class Console:
-    """Print lines, and on a terminal keep a progress bar with a dense line below them."""
+    """Print lines, and on a terminal keep a progress bar with a progress line below them."""
 
     def __init__(self, *, total: int, initial: int, progress: bool, silent: bool = False) -> None:
         """Start at update ``initial`` of ``total``; a ``silent`` console (all ranks but the first) prints nothing.
@@ -218,7 +218,7 @@ class Console:
             self._bar.update(1)
 
     def dense(self, line: str) -> None:
-        """Show the dense line: beside the bar, or as a line of its own."""
+        """Show the progress line: beside the bar, or as a line of its own."""
         if self._bar is None:
             self.print(line)
         else:

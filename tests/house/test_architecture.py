@@ -1,4 +1,4 @@
-"""The floors of the house: a room imports only rooms below it, and no files import each other in a circle."""
+"""The layers: a package imports only packages below it, and no files import each other in a circle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers import REPOSITORY
 
-# Which of our rooms and entry points each room may import (itself always).
+# Which of our packages and entry points each package may import (itself always).
 BELOW_TRAINING = {"model", "mpu", "data_utils", "files"}
 BELOW_TASKS = {"generation", "training", *BELOW_TRAINING}
 MAY_IMPORT = {
@@ -36,7 +36,7 @@ MAY_IMPORT = {
 }
 
 
-# Programs that lie in the room they are about, and are run, never imported: they may import what scripts may.
+# Programs that lie in the package they are about, and are run, never imported: they may import what scripts may.
 PROGRAMS = {"data_utils/show.py", "data_utils/loader_speed.py"}
 
 
@@ -45,8 +45,10 @@ def name_of(path: Path) -> str:
 
 
 def production_files() -> list[Path]:
-    folders = [room for room in sorted(MAY_IMPORT) if (REPOSITORY / room).is_dir()]
-    return sorted([*REPOSITORY.glob("*.py"), *(file for room in folders for file in (REPOSITORY / room).rglob("*.py"))])
+    folders = [package for package in sorted(MAY_IMPORT) if (REPOSITORY / package).is_dir()]
+    return sorted(
+        [*REPOSITORY.glob("*.py"), *(file for package in folders for file in (REPOSITORY / package).rglob("*.py"))]
+    )
 
 
 def file_of(module: str, importer: Path) -> Path | None:
@@ -96,17 +98,17 @@ def circles(files: list[Path]) -> set[frozenset[str]]:
     return {group for group in groups if group}
 
 
-def test_every_room_has_its_floor():
-    rooms = {path.relative_to(REPOSITORY).parts[0].removesuffix(".py") for path in production_files()}
-    assert rooms == set(MAY_IMPORT)
+def test_every_package_has_its_layer():
+    packages = {path.relative_to(REPOSITORY).parts[0].removesuffix(".py") for path in production_files()}
+    assert packages == set(MAY_IMPORT)
 
 
 @pytest.mark.parametrize("path", production_files(), ids=name_of)
 def test_imports_point_downwards(path: Path):
-    room = path.relative_to(REPOSITORY).parts[0].removesuffix(".py")
+    package = path.relative_to(REPOSITORY).parts[0].removesuffix(".py")
     imported = {file.relative_to(REPOSITORY).parts[0].removesuffix(".py") for file in imports_of(path)}
-    upward = imported - MAY_IMPORT["scripts" if name_of(path) in PROGRAMS else room] - {room}
-    assert not upward, f"{room} may not import {sorted(upward)}"
+    upward = imported - MAY_IMPORT["scripts" if name_of(path) in PROGRAMS else package] - {package}
+    assert not upward, f"{package} may not import {sorted(upward)}"
 
 
 def test_programs_are_imported_by_nobody():
@@ -122,17 +124,17 @@ def test_no_files_import_each_other_in_a_circle():
 def test_a_circle_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Through a lazy import, a relative one and a name of a package."""
     monkeypatch.setitem(globals(), "REPOSITORY", tmp_path)
-    (tmp_path / "room").mkdir()
+    (tmp_path / "package").mkdir()
     contents = {
-        "room/__init__.py": "",
-        "room/a.py": "from room import b",
-        "room/b.py": "def f():\n    from .c import x",
-        "room/c.py": "import room.a",
-        "room/d.py": "import room.a",
+        "package/__init__.py": "",
+        "package/a.py": "from package import b",
+        "package/b.py": "def f():\n    from .c import x",
+        "package/c.py": "import package.a",
+        "package/d.py": "import package.a",
     }
     for name, content in contents.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
-    assert circles(sorted(tmp_path.rglob("*.py"))) == {frozenset({"room/a.py", "room/b.py", "room/c.py"})}
+    assert circles(sorted(tmp_path.rglob("*.py"))) == {frozenset({"package/a.py", "package/b.py", "package/c.py"})}
 
 
 def test_no_test_imports_another():

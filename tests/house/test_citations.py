@@ -96,11 +96,11 @@ def defined_in(file: Path) -> set[str]:
     return found
 
 
-def test_the_walks_name_functions_that_are_there():
+def test_the_call_paths_name_functions_that_are_there():
     text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    walks = re.search(r"^## Four walks\n(.*?)^## ", text, flags=re.MULTILINE | re.DOTALL)[1]
-    steps = re.findall(r"^\d+\. \[([^\]]+)\]\(\1\): ([^-\n]+)", walks, flags=re.MULTILINE)
-    assert len(steps) == len(re.findall(r"^\d+\. ", walks, flags=re.MULTILINE)) > 40
+    paths = re.search(r"^## Four call paths\n(.*?)^## ", text, flags=re.MULTILINE | re.DOTALL)[1]
+    steps = re.findall(r"^\d+\. \[([^\]]+)\]\(\1\): ([^-\n]+)", paths, flags=re.MULTILINE)
+    assert len(steps) == len(re.findall(r"^\d+\. ", paths, flags=re.MULTILINE)) > 40
     for file, names in steps:
         lacking = set(re.findall(r"`([^`]+)`", names)) - defined_in(REPOSITORY / file)
         assert not lacking, (file, lacking)

@@ -1,4 +1,4 @@
-"""Interval sums, dense line, writers and curves."""
+"""Interval sums, progress line, writers and curves."""
 
 from __future__ import annotations
 
