@@ -15,6 +15,7 @@ import json
 import math
 import random
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,6 +55,12 @@ TOKENS_ALONE = {"bert_prob": 1.0}
 TOKENS_AND_DOCUMENTS = {"bert_prob": 0.5}  # of the released models below
 DOCUMENT_MODELS = ("glm-doc", "glm-410m", "glm-515m")
 RUN = "checkpoints/continued"
+# Flags of pretrain_glm.py that the steps set themselves.
+DECIDED_HERE = (
+    "--auto-resume", "--data-cache-dir", "--eval-interval", "--experiment-name", "--keep-checkpoints", "--load",
+    "--load-pretrained", "--log-interval", "--metrics-file", "--save", "--save-interval", "--split", "--summary-dir",
+    "--test-data", "--train-data", "--train-iters",
+)  # fmt: skip
 ADAPTER_FILE = "adapter_config.json"
 EVALUATION, GENERAL = "evaluation", "test"  # kinds of rows
 OBJECTIVES = {"": "all objectives", "bert_": "token", "sent_": "sentence", "gpt_": "document"}
@@ -79,6 +86,13 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from None
     values.checkpoint, values.files = Path(argv[0]), list(argv[1:count])
+    for word in rest:
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag in DECIDED_HERE:
+            raise ValueError(
+                f"{flag} is decided here: CHECKPOINT and FILES come first, --tokens or --hours say how long, --output "
+                "where to, --valid-data and --general what is measured; leave it out"
+            )
     for name in ("tokens", "hours"):
         value = getattr(values, name)
         if value is not None and not 0 < value < 1e15:
@@ -102,12 +116,11 @@ def whole_model(values: argparse.Namespace) -> Path:
         base = value_of(read_json(file), "base_model_name_or_path", str, place=str(file), default=None)
         if base is None or not Path(base).exists():
             raise ValueError(f"{file}: its model {base} is not there; name the model it was trained on with --base")
-    merged: Path = values.output / "merged"
-    if not merged.exists():
-        from model.hub.adapters import merge_into_checkpoint, read_adapter
+    from model.hub.adapters import merge_into_checkpoint, read_adapter
 
-        values.output.mkdir(parents=True, exist_ok=True)
-        merge_into_checkpoint(Path(base), read_adapter(folder), merged)
+    merged: Path = values.output / "merged"
+    values.output.mkdir(parents=True, exist_ok=True)
+    merge_into_checkpoint(Path(base), read_adapter(folder), merged)
     print(f"adapter: {folder} is merged into {base}, and all weights are trained: {merged}")
     return merged
 
@@ -154,13 +167,15 @@ def as_flags(options: Mapping[str, Any]) -> list[str]:
 
 def read_text_of_run(flags: Sequence[str]) -> tuple[PretrainingSettings, Tokenizer, Documents]:
     """Tokenize the training text that ``flags`` name, once; return it with settings and tokenizer."""
+    from data_utils.corpora.named import split_weight
     from mpu.initialize import ParallelTopology
     from training.data import PretrainingDocuments, build_run_tokenizer
 
     settings = parse_settings(PretrainingSettings, flags, environment={})
     tokenizer = build_run_tokenizer(settings)
     reader = PretrainingDocuments(settings, tokenizer=tokenizer, topology=ParallelTopology.single())
-    return settings, tokenizer, reader.read(settings.corpus.train_data or ())
+    sources = [split_weight(source)[0] for source in settings.corpus.train_data or ()]
+    return settings, tokenizer, reader.read(sources)
 
 
 def general_text(values: argparse.Namespace, tokenizer: Tokenizer) -> list[str]:
@@ -223,6 +238,17 @@ def plan(argv: Sequence[str]) -> None:
         print(f"goes on with what is in {output}")
         return
     checkpoint = whole_model(values)
+    try:
+        decide(values, typed, checkpoint=checkpoint, asked=asked)
+    except BaseException:
+        if checkpoint != values.checkpoint:
+            shutil.rmtree(checkpoint)  # what nothing says the origin of
+        raise
+
+
+def decide(values: argparse.Namespace, typed: Sequence[str], *, checkpoint: Path, asked: Mapping[str, object]) -> None:
+    """Make the plan for a whole model."""
+    output: Path = values.output
     description = describe(checkpoint)
     flags, source = model_flags(checkpoint, description)
     flags += ["--train-data", *values.files, "--data-cache-dir", str(output / "cache")]

@@ -19,11 +19,11 @@ set -euo pipefail
 source "$(dirname -- "$0")/launch.sh"
 
 OUTPUT=continued
-for ((i = 1; i < $#; i++)); do
-    if [ "${!i}" = --output ]; then
-        next=$((i + 1))
-        OUTPUT="${!next}"
-    fi
+for ((i = 1; i <= $#; i++)); do
+    case "${!i}" in
+        --output) next=$((i + 1)); OUTPUT="${!next:-}" ;;
+        --output=*) word="${!i}"; OUTPUT="${word#*=}" ;;
+    esac
 done
 export NUM_GPUS_PER_WORKER="${N_GPU:-${NUM_GPUS_PER_WORKER:-$(count_gpus 64)}}"
 check_numbers NUM_GPUS_PER_WORKER

@@ -331,12 +331,13 @@ def order_record(
 ) -> OrderRecord | None:
     """Return the record of the order (``--record-order``) behind the first ``updates``; None where it is not asked for.
 
-    The first tensor-parallel rank of every data rank writes.
+    The first tensor-parallel rank of every data rank writes; an evaluation alone leaves the record as it is.
     """
-    if not configuration.run.record_order or topology.model_parallel_rank > 0:
+    run = configuration.run
+    if not run.record_order or run.train_iters == 0 or topology.model_parallel_rank > 0:
         return None
     return OrderRecord(
-        configuration.run.order_folder,
+        run.order_folder,
         documents={"documents": data.identity["the training documents"]},
         updates=updates,
         rank=topology.data_parallel_rank,

@@ -538,7 +538,8 @@ class KernelSettings(Group):
     attention: str = added(
         "auto",
         "sdpa: torch's fused attention; flex: FlexAttention, which skips empty blocks, wherever attention dropout is "
-        "off (GPU); auto: FlashAttention where it runs (GPU, 16 bits), else flex for --pack-samples on a GPU, else sdpa",
+        "off (GPU); auto: FlashAttention where it runs (GPU, 16 bits), else flex for --pack-samples on a GPU, else "
+        "sdpa",
         choices=("auto", "sdpa", "flex"),
     )
     compile: bool = added(

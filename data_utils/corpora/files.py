@@ -59,6 +59,10 @@ class Piece:
     part: int = 0
 
 
+class SourceLostError(OSError):
+    """Text broke off for a reason that may pass: a connection, a killed process."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """One of ``count`` parts of a corpus, by ``number`` from 1 on; in a text ``3/16``."""
@@ -296,7 +300,9 @@ def pieces_of(files: Sequence[Path], *, row_format: str, text_unit: str, start: 
     for path in files:
         size = path.stat().st_size
         low, high = max(0, start - before), min(size, end - before)
-        if low < high:
+        if not size and not start:  # the first shard says what is wrong with it
+            pieces.append(Piece(path, size))
+        elif low < high:
             if high - low == size:
                 pieces.append(Piece(path, size))
             elif has_lines(path, row_format, text_unit):

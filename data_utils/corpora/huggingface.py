@@ -7,6 +7,7 @@ some row reads one part again and no more.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from data_utils.corpora.files import Piece, Row, Shard, column_values
+from data_utils.corpora.files import Piece, Row, Shard, SourceLostError, column_values
 
 logger = logging.getLogger("glm")
 
@@ -40,8 +41,11 @@ class DataSet:
         if not separator or "/" in split:
             name, split = location, ""
         name, _, configuration = name.partition(",")
-        if not name:
-            raise ValueError(f"{PREFIX}{location}: give the name of a data set, {PREFIX}NAME[,CONFIGURATION][:SPLIT]")
+        if not name or "]" in split:
+            raise ValueError(
+                f"{PREFIX}{location}: give the name of a data set, and a whole split of it: "
+                f"{PREFIX}NAME[,CONFIGURATION][:SPLIT]"
+            )
         return cls(name, configuration or None, split or None)
 
     def __str__(self) -> str:
@@ -86,20 +90,29 @@ class DataSet:
             part = split.shard(num_shards=_num_parts(split), index=piece.part, contiguous=True)
         tables = part.select_columns([text_field]).with_format("arrow").iter(batch_size=BATCH_ROWS)
         number = first
-        for table in _without_tracebacks(self, tables):
-            for value in column_values(table[text_field]):
-                number += 1
-                yield Row(place, number, {text_field: value})
+        with _errors_of(self):
+            for table in tables:
+                for value in column_values(table[text_field]):
+                    number += 1
+                    yield Row(place, number, {text_field: value})
 
 
-def _without_tracebacks(source: DataSet, tables: Iterator[Any]) -> Iterator[Any]:
-    """Yield tables; what the library raises for files that it cannot read becomes one line."""
+@contextlib.contextmanager
+def _errors_of(source: DataSet) -> Iterator[None]:
+    """Turn what the library raises into one line.
+
+    Raises:
+        SourceLostError: the hub cannot be reached, or a file ends too early.
+        ValueError: anything else.
+    """
     from datasets.exceptions import DatasetsError
 
     try:
-        yield from tables
-    except (ValueError, OSError, DatasetsError) as error:
+        yield
+    except (ValueError, RuntimeError, FileNotFoundError, DatasetsError) as error:
         raise ValueError(f"{source}: {_in_one_line(error)}") from None
+    except (OSError, EOFError) as error:
+        raise SourceLostError(f"{source}: {_in_one_line(error)}") from None
 
 
 @lru_cache(maxsize=4)  # a data set is opened once by a process
@@ -109,13 +122,11 @@ def _open_split(source: DataSet) -> Any:
         import datasets
     except ImportError:
         raise ValueError(f"{source}: data sets need the package datasets: pip install datasets") from None
-    try:
+    with _errors_of(source):
         if any((Path(source.name) / name).is_file() for name in SAVED):
             found = datasets.load_from_disk(source.name)
         else:
             found = datasets.load_dataset(source.name, source.configuration, streaming=True)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"{source}: {_in_one_line(error)}") from None
     if not isinstance(found, dict):  # one split, saved by itself
         found = {str(found.split or DEFAULT_SPLIT): found}
     name = source.split or (next(iter(found)) if len(found) == 1 else DEFAULT_SPLIT)
@@ -135,7 +146,8 @@ def _num_parts(split: Any) -> int:
 def _check_field(source: DataSet, split: Any, text_field: str) -> None:
     names = split.column_names
     if names is None:  # a streamed data set that does not declare them
-        names = list(next(_without_tracebacks(source, iter(split)), {}))
+        with _errors_of(source):
+            names = list(next(iter(split), {}))
     if text_field not in names:
         raise ValueError(
             f"{source}: no field {text_field!r}; its fields are {', '.join(names) or 'none'}: name the one that holds "

@@ -57,7 +57,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--num-sentinels",
         type=int,
         default=0,
-        help="numbered mask tokens; --sentinel-token adds --max-position-embeddings - 1 of them",
+        help="numbered mask tokens and one: what --max-position-embeddings is in a training with --sentinel-token",
     )
     tokenizer.add_argument("--fix-command-token", action="store_true", help="corrected Chinese command tokens")
     return parser  # fmt: skip

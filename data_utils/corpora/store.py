@@ -719,6 +719,8 @@ class StoreWriter:
                 os.link(source, self._temporary(name))
             except OSError:  # another file system, or one without hard links
                 shutil.copyfile(source, self._temporary(name))
+                with self._temporary(name).open("rb+") as file:
+                    _flush(file)
         self._shared[name] = store.details["files"][".bin"]
         for start in range(0, len(store), COPIED_ITEMS):
             chosen = slice(start, start + COPIED_ITEMS)

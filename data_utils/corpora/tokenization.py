@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from data_utils.corpora.duplicates import SeenHashes, first_of, hash_of
-from data_utils.corpora.files import Piece, Row, Shard
+from data_utils.corpora.files import Piece, Row, Shard, SourceLostError
 from data_utils.corpora.language_detection import DetectorMissingError
 from data_utils.corpora.lazy_format import LazyDocuments, is_lazy_folder, lazy_path
 from data_utils.corpora.named import (
@@ -131,7 +131,8 @@ class Preparation:
         for source, part in zip(sources, parts, strict=True):
             if not len(part):
                 raise ValueError(f"{source} holds no document")
-        if self.drop_duplicates and len(parts) > 1:
+        made_elsewhere = any(corpus is None or _lazy_folder(corpus.location) for _, corpus in corpora)
+        if self.drop_duplicates and (len(parts) > 1 or made_elsewhere):
             parts = self._each_once(sources, parts)
         if self.num_shards is not None:
             parts = scatter(parts, num_shards=self.num_shards, shard=self.shard, seed=self.seed)
@@ -172,7 +173,8 @@ class Preparation:
     def _each_once(self, sources: Sequence[str], parts: Sequence[Documents]) -> list[Documents]:
         """Leave out the documents that an earlier source holds, too."""
         kept: list[Documents] = []
-        with tempfile.TemporaryDirectory() as folder:
+        roomy = self.cache_dir if self.cache_dir and os.access(self.cache_dir, os.W_OK) else None
+        with tempfile.TemporaryDirectory(dir=roomy) as folder:
             seen = SeenHashes(folder)
             for source, part in zip(sources, parts, strict=True):
                 store = part.texts if isinstance(part, TextDocuments) else part
@@ -343,6 +345,12 @@ class Preparation:
         except DetectorMissingError as error:
             writer.discard()
             raise ValueError(f"corpus {corpus.name}: {error}") from None
+        except SourceLostError:  # may pass: the next one goes on
+            if done.rows:
+                writer.close()
+            else:
+                writer.discard()
+            raise
         except Exception:
             writer.discard()
             raise
@@ -727,7 +735,7 @@ def tokenize_chunks(
         num_workers: processes; 0 and 1 work in this one.
 
     Raises:
-        OSError: a process died.
+        SourceLostError: a process died.
     """
     if num_workers <= 1:
         yield from map(chunk_tokenizer, chunks)
@@ -750,7 +758,7 @@ def tokenize_chunks(
         while under_way:
             yield under_way.popleft().result()
     except BrokenProcessPool:
-        raise OSError("a tokenizing process died (out of memory?): run again, with fewer processes") from None
+        raise SourceLostError("a tokenizing process died (out of memory?): run again, with fewer processes") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

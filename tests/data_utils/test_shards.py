@@ -41,6 +41,7 @@ def write_corpus(folder):
         return "".join(json.dumps(row) + "\n" for row in rows(count)).encode()
 
     (folder / "a.jsonl").write_bytes(lines(400))
+    (folder / "aa.jsonl").write_bytes(b"")
     (folder / "b.jsonl.gz").write_bytes(gzip.compress(lines(300)))
     (folder / "c.json").write_text(json.dumps(rows(50)))
     (folder / "d.jsonl").write_bytes(lines(100))
@@ -95,6 +96,14 @@ def test_shards_are_joined_to_what_one_machine_makes(tmp_path, monkeypatch, coun
     with logged_lines() as lines:
         assert len(prepare(source, cache_dir=tmp_path / "shards", **options)) == len(one)
     assert not lines, "training finds the store"
+
+
+def test_an_empty_file_that_can_not_be_one_is_no_shard(tmp_path):
+    folder = write_corpus(tmp_path / "corpus")
+    (folder / "e.parquet").write_bytes(b"")
+    for make in (lambda: prepare(folder, cache_dir=tmp_path / "s"), lambda: make_shards(folder, tmp_path / "s", 2)):
+        with pytest.raises(ValueError, match=r"e\.parquet"):
+            make()
 
 
 def test_one_file_is_that_of_one_machine(tmp_path):

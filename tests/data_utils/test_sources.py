@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -16,7 +17,7 @@ import pytest
 
 from data_utils.corpora import duplicates, tokenization
 from data_utils.corpora.duplicates import SeenHashes
-from data_utils.corpora.files import pieces_of, read_rows
+from data_utils.corpora.files import SourceLostError, pieces_of, read_rows
 from data_utils.corpora.huggingface import DataSet
 from data_utils.corpora.store import StoreWriter
 from tests.helpers import REPOSITORY
@@ -68,8 +69,9 @@ def test_a_name_has_a_configuration_and_a_split():
     assert DataSet.parse("user/set,en:test") == DataSet("user/set", "en", "test")
     assert str(DataSet.parse("set:test")) == "hf:set:test"
     assert DataSet.parse("/a:b/set") == DataSet("/a:b/set")
-    with pytest.raises(ValueError, match="hf::train: give the name of a data set"):
-        DataSet.parse(":train")
+    for location in (":train", "user/set:train[:10]"):
+        with pytest.raises(ValueError, match=r"give the name of a data set, and a whole split"):
+            DataSet.parse(location)
 
 
 @pytest.mark.parametrize("name", ["files", "saved", "one", "files:train", "saved:train"])
@@ -107,6 +109,14 @@ def test_what_a_data_set_lacks_is_one_line(data_sets, tmp_path, source, options,
     assert not list(tmp_path.iterdir())
 
 
+def test_a_program_is_no_data_set(data_sets, tmp_path):
+    folder = tmp_path / "program"
+    folder.mkdir()
+    (folder / "program.py").write_text("raise SystemExit\n")
+    with pytest.raises(ValueError, match=r"hf:\S+program: [^\n]*$"):
+        prepare(f"hf:{folder}", cache_dir=tmp_path / "s")
+
+
 def test_without_the_library_a_line_says_what_to_install(data_sets, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match="pip install datasets"):
@@ -141,6 +151,22 @@ def test_a_killed_process_is_followed_by_one_that_goes_on(data_sets, tmp_path, k
     assert sum(int(line.split()[1]) for line in log.read_text().splitlines()) == total - done
     prepare(source, cache_dir=tmp_path / "t")
     assert store_files(folder) == store_files(tmp_path / "t")
+
+
+def test_what_breaks_off_keeps_what_was_read(data_sets, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenization, "CHUNK_ROWS", 50)
+    rows = (data_sets / "files" / "train-1.jsonl").read_bytes()
+    for name, whole in (("both", texts_of(500, 1)), ("cut", [])):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "train-1.jsonl.gz").write_bytes(gzip.compress(rows)[:-100])
+        if whole:
+            write_rows(folder / "train-0.jsonl", whole)
+        with pytest.raises(SourceLostError, match=r"hf:\S+: Compressed file ended[^\n]*$"):
+            prepare(f"hf:{folder}", cache_dir=tmp_path / f"{name}-store")
+    progress = next((tmp_path / "both-store").glob("*.progress.json.tmp"))
+    assert 0 < json.loads(progress.read_text())["state"]["rows"] <= 500
+    assert not list((tmp_path / "cut-store").iterdir())
 
 
 def test_nothing_is_continued_when_the_text_has_changed(tmp_path):
@@ -270,8 +296,9 @@ def test_duplicates_of_earlier_sources_are_left_out(tmp_path):
     store = next((tmp_path / "s").glob("a*.idx"))
     for path in store.parent.glob(f"{store.stem}.hashes.npy"):
         path.unlink()
-    with pytest.raises(ValueError, match=r"hashes\.npy is missing"):
-        prepare(store, b, cache_dir=tmp_path / "s", drop_duplicates=True)
+    for given in ((store, b), (store,)):
+        with pytest.raises(ValueError, match=r"hashes\.npy is missing"):
+            prepare(*given, cache_dir=tmp_path / "s", drop_duplicates=True)
 
 
 def test_a_killed_process_has_not_forgotten_what_it_saw(tmp_path, vocab_dir):

@@ -48,6 +48,8 @@ def checkpoint(corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) ->
         (["{checkpoint}", "nowhere.jsonl"], "nowhere.jsonl"),
         (["{checkpoint}", "{train}", "--lrr", "1"], "unrecognized arguments: --lrr"),
         (["{checkpoint}", "{train}", "--base", "x"], "--base is for adapters"),
+        (["{checkpoint}", "{train}", "--train_iters=5"], "--train-iters is decided here"),
+        (["{checkpoint}", "{one}@0.3"], "the text is 1 document, and one is held out"),
         (["{checkpoint}", "{one}"], "the text is 1 document, and one is held out"),
         (["nowhere", "{train}"], "nowhere does not exist"),
         (["{adapter}", "{train}"], "its model None is not there; name the model it was trained on with --base"),
@@ -74,6 +76,9 @@ def test_an_adapter_is_merged_into_its_model(tmp_path: Path):
     topology = ParallelTopology.single()
     save_adapter(tmp_path / "run" / "adapter", adapted, topology=topology, base_model=str(tmp_path / "base"))
     values = Namespace(checkpoint=tmp_path / "run", base=None, output=tmp_path / "out")
+    with pytest.raises(ValueError, match=r"nothing says (which tokenizer|what model)"):
+        continue_pretrain.plan([str(tmp_path / "run"), "nowhere.jsonl", "--output", str(tmp_path / "out")])
+    assert not list((tmp_path / "out").iterdir()), "nothing says of which adapter this would be"
     merged = read_whole_weights(continue_pretrain.whole_model(values))
     lora_models.merge_adapters(adapted)
     name = "transformer.layers.0.attention.query_key_value.weight"
@@ -94,7 +99,7 @@ def test_it_trains_compares_exports_and_is_typed_again(corpus: SmallCorpus, chec
         assert run.returncode == code, run.stdout
         return run.stdout
 
-    output = typed()
+    output = typed("--output=continued")
     assert "objectives:   40% token, 30% sentence, 30% document, as " in output
     assert "length:       21 updates of 384 tokens, learning rate up to 0.01" in output
     assert "held out: one document in 20" in output

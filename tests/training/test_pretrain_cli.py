@@ -142,6 +142,8 @@ def test_killed_and_resumed_equals_straight(corpus: SmallCorpus, straight: tuple
     process.stdout.close()
     assert process.wait(timeout=60) == -signal.SIGKILL
     recorded = (tmp_path / "runs" / "k" / "order" / "rank-00000.bin").read_bytes()
+    run(*corpus.words(), "--train-iters", "0", "--save", "c", "--load", "c/k", "--record-order", cwd=tmp_path)
+    assert (tmp_path / "runs" / "k" / "order" / "rank-00000.bin").read_bytes() == recorded, "an evaluation"
     output = run(*corpus.words(), "--train-iters", "24", "--save", "c", "--save-interval", "7", "--load", "c/k",
                  "--num-workers", "1", "--record-order", cwd=tmp_path)  # fmt: skip
     resumed_at = int(re.search(r"continuing from iteration (\d+)", output).group(1))
