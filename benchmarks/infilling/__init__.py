@@ -2,7 +2,7 @@
 
 # By name: the module of a rival and its class.
 RIVALS = {
-    "glm": ("glm", "GlmRival"), "neighbours": ("glm", "NeighboursFirst"), "no-shuffle": ("glm", "NoShuffle"),
-    "no-positions": ("glm", "NoSecondPositions"),
+    "glm": ("glm", "GlmRival"), "no-shuffle": ("glm", "NoShuffle"), "no-positions": ("glm", "NoSecondPositions"),
+    "mixed": ("glm", "ThreeObjectives"), "neighbours": ("glm", "NeighboursFirst"),
     "t5": ("t5", "T5Rival"), "fim": ("fim", "FimRival"), "diffusion": ("diffusion", "DiffusionRival"),
 }  # fmt: skip

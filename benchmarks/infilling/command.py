@@ -4,11 +4,12 @@
     python -m benchmarks infilling t5 ...                                         the same command for every other one
     python -m benchmarks infilling table --folder FOLDER --output docs/infilling_benchmark.md
 
-Rivals: glm, neighbours (GLM with --initialization neighbours), no-shuffle and no-positions (GLM with --no-shuffle-block
-and --no-block-position), t5, fim, diffusion. All
-have the same number of parameters, samples of text, tokenizer, optimizer and processor time; the learning rate is the
-best of --rates after --sweep-minutes each. A run that was ended goes on with the same command, and what is there is not
-made again. `table` puts the results that are there into a page, between its two marks, and a JSON file beside it.
+Rivals: glm (short spans, as T5), no-shuffle and no-positions (the same with --no-shuffle-block and
+--no-block-position), mixed (short spans, sentences, long pieces), neighbours (mixed, with --initialization neighbours),
+t5, fim, diffusion. All have the same number of parameters, samples of text, tokenizer, optimizer and processor time;
+the learning rate is the best of --rates after --sweep-minutes each. A run that was ended goes on with the same command,
+and what is there is not made again. `table` puts the results that are there into a page, between its two marks, and a
+JSON file beside it.
 What is compared, and what is not shown: docs/infilling_benchmark.md.
 """
 

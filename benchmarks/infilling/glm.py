@@ -20,8 +20,9 @@ from model.modeling_glm import evaluating
 from training.engine import BlankInfilling
 from training.logging import read_rows
 
+SPANS = ("--bert-prob", "1")  # as T5: 15 % of the tokens, three in a row on average
 # Short spans, whole sentences and long pieces, each with the mask that tells nothing of the length.
-OBJECTIVES = ("--bert-prob", "0.4", "--gap-sentence-prob", "0.3", "--gpt-min-ratio", "0.5")
+MIXED = ("--bert-prob", "0.4", "--gap-sentence-prob", "0.3", "--gpt-min-ratio", "0.5")
 
 
 class GlmRival(Rival):
@@ -29,14 +30,14 @@ class GlmRival(Rival):
 
     title = "GLM"
     note = "ends with a token"
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = SPANS
 
     def train(self, folder: Path, *, rate: float, updates: int) -> Training:
         """Run the program; it goes on by itself."""
         experiment = self.experiment
         metrics, straight = folder / "metrics.jsonl", not (folder / "glm").exists()
         words = [
-            "pretrain_glm.py", *experiment.flags(rate=rate, updates=updates), *OBJECTIVES, *self.flags,
+            "pretrain_glm.py", *experiment.flags(rate=rate, updates=updates), *self.flags,
             "--save", str(folder), "--experiment-name", "glm", "--auto-resume", "--summary-dir", str(folder),
             "--metrics-file", str(metrics), "--log-interval", str(max(1, updates // POINTS)),
             "--eval-interval", "0", "--save-interval", str(max(TIMED[1], updates // 10)), "--keep-checkpoints", "1",
@@ -50,25 +51,32 @@ class GlmRival(Rival):
         return GlmAnswers(load_model(folder / "glm", prepack=False), self.experiment)
 
 
+class ThreeObjectives(GlmRival):
+    """Sentences and long pieces are blanked out as well."""
+
+    title = "GLM, three objectives"
+    flags = MIXED
+
+
 class NeighboursFirst(GlmRival):
     """The first weights have heads that look beside a blank: small runs leave their plateau (docs/demo_model.md)."""
 
-    title = "GLM, neighbours first"
-    flags = ("--initialization", "neighbours", "--bert-ratio", "0.4")
+    title = "GLM, three objectives, neighbours first"
+    flags = (*MIXED, "--initialization", "neighbours", "--bert-ratio", "0.4")
 
 
 class NoShuffle(GlmRival):
     """Spans are generated in the order of the text."""
 
     title = "GLM without span shuffling"
-    flags = ("--no-shuffle-block",)
+    flags = (*SPANS, "--no-shuffle-block")
 
 
 class NoSecondPositions(GlmRival):
     """Tokens of a blank do not count in a second row of positions."""
 
     title = "GLM without second positions"
-    flags = ("--no-block-position",)
+    flags = (*SPANS, "--no-block-position")
 
 
 @dataclass(frozen=True)
