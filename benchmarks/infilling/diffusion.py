@@ -97,9 +97,9 @@ class DiffusionAnswers(TransformersAnswers):
         self.known_length = known_length
         self._lengths: dict[Blank, int] = {}  # guessed so far; no seed changes them
 
-    def given_length(self) -> DiffusionAnswers:
+    def variants(self) -> dict[str, Answers]:
         """Return the same model that is told the length of every blank."""
-        return DiffusionAnswers(self.model, self.tokenizer, self.experiment, known_length=True)
+        return {"given": DiffusionAnswers(self.model, self.tokenizer, self.experiment, known_length=True)}
 
     def _logits(self, blanks: Sequence[Blank], pieces: Sequence[Sequence[int]]) -> list[Tensor]:
         """Return the logits [masks of a piece, v] of every piece in its blank."""

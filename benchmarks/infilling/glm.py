@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from training.logging import read_rows
 SPANS = ("--bert-prob", "1")  # as T5: 15 % of the tokens, three in a row on average
 # Short spans, whole sentences and long pieces, each with the mask that tells nothing of the length.
 MIXED = ("--bert-prob", "0.4", "--gap-sentence-prob", "0.3", "--gpt-min-ratio", "0.5")
+
+MORE_MASKS, NEAR = 5, 4  # masks that are not asked for, and the tokens beside the blank that they leave alone
 
 
 class GlmRival(Rival):
@@ -91,15 +94,27 @@ class UncountedBlank(generation.inputs.Blank):
 class GlmAnswers(Answers):
     """A checkpoint that fills blanks."""
 
-    def __init__(self, glm: GLM, experiment: Experiment) -> None:
+    def __init__(self, glm: GLM, experiment: Experiment, *, more_masks: int = 0) -> None:
+        """``more_masks``: so many other tokens of the context are masks, too."""
         self.glm, self.special = glm, glm.tokenizer.special
+        self.experiment, self.more_masks = experiment, more_masks
         self.num_parameters = glm.model.num_parameters()
         self.decoding = DecodingSettings(
             max_length=LONGEST, temperature=experiment.temperature, top_k=experiment.top_k
         )  # fmt: skip
 
+    def variants(self) -> dict[str, Answers]:
+        """Return the same model that sees as many masks as in training: it has learned that few of them are long."""
+        name = f"the same, {MORE_MASKS} more masks in the context"
+        return {name: GlmAnswers(self.glm, self.experiment, more_masks=MORE_MASKS)}
+
     def _context(self, blank: Blank) -> list[int]:
-        return [self.special.cls, *blank.before, self.special.mask, *blank.after]
+        ids = [self.special.cls, *blank.before, self.special.mask, *blank.after]
+        place = len(blank.before) + 1
+        others = [number for number in range(1, len(ids)) if abs(number - place) > NEAR]
+        for number in random.Random(0).sample(others, min(self.more_masks, len(others))):
+            ids[number] = self.special.mask
+        return ids
 
     def answer(self, blanks: Sequence[Blank], *, seed: int) -> list[list[int]]:
         """Draw token by token, every prompt with a generator of its own."""
@@ -119,7 +134,7 @@ class GlmAnswers(Answers):
             for blank in blanks:
                 row = infilling_row(
                     self._context(blank), [*blank.truth, self.special.eop], special=self.special,
-                    block_positions=self.glm.block_positions,
+                    block_positions=self.glm.block_positions, answer_position=len(blank.before) + 1,
                 )  # fmt: skip
                 batch = pad_batch([row], Objective.TOKEN)
                 sums.append(float(BlankInfilling().loss(self.glm.model, batch, device=torch.device("cpu")).loss_sum))

@@ -14,7 +14,6 @@ import torch
 
 from benchmarks.harness import machine
 from benchmarks.infilling.blanks import KINDS, Blank, make_blanks, score
-from benchmarks.infilling.diffusion import DiffusionAnswers
 from benchmarks.infilling.training import TIMED, Answers, Record, Rival, processor_seconds
 from data_utils.tokenizers.tokenizer import Tokenizer, build_tokenizer
 
@@ -44,15 +43,18 @@ def measure(name: str, rival: Rival) -> dict[str, Any]:
             tokens_per_second=updates * experiment.batch_size * experiment.seq_length / seconds, machine=machine(),
         )  # fmt: skip
         print(f"{name}: trained for {updates} updates, {seconds:.0f} s of the processor", flush=True)
-    if "results" not in record.values:
+    if "variants" not in record.values:
         tokenizer = build_tokenizer("SentencePieceTokenizer", path=experiment.tokenizer_path)
         blanks = make_blanks(experiment.valid_data, tokenizer, count=experiment.count, room=experiment.room)
         answers = rival.load(folder)
-        results = ask(answers, blanks, tokenizer, seeds=experiment.seeds, threads=experiment.threads)
-        if isinstance(answers, DiffusionAnswers):
-            told = answers.given_length()
-            results["given_length"] = ask(told, blanks, tokenizer, seeds=experiment.seeds, threads=experiment.threads)
-        record.put(parameters=answers.num_parameters, results=results)
+        if "results" not in record.values:
+            results = ask(answers, blanks, tokenizer, seeds=experiment.seeds, threads=experiment.threads)
+            record.put(parameters=answers.num_parameters, results=results)
+        variants = {
+            name: ask(variant, blanks, tokenizer, seeds=experiment.seeds, threads=experiment.threads)
+            for name, variant in answers.variants().items()
+        }
+        record.put(variants=variants)
     print(f"{name}: {record.file}", flush=True)
     return record.values
 

@@ -30,8 +30,7 @@ def answering(runs: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]
     rows = []
     for run in runs.values():
         rows.append((run["title"], run["note"], run["results"]))
-        if "given_length" in run["results"]:
-            rows.append((run["title"], "given", run["results"]["given_length"]))
+        rows += [(run["title"], note, results) for note, results in run["variants"].items()]
     return rows
 
 
@@ -137,7 +136,7 @@ def write_page(folder: Path, page: Path) -> int:
     """
     files = {name: folder / name / RESULT for name in RIVALS}
     runs: dict[str, dict[str, Any]] = {name: read_json(file) for name, file in files.items() if file.is_file()}
-    runs = {name: run for name, run in runs.items() if "results" in run}
+    runs = {name: run for name, run in runs.items() if "variants" in run}
     if not runs:
         raise ValueError(f"{folder}: no results yet; run python -m benchmarks infilling RIVAL first")
     first, *others = runs

@@ -173,6 +173,10 @@ class Answers(ABC):
     def losses(self, blanks: Sequence[Blank]) -> list[float] | None:
         """Return minus the log-probability of the truth and its end, a sum per blank; None where there is none."""
 
+    def variants(self) -> dict[str, Answers]:
+        """Return the same model asked in other ways, each under what the table says of it."""
+        return {}
+
 
 def processor_seconds(threads: int) -> float:
     """Return the time that this process has computed."""

@@ -222,7 +222,7 @@ def test_diffusion_guesses_a_length_or_is_told_it(experiment: Experiment, tokeni
     answers = DiffusionAnswers(rival.build(rival.tokenizer()).eval(), rival.tokenizer(), experiment)
     blanks = make_blanks(experiment.valid_data, tokenizer, count=2, room=experiment.room)
     assert {len(answer) for answer in answers.answer(blanks, seed=1)} <= set(LENGTHS)
-    told = answers.given_length().answer(blanks, seed=1)
+    told = answers.variants()["given"].answer(blanks, seed=1)
     assert [len(answer) for answer in told] == [len(blank.truth) for blank in blanks]
     assert tokenizer.special is not None and all(rival.tokenizer().special.mask not in answer for answer in told)
 
