@@ -299,8 +299,9 @@ def machine() -> str:
     name = " ".join(fields.get("model name", [])) or platform.processor()
     flags = fields.get("flags", fields.get("Features", []))  # x86, Arm
     present = [word for word in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16") if word in flags]
+    cores = len(os.sched_getaffinity(0))
     return (
-        f"{name} ({' '.join(present)}), {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}, "
+        f"{name} ({' '.join(present)}), {cores} core{'s' * (cores > 1)}, torch {torch.__version__}, "
         f"{datetime.date.today().isoformat()}"
     )
 
