@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,10 @@ def measure(name: str, rival: Rival) -> dict[str, Any]:
         tokenizer = build_tokenizer("SentencePieceTokenizer", path=experiment.tokenizer_path)
         blanks = make_blanks(experiment.valid_data, tokenizer, count=experiment.count, room=experiment.room)
         answers = rival.load(folder)
+        asked = partial(ask, blanks=blanks, tokenizer=tokenizer, seeds=experiment.seeds, threads=experiment.threads)
         if "results" not in record.values:
-            results = ask(answers, blanks, tokenizer, seeds=experiment.seeds, threads=experiment.threads)
-            record.put(parameters=answers.num_parameters, results=results)
-        variants = {
-            name: ask(variant, blanks, tokenizer, seeds=experiment.seeds, threads=experiment.threads)
-            for name, variant in answers.variants().items()
-        }
-        record.put(variants=variants)
+            record.put(parameters=answers.num_parameters, results=asked(answers))
+        record.put(variants={name: asked(variant) for name, variant in answers.variants().items()})
     print(f"{name}: {record.file}", flush=True)
     return record.values
 
